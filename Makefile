@@ -1,0 +1,40 @@
+# One verb per habit. A fresh machine needs Python 3.11+ and make; everything else is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/genac
+
+.PHONY: help setup demo test test-slow lint types check compare results clean
+
+help:            ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch .venv/ready
+
+setup: .venv/ready   ## virtual environment with everything
+
+demo: setup      ## all three stages on the default task, two CPU cores, under ten minutes
+	$(RUN) train recipes/arithmetic.yaml
+
+test: setup      ## the default test suite
+	$(BIN)/python -m pytest -q
+
+test-slow: setup ## the slow tests as well
+	$(BIN)/python -m pytest -q -m 'slow and not gpu'
+
+lint: setup      ## ruff: format and rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup     ## pyright
+	$(BIN)/pyright
+
+check: lint types test  ## what CI runs
+
+compare: setup   ## every algorithm on the default task, three seeds, the table in docs/results
+	$(RUN) compare recipes/compare-arithmetic.yaml
+
+clean:           ## remove the environment and all runs
+	rm -rf .venv runs

@@ -1,0 +1,104 @@
+"""Checkpoints of every model of a run, written atomically and verified on load.
+
+    checkpoints/step-000040/
+        actor/  critic/            Hugging Face folders
+        actor.optimizer.pt  ...    optimiser states
+        state.json                 step, versions, running averages, hashes
+        manifest.json              sha256 of every file, written last
+
+A checkpoint is built in a temporary folder and renamed, so a killed process or a full disk leaves the
+previous one intact. Random numbers and the data position need no saving: both are functions of the step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genac.runtime import Runtime
+
+KEEP = 2
+
+
+def save(root: Path, step: int, runtimes: Mapping[str, Runtime], state: dict[str, Any]) -> Path:
+    """Writes step-NNNNNN under `root` and drops all but the newest KEEP; returns the folder."""
+    root.mkdir(parents=True, exist_ok=True)
+    final, temporary = root / f"step-{step:06d}", root / f".step-{step:06d}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        _write(temporary, step, runtimes, state)
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(temporary, final)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(
+            error.errno,
+            f"checkpoint {final} could not be written ({error.strerror or error}); free some disk space and "
+            "resume: the previous checkpoint is intact",
+        ) from error
+    for old in complete(root)[:-KEEP]:
+        shutil.rmtree(old)
+    return final
+
+
+def _write(folder: Path, step: int, runtimes: Mapping[str, Runtime], state: dict[str, Any]) -> None:
+    folder.mkdir()
+    for name, runtime in runtimes.items():
+        runtime.save_model(folder / name)
+        torch.save(runtime.learner.state_dict(), folder / f"{name}.optimizer.pt")
+    versions = {name: runtime.version for name, runtime in runtimes.items()}
+    (folder / "state.json").write_text(
+        json.dumps({**state, "step": step, "versions": versions}, indent=1)
+    )
+    manifest = {
+        str(f.relative_to(folder)): digest(f) for f in sorted(folder.rglob("*")) if f.is_file()
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    for file in [*folder.rglob("*"), folder]:
+        descriptor = os.open(file, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def digest(file: Path) -> str:
+    """sha256 of a file."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def complete(root: Path) -> list[Path]:
+    """Finished checkpoints under `root`, oldest first."""
+    return sorted(p for p in root.glob("step-*") if (p / "manifest.json").exists())
+
+
+def load(folder: Path, runtimes: Mapping[str, Runtime]) -> dict[str, Any]:
+    """Restores every runtime and returns the saved state; refuses what is missing or damaged."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name, wanted in manifest.items():
+        if not (folder / name).exists() or digest(folder / name) != wanted:
+            raise ValueError(
+                f"checkpoint {folder} is damaged: {name} is missing or differs from its recorded hash; "
+                "delete that folder to resume from the checkpoint before it"
+            )
+    for name in runtimes:
+        if not (folder / name).is_dir() or f"{name}.optimizer.pt" not in manifest:
+            raise ValueError(
+                f"checkpoint {folder} holds no {name} (model and optimiser state); it was written by a run "
+                "without one, so it cannot be resumed by this config: start a new output_dir"
+            )
+    state = json.loads((folder / "state.json").read_text())
+    for name, runtime in runtimes.items():
+        runtime.load_weights(folder / name)
+        optimizer = torch.load(
+            folder / f"{name}.optimizer.pt", map_location=runtime.learner.device, weights_only=True
+        )
+        runtime.learner.load_state_dict(optimizer)
+        runtime.publish(state["versions"][name])
+    return state

@@ -1,0 +1,136 @@
+"""The command line: genac VERB [RECIPE.yaml] [--dotted.key value ...]."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+USAGE = """genac VERB [ARGUMENTS]
+
+  train RECIPE [--key value ...]            all stages, then joint RL; resumes what was interrupted
+  synthesize RECIPE [--key value ...]       oracle traces for the critic (and the base model if needed)
+  sft RECIPE [--key value ...]              stage 1 only: critic SFT
+  pretrain-critic RECIPE [--key value ...]  stages 1 and 2 only: critic SFT and critic RL
+  eval RUN                                  held-out success, shifts and critic of a finished run, again
+  compare FILE                              several algorithms and seeds of one recipe, as a table
+  score CRITIC PROBLEM PARTIAL              a saved critic's value and reasoning for a partial solution
+  report RUN [RUN ...]                      writes report.html
+  doctor RECIPE [--key value ...]           versions, threads, memory and context checks for a recipe
+  env                                       versions and machine
+
+'genac train RECIPE --help' lists every key.
+"""
+
+
+def train(arguments: Sequence[str]) -> None:
+    from genac.recipes import as_yaml, from_command_line
+    from genac.stages.pipeline import train as run_all
+    from genac.stages.summary import console
+
+    cfg = from_command_line(arguments, "genac train")
+    print(as_yaml(cfg), flush=True)
+    print(console(run_all(cfg)))
+
+
+def stage(until: str) -> Callable[[Sequence[str]], None]:
+    def run(arguments: Sequence[str]) -> None:
+        from genac.recipes import from_command_line
+        from genac.stages.pipeline import prepare_until
+
+        cfg = from_command_line(arguments, f"genac {until}")
+        print(prepare_until(cfg, until))
+
+    return run
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    from genac.stages.evaluate import evaluate_run
+
+    print(evaluate_run(one(arguments, "eval RUN")))
+
+
+def compare(arguments: Sequence[str]) -> None:
+    from genac.stages.compare import compare as run_compare
+
+    print(run_compare(one(arguments, "compare FILE"), arguments[1:]))
+
+
+def score(arguments: Sequence[str]) -> None:
+    from genac.scoring import Critic
+
+    if len(arguments) != 3:
+        raise ValueError("usage: genac score CRITIC_FOLDER PROBLEM PARTIAL_RESPONSE")
+    folder, problem, partial = arguments
+    judged = Critic.from_pretrained(folder).score(
+        problem, partial.encode().decode("unicode_escape")
+    )
+    print(f"value {judged.value}\n{judged.rationale}")
+
+
+def report(arguments: Sequence[str]) -> None:
+    from genac.runs.report import write_report
+
+    one(arguments, "report RUN [RUN ...]")
+    print(write_report([Path(a) for a in arguments] if len(arguments) > 1 else Path(arguments[0])))
+
+
+def doctor(arguments: Sequence[str]) -> None:
+    from genac.doctor import examine
+    from genac.recipes import from_command_line
+
+    lines, healthy = examine(from_command_line(arguments, "genac doctor"))
+    print("\n".join(lines))
+    if not healthy:
+        raise SystemExit(2)
+
+
+def env(arguments: Sequence[str]) -> None:
+    from genac.runs.store import environment
+
+    print("\n".join(f"{key}: {value}" for key, value in environment().items()))
+
+
+def one(arguments: Sequence[str], usage: str) -> str:
+    if not arguments:
+        raise ValueError(f"usage: genac {usage}")
+    return arguments[0]
+
+
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train,
+    "synthesize": stage("synthesize"),
+    "sft": stage("sft"),
+    "pretrain-critic": stage("pretrain-critic"),
+    "eval": evaluate,
+    "compare": compare,
+    "score": score,
+    "report": report,
+    "doctor": doctor,
+    "env": env,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 2 bad input or a full disk (one message, no traceback), 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    verb = VERBS.get(arguments[0])
+    if verb is None:
+        print(f"genac: there is no verb {arguments[0]!r}\n\n{USAGE}", file=sys.stderr)
+        return 2
+    try:
+        verb(arguments[1:])
+    except (ValueError, OSError) as error:
+        print(f"genac {arguments[0]}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Critics: states in, estimates out, and how each kind learns."""

@@ -1,0 +1,273 @@
+"""The generative critic: a language model that reasons about a state and then writes its score.
+
+estimate: one or more thoughts per unique state; the value is the parsed integer / 10, or the expectation
+over the eleven scores at the score token. learn: REINFORCE on R_v = 1 - (r - v)^2.
+
+Shapes: _S state, _T token, _W watched token (the eleven scores).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from genac.config import GenerativeConfig
+from genac.critics.base import Metrics, pooled_returns, unique_states
+from genac.critics.parsing import CLOSE, OPEN, SCORES, parse_score, score_position
+from genac.critics.prompts import Context, PromptBuilder, size_text, template
+from genac.engines.base import Completion, Request
+from genac.models.loading import parameter_count
+from genac.ops.losses import critic_reward
+from genac.ops.stats import RunningMean
+from genac.rollout import stop_ids
+from genac.runtime import Runtime
+from genac.seeding import derive_seed
+from genac.types import Estimate, Sample, ScoreTarget, State, Thought
+
+GRID = np.arange(SCORES) / (SCORES - 1)
+
+
+class GenerativeCritic:
+    """A Runtime whose task is to predict the return."""
+
+    def __init__(self, runtime: Runtime, actor: Runtime, cfg: GenerativeConfig, seed: int) -> None:
+        self.runtime: Runtime | None = runtime
+        self._runtime, self.cfg, self.seed = runtime, cfg, seed
+        self.prompts = PromptBuilder(template(cfg.prompt), runtime.tokenizer, actor.tokenizer)
+        self.actor_size = cfg.icc.actor_size or size_text(parameter_count(actor.model))
+        self.rate = RunningMean(cfg.icc.success_rate_momentum)
+        self.score_ids = single_token_scores(runtime.tokenizer)
+        close = runtime.tokenizer.encode(CLOSE, add_special_tokens=False)
+        self.stop_ids = (*stop_ids(runtime), *(close if len(close) == 1 else ()))
+        self._piece: dict[int, str] = {}
+
+    # --- values --------------------------------------------------------------------------------
+
+    def observe(self, states: Sequence[State]) -> None:
+        """Moves the running success rate by one batch of rollouts."""
+        rewards = {id(s.rollout): s.rollout.reward for s in states}.values()
+        self.rate.update([r for r in rewards if r is not None])
+
+    def context(self) -> Context | None:
+        """What the prompt says of the actor now; None where conditioning is off or nothing is known."""
+        if not self.cfg.icc.enabled or self.rate.value is None:
+            return None
+        return Context(self.actor_size, self.rate.value)
+
+    def estimate(self, states: Sequence[State], step: int) -> list[Estimate]:
+        """Identical states are asked once. A prompt beyond the context leaves the value missing."""
+        unique, index = unique_states(states)
+        if self.rate.value is None:  # the first batch sets it: a start at 0 would mislead for long
+            self.observe(states)
+        context = self.context()
+        prompts = [self.prompts.render(state, context) for state in unique]
+        thoughts = self.think(prompts, derive_seed(self.seed, "thought", step))
+        return [
+            Estimate(state, self.value(thoughts[i]), thoughts[i], self._runtime.version)
+            for state, i in zip(states, index, strict=True)
+        ]
+
+    def think(self, prompts: Sequence[tuple[int, ...]], seed: int) -> list[tuple[Thought, ...]]:
+        """cfg.num_samples thoughts per prompt; none for a prompt that does not fit."""
+        room = self._runtime.max_length - self.cfg.max_new_tokens
+        if room < 1:
+            raise ValueError(
+                f"critic.generative.max_new_tokens {self.cfg.max_new_tokens} leaves no room for a prompt in the "
+                f"critic's context of {self._runtime.max_length}; lower it or use a longer-context critic"
+            )
+        asked = [
+            (i, k)
+            for i, p in enumerate(prompts)
+            if len(p) <= room
+            for k in range(self.cfg.num_samples)
+        ]
+        requests = [
+            Request(
+                prompt_ids=prompts[i],
+                max_new_tokens=self.cfg.max_new_tokens,
+                seed=derive_seed(seed, i, k),
+                temperature=self.cfg.temperature,
+                stop_ids=self.stop_ids,
+                watch_ids=self.score_ids,
+            )
+            for i, k in asked
+        ]
+        found: dict[int, list[Thought]] = defaultdict(list)
+        for (i, _), completion in zip(asked, self._runtime.sampler.generate(requests), strict=True):
+            found[i].append(self._thought(prompts[i], completion))
+        return [tuple(found[i]) for i in range(len(prompts))]
+
+    def _thought(self, prompt_ids: tuple[int, ...], completion: Completion) -> Thought:
+        pieces = [self._decode(token) for token in completion.ids]
+        text = "".join(pieces)
+        score = parse_score(text)
+        at = score_position(pieces) if score is not None else None
+        probs = None
+        if at is not None and self.score_ids and completion.watched.size:
+            watched = completion.watched[at]
+            probs = watched / watched.sum() if watched.sum() > 0 else None
+        value = None if score is None else score / (SCORES - 1)
+        return Thought(prompt_ids, completion.ids, completion.logprobs, text, value, at, probs)
+
+    def _decode(self, token: int) -> str:
+        if token not in self._piece:
+            self._piece[token] = self._runtime.tokenizer.decode([token])
+        return self._piece[token]
+
+    def value(self, thoughts: Sequence[Thought]) -> float | None:
+        """Mean over the thoughts that gave a score."""
+        read = [t.expected if self.cfg.readout == "expected" else t.value for t in thoughts]
+        known = [v for v in read if v is not None]
+        return sum(known) / len(known) if known else None
+
+    # --- learning ------------------------------------------------------------------------------
+
+    def learn(self, estimates: Sequence[Estimate], step: int) -> Metrics:
+        """REINFORCE on the thoughts of the estimated states."""
+        states = [e.state for e in estimates]
+        self.observe(states)
+        targets = (
+            pooled_returns(states) if self.cfg.pool_states else [s.rollout.reward for s in states]
+        )
+        chosen = self._training_set(estimates, targets, step)
+        if not chosen:
+            return {}
+        samples, rewards = self._samples(chosen)
+        measured = self._runtime.learner.learn(samples, seed=derive_seed(self.seed, "critic", step))
+        return {
+            "critic/reward": float(np.mean(rewards)),
+            **{f"critic/{k}": v for k, v in measured.items()},
+        }
+
+    def _training_set(
+        self, estimates: Sequence[Estimate], targets: Sequence[float | None], step: int
+    ) -> list[tuple[float, tuple[Thought, ...]]]:
+        """(target, thoughts) per trained state; pooled states once, a random subset when there are many."""
+        pairs = [
+            (estimate.state.key, target, estimate.thoughts)
+            for estimate, target in zip(estimates, targets, strict=True)
+            if target is not None and estimate.thoughts
+        ]
+        if self.cfg.pool_states:
+            pairs = list({key: (key, target, thoughts) for key, target, thoughts in pairs}.values())
+        if len(pairs) > self.cfg.states_per_step:
+            pairs = random.Random(f"{self.seed}/subset/{step}").sample(
+                pairs, self.cfg.states_per_step
+            )
+        return [(target, thoughts) for _, target, thoughts in pairs]
+
+    def _samples(
+        self, chosen: list[tuple[float, tuple[Thought, ...]]]
+    ) -> tuple[list[Sample], np.ndarray]:
+        exact = self.cfg.exact_score_gradient
+        rewards = [
+            [self._reward(thought, target, expected=exact) for thought in thoughts]
+            for target, thoughts in chosen
+        ]
+        baselines = self._baselines(chosen, rewards)
+        samples = [
+            thought_sample(
+                thought, reward - baseline, target, self.score_ids if exact else (), self.cfg
+            )
+            for (target, thoughts), row, base_row in zip(chosen, rewards, baselines, strict=True)
+            for thought, reward, baseline in zip(thoughts, row, base_row, strict=True)
+        ]
+        return samples, np.array([r for row in rewards for r in row])
+
+    @staticmethod
+    def _reward(thought: Thought, target: float, *, expected: bool) -> float:
+        """R_v; 0 for a missing score. With the exact score gradient, its expectation over the scores."""
+        if thought.value is None:
+            return 0.0
+        if expected and thought.score_probs is not None:
+            return float(thought.score_probs @ critic_reward(GRID, target))
+        return critic_reward(thought.value, target)
+
+    def _baselines(
+        self, chosen: list[tuple[float, tuple[Thought, ...]]], rewards: list[list[float]]
+    ) -> list[list[float]]:
+        """0, or the mean reward of the other thoughts about the same state, or (with one thought per
+        state) of the other states with the same outcome."""
+        if self.cfg.reinforce_baseline == "none":
+            return [[0.0] * len(row) for row in rewards]
+        if self.cfg.num_samples > 1:
+            return [leave_one_out_mean(row) for row in rewards]
+        pools: dict[bool, list[int]] = defaultdict(list)
+        for index, (target, _) in enumerate(chosen):
+            pools[target >= 0.5].append(index)
+        out = [[0.0] * len(row) for row in rewards]
+        for members in pools.values():
+            means = leave_one_out_mean([rewards[i][0] for i in members])
+            for i, mean in zip(members, means, strict=True):
+                out[i] = [mean]
+        return out
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "success_rate": self.rate.state(),
+            "prompt_hash": self.prompts.template.hash,
+            "actor_size": self.actor_size,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        wanted = self.prompts.template.hash
+        if state.get("prompt_hash") != wanted:
+            raise ValueError(
+                f"the checkpoint's critic was trained under prompt {state.get('prompt_hash')}, this run asks with "
+                f"{wanted}; set critic.generative.prompt back or start from another critic"
+            )
+        self.rate = RunningMean.from_state(state["success_rate"])
+
+
+def single_token_scores(tokenizer: Any) -> tuple[int, ...]:
+    """The eleven score tokens as they follow the opening tag, or () where one takes several tokens."""
+    opening = tokenizer.encode(OPEN, add_special_tokens=False)
+    ids = []
+    for score in range(SCORES):
+        whole = tokenizer.encode(f"{OPEN}{score}{CLOSE}", add_special_tokens=False)
+        closing = tokenizer.encode(CLOSE, add_special_tokens=False)
+        middle = whole[len(opening) : len(whole) - len(closing)]
+        if whole[: len(opening)] != opening or len(middle) != 1:
+            return ()
+        ids.append(middle[0])
+    return tuple(ids)
+
+
+def leave_one_out_mean(rewards: Sequence[float]) -> list[float]:
+    """For each entry the mean of the others; of itself where it is alone (its advantage is then 0)."""
+    total, count = sum(rewards), len(rewards)
+    return [(total - r) / (count - 1) if count > 1 else r for r in rewards]
+
+
+def thought_sample(
+    thought: Thought,
+    advantage: float,
+    target: float,
+    score_ids: tuple[int, ...],
+    cfg: GenerativeConfig,
+) -> Sample:
+    """A policy Sample over the completion; with `score_ids` the score token is trained exactly
+    instead, and the reasoning, whose gradient is noisy, weighs cfg.reasoning_weight."""
+    ids = thought.prompt_ids + thought.completion_ids
+    first = len(thought.prompt_ids)
+    mask, old = np.zeros(len(ids), np.float32), np.zeros(len(ids), np.float32)
+    mask[first:], old[first:] = 1.0, thought.logprobs
+    score = None
+    if score_ids and thought.score_at is not None:
+        at = first + thought.score_at
+        mask[first:] = cfg.reasoning_weight
+        mask[at] = 0.0
+        score = ScoreTarget(at, score_ids, tuple(float(r) for r in critic_reward(GRID, target)))
+    return Sample(
+        ids=ids,
+        mask=mask,
+        loss="policy",
+        advantages=np.where(mask > 0, np.float32(advantage), np.float32(0)),
+        old_logprobs=old,
+        score=score,
+        temperature=cfg.temperature or 1.0,
+    )

@@ -1,0 +1,42 @@
+"""Reading the critic's score. Only the critic's own completion is ever parsed.
+
+Whatever the actor wrote (answer tags, closing tags, orders) lives in the prompt and cannot reach this file.
+"""
+
+from __future__ import annotations
+
+import re
+
+OPEN, CLOSE = "<answer>", "</answer>"
+ANSWER = re.compile(r"<answer>\s*(\d{1,2})\s*</answer>")
+SCORES = 11  # the integers 0..10
+
+
+def parse_score(completion: str) -> int | None:
+    """The integer of the last well-formed answer tag, after the critic's own thinking; None = missing.
+
+    The last one counts, because a thought may quote a score before it settles on one. Numbers outside
+    0..10 are missing, never clipped.
+    """
+    tail = completion.rsplit("</think>", 1)[-1]
+    found = ANSWER.findall(tail)
+    if not found or int(found[-1]) >= SCORES:
+        return None
+    return int(found[-1])
+
+
+def score_position(pieces: list[str]) -> int | None:
+    """Index of the token at which the score of the last answer tag begins.
+
+    pieces: the completion's tokens decoded one by one; their concatenation holds the tag.
+    """
+    text = "".join(pieces)
+    matches = list(ANSWER.finditer(text))
+    if not matches:
+        return None
+    target, end = matches[-1].start(1), 0
+    for index, piece in enumerate(pieces):
+        if end <= target < end + len(piece):
+            return index
+        end += len(piece)
+    return None

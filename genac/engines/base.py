@@ -1,0 +1,46 @@
+"""What an engine is: tokens in, tokens and their log-probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to sample. Randomness is the request's own, so batching cannot change it."""
+
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int
+    seed: int
+    temperature: float = 1.0  # 0 = greedy
+    top_p: float = 1.0
+    stop_ids: tuple[int, ...] = ()
+    watch_ids: tuple[int, ...] = ()  # tokens whose probabilities are returned at every position
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A sampled continuation; the stop token, where one ended it, is part of `ids`."""
+
+    ids: tuple[int, ...]
+    logprobs: np.ndarray  # (T,) float32 under the sampling distribution (temperature applied)
+    finish: str  # "stop" | "length"
+    watched: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (T, W)
+
+
+class Engine(Protocol):
+    """Samples with the newest published weights."""
+
+    version: int
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Completions in the order of `requests`; ValueError on a prompt beyond the context."""
+        ...
+
+    def publish(self, model: object, version: int) -> None:
+        """Takes over new weights, which everything sampled from now on comes from."""
+        ...

@@ -1,0 +1,1 @@
+"""Evaluation of policies and critics, and what they cost."""

@@ -1,0 +1,149 @@
+"""The panel: states of two-sided held-out problems with Monte-Carlo values, the critics' ground truth."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genac.config import StatesConfig
+from genac.critics.base import unique_states
+from genac.critics.monte_carlo import MonteCarloValue, monte_carlo_values
+from genac.rollout import Group, World, collect, problems_at
+from genac.runs.store import atomic_write
+from genac.runtime import Runtime
+from genac.states import split
+from genac.types import Rollout, State
+
+RESPONSES = 8  # per candidate problem
+FIRST_PROBLEM = 100_000  # panel problems never coincide with those of the success evaluation
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Unique states with their Monte-Carlo values; entry i of every list speaks of state i."""
+
+    states: list[State]
+    values: list[MonteCarloValue]
+    problem_rate: list[float]  # success rate of the state's problem among its responses (hindsight)
+
+    @property
+    def noise(self) -> float:
+        """Mean sampling variance of the values: the least MSE a perfect critic could show."""
+        return float(np.nanmean([v.variance for v in self.values]))
+
+
+def build_panel(
+    actor: Runtime, world: World, states_cfg: StatesConfig, num_problems: int, continuations: int
+) -> Panel:
+    """K continuations from every state of `num_problems` held-out problems with both outcomes."""
+    groups = two_sided(actor, world, num_problems)
+    rollouts = [r for group in groups for r in group]
+    states, _ = unique_states(split(rollouts, states_cfg, actor.tokenizer))
+    values = monte_carlo_values(actor, world, states, continuations, "panel")
+    rates = {group[0].problem.id: float(np.mean([r.reward for r in group])) for group in groups}
+    kept = [i for i, v in enumerate(values) if v.value is not None]
+    return Panel(
+        [states[i] for i in kept],
+        [values[i] for i in kept],
+        [rates[states[i].rollout.problem.id] for i in kept],
+    )
+
+
+def two_sided(actor: Runtime, world: World, wanted: int) -> list[Group]:
+    """Groups of held-out problems that the actor both solves and fails."""
+    sampling = replace(
+        world, rollout=world.rollout.model_copy(update={"num_generations": RESPONSES})
+    )
+    size = world.task.size("heldout")
+    found: list[Group] = []
+    for attempt in range(8):
+        first = FIRST_PROBLEM + attempt * 2 * wanted if size is None else attempt * 2 * wanted
+        if size is not None and first >= size:
+            break
+        count = 2 * wanted if size is None else min(2 * wanted, size - first)
+        groups = collect(
+            actor, sampling, problems_at(world, "heldout", first, count), "panel", attempt
+        )
+        scored = [[r for r in group if r.reward is not None] for group in groups]
+        found += [g for g in scored if len({r.reward for r in g}) > 1]
+        if len(found) >= wanted:
+            return found[:wanted]
+    if not found:
+        raise ValueError(
+            "no held-out problem has both right and wrong responses, so no critic panel can be built; choose "
+            "an easier or harder task, or set evaluate.panel_problems to 0"
+        )
+    return found
+
+
+def revalue(panel: Panel, actor: Runtime, world: World, continuations: int) -> Panel:
+    """The same states under another actor's continuation (for example after training)."""
+    values = monte_carlo_values(actor, world, panel.states, continuations, "revalue")
+    return Panel(panel.states, values, panel.problem_rate)
+
+
+def save_panel(panel: Panel, file: Path) -> None:
+    rows = [
+        {
+            "problem": state.rollout.problem.id,
+            "prompt_ids": state.rollout.prompt_ids,
+            "response_ids": state.rollout.response_ids,
+            "reward": state.rollout.reward,
+            "group": state.rollout.group,
+            "member": state.rollout.member,
+            "start": state.start,
+            "end": state.end,
+            "value": value.value,
+            "count": value.count,
+            "problem_rate": rate,
+        }
+        for state, value, rate in zip(panel.states, panel.values, panel.problem_rate, strict=True)
+    ]
+    atomic_write(file, "\n".join(json.dumps(row) for row in rows))
+
+
+def load_panel(file: Path, world: World, tokenizer: Any) -> Panel:
+    """A saved panel; problems are made again from their place in the task."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    wanted = {row["problem"] for row in rows}
+    size = world.task.size("heldout")
+    first, last = (FIRST_PROBLEM, FIRST_PROBLEM + 100_000) if size is None else (0, size)
+    problems = {}
+    for index in range(first, last):
+        if len(problems) == len(wanted):
+            break
+        problem = problems_at(world, "heldout", index, 1)[0]
+        if problem.id in wanted:
+            problems[problem.id] = problem
+    rollouts: dict[tuple[str, int], Rollout] = {}
+    states = [_state(row, problems, rollouts, tokenizer) for row in rows]
+    values = [MonteCarloValue(row["value"], row["count"]) for row in rows]
+    return Panel(states, values, [row["problem_rate"] for row in rows])
+
+
+def _state(
+    row: dict[str, Any],
+    problems: dict[str, Any],
+    rollouts: dict[tuple[str, int], Rollout],
+    tokenizer,
+) -> State:
+    key = (row["problem"], row["member"])
+    if key not in rollouts:
+        ids = tuple(row["response_ids"])
+        rollouts[key] = Rollout(
+            problem=problems[row["problem"]],
+            group=row["group"],
+            member=row["member"],
+            prompt_ids=tuple(row["prompt_ids"]),
+            response_ids=ids,
+            logprobs=np.zeros(len(ids), np.float32),
+            text=tokenizer.decode(list(ids), skip_special_tokens=True),
+            finish="stop",
+            actor_version=0,
+            reward=row["reward"],
+        )
+    return State(rollouts[key], row["start"], row["end"])

@@ -1,0 +1,54 @@
+"""Held-out success of a policy: pass@1 and pass@k with intervals clustered by problem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from genac.ops.stats import bootstrap_interval, pass_at_k
+from genac.rollout import Group, World, collect, problems_at
+from genac.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class PolicyScore:
+    """Mean success over problems with a 95 % bootstrap interval over problems."""
+
+    mean: float
+    low: float
+    high: float
+    pass_at_k: float
+    k: int
+    problems: int
+
+    def as_dict(self) -> dict[str, float]:
+        return dict(vars(self))
+
+
+def evaluate_policy(
+    actor: Runtime, world: World, num_problems: int, num_samples: int
+) -> PolicyScore:
+    """num_samples responses to each of the first num_problems held-out problems, always the same ones."""
+    size = world.task.size("heldout")
+    count = num_problems if size is None else min(num_problems, size)
+    if count < 1:
+        raise ValueError(
+            "no held-out problem to evaluate on; give the task more data or a larger held-out part"
+        )
+    fixed = replace(
+        world, rollout=world.rollout.model_copy(update={"num_generations": num_samples})
+    )
+    groups = collect(actor, fixed, problems_at(world, "heldout", 0, count), "evaluate")
+    return policy_score(groups)
+
+
+def policy_score(groups: list[Group]) -> PolicyScore:
+    """Success of groups; an unscorable response counts as a failure here."""
+    rows = [np.array([r.reward or 0.0 for r in group]) for group in groups]
+    low, high = bootstrap_interval(rows)
+    k = len(rows[0])
+    solved = [pass_at_k(len(row), int((row == 1.0).sum()), k) for row in rows]
+    return PolicyScore(
+        float(np.concatenate(rows).mean()), low, high, float(np.mean(solved)), k, len(rows)
+    )

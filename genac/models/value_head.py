@@ -1,0 +1,66 @@
+"""The discriminative critic's model: a causal LM whose LM head is replaced by a linear value head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+HEAD_FILE = "value_head.safetensors"
+
+
+class ValueModel(nn.Module):
+    """Backbone + linear head with K outputs per token (1 for MSE, the number of bins for HL-Gauss)."""
+
+    def __init__(self, causal_lm: nn.Module, outputs: int) -> None:
+        super().__init__()
+        self.causal_lm = causal_lm
+        self.config = causal_lm.config
+        # The LM head stays in the saved folder (it must load as an ordinary model) but is never trained.
+        for parameter in causal_lm.get_output_embeddings().parameters():
+            parameter.requires_grad_(False)
+        self.head = nn.Linear(self.config.hidden_size, outputs)
+        # Zero weights: the first predictions are the bias alone, so training starts at a constant.
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        if outputs == 1:
+            nn.init.constant_(self.head.bias, 0.5)
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """Values (B, T, K); entry t is about the prefix ids[:, : t + 1]."""
+        hidden = self.causal_lm.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+        return self.head(hidden.to(self.head.weight.dtype))
+
+    def save_pretrained(self, folder: Path) -> None:
+        self.causal_lm.save_pretrained(folder)
+        save_file(self.head.state_dict(), Path(folder) / HEAD_FILE)
+
+    def load_head(self, folder: Path) -> None:
+        """Reads the head saved beside the backbone; ValueError where there is none or another shape."""
+        path = Path(folder) / HEAD_FILE
+        if not path.exists():
+            raise ValueError(
+                f"{folder} holds no {HEAD_FILE}, so it is no discriminative critic; "
+                "point critic.model_name_or_path to a folder saved by this library"
+            )
+        state = load_file(path)
+        if state["weight"].shape != self.head.weight.shape:
+            raise ValueError(
+                f"the value head in {folder} has {state['weight'].shape[0]} outputs, the config asks for "
+                f"{self.head.weight.shape[0]}; set critic.discriminative.head to the kind it was trained with"
+            )
+        self.head.load_state_dict(state)
+
+
+def outputs_of(head: str, bins: int) -> int:
+    """How many outputs per token a head kind has."""
+    return 1 if head == "mse" else bins
+
+
+@torch.no_grad()
+def init_bias_to_mean(model: ValueModel, mean: float) -> None:
+    """Starts an MSE head at the mean return, the best constant."""
+    if model.head.out_features == 1:
+        model.head.bias.fill_(mean)

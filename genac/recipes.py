@@ -1,0 +1,121 @@
+"""Recipes: YAML files of a complete run, resolved with algorithm, preset and command line.
+
+A recipe holds RunConfig's keys and, optionally, `per_algorithm`: values that apply only when that
+algorithm (or "genac:paper", an algorithm under a preset) is chosen, so that changing one word reruns the
+recipe with settings tuned for the other method.
+
+Precedence, weakest first: field defaults, algorithm, preset, recipe, per_algorithm, command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+import yaml
+from pydantic import ValidationError
+
+from genac.algorithms import ALGORITHMS, PRESETS, merge
+from genac.config import RunConfig
+
+OPTION_PATHS = ("task.options.", "stages.base.options.", "stages.synthesize.options.")
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The recipe as a dict; ValueError where the file is missing or is no mapping."""
+    file = Path(path)
+    if not file.exists():
+        raise ValueError(
+            f"there is no recipe {str(path)!r}; give the path of a YAML file, for example recipes/arithmetic.yaml"
+        )
+    try:
+        content = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold keys and values of a run, not {type(content).__name__}")
+    return content
+
+
+def resolve(recipe: dict[str, Any], overrides: dict[str, Any] | None = None) -> RunConfig:
+    """The validated config of a recipe under dict overrides."""
+    overrides = overrides or {}
+    recipe, special = dict(recipe), recipe.get("per_algorithm", {})
+    recipe.pop("per_algorithm", None)
+    chosen = merge(recipe, overrides)
+    algorithm, preset = chosen.get("algorithm", "genac"), chosen.get("preset", "improved")
+    values: dict[str, Any] = ALGORITHMS.get(algorithm, {})
+    if algorithm == "genac":
+        values = merge(values, PRESETS.get(preset, {}))
+    values = merge(values, recipe)
+    for name in (algorithm, f"{algorithm}:{preset}"):
+        values = merge(values, special.get(name, {}))
+    values = merge(values, overrides)
+    try:
+        return RunConfig(**values)
+    except ValidationError as error:
+        raise ValueError(explain(error)) from error
+
+
+def explain(error: ValidationError) -> str:
+    """One line per problem: the dotted key, what is wrong, and the value given."""
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or "config"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{key}: unknown key; see 'genac train --help' for the known ones")
+        else:
+            lines.append(f"{key}: {problem['msg']} (given: {problem['input']!r:.80})")
+    return "\n".join(lines)
+
+
+def from_command_line(arguments: Sequence[str], prog: str) -> RunConfig:
+    """[RECIPE.yaml] [--dotted.key value ...]; --help lists every key with the recipe's values."""
+    rest = list(arguments)
+    recipe = read_recipe(rest.pop(0)) if rest and not rest[0].startswith("-") else {}
+    options, rest = take_options(rest)
+    early = {
+        k: v
+        for k, v in ((k, value_after(rest, f"--{k}")) for k in ("algorithm", "preset"))
+        if v is not None
+    }
+    default = resolve(recipe, merge(options, early))
+    return tyro.cli(RunConfig, default=default, args=rest, prog=prog, description="Keys of a run.")
+
+
+def take_options(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Free-form generator settings (--task.options.min_steps 4) apart from the typed keys."""
+    options: dict[str, Any] = {}
+    rest: list[str] = []
+    items = iter(arguments)
+    for item in items:
+        key, _, inline = item.removeprefix("--").partition("=")
+        key = key.replace("-", "_")
+        if not item.startswith("--") or not key.startswith(OPTION_PATHS):
+            rest.append(item)
+            continue
+        raw = inline or next(items, None)
+        if raw is None:
+            raise ValueError(f"{item} needs a value")
+        value: Any = yaml.safe_load(raw)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        options = merge(options, value)
+    return options, rest
+
+
+def value_after(arguments: Sequence[str], flag: str) -> str | None:
+    """The value of --flag VALUE or --flag=VALUE, if given."""
+    for index, item in enumerate(arguments):
+        if item == flag and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if item.startswith(flag + "="):
+            return item.split("=", 1)[1]
+    return None
+
+
+def as_yaml(cfg: RunConfig) -> str:
+    """The resolved config as a recipe would write it."""
+    return yaml.safe_dump(cfg.model_dump(), sort_keys=False)

@@ -1,0 +1,127 @@
+"""Sampling responses and verifying them: problems in, groups of Rollouts out.
+
+Which problems a step sees is a pure function of (seed, step), so a resumed run sees the same ones.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from genac.config import RolloutConfig
+from genac.engines.base import Request
+from genac.runtime import Runtime
+from genac.seeding import derive_seed
+from genac.tasks.base import Task
+from genac.tasks.rewards import Verifier
+from genac.types import Problem, Rollout
+
+Group = list[Rollout]
+
+
+@dataclass(frozen=True)
+class World:
+    """Task, verifier and sampling settings: everything outside the models that rollouts depend on."""
+
+    task: Task
+    verifier: Verifier
+    rollout: RolloutConfig
+    seed: int
+
+
+def problems_at(world: World, split: str, first: int, count: int) -> list[Problem]:
+    """Problems number first..first+count of an endless, reshuffled pass over the split."""
+    size = world.task.size(split)
+    if size is None:
+        return [world.task.problem(split, i) for i in range(first, first + count)]
+    if size == 0:
+        raise ValueError(
+            f"the {split} split of task {world.task.name!r} is empty; give it more data"
+        )
+    return [
+        world.task.problem(split, _shuffled(world.seed, split, i, size))
+        for i in range(first, first + count)
+    ]
+
+
+def _shuffled(seed: int, split: str, position: int, size: int) -> int:
+    epoch, offset = divmod(position, size)
+    order = list(range(size))
+    random.Random(f"{seed}/{split}/{epoch}").shuffle(order)
+    return order[offset]
+
+
+def encode_prompt(tokenizer: Any, problem: Problem) -> tuple[int, ...]:
+    """Token ids of a prompt: through the chat template where there is one, else as plain text."""
+    if isinstance(problem.prompt, str) and not tokenizer.chat_template:
+        return tuple(tokenizer.encode(problem.prompt))
+    messages = problem.prompt
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    if not tokenizer.chat_template:
+        return tuple(tokenizer.encode(problem.text + "\n"))
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+
+def collect(
+    actor: Runtime, world: World, problems: Sequence[Problem], *seed: int | str
+) -> list[Group]:
+    """num_generations scored responses per problem."""
+    size, cfg = world.rollout.num_generations, world.rollout
+    prompts = [encode_prompt(actor.tokenizer, problem) for problem in problems]
+    requests = [
+        request(actor, cfg, prompt, cfg.max_completion_length, derive_seed(world.seed, *seed, p, g))
+        for p, prompt in enumerate(prompts)
+        for g in range(size)
+    ]
+    completions = actor.sampler.generate(requests)
+    rollouts = [
+        Rollout(
+            problem=problems[i // size],
+            group=i // size,
+            member=i % size,
+            prompt_ids=prompts[i // size],
+            response_ids=completion.ids,
+            logprobs=completion.logprobs,
+            text=response_text(actor.tokenizer, completion.ids),
+            finish=completion.finish,
+            actor_version=actor.version,
+        )
+        for i, completion in enumerate(completions)
+    ]
+    scores = world.verifier.verify([(r.problem, r.text) for r in rollouts])
+    scored = [
+        replace(r, reward=v, reason=why) for r, (v, why) in zip(rollouts, scores, strict=True)
+    ]
+    return [scored[i : i + size] for i in range(0, len(scored), size)]
+
+
+def request(
+    actor: Runtime, cfg: RolloutConfig, prompt_ids: tuple[int, ...], limit: int, seed: int
+) -> Request:
+    """A request under the run's sampling settings."""
+    return Request(
+        prompt_ids=prompt_ids,
+        max_new_tokens=limit,
+        seed=seed,
+        temperature=cfg.temperature,
+        top_p=cfg.top_p,
+        stop_ids=stop_ids(actor),
+    )
+
+
+def stop_ids(runtime: Runtime) -> tuple[int, ...]:
+    """End-of-sequence tokens of tokenizer and generation config."""
+    configured = runtime.model.generation_config.eos_token_id
+    more = configured if isinstance(configured, list) else [configured]
+    return tuple(
+        dict.fromkeys([runtime.tokenizer.eos_token_id, *(i for i in more if i is not None)])
+    )
+
+
+def response_text(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The response as the verifier reads it, without special tokens."""
+    return tokenizer.decode(list(ids), skip_special_tokens=True)

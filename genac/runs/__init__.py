@@ -1,0 +1,1 @@
+"""The run folder: written by `store`, watched by `alarms`, drawn by `report`."""

@@ -1,0 +1,123 @@
+"""Bytes on disk that survive a killed process and a full disk: JSON, JSON lines, atomic files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+NONFINITE = {"nan", "inf", "-inf"}  # JSON has no such numbers, so they are written as strings
+
+
+def plain(value: Any) -> Any:
+    """The value as strict JSON can hold it: 0-d arrays become numbers, NaN becomes "nan"."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy or torch, without importing either
+        return plain(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def encodable(text: str) -> str:
+    """The text with lone surrogates (an actor can write them) replaced, as UTF-8 demands."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def stable_hash(obj: Any) -> str:
+    """12 hex characters that depend on the content only, never on the order of keys."""
+    canonical = json.dumps(plain(obj), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def atomic_write(path: Path | str, data: bytes | str) -> None:
+    """Replaces `path` as a whole or not at all: a crash or a full disk leaves the previous file."""
+    path = Path(path)
+    payload = encodable(data).encode() if isinstance(data, str) else data
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(tmp, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(tmp, path)
+    except OSError as error:
+        tmp.unlink(missing_ok=True)
+        raise _named(error, path, "the previous file, if any, is intact") from error
+
+
+def write_json(path: Path, obj: Mapping[str, Any]) -> None:
+    atomic_write(path, json.dumps(plain(obj), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; ValueError that names the file where it holds anything else."""
+    try:
+        obj = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): restore or delete it") from error
+    if not isinstance(obj, dict):
+        raise ValueError(
+            f"{path} holds a {type(obj).__name__}, not an object: restore or delete it"
+        )
+    return obj
+
+
+def append_line(path: Path, obj: Mapping[str, Any]) -> None:
+    """Adds one JSON line; a disk that fills up half-way leaves no half line behind."""
+    line = json.dumps(plain(obj), allow_nan=False) + "\n"
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with open(path, "ab") as file:
+            file.write(line.encode())
+    except OSError as error:
+        if path.exists():
+            os.truncate(path, size)
+        raise _named(error, path, "the earlier lines are intact") from error
+
+
+def repair_tail(path: Path) -> None:
+    """Cuts the half line that a killed writer left, so that the next line does not join it."""
+    data = path.read_bytes() if path.exists() else b""
+    if not data or data.endswith(b"\n"):
+        return
+    head, newline, tail = data.rpartition(b"\n")
+    atomic_write(path, data + b"\n" if _parse(tail) is not None else head + newline)
+
+
+def read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """(raw line, object) of every line; a torn last one is left out, others are errors."""
+    raw = path.read_bytes().split(b"\n") if path.exists() else []
+    pairs = []
+    for number, line in enumerate(raw, start=1):
+        obj = _parse(line)
+        if obj is not None:
+            pairs.append((line.decode(), obj))
+        elif line.strip() and number < len(raw):
+            raise ValueError(f"{path} line {number} is not a JSON object: delete that line")
+    return pairs
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        obj = json.loads(line)
+    except ValueError:
+        return None
+    return obj if isinstance(obj, dict) else None
+
+
+def _named(error: OSError, path: Path, consequence: str) -> OSError:
+    message = (
+        f"cannot write {path}: {error.strerror or error}; {consequence}. "
+        "Free disk space or fix the folder's permissions, then resume"
+    )
+    return OSError(error.errno, message)

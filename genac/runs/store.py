@@ -1,0 +1,201 @@
+"""The run folder, with one reader and writer: a run is a folder that a person can read.
+
+config.json       the resolved configuration
+environment.json  versions, machine, start time and `config_hash`
+metrics.jsonl     one line per logged step: {"stage", "step", "time", ...metrics}
+events.jsonl      alarms and stage starts and ends: {"kind", "time", ...fields}
+rollouts/{stage}-{step:06d}.parquet    what the actor wrote, one row per response
+estimates/{stage}-{step:06d}.parquet   what the critic said, one row per state
+checkpoints/      written by the checkpoint module
+summary.json      the evaluations at start and end, for machines
+report.html       written by the report
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from genac.runs.files import (
+    NONFINITE,
+    append_line,
+    atomic_write,
+    read_json,
+    read_lines,
+    repair_tail,
+    stable_hash,
+    write_json,
+)
+from genac.runs.tables import (
+    ESTIMATE_COLUMNS,
+    ROLLOUT_COLUMNS,
+    Advantages,
+    Decode,
+    encode,
+    estimate_row,
+    read,
+    rollout_row,
+)
+from genac.types import Estimate, Rollout
+
+__all__ = ["Run", "atomic_write", "environment", "stable_hash"]
+
+
+class Run:
+    """One run's folder.
+
+    run = Run.create(path, config, environment()); run.log("joint", 0, {"reward": 0.5})
+    Run.open(path).metrics("joint") == [{"stage": "joint", "step": 0, "time": ..., "reward": 0.5}]
+    """
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self._repaired: set[str] = set()
+
+    @classmethod
+    def create(cls, path: Path | str, config: Mapping, environment: Mapping) -> Run:
+        """A new run. config.json is written last: a folder that has it is a whole run."""
+        run = cls(path)
+        if cls.exists(path):
+            raise ValueError(f"{run.path} already holds a run: resume it or name another folder")
+        for folder in ("rollouts", "estimates", "checkpoints"):
+            (run.path / folder).mkdir(parents=True, exist_ok=True)
+        hashed = {"config_hash": stable_hash(config), **environment}
+        write_json(run.path / "environment.json", hashed)
+        write_json(run.path / "config.json", config)
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str) -> Run:
+        """An existing run; ValueError where there is none."""
+        if not cls.exists(path):
+            raise ValueError(
+                f"{path} holds no run (no config.json): name a folder that a run wrote"
+            )
+        return cls(path)
+
+    @staticmethod
+    def exists(path: Path | str) -> bool:
+        return (Path(path) / "config.json").is_file()
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def config(self) -> dict[str, Any]:
+        return read_json(self.path / "config.json")
+
+    def environment(self) -> dict[str, Any]:
+        return read_json(self.path / "environment.json")
+
+    def config_hash(self) -> str:
+        return self.environment()["config_hash"]
+
+    def log(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
+        """One line of metrics. A non-finite number is kept, as the string "nan" or "inf"."""
+        self._append(
+            "metrics.jsonl", {"stage": stage, "step": step, "time": time.time(), **metrics}
+        )
+
+    def event(self, kind: str, **fields: Any) -> None:
+        self._append("events.jsonl", {"kind": kind, "time": time.time(), **fields})
+
+    def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
+        """Every logged line (of one stage), without the half line of a killed writer."""
+        lines = [_revive(obj) for _, obj in read_lines(self.path / "metrics.jsonl")]
+        return [line for line in lines if stage in (None, line.get("stage"))]
+
+    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
+        events = [obj for _, obj in read_lines(self.path / "events.jsonl")]
+        return [event for event in events if kind in (None, event.get("kind"))]
+
+    def write_rollouts(self, stage: str, step: int, rollouts: Sequence[Rollout]) -> None:
+        rows = [rollout_row(rollout) for rollout in rollouts]
+        self._write_table("rollouts", stage, step, encode(rows, ROLLOUT_COLUMNS))
+
+    def write_estimates(
+        self,
+        stage: str,
+        step: int,
+        estimates: Sequence[Estimate],
+        advantages: Advantages | None = None,
+        decode: Decode | None = None,
+    ) -> None:
+        """One row per state; `decode` turns a segment's token ids into the column step_text."""
+        rows = [estimate_row(estimate, advantages or {}, decode) for estimate in estimates]
+        self._write_table("estimates", stage, step, encode(rows, ESTIMATE_COLUMNS))
+
+    def tables(self, folder: str, stage: str | None = None) -> list[tuple[str, int]]:
+        """(stage, step) of the files in "rollouts" or "estimates", by stage and step."""
+        names = [p.stem.rpartition("-") for p in (self.path / folder).glob("*-*.parquet")]
+        keys = sorted((head, int(step)) for head, _, step in names if step.isdigit())
+        return [key for key in keys if stage in (None, key[0])]
+
+    def table(
+        self, folder: str, stage: str, step: int, columns: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """The rows of one file, of some columns or all."""
+        return read(self._table_path(folder, stage, step), columns)
+
+    def truncate_after(self, stage: str, step: int) -> None:
+        """Drops what `stage` logged after `step`: a resumed run will do those steps again."""
+        path = self.path / "metrics.jsonl"
+        lines = read_lines(path)
+        kept = [raw for raw, obj in lines if obj.get("stage") != stage or obj["step"] <= step]
+        if path.exists():
+            atomic_write(path, "".join(line + "\n" for line in kept))
+        for folder in ("rollouts", "estimates"):
+            for _, later in [key for key in self.tables(folder, stage) if key[1] > step]:
+                self._table_path(folder, stage, later).unlink()
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        write_json(self.path / "summary.json", summary)
+
+    def summary(self) -> dict[str, Any]:
+        """What write_summary wrote; empty before the first evaluation."""
+        path = self.path / "summary.json"
+        return read_json(path) if path.exists() else {}
+
+    def _append(self, name: str, line: dict[str, Any]) -> None:
+        if name not in self._repaired:
+            repair_tail(self.path / name)
+            self._repaired.add(name)
+        append_line(self.path / name, line)
+
+    def _table_path(self, folder: str, stage: str, step: int) -> Path:
+        return self.path / folder / f"{stage}-{step:06d}.parquet"
+
+    def _write_table(self, folder: str, stage: str, step: int, data: bytes) -> None:
+        path = self._table_path(folder, stage, step)
+        path.parent.mkdir(exist_ok=True)
+        atomic_write(path, data)
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran on; versions come from package metadata, so nothing heavy is imported."""
+    return {
+        "python": sys.version.split()[0],
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "versions": {name: _version(name) for name in ("genac", "torch", "transformers", "numpy")},
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _revive(obj: dict[str, Any]) -> dict[str, Any]:
+    """Metrics with "nan" and "inf" read back as numbers."""
+    return {k: float(v) if isinstance(v, str) and v in NONFINITE else v for k, v in obj.items()}

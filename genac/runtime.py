@@ -1,0 +1,125 @@
+"""A trainable language model: an engine that samples, a learner that trains, a version.
+
+Actor, generative critic and frozen reference are instances of it; a discriminative critic is one without
+an engine. Placement (device, precision, threads) is decided here and nowhere in the loops.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from genac.config import HardwareConfig, LossConfig, OptimizerConfig
+from genac.engines.base import Engine, Request
+from genac.engines.local import LocalEngine
+from genac.learner import Learner
+from genac.models.loading import context_length, load_model, load_tokenizer
+from genac.models.value_head import ValueModel, outputs_of
+
+
+@dataclass
+class Runtime:
+    """One model of a run. `engine` is None for a discriminative critic."""
+
+    role: str
+    model: Any
+    tokenizer: Any
+    learner: Learner
+    engine: Engine | None
+    max_length: int
+    version: int = 0
+
+    @property
+    def sampler(self) -> Engine:
+        assert self.engine is not None, f"{self.role} has no engine"
+        return self.engine
+
+    def publish(self, version: int) -> None:
+        """New weights reach the engine; what is sampled from now on carries this version."""
+        self.version = version
+        if self.engine is not None:
+            self.engine.publish(self.model, version)
+
+    def probe(self, prompt_ids: tuple[int, ...]) -> np.ndarray:
+        """The engine's probabilities of a few tokens after a prompt: shows that a publish took effect."""
+        watched = tuple(range(min(64, self.model.config.vocab_size)))
+        ask = Request(prompt_ids, 1, seed=0, temperature=0.0, watch_ids=watched)
+        return self.sampler.generate([ask])[0].watched[0]
+
+    def save_model(self, folder: Path) -> None:
+        """An ordinary Hugging Face folder (plus the value head, where there is one)."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def load_weights(self, folder: Path) -> None:
+        """Replaces the weights by those of a saved folder of the same architecture."""
+        source = load_model(str(folder), dtype=next(self.model.parameters()).dtype)
+        if isinstance(self.model, ValueModel):
+            self.model.causal_lm.load_state_dict(source.state_dict())
+            self.model.load_head(folder)
+        else:
+            self.model.load_state_dict(source.state_dict())
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Resolved device and precision."""
+
+    device: torch.device
+    bf16: bool
+
+    @classmethod
+    def resolve(cls, cfg: HardwareConfig) -> Hardware:
+        if cfg.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                "hardware.device is 'cuda' but no CUDA device is visible; use 'cpu' or 'auto'"
+            )
+        name = "cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu"
+        if cfg.threads:
+            torch.set_num_threads(cfg.threads)
+        # fp32 is the default on CPU: bf16 is faster only where the processor has it, and slower elsewhere.
+        return cls(
+            torch.device(name),
+            cfg.precision == "bf16" or (cfg.precision == "auto" and name == "cuda"),
+        )
+
+
+def language_model(
+    role: str,
+    path: str,
+    hardware: Hardware,
+    optimizer: OptimizerConfig,
+    loss: LossConfig | None = None,
+    *,
+    max_rows: int = 512,
+    decay_steps: int | None = None,
+) -> Runtime:
+    """Actor, generative critic or reference from a folder or hub name; fp32 master weights."""
+    tokenizer, model = load_tokenizer(path), load_model(path).to(hardware.device)
+    learner = Learner(model, optimizer, loss, bf16=hardware.bf16, decay_steps=decay_steps)
+    limit = context_length(model, tokenizer)
+    engine = LocalEngine(model, limit, max_rows, torch.bfloat16 if hardware.bf16 else torch.float32)
+    return Runtime(role, model, tokenizer, learner, engine, limit)
+
+
+def value_model(
+    path: str,
+    hardware: Hardware,
+    optimizer: OptimizerConfig,
+    head: str,
+    bins: int,
+    *,
+    trained: bool,
+) -> Runtime:
+    """A discriminative critic; `trained` = the folder holds a value head to go on from."""
+    tokenizer = load_tokenizer(path)
+    model = ValueModel(load_model(path), outputs_of(head, bins))
+    if trained:
+        model.load_head(Path(path))
+    model = model.to(hardware.device)
+    learner = Learner(model, optimizer, head=head, bf16=hardware.bf16)
+    return Runtime("critic", model, tokenizer, learner, None, context_length(model, tokenizer))

@@ -1,0 +1,99 @@
+"""Stage 0: the base model, trained on imperfect demonstrations and on checking.
+
+It stands in for a pretrained language model: it can do the task with systematic faults, which RL has to
+unlearn, and it has seen solutions being checked, so that both kinds of critic start from the same base.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genac.config import LoopStage, RunConfig
+from genac.models.tiny import save_tiny
+from genac.rollout import encode_prompt
+from genac.runs.store import Run, stable_hash
+from genac.runtime import Hardware, language_model
+from genac.seeding import derive_seed
+from genac.stages.loop import Loop
+from genac.stages.outputs import ensure
+from genac.tasks import make_task
+from genac.tasks.base import Task
+from genac.types import Problem, Sample
+
+CHECK = "<check>"
+
+
+def key(cfg: RunConfig) -> dict[str, Any]:
+    """Everything the base model depends on."""
+    return {
+        "seed": cfg.seed,
+        "task": cfg.task.model_dump(exclude={"shift"}),
+        "tiny": cfg.actor.tiny.model_dump(),
+        "base": cfg.stages.base.model_dump(),
+    }
+
+
+def base_model(cfg: RunConfig) -> Path:
+    """Folder of the trained base model; built unless it exists."""
+    return ensure(cfg.stages.folder, "base", key(cfg), lambda run: train(cfg, run)) / "model"
+
+
+def train(cfg: RunConfig, run: Run) -> None:
+    """Clean demonstrations first, faulty ones last; checking traces throughout."""
+    stage, task = cfg.stages.base, make_task(cfg.task, cfg.seed, **cfg.stages.base.options)
+    start = run.path / "init"
+    shape = cfg.actor.tiny.model_dump()
+    # 1 the untrained model and its tokenizer
+    save_tiny(start, task.alphabet(), seed=derive_seed(cfg.seed, "init"), **shape)
+    model = language_model(
+        "base", str(start), Hardware.resolve(cfg.hardware), stage.optimizer, decay_steps=stage.steps
+    )
+    loop = Loop(
+        run,
+        "base",
+        LoopStage(steps=stage.steps, save_every=200),
+        {"base": model},
+        None,
+        stable_hash(key(cfg)),
+    )
+    for step in loop:
+        # 2 examples of this step
+        first = step * stage.batch_size
+        examples = [
+            example(cfg, task, model.tokenizer, i, step)
+            for i in range(first, first + stage.batch_size)
+        ]
+        # 3 learn
+        metrics = model.learner.learn(examples, seed=step)
+        loop.after(step, metrics)
+    # 4 an ordinary Hugging Face folder
+    model.save_model(run.path / "model")
+
+
+def example(cfg: RunConfig, task: Task, tokenizer: Any, index: int, step: int) -> Sample:
+    """A demonstration or a checking trace, pure in (seed, index)."""
+    stage = cfg.stages.base
+    rng = random.Random(f"{cfg.seed}/base/{index}")
+    problem = task.problem("train", index)
+    prompt = list(encode_prompt(tokenizer, problem))
+    if rng.random() < stage.check_fraction:
+        partial = partial_response(task, problem, rng)
+        prompt += tokenizer.encode(partial + CHECK, add_special_tokens=False)
+        body = task.oracle(problem, partial, None).reasoning
+    else:
+        clean = step < stage.clean_fraction * stage.steps
+        body = task.demonstration(problem, rng, 0.0 if clean else stage.fault_rate)
+    ids = (*prompt, *tokenizer.encode(body, add_special_tokens=False), tokenizer.eos_token_id)
+    mask = np.zeros(len(ids), np.float32)
+    mask[len(prompt) :] = 1.0
+    return Sample(ids=tuple(ids), mask=mask, loss="sft")
+
+
+def partial_response(task: Task, problem: Problem, rng: random.Random) -> str:
+    """The first lines of a faulty demonstration, each with its line break."""
+    lines = task.demonstration(problem, rng, 1.0).split("\n")
+    return "".join(line + "\n" for line in lines[: rng.randrange(len(lines))])

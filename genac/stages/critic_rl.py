@@ -1,0 +1,90 @@
+"""Stage 2: the critic learns from returns while the actor is frozen.
+
+REINFORCE for the generative critic, regression on returns for a value head: the joint loop without the
+actor's step.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from genac.config import RunConfig
+from genac.credit import credit
+from genac.evals.online import critic_metrics, rollout_metrics
+from genac.rollout import collect, problems_at
+from genac.runs.store import Run, stable_hash
+from genac.runtime import Runtime
+from genac.stages.loop import Loop
+from genac.stages.outputs import ensure
+from genac.stages.setup import Setup
+from genac.states import every_token, split
+from genac.types import Rollout, State
+
+FIRST_PROBLEM = 10_000_000  # these problems are not those of joint training
+
+
+def key(cfg: RunConfig, start: Path, actor: Path) -> dict[str, Any]:
+    name = lambda p: p.parent.name if p.name == "model" else str(p)  # noqa: E731
+    return {
+        "start": name(start),
+        "actor": name(actor),
+        "seed": cfg.seed,
+        "critic": cfg.critic.model_dump(exclude={"model_name_or_path"}),
+        "task": cfg.task.model_dump(exclude={"shift"}),
+        "states": cfg.states.model_dump(),
+        "granularity": cfg.credit.granularity,
+        "rollout": cfg.rollout.model_dump(exclude={"max_rows"}),
+        "critic_rl": cfg.stages.critic_rl.model_dump(),
+    }
+
+
+def pretrained_critic(setup: Setup, start: Path, actor_path: Path, actor: Runtime) -> Path:
+    """Folder of the pretrained critic; trained unless it exists."""
+    wanted = key(setup.cfg, start, actor_path)
+    folder = ensure(
+        setup.cfg.stages.folder,
+        "critic_rl",
+        wanted,
+        lambda run: train(setup, run, start, actor, stable_hash(wanted)),
+    )
+    return folder / "model"
+
+
+def train(setup: Setup, run: Run, start: Path, actor: Runtime, config_hash: str) -> None:
+    """The joint loop without the actor's step."""
+    cfg, world = setup.cfg, setup.world
+    critic = setup.critic(start, actor)
+    assert critic.runtime is not None
+    loop = Loop(
+        run, "critic_rl", cfg.stages.critic_rl, {"critic": critic.runtime}, critic, config_hash
+    )
+    for step in loop:
+        # 1 the frozen actor acts
+        count = cfg.rollout.num_prompts
+        groups = collect(
+            actor,
+            world,
+            problems_at(world, "train", FIRST_PROBLEM + step * count, count),
+            "critic_rl",
+            step,
+        )
+        # 2 judge
+        rollouts = [r for group in groups for r in group]
+        estimates = critic.estimate(states_of(rollouts, cfg, actor), step)
+        # 3 learn from the returns
+        measured = critic.learn(estimates, step)
+        critic.runtime.publish(step + 1)
+        advantages = credit(groups, estimates, cfg.credit, cfg.rollout.temperature).advantages
+        metrics = rollout_metrics(groups) | critic_metrics(estimates) | measured
+        loop.after(step, metrics, groups, estimates, advantages)
+    critic.runtime.save_model(run.path / "model")
+
+
+def states_of(rollouts: list[Rollout], cfg: RunConfig, actor: Runtime) -> list[State]:
+    """The states at which this run asks for values."""
+    if cfg.critic.kind == "none":
+        return []
+    if cfg.credit.granularity == "tokens":
+        return every_token(rollouts)
+    return split(rollouts, cfg.states, actor.tokenizer)

@@ -1,0 +1,55 @@
+"""genac eval RUN: the models a run saved, evaluated again, in distribution and under each named shift."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from genac.config import RunConfig
+from genac.critics.generative import GenerativeCritic
+from genac.evals.critic import evaluate_critic, floors
+from genac.evals.ground_truth import build_panel
+from genac.evals.policy import evaluate_policy
+from genac.runs.store import Run, atomic_write
+from genac.stages.setup import Setup, make_world
+
+
+def evaluate_run(folder: str | Path) -> str:
+    """Writes evaluation.json into the run folder and returns its text."""
+    run = Run.open(folder)
+    if not (run.path / "actor").is_dir():
+        raise ValueError(f"{folder} holds no trained actor yet; let 'genac train' finish first")
+    cfg = RunConfig(**run.config())
+    shifts = {"in distribution": {}, **cfg.task.shift}
+    found = {name: evaluate_under(cfg, run.path, options) for name, options in shifts.items()}
+    text = json.dumps(found, indent=1)
+    atomic_write(run.path / "evaluation.json", text)
+    return text
+
+
+def evaluate_under(cfg: RunConfig, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Success of the saved actor, and the saved critic on a fresh panel of that actor."""
+    base = Setup.of(cfg)
+    setup = Setup(cfg, base.hardware, make_world(cfg, **options))
+    actor = setup.actor(folder / "actor")
+    success = evaluate_policy(
+        actor, setup.world, cfg.evaluate.num_problems, cfg.evaluate.num_samples
+    )
+    result: dict[str, Any] = {"success": success.as_dict()}
+    if cfg.critic.kind not in ("generative", "discriminative") or not cfg.evaluate.panel_problems:
+        return result
+    critic = setup.critic(folder / "critic", actor)
+    if isinstance(critic, GenerativeCritic):
+        critic.rate.update(success.mean)
+    try:
+        panel = build_panel(
+            actor,
+            setup.world,
+            cfg.states,
+            cfg.evaluate.panel_problems,
+            cfg.evaluate.panel_continuations,
+        )
+    except ValueError as error:
+        return result | {"critic": {"skipped": str(error)}}
+    return result | {"critic": evaluate_critic(critic, panel) | floors(panel)}

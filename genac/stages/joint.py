@@ -1,0 +1,93 @@
+"""Stage 3: joint training of actor and critic. The whole loop of every algorithm is on this page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from genac.config import RunConfig
+from genac.credit import credit
+from genac.critics.base import Critic
+from genac.evals.online import critic_metrics, rollout_metrics
+from genac.evals.policy import evaluate_policy
+from genac.rollout import collect, problems_at
+from genac.runs.store import Run
+from genac.runtime import Runtime
+from genac.seeding import derive_seed
+from genac.stages.critic_rl import states_of
+from genac.stages.loop import Loop
+from genac.stages.setup import Setup
+from genac.types import Sample
+
+
+def train(
+    setup: Setup,
+    run: Run,
+    actor: Runtime,
+    critic: Critic,
+    reference: Runtime | None,
+    config_hash: str,
+) -> Loop:
+    """Runs (or resumes) the joint stage in `run`; returns its loop, which holds the cost account."""
+    cfg, world = setup.cfg, setup.world
+    models = {"actor": actor} | ({"critic": critic.runtime} if critic.runtime else {})
+    loop = Loop(run, "joint", cfg.stages.joint, models, critic, config_hash)
+    cost, count = loop.cost, cfg.rollout.num_prompts
+    for step in loop:
+        # 1 act
+        with cost.clock("actor_sampling"):
+            groups = collect(
+                actor, world, problems_at(world, "train", step * count, count), "joint", step
+            )
+        # 2 judge
+        with cost.clock("critic_sampling"):
+            rollouts = [r for group in groups for r in group]
+            estimates = critic.estimate(states_of(rollouts, cfg, actor), step)
+        # 3 assign credit
+        assigned = credit(groups, estimates, cfg.credit, cfg.rollout.temperature)
+        # 4 learn
+        with cost.clock("actor_training"):
+            samples = with_reference(assigned.samples, reference)
+            metrics = actor.learner.learn(samples, derive_seed(cfg.seed, "joint", step))
+        with cost.clock("critic_training"):
+            metrics |= critic.learn(estimates, step)
+        # 5 new weights reach the engines
+        changed = publish(actor, critic, step + 1, rollouts[0].prompt_ids)
+        # 6 log, evaluate, save when due
+        cost.step(actor, critic.runtime, groups, estimates, cfg.loss.num_iterations)
+        metrics |= rollout_metrics(groups) | critic_metrics(estimates) | assigned.metrics
+        metrics |= {"publish_changed": changed} | cost.totals() | held_out(setup, actor, loop, step)
+        loop.after(step, metrics, groups, estimates, assigned.advantages)
+    return loop
+
+
+def with_reference(samples: Sequence[Sample], reference: Runtime | None) -> list[Sample]:
+    """Adds the frozen reference's log-probabilities, for the KL term."""
+    if reference is None:
+        return list(samples)
+    found = reference.learner.logprobs(samples)
+    return [replace(s, ref_logprobs=r) for s, r in zip(samples, found, strict=True)]
+
+
+def publish(actor: Runtime, critic: Critic, version: int, probe: tuple[int, ...]) -> float:
+    """Hands the new weights to the engines; returns how much the actor's predictions moved."""
+    before = actor.probe(probe)
+    actor.publish(version)
+    if critic.runtime is not None:
+        critic.runtime.publish(version)
+    return float(abs(actor.probe(probe) - before).max())
+
+
+def held_out(setup: Setup, actor: Runtime, loop: Loop, step: int) -> dict[str, float]:
+    """Held-out success when an evaluation is due."""
+    cfg: RunConfig = setup.cfg
+    every = cfg.stages.joint.eval_every
+    if not every or (step + 1) % every:
+        return {}
+    with loop.cost.clock("evaluation"):
+        score = evaluate_policy(actor, setup.world, cfg.evaluate.during, cfg.evaluate.num_samples)
+    return {
+        "eval/success": score.mean,
+        "eval/success_low": score.low,
+        "eval/success_high": score.high,
+    }

@@ -1,0 +1,108 @@
+"""What every training loop shares: resuming, progress, logging, alarms, stored rollouts, checkpoints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from genac import checkpoint
+from genac.config import LoopStage
+from genac.critics.base import Critic
+from genac.evals.cost import Cost
+from genac.rollout import Group
+from genac.runs.alarms import Alarms
+from genac.runs.progress import Progress
+from genac.runs.store import Run
+from genac.runtime import Runtime
+from genac.types import Estimate
+
+SHOWN = (
+    "reward",
+    "eval/success",
+    "loss",
+    "critic/mse",
+    "critic/reward",
+    "critic/parse_failure_rate",
+)
+
+
+class Loop:
+    """for step in loop: ... loop.after(step, ...). Continues behind the newest checkpoint."""
+
+    def __init__(
+        self,
+        run: Run,
+        stage: str,
+        cfg: LoopStage,
+        runtimes: Mapping[str, Runtime],
+        critic: Critic | None,
+        config_hash: str,
+    ) -> None:
+        self.run, self.stage, self.cfg, self.critic = run, stage, cfg, critic
+        self.runtimes = {name: r for name, r in runtimes.items() if r is not None}
+        self.config_hash, self.root = config_hash, run.checkpoints / stage
+        self.cost, self.first = Cost(), 0
+        self.alarms = Alarms(run, warn)
+        self._resume()
+
+    def _resume(self) -> None:
+        found = checkpoint.complete(self.root)
+        if not found:
+            self.run.truncate_after(self.stage, -1)
+            return
+        state = checkpoint.load(found[-1], self.runtimes)
+        if state["config_hash"] != self.config_hash:
+            raise ValueError(
+                f"checkpoint {found[-1]} was written under config {state['config_hash']}, this run has "
+                f"{self.config_hash}; use the same config or a new output_dir"
+            )
+        if self.critic is not None:
+            self.critic.restore(state["critic"])
+        self.cost, self.first = Cost(state["cost"]), state["step"]
+        self.run.truncate_after(self.stage, self.first - 1)
+        self.run.event("resumed", stage=self.stage, step=self.first)
+
+    def __iter__(self) -> Iterator[int]:
+        with Progress(self.stage, self.cfg.steps, start=self.first) as self.progress:
+            yield from range(self.first, self.cfg.steps)
+
+    def after(
+        self,
+        step: int,
+        metrics: Mapping[str, Any],
+        groups: Sequence[Group] = (),
+        estimates: Sequence[Estimate] = (),
+        advantages: dict[tuple[int, int, int], float] | None = None,
+    ) -> None:
+        """Logs the step, stores what is due, raises alarms, saves a checkpoint when due."""
+        self.run.log(self.stage, step, metrics)
+        every = self.cfg.log_rollouts_every
+        if groups and every and (step % every == 0 or step == self.cfg.steps - 1):
+            self.run.write_rollouts(self.stage, step, [r for g in groups for r in g])
+            if estimates:
+                self.run.write_estimates(self.stage, step, estimates, advantages, self._decode)
+        self.alarms.check(self.stage, step, metrics)
+        self.progress.update(
+            step + 1, **{k: metrics[k] for k in SHOWN if metrics.get(k) is not None}
+        )
+        if (step + 1) % self.cfg.save_every == 0 or step + 1 == self.cfg.steps:
+            self.save(step + 1)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        tokenizer = next(iter(self.runtimes.values())).tokenizer
+        return tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def save(self, step: int) -> None:
+        """A checkpoint from which the next step is `step`."""
+        state = {
+            "config_hash": self.config_hash,
+            "critic": self.critic.state() if self.critic else {},
+            "cost": self.cost.state(),
+        }
+        checkpoint.save(self.root, step, self.runtimes, state)
+
+
+def warn(message: str) -> None:
+    """Alarms go to the terminal's error stream."""
+    print(message, file=sys.stderr, flush=True)

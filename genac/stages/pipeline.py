@@ -1,0 +1,225 @@
+"""One command for all stages: base -> critic SFT -> critic pretraining -> joint RL, with evaluations.
+
+Stages before the joint one live in cfg.stages.folder under the hash of what they depend on: they are
+skipped when finished, resumed when not, and shared between runs.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from genac.config import RunConfig
+from genac.critics.base import Critic
+from genac.critics.generative import GenerativeCritic
+from genac.evals.critic import evaluate_critic, floors
+from genac.evals.ground_truth import Panel, build_panel, load_panel, revalue, save_panel
+from genac.evals.policy import evaluate_policy
+from genac.runs.report import write_report
+from genac.runs.store import Run, atomic_write, environment, stable_hash
+from genac.runtime import Runtime
+from genac.stages import base, critic_rl, joint, sft, synthesize
+from genac.stages.outputs import adopt, ensure
+from genac.stages.setup import Setup
+
+
+@dataclass
+class Prepared:
+    """Folders that joint training starts from."""
+
+    actor: Path
+    critic_start: Path | None = None  # before any critic training
+    critic_sft: Path | None = None
+    critic: Path | None = None  # what joint training starts from
+    folders: list[Path] = field(default_factory=list)
+
+
+def train(cfg: RunConfig) -> Path:
+    """Everything a recipe asks for; returns the run folder. Resumes what was interrupted."""
+    run, setup = open_run(cfg), Setup.of(cfg)
+    if (run.path / "summary.json").exists():
+        return run.path
+    started = time.perf_counter()
+    # 1 the stages before joint training, each skipped when its output exists
+    ready = prepare(setup)
+    for folder in ready.folders:
+        adopt(run, folder)
+    # 2 where we start
+    actor = setup.actor(ready.actor)
+    before = evaluate_policy(
+        actor, setup.world, cfg.evaluate.num_problems, cfg.evaluate.num_samples
+    )
+    panel = fixed_panel(setup, ready.actor, actor)
+    report = critic_report(setup, ready, actor, panel, before.mean)
+    # 3 joint training
+    critic = setup.critic(ready.critic, actor)
+    reference = setup.actor(ready.actor) if cfg.loss.beta else None
+    loop = joint.train(setup, run, actor, critic, reference, config_hash(cfg))
+    # 4 where we arrived
+    after = evaluate_policy(actor, setup.world, cfg.evaluate.num_problems, cfg.evaluate.num_samples)
+    if panel is not None and cfg.critic.kind in ("generative", "discriminative"):
+        later = revalue(panel, actor, setup.world, cfg.evaluate.panel_continuations)
+        report["after_joint"] = evaluate_critic(critic, later) | floors(later)
+    # 5 keep the models and write the account
+    actor.save_model(run.path / "actor")
+    if critic.runtime is not None:
+        critic.runtime.save_model(run.path / "critic")
+        atomic_write(run.path / "critic" / "critic.json", json.dumps(critic_card(cfg, critic)))
+    run.write_summary(
+        {
+            "name": cfg.name,
+            "algorithm": cfg.algorithm,
+            "success_before": before.as_dict(),
+            "success_after": after.as_dict(),
+            "pass_at_k": after.pass_at_k,
+            "critic": report,
+            "config_hash": config_hash(cfg),
+            "versions": environment(),
+            "wall_seconds": time.perf_counter() - started,
+            **loop.cost.state(),
+        }
+    )
+    write_report(run.path)
+    return run.path
+
+
+def config_hash(cfg: RunConfig) -> str:
+    """Hash of everything that can change results; where the run is kept and its name cannot."""
+    return stable_hash(
+        cfg.model_dump(exclude={"output_dir": True, "name": True, "stages": {"folder"}})
+    )
+
+
+def open_run(cfg: RunConfig) -> Run:
+    """A new run folder, or the same run to go on with; another config in the folder is refused."""
+    if not Run.exists(cfg.output_dir):
+        return Run.create(
+            cfg.output_dir, cfg.model_dump(), environment() | {"config_hash": config_hash(cfg)}
+        )
+    run = Run.open(cfg.output_dir)
+    old = RunConfig(**run.config())
+    if config_hash(old) != config_hash(cfg):
+        changed = ", ".join(differences(old.model_dump(), cfg.model_dump()))
+        raise ValueError(
+            f"{cfg.output_dir} holds a run of another config ({changed}); resume it with the same config, or "
+            "choose another output_dir"
+        )
+    return run
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ, as 'key: old -> new'."""
+    found = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b and prefix + key not in ("output_dir", "name", "stages.folder"):
+            found.append(f"{prefix}{key}: {a} -> {b}")
+    return found
+
+
+def prepare(setup: Setup) -> Prepared:
+    """Base model, and the critic through its stages."""
+    cfg, given = setup.cfg, setup.cfg.critic.model_name_or_path
+    ready = Prepared(actor=Path(cfg.actor.model_name_or_path or base.base_model(cfg)))
+    if not cfg.actor.model_name_or_path:
+        ready.folders.append(ready.actor.parent)
+    if cfg.critic.kind not in ("generative", "discriminative"):
+        return ready
+    actor = setup.actor(ready.actor)
+    ready.critic_start = ready.critic = Path(given) if given else ready.actor
+    if cfg.critic.kind == "generative" and cfg.stages.sft.epochs:
+        traces = synthesize.traces_file(setup, ready.actor)
+        ready.critic = ready.critic_sft = sft.sft_critic(setup, traces, ready.critic_start, actor)
+        ready.folders += [traces.parent, ready.critic.parent]
+    if cfg.stages.critic_rl.steps:
+        ready.critic = critic_rl.pretrained_critic(setup, ready.critic, ready.actor, actor)
+        ready.folders.append(ready.critic.parent)
+    return ready
+
+
+def prepare_until(cfg: RunConfig, verb: str) -> Path:
+    """Runs the stages up to the one named by a command-line verb; returns what that stage made."""
+    setup = Setup.of(cfg)
+    if cfg.critic.kind != "generative" and verb != "pretrain-critic":
+        raise ValueError(
+            f"genac {verb} trains a generative critic, but critic.kind is {cfg.critic.kind!r}"
+        )
+    if verb == "pretrain-critic":
+        ready = prepare(setup)
+        if ready.critic is None:
+            raise ValueError(f"critic.kind is {cfg.critic.kind!r}: there is no critic to pretrain")
+        return ready.critic
+    actor = Path(cfg.actor.model_name_or_path or base.base_model(cfg))
+    traces = synthesize.traces_file(setup, actor)
+    if verb == "synthesize":
+        return traces
+    start = Path(cfg.critic.model_name_or_path or actor)
+    return sft.sft_critic(setup, traces, start, setup.actor(actor))
+
+
+def fixed_panel(setup: Setup, actor_path: Path, actor: Runtime) -> Panel | None:
+    """The panel of the starting actor; built once and shared by every run that starts from it."""
+    cfg = setup.cfg.evaluate
+    if not cfg.panel_problems:
+        return None
+
+    def build(run: Run) -> None:
+        panel = build_panel(
+            actor, setup.world, setup.cfg.states, cfg.panel_problems, cfg.panel_continuations
+        )
+        save_panel(panel, run.path / "panel.jsonl")
+
+    wanted = panel_key(setup, actor_path)
+    folder = ensure(setup.cfg.stages.folder, "panel", wanted, build)
+    return load_panel(folder / "panel.jsonl", setup.world, actor.tokenizer)
+
+
+def panel_key(setup: Setup, actor: Path) -> dict[str, Any]:
+    cfg = setup.cfg
+    return {
+        "actor": actor.parent.name if actor.name == "model" else str(actor),
+        "seed": cfg.seed,
+        "task": cfg.task.model_dump(exclude={"shift"}),
+        "states": cfg.states.model_dump(),
+        "sampling": cfg.rollout.model_dump(
+            include={"max_completion_length", "temperature", "top_p"}
+        ),
+        "panel": cfg.evaluate.model_dump(include={"panel_problems", "panel_continuations"}),
+    }
+
+
+def critic_report(
+    setup: Setup, ready: Prepared, actor: Runtime, panel: Panel | None, success: float
+) -> dict[str, Any]:
+    """The critic of each stage on the fixed panel, beside the floors."""
+    if panel is None or ready.critic is None:
+        return {}
+    stages = {"untrained": ready.critic_start, "sft": ready.critic_sft, "rl": ready.critic}
+    report: dict[str, Any] = floors(panel)
+    scores = {
+        name: stage_score(setup, path, actor, panel, success)
+        for name, path in stages.items()
+        if path is not None
+    }
+    report |= {f"mse_{name}": score["mse"] for name, score in scores.items()}
+    return report | scores["rl"] | {"stages": scores}
+
+
+def stage_score(
+    setup: Setup, path: Path, actor: Runtime, panel: Panel, success: float
+) -> dict[str, Any]:
+    """One critic on the panel, told the actor's success rate before training."""
+    critic = setup.critic(path, actor)
+    if isinstance(critic, GenerativeCritic):
+        critic.rate.update(success)
+    return evaluate_critic(critic, panel)
+
+
+def critic_card(cfg: RunConfig, critic: Critic) -> dict[str, Any]:
+    """What is needed to ask a saved critic as it was asked in training."""
+    return {"kind": cfg.critic.kind, "config": cfg.critic.model_dump(), **critic.state()}

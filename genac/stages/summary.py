@@ -1,0 +1,39 @@
+"""The few lines a person wants to see when a run ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from genac.runs.store import Run
+
+
+def console(folder: Path) -> str:
+    """Success before and after, the critic beside its floors, seconds by role."""
+    summary = Run.open(folder).summary()
+    before, after = summary["success_before"], summary["success_after"]
+    lines = [
+        f"{summary['name']} ({summary['algorithm']}): held-out success "
+        f"{percent(before)} -> {percent(after)}   pass@{after['k']} {after['pass_at_k']:.1%}",
+        *critic_lines(summary["critic"]),
+        "seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in summary["seconds"].items()),
+        f"report: {folder / 'report.html'}",
+    ]
+    return "\n".join(lines)
+
+
+def percent(score: dict[str, float]) -> str:
+    return f"{score['mean']:.1%} [{score['low']:.1%}, {score['high']:.1%}]"
+
+
+def critic_lines(critic: dict[str, Any]) -> list[str]:
+    """MSE against Monte-Carlo values by stage, and what no look at the response can beat."""
+    if not critic:
+        return []
+    names = ("constant", "success_rate", "untrained", "sft", "rl")
+    found = [f"{n} {critic[f'mse_{n}']:.4f}" for n in names if critic.get(f"mse_{n}") is not None]
+    auc = critic.get("auc_within_problem")
+    return [
+        "critic MSE against Monte-Carlo values: " + ", ".join(found),
+        f"critic AUC within problem {'-' if auc is None else f'{auc:.3f}'}, parse rate {critic['parse_rate']:.1%}",
+    ]

@@ -1,0 +1,140 @@
+"""Oracle traces for stage 1: reasoning and a score for partial responses of the actor.
+
+The programmatic oracle knows the mathematics but not this actor; its scores are guesses that RL
+pretraining has to calibrate. `calibrated` replaces each guess by the mean return of the states that got
+the same guess; `outcome` (for tasks without an oracle) writes no reasoning and the rounded mean return.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from genac.config import RunConfig
+from genac.critics.base import pooled_returns, unique_states
+from genac.rollout import World, collect, problems_at, response_text
+from genac.runs.store import Run, atomic_write, stable_hash
+from genac.runtime import Runtime
+from genac.stages.outputs import ensure
+from genac.stages.setup import Setup, make_world
+from genac.states import split
+from genac.types import Problem, State
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One row of the SFT data."""
+
+    problem: dict[str, Any]
+    partial: str
+    partial_ids: tuple[int, ...]  # of the actor's tokenizer
+    success_rate: float
+    reasoning: str
+    score: int
+    target: float | None  # mean return of the state
+
+
+def key(cfg: RunConfig, actor: Path) -> dict[str, Any]:
+    return {
+        "actor": actor.parent.name if actor.name == "model" else str(actor),
+        "seed": cfg.seed,
+        "task": cfg.task.model_dump(exclude={"shift"}),
+        "synthesize": cfg.stages.synthesize.model_dump(),
+        "states": cfg.states.model_dump(),
+        "sampling": cfg.rollout.model_dump(
+            include={"max_completion_length", "temperature", "top_p"}
+        ),
+    }
+
+
+def traces_file(setup: Setup, actor: Path) -> Path:
+    """JSONL of traces; made unless it exists."""
+    wanted = key(setup.cfg, actor)
+    folder = ensure(
+        setup.cfg.stages.folder, "traces", wanted, lambda run: synthesize(setup, actor, run)
+    )
+    return folder / "traces.jsonl"
+
+
+def synthesize(setup: Setup, actor_path: Path, run: Run) -> None:
+    """Roll out, choose states, ask the oracle, write everything down."""
+    cfg = setup.cfg.stages.synthesize
+    world = make_world(setup.cfg, **cfg.options)
+    world = replace(
+        world, rollout=world.rollout.model_copy(update={"num_generations": cfg.num_generations})
+    )
+    actor = setup.actor(actor_path)
+    groups = collect(actor, world, problems_at(world, "train", 0, cfg.num_prompts), "synthesize")
+    rollouts = [r for group in groups for r in group if r.reward is not None]
+    states = split(rollouts, setup.cfg.states, actor.tokenizer)
+    traces = _traces(setup, world, actor, states)
+    if cfg.oracle == "calibrated":
+        traces = calibrated(traces)
+    chosen = balanced(traces, cfg.num_states, setup.cfg.seed)
+    atomic_write(run.path / "traces.jsonl", "\n".join(json.dumps(asdict(t)) for t in chosen))
+    rate = sum(r.reward or 0 for r in rollouts) / max(1, len(rollouts))
+    run.log("synthesize", 0, {"traces": len(chosen), "candidates": len(traces), "reward": rate})
+
+
+def _traces(setup: Setup, world: World, actor: Runtime, states: list[State]) -> list[Trace]:
+    targets = dict(zip((s.key for s in states), pooled_returns(states), strict=True))
+    unique, _ = unique_states(states)
+    return [trace(setup, world, actor, state, targets[state.key]) for state in unique]
+
+
+def trace(setup: Setup, world: World, actor: Runtime, state: State, target: float | None) -> Trace:
+    """The oracle's word on one state."""
+    cfg, rollout = setup.cfg.stages.synthesize, state.rollout
+    ids = rollout.response_ids[: state.start]
+    partial = response_text(actor.tokenizer, ids)
+    rng = random.Random(f"{setup.cfg.seed}/rate/{stable_hash(list(state.key))}")
+    rate = rng.random() if cfg.vary_success_rate else 0.5
+    if cfg.oracle == "outcome":
+        reasoning, score = "", round(10 * (target or 0.0))
+    else:
+        told = rate if setup.cfg.critic.generative.icc.enabled else None
+        answer = world.task.oracle(rollout.problem, partial, told)
+        reasoning, score = answer.reasoning, answer.score
+    problem = {
+        "id": rollout.problem.id,
+        "prompt": rollout.problem.prompt,
+        "answer": rollout.problem.answer,
+    }
+    return Trace(problem, partial, ids, rate, reasoning, score, target)
+
+
+def calibrated(traces: list[Trace]) -> list[Trace]:
+    """Every guess replaced by the mean return of the states that got the same guess."""
+    returns: dict[int, list[float]] = defaultdict(list)
+    for t in traces:
+        if t.target is not None:
+            returns[t.score].append(t.target)
+    table = {score: round(10 * sum(found) / len(found)) for score, found in returns.items()}
+    return [replace(t, score=table.get(t.score, t.score)) for t in traces]
+
+
+def balanced(traces: list[Trace], count: int, seed: int) -> list[Trace]:
+    """At most `count` traces, drawn in turn from (no chance / some chance) x number of lines."""
+    cells: dict[tuple[bool, int], list[Trace]] = defaultdict(list)
+    order = list(traces)
+    random.Random(f"{seed}/balance").shuffle(order)
+    for t in order:
+        cells[t.score == 0, t.partial.count("\n")].append(t)
+    rounds = zip_longest(*(cells[k] for k in sorted(cells)))
+    return [t for row in rounds for t in row if t is not None][:count]
+
+
+def read_traces(file: Path) -> list[Trace]:
+    rows = [json.loads(line) for line in file.read_text().splitlines() if line]
+    if not rows:
+        raise ValueError(f"{file} holds no trace; synthesize more (stages.synthesize.num_prompts)")
+    return [Trace(**{**row, "partial_ids": tuple(row["partial_ids"])}) for row in rows]
+
+
+def problem_of(trace: Trace) -> Problem:
+    return Problem(trace.problem["id"], trace.problem["prompt"], trace.problem["answer"])

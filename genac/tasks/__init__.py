@@ -1,0 +1,43 @@
+"""Tasks: problems, verifiers, demonstrations and oracles. To add one: one file and one line below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from genac.config import TaskConfig
+from genac.tasks.arithmetic import ArithmeticTask
+from genac.tasks.base import Task
+from genac.tasks.exact import ModularTask
+from genac.tasks.files import FileTask
+from genac.tasks.gym import GymTask
+from genac.tasks.sums import SumTask
+
+TASKS: dict[str, Callable[..., Any]] = {
+    "arithmetic": ArithmeticTask,
+    "exact": ModularTask,
+    "sums": SumTask,
+    "gym": GymTask,
+    "file": FileTask,
+}
+
+
+def make_task(cfg: TaskConfig, seed: int, **overrides: Any) -> Task:
+    """The configured task; `overrides` replace settings of its generator (e.g. a distribution shift)."""
+    if cfg.name not in TASKS:
+        raise ValueError(f"task.name is {cfg.name!r}; use one of {sorted(TASKS)}")
+    settings: dict[str, Any] = {"seed": seed, **cfg.options, **overrides}
+    if cfg.name == "file":
+        if cfg.path is None:
+            raise ValueError("task.name is 'file' but task.path is not set; give the data file")
+        settings |= {"path": cfg.path, "reward": cfg.reward}
+    elif cfg.reward is not None or cfg.path is not None:
+        raise ValueError(
+            f"task.path and task.reward belong to task.name 'file', not {cfg.name!r}; remove them"
+        )
+    try:
+        return TASKS[cfg.name](**settings)
+    except TypeError as error:
+        raise ValueError(
+            f"task.options of {cfg.name!r}: {error}; see the fields of its class"
+        ) from error

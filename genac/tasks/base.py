@@ -1,0 +1,85 @@
+"""What a task is: problems, a verifier that proves its own gold answer, demonstrations and an oracle.
+
+Tasks are pure in (seed, split, index) and import no torch. A task that has no programmatic oracle
+says so with a ValueError that names the remedy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from genac.types import Problem
+
+SPLITS = ("train", "heldout")
+HELDOUT_ONE_IN = 4  # one problem text in four belongs to the held-out side, by its hash
+
+
+@dataclass(frozen=True)
+class OracleTrace:
+    """A programmatic oracle's reasoning about a partial response and its score, an integer 0..10."""
+
+    reasoning: str
+    score: int
+
+
+class Task(Protocol):
+    """The protocol of a task. `trusted` tasks verify in process; others in a worker with a deadline."""
+
+    name: str
+    trusted: bool
+
+    def problem(self, split: str, index: int) -> Problem:
+        """Problem number `index` of "train" or "heldout"; the two never share a problem."""
+        ...
+
+    def size(self, split: str) -> int | None:
+        """How many problems the split has; None = unlimited."""
+        ...
+
+    def verify(self, problem: Problem, text: str) -> float | None:
+        """Reward in [0, 1] of a response; None = cannot be judged."""
+        ...
+
+    def demonstration(self, problem: Problem, rng: random.Random, fault_rate: float) -> str:
+        """A response text with the task's systematic faults scaled by `fault_rate` (0 = correct)."""
+        ...
+
+    def oracle(self, problem: Problem, partial: str, success_rate: float | None) -> OracleTrace:
+        """Reasoning and score of someone who knows the mathematics but not this actor."""
+        ...
+
+    def alphabet(self) -> list[str]:
+        """Every word the task's texts use, for the locally built tokenizer."""
+        ...
+
+
+def normalised(text: str) -> str:
+    """White space folded, so that problems differing only in it count as the same problem."""
+    return " ".join(text.split())
+
+
+def split_of(text: str) -> str:
+    """The split a problem text belongs to: a property of the text alone, so no overlap is possible."""
+    digest = hashlib.sha256(normalised(text).encode("utf-8", "replace")).digest()
+    return "heldout" if digest[0] % HELDOUT_ONE_IN == 0 else "train"
+
+
+def draw_in_split(
+    draw: Callable[[random.Random], Problem], seed: int, split: str, index: int
+) -> Problem:
+    """Redraw until the problem's text falls in the wanted split; pure in (seed, split, index)."""
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; use one of {SPLITS}")
+    rng = random.Random(f"{seed}/{split}/{index}")
+    for _ in range(1000):
+        problem = draw(rng)
+        if split_of(problem.text) == split:
+            return problem
+    raise ValueError(
+        f"no {split} problem in 1000 draws: the task's problem space is too small to be split; "
+        "widen its difficulty (more steps, digits or operators)"
+    )

@@ -1,0 +1,359 @@
+"""Rewards: load a scorer, check its range, and judge responses so that nothing hangs.
+
+    load_reward("match" | "math" | "pkg.mod:fn" | "path/to/file.py:fn")  ->  scorer(problem, text)
+    Verifier(task).verify([(problem, text), ...])                        ->  [Outcome, ...]
+
+A user's function has TRL's signature, `fn(prompts=..., completions=..., **columns) -> list[float |
+None]`. It is called with one response at a time in a worker process with a time limit, so that an
+exception or a hang costs that response only. A reward outside [0, 1] is a bug and crashes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import functools
+import importlib
+import importlib.util
+import inspect
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from decimal import Decimal, InvalidOperation
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from numbers import Real
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from genac.tasks.base import Task
+from genac.types import Problem
+
+Scorer = Callable[[Problem, str], float | None]
+
+START_LIMIT = 60.0  # seconds for a worker to import what the task needs
+UNJUDGED = "the verifier returned None: it cannot judge this response"
+
+
+class RewardError(ValueError):
+    """The reward breaks its contract: a bug to be fixed, never one response's bad luck."""
+
+
+class Outcome(NamedTuple):
+    """Reward in [0, 1], or None with the reason why there is none."""
+
+    reward: float | None
+    reason: str = ""
+
+
+# --- scorers -------------------------------------------------------------------------------------
+
+
+def load_reward(spec: str) -> Scorer:
+    """The scorer that `spec` names. Raises ValueError naming what is missing and the remedy."""
+    if spec in BUILTIN:
+        return BUILTIN[spec]()
+    place, _, name = spec.rpartition(":")
+    if not place or not name:
+        raise ValueError(
+            f"reward {spec!r} is unknown; use one of {sorted(BUILTIN)}, 'pkg.mod:fn' or 'path/to/file.py:fn'"
+        )
+    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place, spec)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(f"reward {spec!r}: {place} has no function {name!r}; define it there")
+    return functools.partial(call_reward, function, spec)
+
+
+def call_reward(function: Callable[..., Any], spec: str, problem: Problem, text: str) -> Any:
+    """One response judged by a function of TRL's signature, which gets the keywords it accepts.
+
+    The columns are `answer` and the problem's extras, each a list of one. A chat prompt's
+    completion is a list of one assistant message. Raises RewardError where a column lacks or the
+    result is no list of one.
+    """
+    chat = not isinstance(problem.prompt, str)
+    completion = [{"role": "assistant", "content": text}] if chat else text
+    columns = {"answer": problem.answer, **problem.extras}
+    columns |= {"prompts": problem.prompt, "completions": completion}
+    parameters = inspect.signature(function).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        columns = {p.name: columns[p.name] for p in parameters if p.name in columns}
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in VARIADIC]
+    if missing := [name for name in needed if name not in columns]:
+        raise RewardError(
+            f"reward {spec!r} needs {missing}, which the data do not have; give the argument a "
+            f"default or use one of the columns {sorted(problem.extras)}"
+        )
+    result = function(**{name: [value] for name, value in columns.items()})
+    if not hasattr(result, "__len__") or isinstance(result, str | dict) or len(result) != 1:
+        raise RewardError(
+            f"reward {spec!r} returned {result!r:.100} for one completion; return a list with one "
+            "number in [0, 1] (or None) for each completion"
+        )
+    return result[0]
+
+
+VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(
+            f"reward file {str(path)!r} does not exist; give the path from {Path.cwd()}"
+        )
+    name = f"genac_reward_{path.stem}"
+    found = importlib.util.spec_from_file_location(name, path)
+    assert found and found.loader, path
+    module = sys.modules[name] = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def _load_module(place: str, spec: str) -> Any:
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"reward {spec!r}: {error}; install it, or name the file as 'path/to/file.py:fn'"
+        ) from error
+
+
+def match_answer(problem: Problem, text: str) -> float:
+    """1.0 where the final answers are equal as normalised text or as decimal numbers, else 0.0."""
+    got, wanted = normalise(final_answer(text)), normalise(final_answer(problem.answer))
+    return float(got == wanted or _equal_numbers(got, wanted))
+
+
+def _load_math() -> Scorer:
+    try:
+        import math_verify
+    except ImportError as error:
+        raise ValueError(
+            "reward 'math' needs math-verify, which is not installed; pip install genac[tasks]"
+        ) from error
+    # It warns that its own time limits are off. They use signal.alarm; the worker has a better one.
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    return functools.partial(match_math, math_verify)
+
+
+def match_math(math_verify: Any, problem: Problem, text: str) -> float | None:
+    """1.0 where math-verify finds the answers equivalent; None for an unreadable reference."""
+    reference = problem.answer
+    if "$" not in reference and "\\boxed" not in reference:
+        reference = (
+            f"${final_answer(reference)}$"  # bare "x^2 + 1" would be read as its last number
+        )
+    gold = math_verify.parse(reference, parsing_timeout=None)
+    found = math_verify.parse(text, parsing_timeout=None)
+    return float(math_verify.verify(gold, found, timeout_seconds=None)) if gold else None
+
+
+BUILTIN: dict[str, Callable[[], Scorer]] = {"match": lambda: match_answer, "math": _load_math}
+
+
+def final_answer(text: str) -> str:
+    r"""What stands after the last 'ans=' or '####' or in the last \boxed{} or <answer></answer>,
+    whichever comes last; without any, the last line. Linear in the length of the text.
+    """
+    text = text.strip()
+    candidates = [_rest_of_line(text, "ans="), _rest_of_line(text, "####"), _boxed(text)]
+    end = text.rfind("</answer>")
+    start = text.rfind("<answer>", 0, max(end, 0))
+    if start >= 0:
+        candidates.append((start, text[start + len("<answer>") : end]))
+    position, answer = max(candidates, key=lambda found: found[0])
+    return answer.strip() if position >= 0 else text.rsplit("\n", 1)[-1].strip()
+
+
+def _rest_of_line(text: str, marker: str) -> tuple[int, str]:
+    start = text.rfind(marker)
+    return start, text[start + len(marker) :].split("\n", 1)[0]
+
+
+def _boxed(text: str) -> tuple[int, str]:
+    start, marker = text.rfind("\\boxed{"), len("\\boxed{")
+    depth = 1
+    for end in range(start + marker, len(text)) if start >= 0 else ():
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if depth == 0:
+            return start, text[start + marker : end]
+    return -1, ""
+
+
+def normalise(answer: str) -> str:
+    """Surrounding blanks, commas, dollar signs and trailing dots removed."""
+    return answer.replace(",", "").replace("$", "").strip().rstrip(".").strip()
+
+
+def _equal_numbers(one: str, other: str) -> bool:
+    try:
+        return Decimal(one) == Decimal(other)
+    except InvalidOperation:
+        return False
+
+
+def check_outcome(value: Any, name: str) -> float | None:
+    """`value` as a float in [0, 1]; None passes. Raises RewardError naming reward and value."""
+    if value is None:
+        return None
+    if not isinstance(value, Real) or not 0 <= float(value) <= 1:  # NaN compares false
+        raise RewardError(
+            f"reward {name!r} is {value!r:.100}, not a number in [0, 1]; rescale it, or "
+            "return None where a response cannot be scored"
+        )
+    return float(value)
+
+
+# --- the verifier --------------------------------------------------------------------------------
+
+
+class Verifier:
+    """Judges responses of one task. `trusted` tasks run in process, others in a worker process that
+    is killed and restarted when one response takes more than `time_limit` seconds. Usable from any
+    thread.
+    """
+
+    def __init__(self, task: Task, time_limit: float = 5.0):
+        if not time_limit > 0:
+            raise ValueError(f"time_limit is {time_limit}; use a positive number of seconds")
+        self.task, self.time_limit = task, time_limit
+        self.name = getattr(task, "reward", None) or task.name
+        self._lock = threading.Lock()
+        self._worker: Worker | None = None
+
+    def verify(self, items: Sequence[tuple[Problem, str]]) -> list[Outcome]:
+        """One outcome per (problem, response). Raises RewardError for a reward outside [0, 1]."""
+        ask = self._in_process if self.task.trusted else self._in_worker
+        with self._lock:
+            return [self._outcome(*ask(problem, text)) for problem, text in items]
+
+    def close(self) -> None:
+        """End the worker; the next `verify` starts another."""
+        with self._lock:
+            self._stop()
+
+    def __enter__(self) -> Verifier:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _outcome(self, kind: str, payload: Any) -> Outcome:
+        if kind == "contract":
+            raise RewardError(payload)
+        if kind == "failed":
+            return Outcome(None, payload)
+        reward = check_outcome(payload, self.name)
+        return Outcome(reward, UNJUDGED if reward is None else "")
+
+    def _in_process(self, problem: Problem, text: str) -> tuple[str, Any]:
+        return judge(self.task, problem, text)
+
+    def _in_worker(self, problem: Problem, text: str) -> tuple[str, Any]:
+        if self._worker is None:
+            self._worker = Worker(self.task, self.time_limit)
+        try:
+            return self._worker.ask(problem, text)
+        except TimeoutError:
+            self._stop()
+            return "failed", f"the verifier took more than {self.time_limit:g} s and was stopped"
+        except (EOFError, OSError):
+            self._stop()
+            return "failed", "the verifier's process died"
+        except BaseException:  # interrupted between question and answer: they no longer match
+            self._stop()
+            raise
+
+    def _stop(self) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+
+def judge(task: Task, problem: Problem, text: str) -> tuple[str, Any]:
+    """("value", reward), ("failed", reason) or ("contract", message), all plain data."""
+    try:
+        value = task.verify(problem, text)
+    except RewardError as error:
+        return "contract", str(error)
+    except Exception as error:  # a verifier fails by nature: recorded as this response's reason
+        return "failed", f"the verifier raised {type(error).__name__}: {error!s:.200}"
+    try:
+        return "value", None if value is None else float(value)
+    except (TypeError, ValueError):
+        return "value", repr(value)
+
+
+class Worker:
+    """A process that holds the task; multiprocessing's would run the user's script again."""
+
+    def __init__(self, task: Task, time_limit: float):
+        self.time_limit = time_limit
+        self._connection, theirs = Pipe()
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}; from genac.tasks.rewards import serve; "
+            f"serve({theirs.fileno()}, {time_limit!r})"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # so that what a verifier starts is killed with it
+        )
+        theirs.close()
+        self.stop = weakref.finalize(self, _kill, process, self._connection)
+        self._start(task)
+
+    def _start(self, task: Task) -> None:
+        remedy = "define it in a module that can be imported, not in the script itself"
+        try:
+            self._connection.send(task)
+            message = self._receive(START_LIMIT)
+        except Exception as error:  # whatever pickle raises
+            self.stop()
+            raise RewardError(f"task {task.name!r} cannot be sent: {error!r}; {remedy}") from error
+        if message:
+            self.stop()
+            raise RewardError(f"task {task.name!r} does not load in a process: {message}; {remedy}")
+
+    def ask(self, problem: Problem, text: str) -> tuple[str, Any]:
+        """Raises TimeoutError after the time limit, EOFError or OSError where the process died."""
+        self._connection.send((problem, text))
+        return self._receive(self.time_limit)
+
+    def _receive(self, seconds: float) -> Any:
+        if not self._connection.poll(seconds):
+            raise TimeoutError(f"no answer within {seconds:g} s")
+        return self._connection.recv()
+
+
+def _kill(process: subprocess.Popen, connection: Connection) -> None:
+    connection.close()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def serve(descriptor: int, time_limit: float) -> None:
+    """The worker's loop: receive the task, then judge until the other end closes."""
+    connection = Connection(descriptor)
+    try:
+        task = connection.recv()
+    except Exception as error:  # reported to the parent, which raises
+        connection.send(f"{type(error).__name__}: {error}")
+        return
+    connection.send("")
+    with open(os.devnull, "w") as nowhere, contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            problem, text = connection.recv()
+            # If the parent is killed while a verifier hangs, nobody else ends this process.
+            faulthandler.dump_traceback_later(3 * time_limit + 1, exit=True, file=nowhere)
+            answer = judge(task, problem, text)
+            faulthandler.cancel_dump_traceback_later()
+            connection.send(answer)

@@ -1,0 +1,75 @@
+"""Each alarm fires on its number, once per stage, also over a resume; NaN stops the run."""
+
+import numpy as np
+import pytest
+
+from genac.runs.alarms import RULES, Alarms
+from genac.runs.store import Run
+
+GOOD = {
+    "frac_reward_zero_std": 0.9,
+    "reward": 0.01,
+    "reward_none_rate": 0.2,
+    "critic/parse_failure_rate": 0.2,
+    "critic/distinct_scores": 2,
+    "critic/advantage_gap": 0.0,
+    "sampling/sampling_logp_difference/mean": 0.05,
+    "publish_changed": 1,
+}
+BAD = {
+    "frac_reward_zero_std": 1.0,
+    "reward": 0.0,
+    "reward_none_rate": 0.21,
+    "critic/parse_failure_rate": 0.21,
+    "critic/distinct_scores": 1,
+    "critic/advantage_gap": -0.01,
+    "sampling/sampling_logp_difference/mean": 0.06,
+    "publish_changed": 0,
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run.create(tmp_path / "run", {}, {})
+
+
+def test_good_numbers_and_absent_ones_raise_nothing(run):
+    warned = []
+    alarms = Alarms(run, warned.append)
+    assert alarms.check("joint", 0, GOOD) == []
+    assert alarms.check("joint", 0, {"reward": None, "note": "x"}) == []
+    assert warned == [] and run.events() == []
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.kind)
+def test_each_alarm_fires_with_its_number_and_remedy(run, rule):
+    warned = []
+    raised = Alarms(run, warned.append).check("joint", 5, {**GOOD, rule.key: BAD[rule.key]})
+    assert raised == [rule.kind]
+    assert rule.remedy in warned[0] and rule.key in warned[0] and "step 5" in warned[0]
+    (event,) = run.events("alarm")
+    assert event["alarm"] == rule.kind and event["value"] == BAD[rule.key] and event["step"] == 5
+
+
+def test_an_alarm_is_raised_once_per_stage_and_stays_quiet_after_a_resume(run):
+    warned = []
+    alarms = Alarms(run, warned.append)
+    alarms.check("joint", 0, {"reward": 0.0})
+    alarms.check("joint", 1, {"reward": 0.0})
+    assert len(warned) == 1
+    resumed = Alarms(Run.open(run.path), warned.append)
+    assert resumed.check("joint", 2, {"reward": 0.0}) == [] and len(warned) == 1
+    assert resumed.check("critic_rl", 0, {"reward": 0.0}) == ["rewards_zero"]
+
+
+def test_a_publish_told_as_a_truth_value_is_understood(run):
+    assert Alarms(run, print).check("joint", 0, {"publish_changed": False}) == ["publish_unchanged"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32("nan")])
+def test_a_nonfinite_metric_is_recorded_and_stops_the_run_every_time(run, value):
+    alarms = Alarms(run, print)
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match=r"actor/loss.*step 3 of stage joint"):
+            alarms.check("joint", 3, {"reward": 0.5, "actor/loss": value})
+    assert run.events("alarm")[0]["alarm"] == "nonfinite"

@@ -1,0 +1,67 @@
+"""Progress in a log file: few plain lines, always the last, rates of this process only."""
+
+import io
+
+import pytest
+
+from genac.runs.progress import Progress
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def run_steps(total, seconds_each, **options):
+    clock = Clock()
+    with Progress("joint", total, clock=clock, **options) as bar:
+        for step in range(options.get("start", 0), total):
+            clock.now += seconds_each
+            bar.update(step + 1, reward=0.5, kl=None)
+
+
+def test_plain_lines_come_at_most_every_five_seconds_and_the_last_always(capsys):
+    run_steps(20, 1.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" |")[0] for line in lines] == [
+        "joint 1/20",
+        "joint 6/20",
+        "joint 11/20",
+        "joint 16/20",
+        "joint 20/20",
+    ]
+    assert lines[1] == "joint 6/20 | 1.0 s/step, 0:14 left | reward 0.5"
+
+
+def test_the_rate_of_a_resumed_run_counts_its_own_steps(capsys):
+    run_steps(10, 2.0, start=8)
+    assert "joint 9/10 | 2.0 s/step, 0:02 left" in capsys.readouterr().out
+
+
+def test_the_last_numbers_are_printed_when_the_loop_fails(capsys):
+    with pytest.raises(RuntimeError), Progress("joint", 9, clock=Clock()) as bar:
+        bar.update(1)
+        bar.update(2, loss=1.5)
+        raise RuntimeError
+    assert capsys.readouterr().out.splitlines()[-1] == "joint 2/9 | loss 1.5"
+
+
+def test_disabled_prints_nothing(capsys):
+    run_steps(3, 1.0, enabled=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_terminal_gets_a_live_bar(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with Progress("joint", 2) as bar:
+        bar.update(1, reward=0.25)
+        bar.update(2, reward=0.75)
+    shown = terminal.getvalue()
+    assert "joint" in shown and "2/2" in shown and "reward 0.75" in shown
