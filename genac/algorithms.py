@@ -1,7 +1,7 @@
 """Algorithms and presets as data: each is a set of config values, applied before the recipe's own.
 
-An algorithm is a critic plus a way to assign credit. To add one, add a line here (and, if it needs a new
-strategy, one file and one line in the table of genac.credit or genac.critics).
+An algorithm is a critic plus a way to assign credit. To add one, add a line here (and, if it needs
+a new strategy, one file and one line in the table of genac.credit or genac.critics).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     },
     "vineppo": {
         "critic": {"kind": "monte_carlo"},
-        "credit": {"estimator": "gae", "granularity": "states"},
+        "credit": {"estimator": "gae", "granularity": "states", "lam": 0.0},
     },
     "grpo": {
         "critic": {"kind": "none"},

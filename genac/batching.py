@@ -1,7 +1,7 @@
 """Samples to padded rows: right-padded micro-batches of similar length under a token budget.
 
-Causal attention never looks right, so right padding needs no attention mask, and no result may depend on
-how samples were batched: losses divide by counts over the whole mini-batch (tested).
+Causal attention never looks right, so right padding needs no attention mask, and no result may
+depend on how samples were batched: losses divide by counts over the whole mini-batch (tested).
 
 Shapes: _B row, _T token.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,8 +38,9 @@ class Rows:
     score_rewards: Tensor | None = None  # (N, 11)
 
     def to(self, device: torch.device) -> Rows:
-        values = (getattr(self, f.name) for f in fields(self))
-        return Rows(*(v.to(device) if v is not None else None for v in values))
+        values: list[Any] = [getattr(self, f.name) for f in fields(self)]
+        moved: list[Any] = [v.to(device) if v is not None else None for v in values]
+        return Rows(*moved)
 
 
 def microbatches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
@@ -59,6 +61,7 @@ def microbatches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
 
 def pad(samples: Sequence[Sample]) -> Rows:
     """Right-pads the samples of one micro-batch."""
+    require_alike(samples)
     width = max(len(s.ids) for s in samples)
     ids = np.zeros((len(samples), width), np.int64)
     for row, sample in enumerate(samples):
@@ -72,16 +75,28 @@ def pad(samples: Sequence[Sample]) -> Rows:
     )
 
 
+def require_alike(samples: Sequence[Sample]) -> None:
+    """ValueError unless all samples of a mini-batch name one loss and carry the same streams:
+    whether a mixture is noticed must not depend on how it falls into micro-batches.
+    """
+    losses = sorted({s.loss for s in samples})
+    if len(losses) > 1:
+        raise ValueError(
+            f"one batch mixes the losses {losses}; learn from them one after the other"
+        )
+    for name in STREAMS:
+        if len({getattr(s, name) is None for s in samples}) > 1:
+            raise ValueError(
+                f"some samples of one batch carry {name} and some do not; give all of them one"
+            )
+
+
 def _stream(samples: Sequence[Sample], name: str, width: int) -> Tensor | None:
     values = [getattr(sample, name) for sample in samples]
     if all(value is None for value in values):
         return None
     out = np.zeros((len(samples), width), np.float32)
     for row, value in enumerate(values):
-        if value is None:
-            raise ValueError(
-                f"some samples of one batch carry {name} and some do not; give all of them one"
-            )
         out[row, : len(value)] = value
     return torch.from_numpy(out)
 

@@ -6,12 +6,14 @@
         state.json                 step, versions, running averages, hashes
         manifest.json              sha256 of every file, written last
 
-A checkpoint is built in a temporary folder and renamed, so a killed process or a full disk leaves the
-previous one intact. Random numbers and the data position need no saving: both are functions of the step.
+A checkpoint is built in a temporary folder and renamed, so a killed process or a full disk leaves
+the previous one intact. Random numbers and the data position need no saving: both are functions of
+the step.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -21,10 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from genac.runtime import Runtime
 
 KEEP = 2
+# What writers raise on a full disk: Python, torch.save and safetensors, in this order.
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
 
 def save(root: Path, step: int, runtimes: Mapping[str, Runtime], state: dict[str, Any]) -> Path:
@@ -36,12 +41,13 @@ def save(root: Path, step: int, runtimes: Mapping[str, Runtime], state: dict[str
         _write(temporary, step, runtimes, state)
         shutil.rmtree(final, ignore_errors=True)
         os.rename(temporary, final)
-    except OSError as error:
+    except WRITE_ERRORS as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(
-            error.errno,
-            f"checkpoint {final} could not be written ({error.strerror or error}); free some disk space and "
-            "resume: the previous checkpoint is intact",
+            getattr(error, "errno", None) or errno.EIO,
+            f"checkpoint {final} could not be written "
+            f"({getattr(error, 'strerror', None) or error}); "
+            "free some disk space and resume: the previous checkpoint is intact",
         ) from error
     for old in complete(root)[:-KEEP]:
         shutil.rmtree(old)
@@ -84,13 +90,15 @@ def load(folder: Path, runtimes: Mapping[str, Runtime]) -> dict[str, Any]:
     for name, wanted in manifest.items():
         if not (folder / name).exists() or digest(folder / name) != wanted:
             raise ValueError(
-                f"checkpoint {folder} is damaged: {name} is missing or differs from its recorded hash; "
+                f"checkpoint {folder} is damaged: {name} is missing or differs from its recorded "
+                "hash; "
                 "delete that folder to resume from the checkpoint before it"
             )
     for name in runtimes:
         if not (folder / name).is_dir() or f"{name}.optimizer.pt" not in manifest:
             raise ValueError(
-                f"checkpoint {folder} holds no {name} (model and optimiser state); it was written by a run "
+                f"checkpoint {folder} holds no {name} (model and optimiser state); it was written "
+                "by a run "
                 "without one, so it cannot be resumed by this config: start a new output_dir"
             )
     state = json.loads((folder / "state.json").read_text())

@@ -9,14 +9,19 @@ from pathlib import Path
 USAGE = """genac VERB [ARGUMENTS]
 
   train RECIPE [--key value ...]            all stages, then joint RL; resumes what was interrupted
-  synthesize RECIPE [--key value ...]       oracle traces for the critic (and the base model if needed)
+                                            (--from RUN: from the models a finished run saved)
+  synthesize RECIPE [--key value ...]       oracle traces for the critic (and the base model if
+  needed)
   sft RECIPE [--key value ...]              stage 1 only: critic SFT
   pretrain-critic RECIPE [--key value ...]  stages 1 and 2 only: critic SFT and critic RL
-  eval RUN                                  held-out success, shifts and critic of a finished run, again
+  eval RUN                                  held-out success, shifts and critic of a finished run,
+  again
   compare FILE                              several algorithms and seeds of one recipe, as a table
-  score CRITIC PROBLEM PARTIAL              a saved critic's value and reasoning for a partial solution
+  score CRITIC PROBLEM PARTIAL              a saved critic's value and reasoning for a partial
+  solution
   report RUN [RUN ...]                      writes report.html
-  doctor RECIPE [--key value ...]           versions, threads, memory and context checks for a recipe
+  doctor RECIPE [--key value ...]           versions, threads, memory and context checks for a
+  recipe
   env                                       versions and machine
 
 'genac train RECIPE --help' lists every key.
@@ -25,20 +30,23 @@ USAGE = """genac VERB [ARGUMENTS]
 
 def train(arguments: Sequence[str]) -> None:
     from genac.recipes import as_yaml, from_command_line
-    from genac.stages.pipeline import train as run_all
-    from genac.stages.summary import console
 
     cfg = from_command_line(arguments, "genac train")
     print(as_yaml(cfg), flush=True)
+    # torch takes seconds to import, so it waits until the config is known to be right.
+    from genac.stages.pipeline import train as run_all
+    from genac.stages.summary import console
+
     print(console(run_all(cfg)))
 
 
 def stage(until: str) -> Callable[[Sequence[str]], None]:
     def run(arguments: Sequence[str]) -> None:
         from genac.recipes import from_command_line
-        from genac.stages.pipeline import prepare_until
 
         cfg = from_command_line(arguments, f"genac {until}")
+        from genac.stages.pipeline import prepare_until
+
         print(prepare_until(cfg, until))
 
     return run
@@ -62,9 +70,7 @@ def score(arguments: Sequence[str]) -> None:
     if len(arguments) != 3:
         raise ValueError("usage: genac score CRITIC_FOLDER PROBLEM PARTIAL_RESPONSE")
     folder, problem, partial = arguments
-    judged = Critic.from_pretrained(folder).score(
-        problem, partial.encode().decode("unicode_escape")
-    )
+    judged = Critic.from_pretrained(folder).score(problem, partial)
     print(f"value {judged.value}\n{judged.rationale}")
 
 
@@ -112,7 +118,9 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 2 bad input or a full disk (one message, no traceback), 130 interrupted."""
+    """Exit codes: 0 done, 2 bad input or a full disk (one message, no traceback), 130
+    interrupted.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)

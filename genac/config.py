@@ -24,14 +24,14 @@ class Section(BaseModel):
 class TaskConfig(Section):
     """What is to be learnt."""
 
-    name: str = Field("arithmetic", description="arithmetic | exact | sums | gym | file")
+    name: str = Field(default="arithmetic", description="arithmetic | exact | sums | gym | file")
     path: str | None = Field(
-        None, description="file task: JSONL, JSON, Parquet or CSV with prompt and answer"
+        default=None, description="file task: JSONL, JSON, Parquet or CSV with prompt and answer"
     )
     reward: str | None = Field(
-        None, description="reward function, package.module:function or file.py:function"
+        default=None, description="reward function, package.module:function or file.py:function"
     )
-    verify_seconds: Rate = Field(5.0, description="time limit of one verification")
+    verify_seconds: Rate = Field(default=5.0, description="time limit of one verification")
     options: dict[str, Any] = Field(
         default_factory=dict, description="settings of the task's generator"
     )
@@ -44,23 +44,23 @@ class TaskConfig(Section):
 class TinyConfig(Section):
     """Shape of the tiny model that is built when no model is named."""
 
-    hidden_size: Count = Field(128, description="width")
-    layers: Count = Field(4, description="transformer layers")
-    heads: Count = Field(4, description="attention heads")
-    max_length: Count = Field(256, description="context length in tokens")
+    hidden_size: Count = Field(default=128, description="width")
+    layers: Count = Field(default=4, description="transformer layers")
+    heads: Count = Field(default=4, description="attention heads")
+    max_length: Count = Field(default=256, description="context length in tokens")
 
 
 class OptimizerConfig(Section):
     """AdamW and how a step is cut into micro-batches."""
 
-    learning_rate: Rate = Field(1e-6, description="peak learning rate")
-    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
-    adam_beta1: Fraction = Field(0.9, description="AdamW beta 1")
-    adam_beta2: Fraction = Field(0.98, description="AdamW beta 2")
-    warmup_steps: int = Field(0, ge=0, description="linear warm-up, in optimiser steps")
-    max_grad_norm: Rate = Field(1.0, description="gradient norm clip")
+    learning_rate: Rate = Field(default=1e-6, description="peak learning rate")
+    weight_decay: float = Field(default=0.01, ge=0, description="decoupled weight decay")
+    adam_beta1: Fraction = Field(default=0.9, description="AdamW beta 1")
+    adam_beta2: Fraction = Field(default=0.98, description="AdamW beta 2")
+    warmup_steps: int = Field(default=0, ge=0, description="linear warm-up, in optimiser steps")
+    max_grad_norm: Rate = Field(default=1.0, description="gradient norm clip")
     tokens_per_microbatch: Count = Field(
-        8192, description="padded tokens per forward; changes memory, never results"
+        default=8192, description="padded tokens per forward; changes memory, never results"
     )
 
 
@@ -68,7 +68,7 @@ class ActorConfig(Section):
     """The policy that is trained."""
 
     model_name_or_path: str | None = Field(
-        None, description="hub name or folder; none = the base stage's model"
+        default=None, description="hub name or folder; none = the base stage's model"
     )
     tiny: TinyConfig = Field(
         default_factory=TinyConfig, description="model built by the base stage"
@@ -82,39 +82,47 @@ class ICCConfig(Section):
     """In-Context Conditioning: what the critic's prompt says of the actor."""
 
     enabled: bool = Field(
-        True, description="put actor size and running success rate into the prompt"
+        default=True, description="put actor size and running success rate into the prompt"
     )
-    success_rate_momentum: Fraction = Field(0.9, description="momentum of the running success rate")
+    success_rate_momentum: float = Field(
+        ge=0, lt=1, default=0.9, description="momentum of the running success rate"
+    )
     actor_size: str | None = Field(
-        None, description="size as written in the prompt; none = counted"
+        default=None, description="size as written in the prompt; none = counted"
     )
 
 
 class GenerativeConfig(Section):
     """The generative critic."""
 
-    prompt: str = Field("paper", description="prompt template: paper | trunk-first | compact")
+    prompt: str = Field(
+        default="paper", description="prompt template: paper | trunk-first | compact"
+    )
     icc: ICCConfig = Field(default_factory=ICCConfig, description="in-context conditioning")
-    num_samples: Count = Field(1, description="thoughts per state")
-    max_new_tokens: Count = Field(1024, description="length limit of a thought")
-    temperature: float = Field(1.0, ge=0, description="sampling temperature of thoughts")
+    num_samples: Count = Field(default=1, description="thoughts per state")
+    max_new_tokens: Count = Field(default=1024, description="length limit of a thought")
+    temperature: float = Field(default=1.0, ge=0, description="sampling temperature of thoughts")
     readout: Literal["sampled", "expected"] = Field(
-        "sampled", description="value = sampled integer or expected score"
+        default="sampled", description="value = sampled integer or expected score"
     )
     reinforce_baseline: Literal["none", "leave_one_out"] = Field(
-        "none", description="baseline of the critic's REINFORCE"
+        default="none", description="baseline of the critic's REINFORCE"
     )
     pool_states: bool = Field(
-        False, description="identical states share the mean of their returns as target"
+        default=False, description="identical states share the mean of their returns as target"
     )
     exact_score_gradient: bool = Field(
-        False, description="differentiate the expected reward at the score token"
+        default=False, description="differentiate the expected reward at the score token"
     )
     reasoning_weight: Fraction = Field(
-        1.0, description="loss weight of the reasoning tokens beside the exactly trained score token"
+        default=1.0,
+        description="loss weight of the reasoning tokens beside the exactly trained score token",
+    )
+    force_prompt: bool = Field(
+        default=False, description="go on with a critic that was trained under another prompt"
     )
     states_per_step: Count = Field(
-        4096, description="at most this many states train the critic per step"
+        default=4096, description="at most this many states train the critic per step"
     )
 
 
@@ -122,28 +130,31 @@ class DiscriminativeConfig(Section):
     """The value-head critic."""
 
     head: Literal["mse", "hl_gauss"] = Field(
-        "mse", description="regression head or HL-Gauss classification head"
+        default="mse", description="regression head or HL-Gauss classification head"
     )
-    bins: Count = Field(51, description="HL-Gauss bins on [0, 1]")
-    sigma_bins: Rate = Field(0.75, description="HL-Gauss standard deviation in bins")
+    bins: Count = Field(default=51, description="HL-Gauss bins on [0, 1]")
     targets: Literal["dense", "sparse"] = Field(
-        "dense", description="supervise every token or a few states per response"
+        default="dense", description="supervise every token or a few states per response"
     )
-    sparse_states: Count = Field(3, description="supervised states per response when sparse")
+    sparse_states: Count = Field(
+        default=3, description="supervised states per response when sparse"
+    )
     pool_states: bool = Field(
-        False, description="identical prefixes share the mean of their returns as target"
+        default=False, description="identical prefixes share the mean of their returns as target"
     )
-    lam: Fraction = Field(1.0, description="lambda of the critic's own targets (1 = the return)")
+    lam: Fraction = Field(
+        default=1.0, description="lambda of the critic's own targets (1 = the return)"
+    )
 
 
 class CriticConfig(Section):
     """Where values come from."""
 
     kind: Literal["generative", "discriminative", "monte_carlo", "none"] = Field(
-        "generative", description="kind of critic"
+        default="generative", description="kind of critic"
     )
     model_name_or_path: str | None = Field(
-        None, description="hub name or folder; none = the base stage's model"
+        default=None, description="hub name or folder; none = the base stage's model"
     )
     optimizer: OptimizerConfig = Field(
         default_factory=OptimizerConfig, description="critic optimiser"
@@ -154,30 +165,34 @@ class CriticConfig(Section):
     discriminative: DiscriminativeConfig = Field(
         default_factory=DiscriminativeConfig, description="value head"
     )
-    num_continuations: Count = Field(9, description="Monte-Carlo continuations per state (VinePPO)")
+    num_continuations: Count = Field(
+        default=9, description="Monte-Carlo continuations per state (VinePPO)"
+    )
 
 
 class RolloutConfig(Section):
     """How the actor samples."""
 
-    num_prompts: Count = Field(128, description="problems per step")
-    num_generations: Count = Field(8, description="responses per problem (group size)")
-    max_completion_length: Count = Field(1024, description="response limit in tokens")
-    temperature: Rate = Field(1.0, description="sampling temperature")
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="nucleus sampling mass")
-    max_rows: Count = Field(512, description="sequences decoded together")
+    num_prompts: Count = Field(default=128, description="problems per step")
+    num_generations: Count = Field(default=8, description="responses per problem (group size)")
+    max_completion_length: Count = Field(default=1024, description="response limit in tokens")
+    temperature: Rate = Field(default=1.0, description="sampling temperature")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="nucleus sampling mass"
+    )
+    max_rows: Count = Field(default=64, description="sequences decoded together")
 
 
 class StatesConfig(Section):
     """Where values are asked. Always before the first token of the segment they baseline."""
 
     splitter: Literal["newline", "window", "low_probability"] = Field(
-        "newline", description="segment boundaries"
+        default="newline", description="segment boundaries"
     )
-    max_states: Count = Field(16, description="states per response at most")
-    window: Count = Field(64, description="tokens per segment of the window splitter")
+    max_states: Count = Field(default=16, description="states per response at most")
+    window: Count = Field(default=64, description="tokens per segment of the window splitter")
     threshold: Fraction = Field(
-        0.2, description="low_probability: a token below it opens a segment"
+        default=0.2, description="low_probability: a token below it opens a segment"
     )
 
 
@@ -185,59 +200,63 @@ class CreditConfig(Section):
     """How rewards and values become advantages."""
 
     estimator: Literal["gae", "group_mean", "leave_one_out", "batch_mean"] = Field(
-        "gae", description="advantage estimator"
+        default="gae", description="advantage estimator"
     )
     granularity: Literal["states", "tokens"] = Field(
-        "states", description="GAE over segment boundaries or tokens"
+        default="states", description="GAE over segment boundaries or tokens"
     )
-    gamma: Fraction = Field(1.0, description="discount per transition")
-    lam: Fraction = Field(1.0, description="GAE lambda of the actor's advantages")
+    gamma: Fraction = Field(default=1.0, description="discount per transition")
+    lam: Fraction = Field(default=1.0, description="GAE lambda of the actor's advantages")
     scale_rewards: Literal["none", "group", "batch"] = Field(
-        "none", description="divide group advantages by this std"
+        default="none", description="divide group advantages by this std"
     )
     whiten_advantages: Literal["none", "scale", "full"] = Field(
-        "none", description="divide by (and centre) token std"
+        default="none", description="divide by (and centre) token std"
     )
     missing: Literal["bridge", "group_mean"] = Field(
-        "bridge", description="what replaces a missing value"
+        default="bridge", description="what replaces a missing value"
     )
     gate: Literal["none", "group"] = Field(
-        "none", description="critic only where it beats the group mean"
+        default="none", description="critic only where it beats the group mean"
     )
 
 
 class LossConfig(Section):
     """The policy loss."""
 
-    epsilon: Rate = Field(0.2, description="lower clip range")
-    epsilon_high: Rate = Field(0.2, description="upper clip range")
+    epsilon: Rate = Field(default=0.2, description="lower clip range")
+    epsilon_high: Rate = Field(default=0.2, description="upper clip range")
     dual_clip: float | None = Field(
-        None, gt=1, description="dual-clip constant for negative advantages"
+        default=None, gt=1, description="dual-clip constant for negative advantages"
     )
-    num_iterations: Count = Field(1, description="epochs over a rollout batch")
-    num_minibatches: Count = Field(1, description="optimiser steps per epoch")
-    beta: float = Field(0.0, ge=0, description="coefficient of the KL to the frozen reference")
-    kl_estimator: Literal["k1", "k2", "k3"] = Field("k3", description="KL estimator")
-    entropy_coef: float = Field(0.0, ge=0, description="entropy bonus")
+    num_iterations: Count = Field(default=1, description="epochs over a rollout batch")
+    num_minibatches: Count = Field(default=1, description="optimiser steps per epoch")
+    beta: float = Field(
+        default=0.0, ge=0, description="coefficient of the KL to the frozen reference"
+    )
+    kl_estimator: Literal["k1", "k2", "k3"] = Field(default="k3", description="KL estimator")
+    entropy_coef: float = Field(default=0.0, ge=0, description="entropy bonus")
     loss_type: Literal["token", "sequence"] = Field(
-        "token", description="mean over tokens or over sequences, globally"
+        default="token", description="mean over tokens or over sequences, globally"
     )
 
 
 class BaseStage(Section):
     """Supervised training of the base model on imperfect demonstrations and on checking."""
 
-    steps: int = Field(900, ge=0, description="optimiser steps")
-    batch_size: Count = Field(32, description="sequences per step")
+    steps: int = Field(default=900, ge=0, description="optimiser steps")
+    batch_size: Count = Field(default=32, description="sequences per step")
     optimizer: OptimizerConfig = Field(
         default_factory=lambda: OptimizerConfig(learning_rate=1.5e-3, warmup_steps=20),
         description="optimiser",
     )
-    fault_rate: Fraction = Field(1.0, description="scale of the task's systematic faults")
+    fault_rate: Fraction = Field(default=1.0, description="scale of the task's systematic faults")
     clean_fraction: Fraction = Field(
-        0.7, description="first part of the steps, on clean demonstrations"
+        default=0.7, description="first part of the steps, on clean demonstrations"
     )
-    check_fraction: Fraction = Field(0.5, description="share of checking traces (score-less)")
+    check_fraction: Fraction = Field(
+        default=0.5, description="share of checking traces (score-less)"
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="task option overrides, e.g. more lengths"
     )
@@ -247,14 +266,16 @@ class SynthesizeStage(Section):
     """Reasoning traces of an oracle on partial responses of the actor."""
 
     oracle: Literal["task", "calibrated", "outcome"] = Field(
-        "task",
-        description="programmatic oracle, the same calibrated on rollouts, or the bare outcome mean",
+        default="task",
+        description="programmatic oracle, the same calibrated on rollouts, or the outcome mean",
     )
-    num_prompts: Count = Field(512, description="problems")
-    num_generations: Count = Field(4, description="responses per problem")
-    num_states: Count = Field(6000, description="traces kept, balanced over error and position")
+    num_prompts: Count = Field(default=512, description="problems")
+    num_generations: Count = Field(default=4, description="responses per problem")
+    num_states: Count = Field(
+        default=6000, description="traces kept, balanced over error and position"
+    )
     vary_success_rate: bool = Field(
-        True, description="tell the oracle rates over [0, 1] rather than the actor's own"
+        default=True, description="tell the oracle rates over [0, 1] rather than the actor's own"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="task option overrides")
 
@@ -262,8 +283,8 @@ class SynthesizeStage(Section):
 class SFTStage(Section):
     """Stage 1: the critic imitates the oracle's traces."""
 
-    epochs: Count = Field(2, description="passes over the traces")
-    batch_size: Count = Field(32, description="traces per step")
+    epochs: int = Field(default=2, ge=0, description="passes over the traces, 0 = skip")
+    batch_size: Count = Field(default=32, description="traces per step")
     optimizer: OptimizerConfig = Field(
         default_factory=lambda: OptimizerConfig(learning_rate=1e-3, warmup_steps=20),
         description="optimiser",
@@ -271,15 +292,38 @@ class SFTStage(Section):
 
 
 class LoopStage(Section):
-    """Critic pretraining (actor frozen) or joint training."""
+    """Stage 3: joint training."""
 
-    steps: int = Field(100, ge=0, description="steps")
-    save_every: Count = Field(10, description="steps between checkpoints")
+    steps: int = Field(default=100, ge=0, description="steps")
+    save_every: Count = Field(default=10, description="steps between checkpoints")
     eval_every: int = Field(
-        10, ge=0, description="steps between held-out evaluations, 0 = only at the end"
+        default=10, ge=0, description="steps between held-out evaluations, 0 = only at the end"
     )
     log_rollouts_every: int = Field(
-        10, ge=0, description="steps between stored rollouts and estimates, 0 = never"
+        default=10, ge=0, description="steps between stored rollouts and estimates, 0 = never"
+    )
+
+
+class CriticStage(Section):
+    """Stage 2: the critic learns from returns, the actor is frozen."""
+
+    steps: int = Field(default=40, ge=0, description="steps, 0 = skip the stage")
+    num_prompts: int | None = Field(
+        default=None, ge=1, description="problems per step; none = rollout.num_prompts"
+    )
+    num_generations: int | None = Field(
+        default=None, ge=1, description="responses per problem; none = rollout.num_generations"
+    )
+    max_states: int | None = Field(
+        default=None, ge=1, description="unique states judged per step, drawn at random; none = all"
+    )
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="peak learning rate; none = critic.optimizer.learning_rate"
+    )
+    decay: bool = Field(default=True, description="learning rate falls linearly to a tenth")
+    save_every: Count = Field(default=10, description="steps between checkpoints")
+    log_rollouts_every: int = Field(
+        default=10, ge=0, description="steps between stored rollouts and estimates, 0 = never"
     )
 
 
@@ -291,50 +335,58 @@ class StagesConfig(Section):
         default_factory=SynthesizeStage, description="oracle traces"
     )
     sft: SFTStage = Field(default_factory=SFTStage, description="critic SFT")
-    critic_rl: LoopStage = Field(
-        default_factory=lambda: LoopStage(steps=40, eval_every=0), description="critic pretraining"
-    )
+    critic_rl: CriticStage = Field(default_factory=CriticStage, description="critic pretraining")
     joint: LoopStage = Field(default_factory=LoopStage, description="joint RL")
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        description="seed of the stages before joint training; none = the run's seed",
+    )
     folder: str = Field(
-        "runs/stages", description="where stage outputs are kept, by hash, and shared between runs"
+        default="runs/stages",
+        description="where stage outputs are kept, by hash, and shared between runs",
     )
 
 
 class EvaluateConfig(Section):
     """Held-out success and the critic against Monte-Carlo values."""
 
-    num_problems: Count = Field(160, description="held-out problems")
-    num_samples: Count = Field(4, description="responses per problem")
-    during: Count = Field(96, description="held-out problems of an evaluation during training")
-    panel_problems: Count = Field(
-        32, description="two-sided held-out problems on the critic's panel"
+    num_problems: Count = Field(default=160, description="held-out problems")
+    num_samples: Count = Field(default=4, description="responses per problem")
+    during: Count = Field(
+        default=96, description="held-out problems of an evaluation during training"
     )
-    panel_continuations: Count = Field(32, description="continuations per state (K)")
+    panel_problems: int = Field(
+        default=32,
+        ge=0,
+        description="two-sided held-out problems on the critic's panel, 0 = no panel",
+    )
+    panel_continuations: Count = Field(default=32, description="continuations per state (K)")
 
 
 class HardwareConfig(Section):
     """Where and how precisely numbers are computed."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto = cuda where there is one"
+        default="auto", description="auto = cuda where there is one"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto = bf16 on cuda, fp32 on CPU"
+        default="auto", description="auto = bf16 on cuda, fp32 on CPU"
     )
-    threads: int = Field(0, ge=0, description="CPU threads, 0 = all")
+    threads: int = Field(default=0, ge=0, description="CPU threads, 0 = all")
 
 
 class RunConfig(Section):
     """A complete run."""
 
-    name: str = Field("run", description="name shown in reports")
-    output_dir: str = Field("runs/run", description="the run folder")
-    seed: int = Field(0, ge=0, description="seed of everything random")
+    name: str = Field(default="run", description="name shown in reports")
+    output_dir: str = Field(default="runs/run", description="the run folder")
+    seed: int = Field(default=0, ge=0, description="seed of everything random")
     algorithm: Literal["genac", "ppo", "vineppo", "grpo", "rloo", "reinforce++"] = Field(
-        "genac", description="critic + credit, see genac.algorithms"
+        default="genac", description="critic + credit, see genac.algorithms"
     )
     preset: Literal["paper", "improved"] = Field(
-        "improved", description="genac only: the paper's choices or ours"
+        default="improved", description="genac only: the paper's choices or ours"
     )
     task: TaskConfig = Field(default_factory=TaskConfig, description="task")
     actor: ActorConfig = Field(default_factory=ActorConfig, description="actor")
@@ -351,7 +403,8 @@ class RunConfig(Section):
     def _consistent(self) -> RunConfig:
         if self.credit.estimator == "gae" and self.critic.kind == "none":
             raise ValueError(
-                "credit.estimator is 'gae' but critic.kind is 'none': GAE needs values; choose a critic or "
+                "credit.estimator is 'gae' but critic.kind is 'none': GAE needs values; choose a "
+                "critic or "
                 "one of group_mean, leave_one_out, batch_mean"
             )
         if self.credit.granularity == "tokens" and self.critic.kind not in (
@@ -359,12 +412,14 @@ class RunConfig(Section):
             "none",
         ):
             raise ValueError(
-                f"credit.granularity is 'tokens' but critic.kind is {self.critic.kind!r}: only a value head "
+                f"credit.granularity is 'tokens' but critic.kind is {self.critic.kind!r}: only a "
+                "value head "
                 "gives a value per token; set credit.granularity to 'states'"
             )
         if self.credit.estimator != "gae" and self.rollout.num_generations < 2:
             raise ValueError(
-                f"rollout.num_generations is {self.rollout.num_generations}: {self.credit.estimator} compares "
+                f"rollout.num_generations is {self.rollout.num_generations}: "
+                f"{self.credit.estimator} compares "
                 "responses of one problem; use at least 2"
             )
         return self

@@ -125,7 +125,9 @@ def fill_rows(rows: Sequence[Sequence[float]], value: float = float("nan")) -> T
 
 
 def carry(advantage_BS: Tensor, known_BS: Tensor) -> Tensor:
-    """Entries without a value take the advantage of the nearest known entry before (else after) them."""
+    """Entries without a value take the advantage of the nearest known entry before (else after)
+    them.
+    """
     out = advantage_BS.clone()
     for s in range(1, out.shape[1]):
         out[:, s] = torch.where(known_BS[:, s], out[:, s], out[:, s - 1])
@@ -137,8 +139,10 @@ def carry(advantage_BS: Tensor, known_BS: Tensor) -> Tensor:
 def gate(
     value_BS: Tensor, known_BS: Tensor, reward_PG: Tensor, valid_PG: Tensor, kind: str
 ) -> Tensor:
-    """(B,) responses whose critic is not to be trusted: those of a group with both outcomes in which the
-    critic's values miss the rewards by more than the leave-one-out mean does (after EVPO, 2604.19485)."""
+    """(B,) responses whose critic is not to be trusted: those of a group with both outcomes in
+    which the critic's values miss the rewards by more than the leave-one-out mean does (after EVPO,
+    2604.19485).
+    """
     if kind == "none":
         return torch.zeros(len(value_BS), dtype=torch.bool)
     reward_B = reward_PG.flatten()[:, None]
@@ -151,7 +155,9 @@ def gate(
 
 
 def rescale(streams: list[np.ndarray], kind: str) -> list[np.ndarray]:
-    """Divides by the standard deviation over all tokens of the batch ("scale"), centring first ("full")."""
+    """Divides by the standard deviation over all tokens of the batch ("scale"), centring first
+    ("full").
+    """
     if kind == "none" or not streams:
         return streams
     everything = np.concatenate(streams)

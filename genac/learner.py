@@ -1,8 +1,8 @@
 """The learner: Samples in, one or more optimiser steps out. It knows no algorithm.
 
-What a token contributes is written on the Sample (loss name, mask, streams); credit assignment and the
-critics decide it, not this file. Losses divide by counts over the whole mini-batch, so results do not
-depend on micro-batches.
+What a token contributes is written on the Sample (loss name, mask, streams); credit assignment and
+the critics decide it, not this file. Losses divide by counts over the whole mini-batch, so results
+do not depend on micro-batches.
 
 Shapes: _B row, _T token, _N selected position, _V vocabulary, _K value-head output.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genac.batching import Rows, microbatches, pad
+from genac.batching import Rows, microbatches, pad, require_alike
 from genac.config import LossConfig, OptimizerConfig
 from genac.models.value_head import ValueModel
 from genac.ops.losses import (
@@ -37,11 +37,13 @@ Totals = dict[str, float]
 
 
 class Learner:
-    """Model + AdamW. `head` is the value-head kind of a ValueModel and None for a language model."""
+    """Model + AdamW. `head` is the value-head kind of a ValueModel and None for a language
+    model.
+    """
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: Any,
         optimizer: OptimizerConfig,
         loss: LossConfig | None = None,
         *,
@@ -77,6 +79,7 @@ class Learner:
 
     def _minibatch(self, samples: list[Sample]) -> Totals:
         """One optimiser step; every denominator is a count over the whole mini-batch."""
+        require_alike(samples)
         tokens = max(1.0, float(sum((s.mask[1:] != 0).sum() for s in samples)))
         scores = max(1, sum(s.score is not None for s in samples))
         counts = {"token": tokens, "sequence": float(len(samples)), "score": float(scores)}
@@ -94,7 +97,8 @@ class Learner:
         totals["grad_norm"] = float(norm)
         if not np.isfinite(totals["loss"]) or not np.isfinite(totals["grad_norm"]):
             raise FloatingPointError(
-                f"loss {totals['loss']} / gradient norm {totals['grad_norm']} at optimiser step {self.steps}: "
+                f"loss {totals['loss']} / gradient norm {totals['grad_norm']} at optimiser step "
+                f"{self.steps}: "
                 "lower the learning rate or resume an earlier checkpoint; no weight was changed"
             )
         self._step()
@@ -130,7 +134,9 @@ class Learner:
 
     @torch.no_grad()
     def logprobs(self, samples: Sequence[Sample]) -> list[np.ndarray]:
-        """(T,) log-probabilities of each sample's tokens at its temperature, 0 where the mask is 0."""
+        """(T,) log-probabilities of each sample's tokens at its temperature, 0 where the mask is
+        0.
+        """
 
         def one(rows: Rows) -> Tensor:
             chosen_BT = rows.mask_BT != 0
@@ -181,7 +187,7 @@ class Learner:
         self.steps = state["steps"]
 
 
-def plain_head(model: torch.nn.Module) -> bool:
+def plain_head(model: Any) -> bool:
     """Whether logits are just head(hidden): no soft-capping or scaling that we would skip."""
     config = model.config
     scaled = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -205,7 +211,9 @@ def sft_loss(learner: Learner, rows: Rows, counts: Totals) -> tuple[Tensor, dict
 
 
 def policy(learner: Learner, rows: Rows, counts: Totals) -> tuple[Tensor, dict[str, Tensor]]:
-    """Clipped policy gradient on the masked tokens, and the exact score-token objective where given."""
+    """Clipped policy gradient on the masked tokens, and the exact score-token objective where
+    given.
+    """
     cfg = learner.loss
     assert rows.advantages_BT is not None and rows.old_logprobs_BT is not None
     chosen_BT = rows.mask_BT != 0
@@ -253,8 +261,7 @@ def score_objective(rows: Rows, both_BT: Tensor, logits_NV: Tensor) -> Tensor:
     )
     index_BT = scatter(torch.arange(len(logits_NV), device=logits_NV.device), both_BT)
     at_N = index_BT[rows.score_row, rows.score_at]
-    score_logits = logits_NV[at_N].gather(-1, rows.score_ids)
-    return expected_score_loss(score_logits, rows.score_rewards).sum()
+    return expected_score_loss(logits_NV[at_N], rows.score_ids, rows.score_rewards).sum()
 
 
 def value(learner: Learner, rows: Rows, counts: Totals) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,8 +1,8 @@
 """Recipes: YAML files of a complete run, resolved with algorithm, preset and command line.
 
 A recipe holds RunConfig's keys and, optionally, `per_algorithm`: values that apply only when that
-algorithm (or "genac:paper", an algorithm under a preset) is chosen, so that changing one word reruns the
-recipe with settings tuned for the other method.
+algorithm (or "genac:paper", an algorithm under a preset) is chosen, so that changing one word
+reruns the recipe with settings tuned for the other method.
 
 Precedence, weakest first: field defaults, algorithm, preset, recipe, per_algorithm, command line.
 """
@@ -28,7 +28,8 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     file = Path(path)
     if not file.exists():
         raise ValueError(
-            f"there is no recipe {str(path)!r}; give the path of a YAML file, for example recipes/arithmetic.yaml"
+            f"there is no recipe {str(path)!r}; give the path of a YAML file, for example "
+            "recipes/arithmetic.yaml"
         )
     try:
         content = yaml.safe_load(file.read_text())
@@ -52,7 +53,8 @@ def resolve(recipe: dict[str, Any], overrides: dict[str, Any] | None = None) -> 
     values = merge(values, recipe)
     for name in (algorithm, f"{algorithm}:{preset}"):
         values = merge(values, special.get(name, {}))
-    values = merge(values, overrides)
+    # Every default is written out, so that a recipe may name part of a section and keep the rest.
+    values = merge(merge(RunConfig().model_dump(), values), overrides)
     try:
         return RunConfig(**values)
     except ValidationError as error:
@@ -72,10 +74,15 @@ def explain(error: ValidationError) -> str:
 
 
 def from_command_line(arguments: Sequence[str], prog: str) -> RunConfig:
-    """[RECIPE.yaml] [--dotted.key value ...]; --help lists every key with the recipe's values."""
+    """[RECIPE.yaml] [--from RUN] [--dotted.key value ...]; --help lists every key and its value."""
     rest = list(arguments)
     recipe = read_recipe(rest.pop(0)) if rest and not rest[0].startswith("-") else {}
     options, rest = take_options(rest)
+    given = value_after(rest, "--from")
+    if given is not None:
+        options = merge(options, start_from(given))
+        place = rest.index("--from") if "--from" in rest else rest.index(f"--from={given}")
+        del rest[place : place + (2 if rest[place] == "--from" else 1)]
     early = {
         k: v
         for k, v in ((k, value_after(rest, f"--{k}")) for k in ("algorithm", "preset"))
@@ -83,6 +90,20 @@ def from_command_line(arguments: Sequence[str], prog: str) -> RunConfig:
     }
     default = resolve(recipe, merge(options, early))
     return tyro.cli(RunConfig, default=default, args=rest, prog=prog, description="Keys of a run.")
+
+
+def start_from(folder: str) -> dict[str, Any]:
+    """--from RUN: joint training goes on from the actor and critic that a finished run saved."""
+    run = Path(folder)
+    if not (run / "actor").is_dir():
+        raise ValueError(
+            f"--from {folder}: there is no {run / 'actor'}; give a finished run's folder"
+        )
+    start: dict[str, Any] = {"actor": {"model_name_or_path": str(run / "actor")}}
+    if (run / "critic").is_dir():
+        start["critic"] = {"model_name_or_path": str(run / "critic")}
+        start["stages"] = {"sft": {"epochs": 0}, "critic_rl": {"steps": 0}}
+    return start
 
 
 def take_options(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from genac.config import RolloutConfig
@@ -15,7 +16,7 @@ from genac.engines.base import Request
 from genac.runtime import Runtime
 from genac.seeding import derive_seed
 from genac.tasks.base import Task
-from genac.tasks.rewards import Verifier
+from genac.tasks.verifier import Verifier
 from genac.types import Problem, Rollout
 
 Group = list[Rollout]
@@ -23,7 +24,9 @@ Group = list[Rollout]
 
 @dataclass(frozen=True)
 class World:
-    """Task, verifier and sampling settings: everything outside the models that rollouts depend on."""
+    """Task, verifier and sampling settings: everything outside the models that rollouts depend
+    on.
+    """
 
     task: Task
     verifier: Verifier
@@ -48,9 +51,14 @@ def problems_at(world: World, split: str, first: int, count: int) -> list[Proble
 
 def _shuffled(seed: int, split: str, position: int, size: int) -> int:
     epoch, offset = divmod(position, size)
+    return _order(seed, split, epoch, size)[offset]
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, split: str, epoch: int, size: int) -> tuple[int, ...]:
     order = list(range(size))
     random.Random(f"{seed}/{split}/{epoch}").shuffle(order)
-    return order[offset]
+    return tuple(order)
 
 
 def encode_prompt(tokenizer: Any, problem: Problem) -> tuple[int, ...]:

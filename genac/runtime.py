@@ -1,17 +1,19 @@
 """A trainable language model: an engine that samples, a learner that trains, a version.
 
-Actor, generative critic and frozen reference are instances of it; a discriminative critic is one without
-an engine. Placement (device, precision, threads) is decided here and nowhere in the loops.
+Actor, generative critic and frozen reference are instances of it; a discriminative critic is one
+without an engine. Placement (device, precision, threads) is decided here and nowhere in the loops.
 """
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from genac.config import HardwareConfig, LossConfig, OptimizerConfig
 from genac.engines.base import Engine, Request
@@ -45,15 +47,20 @@ class Runtime:
             self.engine.publish(self.model, version)
 
     def probe(self, prompt_ids: tuple[int, ...]) -> np.ndarray:
-        """The engine's probabilities of a few tokens after a prompt: shows that a publish took effect."""
+        """The engine's probabilities of a few tokens after a prompt: shows that a publish took
+        effect.
+        """
         watched = tuple(range(min(64, self.model.config.vocab_size)))
         ask = Request(prompt_ids, 1, seed=0, temperature=0.0, watch_ids=watched)
         return self.sampler.generate([ask])[0].watched[0]
 
     def save_model(self, folder: Path) -> None:
         """An ordinary Hugging Face folder (plus the value head, where there is one)."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        try:
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+        except SafetensorError as error:  # what safetensors raises on a full disk
+            raise OSError(errno.EIO, f"{folder} could not be written ({error})") from error
 
     def load_weights(self, folder: Path) -> None:
         """Replaces the weights by those of a saved folder of the same architecture."""
@@ -81,7 +88,8 @@ class Hardware:
         name = "cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu"
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
-        # fp32 is the default on CPU: bf16 is faster only where the processor has it, and slower elsewhere.
+        # fp32 is the default on CPU: bf16 is faster only where the processor has it, and slower
+        # elsewhere.
         return cls(
             torch.device(name),
             cfg.precision == "bf16" or (cfg.precision == "auto" and name == "cuda"),
@@ -114,6 +122,7 @@ def value_model(
     bins: int,
     *,
     trained: bool,
+    decay_steps: int | None = None,
 ) -> Runtime:
     """A discriminative critic; `trained` = the folder holds a value head to go on from."""
     tokenizer = load_tokenizer(path)
@@ -121,5 +130,5 @@ def value_model(
     if trained:
         model.load_head(Path(path))
     model = model.to(hardware.device)
-    learner = Learner(model, optimizer, head=head, bf16=hardware.bf16)
+    learner = Learner(model, optimizer, head=head, bf16=hardware.bf16, decay_steps=decay_steps)
     return Runtime("critic", model, tokenizer, learner, None, context_length(model, tokenizer))

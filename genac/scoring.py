@@ -20,7 +20,9 @@ from genac.types import Problem, Thought
 
 @dataclass(frozen=True)
 class Judgement:
-    """Value in [0, 1] (None = the critic gave no score), its reasoning, and the spread of its score."""
+    """Value in [0, 1] (None = the critic gave no score), its reasoning, and the spread of its
+    score.
+    """
 
     value: float | None
     rationale: str
@@ -44,7 +46,8 @@ class Critic:
         saved = json.loads(card.read_text())
         if saved["kind"] != "generative":
             raise ValueError(
-                f"the critic in {folder} is {saved['kind']}; only a generative one can be asked for reasons"
+                f"the critic in {folder} is {saved['kind']}; only a generative one can be asked "
+                "for reasons"
             )
         cfg = CriticConfig(**saved["config"])
         runtime = language_model(
@@ -59,8 +62,9 @@ class Critic:
         return cls(critic)
 
     def score(self, problem: str, partial: str, success_rate: float | None = None) -> Judgement:
-        """Value of a partial response. `success_rate` tells the critic of the author's strength; without
-        it the rate at the end of training is used."""
+        """Value of a partial response. `success_rate` tells the critic of the author's strength;
+        without it the rate at the end of training is used.
+        """
         return self.score_many([(problem, partial)], success_rate)[0]
 
     def score_many(

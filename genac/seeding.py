@@ -1,7 +1,8 @@
 """Seeds as pure functions of where they are used.
 
-No generator lives across steps: every draw comes from a seed derived from (run seed, stage, step, use),
-so a resumed run draws exactly what the uninterrupted one would have, and nothing has to be saved.
+No generator lives across steps: every draw comes from a seed derived from (run seed, stage, step,
+use), so a resumed run draws exactly what the uninterrupted one would have, and nothing has to be
+saved.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where values are asked: responses cut into segments, one State at the start of each.
 
-The value of a state is the baseline of the segment that follows it, so it is asked before that segment's
-first token and never sees what it will baseline.
+The value of a state is the baseline of the segment that follows it, so it is asked before that
+segment's first token and never sees what it will baseline.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from genac.types import Rollout, State
 
 
 def split(rollouts: Iterable[Rollout], cfg: StatesConfig, tokenizer: Any) -> list[State]:
-    """States of all rollouts, in order. Every response has at least the state of its empty prefix."""
+    """States of all rollouts, in order. Every response has at least the state of its empty
+    prefix.
+    """
     find = SPLITTERS[cfg.splitter]
     states: list[State] = []
     for rollout in rollouts:
@@ -61,7 +63,9 @@ def windows(rollout: Rollout, cfg: StatesConfig, tokenizer: Any) -> list[int]:
 
 
 def low_probability(rollout: Rollout, cfg: StatesConfig, tokenizer: Any) -> list[int]:
-    """A token the actor itself thought unlikely (p < threshold) opens a segment: a decision point."""
+    """A token the actor itself thought unlikely (p < threshold) opens a segment: a decision
+    point.
+    """
     del tokenizer
     unlikely = np.exp(rollout.logprobs) < cfg.threshold
     return [0, *(int(i) for i in np.nonzero(unlikely)[0] if i > 0)]

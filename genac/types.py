@@ -6,13 +6,15 @@ Worked example, one problem answered twice (token ids invented):
 
     problem = Problem("train-0", "a+3 b*7", "1", task="arithmetic")
     rollout = Rollout(problem, group=0, member=0, prompt_ids=(5, 6), response_ids=(7, 8, 9, 2), ...)
-    state   = State(rollout, start=2, end=4)        # asked before response token 2, baselines tokens 2..3
-    state.prefix_ids == (5, 6, 7, 8)                # everything the actor had written when it was asked
+    state   = State(rollout, start=2, end=4)        # asked before response token 2, baselines
+    tokens 2..3
+    state.prefix_ids == (5, 6, 7, 8)                # everything the actor had written when it was
+    asked
 
-Index convention. Every per-token stream on a `Sample` has the length T of `ids` and entry t speaks of
-*token t*, i.e. of the prediction made after reading ids[:t]. A policy loss at t uses the logits at
-position t-1; a value target at t is the value of the prefix ids[:t] and also uses position t-1. Entry 0 is
-therefore never trained.
+Index convention. Every per-token stream on a `Sample` has the length T of `ids` and entry t speaks
+of *token t*, i.e. of the prediction made after reading ids[:t]. A policy loss at t uses the logits
+at position t-1; a value target at t is the value of the prefix ids[:t] and also uses position t-1.
+Entry 0 is therefore never trained.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One response of the actor. `reward` is in [0, 1], or None with the `reason` it cannot be scored."""
+    """One response of the actor. `reward` is in [0, 1], or None with the `reason` it cannot be
+    scored.
+    """
 
     problem: Problem
     group: int
@@ -84,7 +88,9 @@ class State:
 
 @dataclass(frozen=True)
 class Thought:
-    """One completion of the generative critic about a state, kept so that the critic can learn from it."""
+    """One completion of the generative critic about a state, kept so that the critic can learn from
+    it.
+    """
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
@@ -103,7 +109,9 @@ class Thought:
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation of the score distribution, in value units; None where it is not known."""
+        """Standard deviation of the score distribution, in value units; None where it is not
+        known.
+        """
         if self.score_probs is None:
             return None
         grid = np.arange(11) / 10.0

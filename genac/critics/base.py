@@ -51,8 +51,8 @@ def unique_states(states: Sequence[State]) -> tuple[list[State], list[int]]:
 def pooled_returns(states: Sequence[State]) -> list[float | None]:
     """For each state the mean reward over all rollouts that pass through it (None = nobody scored).
 
-    The empty prefix of a problem is shared by its whole group, so its target is the group's mean and
-    not one coin flip.
+    The empty prefix of a problem is shared by its whole group, so its target is the group's mean
+    and not one coin flip.
     """
     rewards: dict[tuple[int, ...], list[float]] = defaultdict(list)
     for state in states:

@@ -16,7 +16,9 @@ from genac.types import Estimate, Rollout, Sample, State
 
 
 class DiscriminativeCritic(NoCritic):
-    """MSE or HL-Gauss head; dense targets at every state it is asked about, or sparse ones (SP3O)."""
+    """MSE or HL-Gauss head; dense targets at every state it is asked about, or sparse ones
+    (SP3O).
+    """
 
     def __init__(
         self, runtime: Runtime, cfg: DiscriminativeConfig, gamma: float, seed: int
@@ -44,7 +46,7 @@ class DiscriminativeCritic(NoCritic):
         rng = random.Random(f"{self.seed}/sparse/{step}")
         samples = []
         for rollout, places in by_rollout(states):
-            if rollout.reward is None:
+            if rollout.reward is None or not rollout.response_ids:
                 continue
             if self.cfg.targets == "sparse":
                 places = sorted(rng.sample(places, min(self.cfg.sparse_states, len(places))))
@@ -53,7 +55,9 @@ class DiscriminativeCritic(NoCritic):
         return {f"critic/{key}": value for key, value in measured.items()}
 
     def _targets(self, estimates: Sequence[Estimate]) -> list[float]:
-        """The return of each state (pooled over identical states by an option), or its lambda-return."""
+        """The return of each state (pooled over identical states by an option), or its
+        lambda-return.
+        """
         states = [e.state for e in estimates]
         if self.cfg.lam == 1.0 and self.gamma == 1.0:
             if self.cfg.pool_states:

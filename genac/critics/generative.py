@@ -1,7 +1,7 @@
 """The generative critic: a language model that reasons about a state and then writes its score.
 
-estimate: one or more thoughts per unique state; the value is the parsed integer / 10, or the expectation
-over the eleven scores at the score token. learn: REINFORCE on R_v = 1 - (r - v)^2.
+estimate: one or more thoughts per unique state; the value is the parsed integer / 10, or the
+expectation over the eleven scores at the score token. learn: REINFORCE on R_v = 1 - (r - v)^2.
 
 Shapes: _S state, _T token, _W watched token (the eleven scores).
 """
@@ -9,6 +9,7 @@ Shapes: _S state, _T token, _W watched token (the eleven scores).
 from __future__ import annotations
 
 import random
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -41,6 +42,13 @@ class GenerativeCritic:
         self.actor_size = cfg.icc.actor_size or size_text(parameter_count(actor.model))
         self.rate = RunningMean(cfg.icc.success_rate_momentum)
         self.score_ids = single_token_scores(runtime.tokenizer)
+        if not self.score_ids and (cfg.readout == "expected" or cfg.exact_score_gradient):
+            warnings.warn(
+                "the critic's tokenizer writes some of the scores 0..10 as several tokens, so "
+                "values are the sampled integers and the score is trained by REINFORCE; set "
+                "critic.generative.readout to sampled and exact_score_gradient to false to say so",
+                stacklevel=2,
+            )
         close = runtime.tokenizer.encode(CLOSE, add_special_tokens=False)
         self.stop_ids = (*stop_ids(runtime), *(close if len(close) == 1 else ()))
         self._piece: dict[int, str] = {}
@@ -53,7 +61,9 @@ class GenerativeCritic:
         self.rate.update([r for r in rewards if r is not None])
 
     def context(self) -> Context | None:
-        """What the prompt says of the actor now; None where conditioning is off or nothing is known."""
+        """What the prompt says of the actor now; None where conditioning is off or nothing is
+        known.
+        """
         if not self.cfg.icc.enabled or self.rate.value is None:
             return None
         return Context(self.actor_size, self.rate.value)
@@ -76,8 +86,10 @@ class GenerativeCritic:
         room = self._runtime.max_length - self.cfg.max_new_tokens
         if room < 1:
             raise ValueError(
-                f"critic.generative.max_new_tokens {self.cfg.max_new_tokens} leaves no room for a prompt in the "
-                f"critic's context of {self._runtime.max_length}; lower it or use a longer-context critic"
+                f"critic.generative.max_new_tokens {self.cfg.max_new_tokens} leaves no room for a "
+                "prompt in the "
+                f"critic's context of {self._runtime.max_length}; lower it or use a "
+                "longer-context critic"
             )
         asked = [
             (i, k)
@@ -146,7 +158,9 @@ class GenerativeCritic:
     def _training_set(
         self, estimates: Sequence[Estimate], targets: Sequence[float | None], step: int
     ) -> list[tuple[float, tuple[Thought, ...]]]:
-        """(target, thoughts) per trained state; pooled states once, a random subset when there are many."""
+        """(target, thoughts) per trained state; pooled states once, a random subset when there are
+        many.
+        """
         pairs = [
             (estimate.state.key, target, estimate.thoughts)
             for estimate, target in zip(estimates, targets, strict=True)
@@ -180,7 +194,9 @@ class GenerativeCritic:
 
     @staticmethod
     def _reward(thought: Thought, target: float, *, expected: bool) -> float:
-        """R_v; 0 for a missing score. With the exact score gradient, its expectation over the scores."""
+        """R_v; 0 for a missing score. With the exact score gradient, its expectation over the
+        scores.
+        """
         if thought.value is None:
             return 0.0
         if expected and thought.score_probs is not None:
@@ -190,8 +206,9 @@ class GenerativeCritic:
     def _baselines(
         self, chosen: list[tuple[float, tuple[Thought, ...]]], rewards: list[list[float]]
     ) -> list[list[float]]:
-        """0, or the mean reward of the other thoughts about the same state, or (with one thought per
-        state) of the other states with the same outcome."""
+        """0, or the mean reward of the other thoughts about the same state, or (with one thought
+        per state) of the other states with the same outcome.
+        """
         if self.cfg.reinforce_baseline == "none":
             return [[0.0] * len(row) for row in rewards]
         if self.cfg.num_samples > 1:
@@ -201,7 +218,8 @@ class GenerativeCritic:
             pools[target >= 0.5].append(index)
         out = [[0.0] * len(row) for row in rewards]
         for members in pools.values():
-            means = leave_one_out_mean([rewards[i][0] for i in members])
+            owners = [id(chosen[i][1][0]) for i in members]
+            means = leave_one_out_mean([rewards[i][0] for i in members], owners)
             for i, mean in zip(members, means, strict=True):
                 out[i] = [mean]
         return out
@@ -213,18 +231,25 @@ class GenerativeCritic:
             "actor_size": self.actor_size,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def require_prompt(self, found: str | None) -> None:
+        """ValueError where a critic trained under another prompt would be asked with this one."""
         wanted = self.prompts.template.hash
-        if state.get("prompt_hash") != wanted:
+        if found != wanted and not self.cfg.force_prompt:
             raise ValueError(
-                f"the checkpoint's critic was trained under prompt {state.get('prompt_hash')}, this run asks with "
-                f"{wanted}; set critic.generative.prompt back or start from another critic"
+                f"the critic was trained under prompt {found}, this run asks with {wanted} "
+                f"({self.cfg.prompt!r}); set critic.generative.prompt back, start from another "
+                "critic, or set critic.generative.force_prompt to go on anyway"
             )
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.require_prompt(state.get("prompt_hash"))
         self.rate = RunningMean.from_state(state["success_rate"])
 
 
 def single_token_scores(tokenizer: Any) -> tuple[int, ...]:
-    """The eleven score tokens as they follow the opening tag, or () where one takes several tokens."""
+    """The eleven score tokens as they follow the opening tag, or () where one takes several
+    tokens.
+    """
     opening = tokenizer.encode(OPEN, add_special_tokens=False)
     ids = []
     for score in range(SCORES):
@@ -237,10 +262,23 @@ def single_token_scores(tokenizer: Any) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def leave_one_out_mean(rewards: Sequence[float]) -> list[float]:
-    """For each entry the mean of the others; of itself where it is alone (its advantage is then 0)."""
+def leave_one_out_mean(
+    rewards: Sequence[float], owners: Sequence[int] | None = None
+) -> list[float]:
+    """For each entry the mean of the others; of itself where it is alone (its advantage is then 0).
+
+    Entries of one owner are copies of one thought (identical states share it) and no others to each
+    other.
+    """
+    owners = range(len(rewards)) if owners is None else owners
+    own: dict[int, list[float]] = defaultdict(list)
+    for owner, reward in zip(owners, rewards, strict=True):
+        own[owner].append(reward)
     total, count = sum(rewards), len(rewards)
-    return [(total - r) / (count - 1) if count > 1 else r for r in rewards]
+    return [
+        (total - sum(own[o])) / (count - len(own[o])) if count > len(own[o]) else r
+        for o, r in zip(owners, rewards, strict=True)
+    ]
 
 
 def thought_sample(

@@ -1,7 +1,8 @@
-"""The Monte-Carlo critic (VinePPO, 2410.01679) and the ground truth of every evaluation: one estimator.
+"""The Monte-Carlo critic (VinePPO, 2410.01679) and the ground truth of every evaluation: one
+estimator.
 
-From a state's exact token prefix, K fresh continuations of the actor under the remaining token budget;
-the value is their mean reward.
+From a state's exact token prefix, K fresh continuations of the actor under the remaining token
+budget; the value is their mean reward.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Reading the critic's score. Only the critic's own completion is ever parsed.
 
-Whatever the actor wrote (answer tags, closing tags, orders) lives in the prompt and cannot reach this file.
+Whatever the actor wrote (answer tags, closing tags, orders) lives in the prompt and cannot reach
+this file.
 """
 
 from __future__ import annotations
@@ -8,15 +9,16 @@ from __future__ import annotations
 import re
 
 OPEN, CLOSE = "<answer>", "</answer>"
-ANSWER = re.compile(r"<answer>\s*(\d{1,2})\s*</answer>")
+ANSWER = re.compile(r"<answer>\s*([0-9]{1,2})\s*</answer>")
 SCORES = 11  # the integers 0..10
 
 
 def parse_score(completion: str) -> int | None:
-    """The integer of the last well-formed answer tag, after the critic's own thinking; None = missing.
+    """The integer of the last well-formed answer tag, after the critic's own thinking; None =
+    missing.
 
-    The last one counts, because a thought may quote a score before it settles on one. Numbers outside
-    0..10 are missing, never clipped.
+    The last one counts, because a thought may quote a score before it settles on one. Numbers
+    outside 0..10 are missing, never clipped.
     """
     tail = completion.rsplit("</think>", 1)[-1]
     found = ANSWER.findall(tail)

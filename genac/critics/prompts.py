@@ -1,9 +1,9 @@
 """The critic's prompt: a versioned template, assembled from token pieces.
 
-A template is text with the places {problem} and {response}; what the actor wrote is inserted as tokens
-(or as plain text when actor and critic have different tokenizers), never as markup: special tokens in it
-stay ordinary text. The hash of the template goes into every checkpoint, because a critic trained under
-one prompt and asked under another is silently wrong.
+A template is text with the places {problem} and {response}; what the actor wrote is inserted as
+tokens (or as plain text when actor and critic have different tokenizers), never as markup: special
+tokens in it stay ordinary text. The hash of the template goes into every checkpoint, because a
+critic trained under one prompt and asked under another is silently wrong.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from genac.types import Problem, State
 PROBLEM, RESPONSE = "{problem}", "{response}"
 
 TASK = (
-    "You will see a problem and the beginning of one attempt to solve it. Predict the expected value of the "
-    "attempt: an integer from 0 to 10, where 0 means that it is very unlikely to end in the correct answer "
+    "You will see a problem and the beginning of one attempt to solve it. Predict the expected "
+    "value of the "
+    "attempt: an integer from 0 to 10, where 0 means that it is very unlikely to end in the "
+    "correct answer "
     "and 10 that it is most likely to."
 )
 STEPS = (
@@ -30,8 +32,10 @@ STEPS = (
     "4. Answer with one integer between 0 and 10 inside <answer> and </answer>."
 )
 ICC = (
-    "Infer from the partial solution how able its author is, and judge the chance of that author. The author "
-    "is a language model with {size} parameters whose recent success rate on such problems is {rate:.2f}."
+    "Infer from the partial solution how able its author is, and judge the chance of that "
+    "author. The author "
+    "is a language model with {size} parameters whose recent success rate on such problems is "
+    "{rate:.2f}."
 )
 
 
@@ -55,14 +59,16 @@ TEMPLATES = {
     "paper": Template(
         "paper",
         1,
-        f"{TASK}\n\n{STEPS}\n{{icc}}\nProblem:\n{PROBLEM}\n\nPartial solution:\n{RESPONSE}\n\nYour judgement:\n",
+        f"{TASK}\n\n{STEPS}\n{{icc}}\nProblem:\n{PROBLEM}\n\nPartial "
+        f"solution:\n{RESPONSE}\n\nYour judgement:\n",
         "5. " + ICC + "\n",
     ),
     # Problem and response first: all states of a response share one prefix, which is read once.
     "trunk-first": Template(
         "trunk-first",
         1,
-        f"Problem:\n{PROBLEM}\n\nPartial solution:\n{RESPONSE}\n\n(The partial solution ends here.) {TASK}\n\n"
+        f"Problem:\n{PROBLEM}\n\nPartial solution:\n{RESPONSE}\n\n(The partial solution ends "
+        f"here.) {TASK}\n\n"
         f"{STEPS}\n{{icc}}\nYour judgement:\n",
         "5. " + ICC + "\n",
     ),
@@ -107,10 +113,18 @@ class PromptBuilder:
 
     def render(self, state: State, context: Context | None) -> tuple[int, ...]:
         """Token ids of the prompt about a state."""
-        prefix = state.rollout.response_ids[: state.start]
-        kept = tuple(i for i in prefix if i not in self.special)
+        rollout = state.rollout
+        return self.render_ids(rollout.problem, rollout.response_ids[: state.start], context)
+
+    def render_ids(
+        self, problem: Problem, partial: Sequence[int], context: Context | None
+    ) -> tuple[int, ...]:
+        """The same for a partial response given as the actor's tokens; special ones are left
+        out.
+        """
+        kept = tuple(i for i in partial if i not in self.special)
         response = kept if self.same_tokenizer else self._plain(self._decode(kept))
-        return self.assemble(state.rollout.problem, response, context)
+        return self.assemble(problem, response, context)
 
     def render_text(
         self, problem: Problem, partial: str, context: Context | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -41,6 +41,6 @@ class Engine(Protocol):
         """Completions in the order of `requests`; ValueError on a prompt beyond the context."""
         ...
 
-    def publish(self, model: object, version: int) -> None:
+    def publish(self, model: Any, version: int) -> None:
         """Takes over new weights, which everything sampled from now on comes from."""
         ...

@@ -1,13 +1,15 @@
 """A preallocated-cache decoder for the Llama / Qwen family, on a transformers model's own weights.
 
-It computes what transformers computes (tested per family) with less overhead per step: keys and values
-live in one preallocated buffer, rows are left-padded so that all of them stand at the same position, and
-rows that finished are dropped.
+It computes what transformers computes (tested per family) with less overhead per step: keys and
+values live in one preallocated buffer, rows are left-padded so that all of them stand at the same
+position, and rows that finished are dropped.
 
 Shapes: _B row, _T position, _H query head, _K key/value head, _D head dimension, _V vocabulary.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 class Decoder:
     """Holds fused copies of the weights in the decoding dtype."""
 
-    def __init__(self, model: torch.nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
         config = model.config
         self.dtype = dtype
         self.eps = config.rms_norm_eps
@@ -30,7 +32,7 @@ class Decoder:
         self.load(model)
 
     @staticmethod
-    def supports(model: torch.nn.Module) -> bool:
+    def supports(model: Any) -> bool:
         """Whether the architecture is computed exactly; others take transformers' own forward."""
         config = model.config
         rope = getattr(config, "rope_parameters", None) or {}
@@ -45,7 +47,7 @@ class Decoder:
         )
 
     @torch.no_grad()
-    def load(self, model: torch.nn.Module) -> None:
+    def load(self, model: Any) -> None:
         """Copies the weights, fusing q/k/v and gate/up so that each layer is four products."""
         cast = lambda *parts: torch.cat([p.detach() for p in parts]).to(self.dtype)  # noqa: E731
         self.embedding = cast(model.model.embed_tokens.weight)
@@ -115,7 +117,9 @@ class Decoder:
         return F.linear(last, self.head).float()
 
     def _attend(self, q: Tensor, keys: Tensor, values: Tensor, end: int, mask: Tensor) -> Tensor:
-        """Grouped-query attention; the plain products beat masked SDPA for one-token queries on CPU."""
+        """Grouped-query attention; the plain products beat masked SDPA for one-token queries on
+        CPU.
+        """
         rows, _, length, dim = q.shape
         q = q.reshape(rows, self.kv_heads, -1, length, dim)
         scores = q @ keys[:, :, None, :end].transpose(-1, -2)

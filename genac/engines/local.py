@@ -1,7 +1,8 @@
 """The embedded default engine: samples in process from a transformers model.
 
-Rows are left-padded to a common length and advance together; finished rows leave the batch. The Llama /
-Qwen family runs on the preallocated decoder, every other architecture on transformers' own forward.
+Rows are left-padded to a common length and advance together; finished rows leave the batch. The
+Llama / Qwen family runs on the preallocated decoder, every other architecture on transformers' own
+forward.
 
 Shapes: _B row, _T position, _V vocabulary, _W watched token.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ class LocalEngine:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: Any,
         max_length: int,
         max_rows: int = 512,
         dtype: torch.dtype | None = None,
@@ -47,7 +49,7 @@ class LocalEngine:
             )
             self.steps = ForwardSteps(model)
 
-    def publish(self, model: torch.nn.Module, version: int) -> None:
+    def publish(self, model: Any, version: int) -> None:
         self.steps.load(model)
         self.version = version
 
@@ -74,7 +76,8 @@ class LocalEngine:
         needed = len(request.prompt_ids) + request.max_new_tokens
         if needed > self.max_length:
             raise ValueError(
-                f"prompt of {len(request.prompt_ids)} tokens + {request.max_new_tokens} new tokens = "
+                f"prompt of {len(request.prompt_ids)} tokens + {request.max_new_tokens} new "
+                "tokens = "
                 f"{needed} exceeds the context of {self.max_length}; shorten the prompt, lower the "
                 "completion limit or use a model with a longer context"
             )
@@ -144,7 +147,10 @@ class Batch:
         if bool((self.top_p_B < 1).any()):
             p_BV = nucleus(p_BV, self.top_p_B[live, None])
         cdf_BV = p_BV.cumsum(-1)
-        u_B1 = self.uniform_BT[live, t, None] * cdf_BV[:, -1:]
+        mass_B1 = cdf_BV[:, -1:]
+        # A uniform number may round to 1; kept below the mass it cannot fall on a token of no mass.
+        below_B1 = torch.nextafter(mass_B1, torch.zeros_like(mass_B1))
+        u_B1 = torch.minimum(self.uniform_BT[live, t, None] * mass_B1, below_B1)
         token_B = torch.searchsorted(cdf_BV, u_B1, right=True)[:, 0].clamp(max=p_BV.shape[-1] - 1)
         token_B = torch.where(temperature[:, 0] > 0, token_B, logits_BV.argmax(-1))
         return token_B, logp_BV.gather(-1, token_B[:, None])[:, 0], watch_BW
@@ -155,7 +161,8 @@ class Batch:
             row = int(live[bad.nonzero()[0, 0]])
             head = self.requests[row].prompt_ids[:8]
             raise FloatingPointError(
-                f"non-finite logits for the request whose prompt starts with tokens {head}; the weights "
+                f"non-finite logits for the request whose prompt starts with tokens {head}; the "
+                "weights "
                 "have diverged: lower the learning rate or resume an earlier checkpoint"
             )
 
@@ -178,7 +185,7 @@ class DecoderSteps:
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
 
-    def load(self, model: torch.nn.Module) -> None:
+    def load(self, model: Any) -> None:
         self.decoder.load(model)
 
     def start(self, ids_BT: Tensor, pad_B: Tensor, total: int) -> Tensor:
@@ -189,7 +196,8 @@ class DecoderSteps:
         self.hidden_BT.masked_fill_(slot < pad_B[:, None], float("-inf"))
         causal = torch.triu(torch.full((width, width), float("-inf"), device=ids_BT.device), 1)
         mask = (causal + self.hidden_BT[:, None, :width]).to(self.decoder.dtype)
-        # A padded query sees nothing; let it see itself so that its softmax is defined (never read).
+        # A padded query sees nothing; let it see itself so that its softmax is defined (never
+        # read).
         mask.diagonal(dim1=1, dim2=2).zero_()
         position_BT = (slot[:width] - pad_B[:, None]).clamp(min=0)
         return self.decoder.forward(ids_BT, position_BT, self.cache, 0, mask[:, None, None])
@@ -211,10 +219,10 @@ class DecoderSteps:
 class ForwardSteps:
     """transformers' own forward behind a batch, for architectures without a fast decoder."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
 
-    def load(self, model: torch.nn.Module) -> None:
+    def load(self, model: Any) -> None:
         self.model = model
 
     def start(self, ids_BT: Tensor, pad_B: Tensor, total: int) -> Tensor:
@@ -248,7 +256,7 @@ class ForwardSteps:
         return out.logits[:, -1].float()
 
 
-def ragged(rows: list[tuple[int, ...]], fill: int, device) -> Tensor:
+def ragged(rows: list[tuple[int, ...]], fill: int, device: Any) -> Tensor:
     """A (B, longest) tensor of the rows, filled up on the right; at least one column wide."""
     width = max(1, *(len(r) for r in rows))
     return torch.tensor([tuple(r) + (fill,) * (width - len(r)) for r in rows], device=device)

@@ -1,7 +1,7 @@
 """What a run costs by role: tokens, FLOPs and seconds.
 
-FLOPs are counted as 2 N per token read or written and 6 N per token trained, N the parameters of the
-model (Kaplan et al. 2001.08361, without the attention term).
+FLOPs are counted as 2 N per token read or written and 6 N per token trained, N the parameters of
+the model (Kaplan et al. 2001.08361, without the attention term).
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ class Cost:
 
 
 def critic_tokens(estimates: Sequence[Estimate]) -> int:
-    """Tokens a learned critic reads and writes: its thoughts, or each response once for a value head."""
+    """Tokens a learned critic reads and writes: its thoughts, or each response once for a value
+    head.
+    """
     thoughts = {id(t): t for e in estimates for t in e.thoughts}.values()
     if thoughts:
         return sum(len(t.prompt_ids) + len(t.completion_ids) for t in thoughts)

@@ -42,7 +42,9 @@ def score_estimates(estimates: list[Estimate], panel: Panel) -> dict[str, Any]:
 
 
 def _inner(panel: Panel, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which parsed states come after the start, and the outcome of the response each was taken from."""
+    """Which parsed states come after the start, and the outcome of the response each was taken
+    from.
+    """
     states = [s for s, k in zip(panel.states, known, strict=True) if k]
     return np.array([s.start > 0 for s in states]), np.array(
         [s.rollout.reward == 1.0 for s in states]
@@ -64,8 +66,9 @@ def _parsed_only(
         "explained_variance": stats.explained_variance(predicted, truth),
         "auc_within_problem": stats.auc_within(predicted[later], won[later], problems[later]),
         "auc_ceiling": stats.auc_within(truth[later], won[later], problems[later]),
-        "calibration": stats.calibration_bins(predicted, truth),
-        "expected_calibration_error": stats.expected_calibration_error(predicted, truth),
+        # A linear value head may leave [0, 1]; as a probability it is then read as 0 or 1.
+        "calibration": stats.calibration_bins(predicted.clip(0, 1), truth),
+        "expected_calibration_error": stats.expected_calibration_error(predicted.clip(0, 1), truth),
     }
 
 

@@ -1,4 +1,6 @@
-"""The panel: states of two-sided held-out problems with Monte-Carlo values, the critics' ground truth."""
+"""The panel: states of two-sided held-out problems with Monte-Carlo values, the critics' ground
+truth.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from genac.states import split
 from genac.types import Rollout, State
 
 RESPONSES = 8  # per candidate problem
-FIRST_PROBLEM = 100_000  # panel problems never coincide with those of the success evaluation
+FIRST_PROBLEM = 100_000  # of an endless task: apart from those of the success evaluation
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ def build_panel(
     rollouts = [r for group in groups for r in group]
     states, _ = unique_states(split(rollouts, states_cfg, actor.tokenizer))
     values = monte_carlo_values(actor, world, states, continuations, "panel")
-    rates = {group[0].problem.id: float(np.mean([r.reward for r in group])) for group in groups}
+    rates = {
+        group[0].problem.id: float(np.mean([r.reward or 0.0 for r in group])) for group in groups
+    }
     kept = [i for i, v in enumerate(values) if v.value is not None]
     return Panel(
         [states[i] for i in kept],
@@ -74,7 +78,8 @@ def two_sided(actor: Runtime, world: World, wanted: int) -> list[Group]:
             return found[:wanted]
     if not found:
         raise ValueError(
-            "no held-out problem has both right and wrong responses, so no critic panel can be built; choose "
+            "no held-out problem has both right and wrong responses, so no critic panel can be "
+            "built; choose "
             "an easier or harder task, or set evaluate.panel_problems to 0"
         )
     return found

@@ -32,7 +32,9 @@ def rollout_metrics(groups: Sequence[Group]) -> Metrics:
 
 
 def critic_metrics(estimates: Sequence[Estimate]) -> Metrics:
-    """The critic against outcomes. `critic/mse` is against 0/1 rewards, so it keeps their variance."""
+    """The critic against outcomes. `critic/mse` is against 0/1 rewards, so it keeps their
+    variance.
+    """
     if not estimates:
         return {}
     known = [e for e in estimates if e.value is not None and e.state.rollout.reward is not None]

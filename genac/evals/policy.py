@@ -29,7 +29,9 @@ class PolicyScore:
 def evaluate_policy(
     actor: Runtime, world: World, num_problems: int, num_samples: int
 ) -> PolicyScore:
-    """num_samples responses to each of the first num_problems held-out problems, always the same ones."""
+    """num_samples responses to each of the first num_problems held-out problems, always the same
+    ones.
+    """
     size = world.task.size("heldout")
     count = num_problems if size is None else min(num_problems, size)
     if count < 1:

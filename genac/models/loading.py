@@ -22,6 +22,12 @@ def load_tokenizer(name_or_path: str) -> Any:
             "the folder needs tokenizer.json and tokenizer_config.json: save one with "
             "tokenizer.save_pretrained(folder)"
         ) from error
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        # transformers makes an empty one of the model's type where the folder holds none.
+        raise ValueError(
+            f"no tokenizer was found in {name_or_path!r} (its vocabulary is empty); "
+            "save one there with tokenizer.save_pretrained(folder)"
+        )
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"the tokenizer of {name_or_path!r} has no eos_token; set one and save it again"

@@ -1,7 +1,7 @@
 """Tiny models from a config and word-level tokenizers made locally: the embedded default.
 
-Both are saved in the ordinary Hugging Face layout, so everything downstream loads them exactly as it
-would load a model from the hub.
+Both are saved in the ordinary Hugging Face layout, so everything downstream loads them exactly as
+it would load a model from the hub.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def build_model(
         head_dim=hidden_size // heads,
         max_position_embeddings=max_length,
         tie_word_embeddings=False,
-        rope_theta=10_000.0,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         eos_token_id=eos_token_id,
         pad_token_id=pad_token_id,
         bos_token_id=None,

@@ -1,10 +1,12 @@
-"""The discriminative critic's model: a causal LM whose LM head is replaced by a linear value head."""
+"""The discriminative critic's model: a causal LM whose LM head is replaced by a linear value
+head.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -12,13 +14,16 @@ HEAD_FILE = "value_head.safetensors"
 
 
 class ValueModel(nn.Module):
-    """Backbone + linear head with K outputs per token (1 for MSE, the number of bins for HL-Gauss)."""
+    """Backbone + linear head with K outputs per token (1 for MSE, the number of bins for
+    HL-Gauss).
+    """
 
-    def __init__(self, causal_lm: nn.Module, outputs: int) -> None:
+    def __init__(self, causal_lm: Any, outputs: int) -> None:
         super().__init__()
         self.causal_lm = causal_lm
         self.config = causal_lm.config
-        # The LM head stays in the saved folder (it must load as an ordinary model) but is never trained.
+        # The LM head stays in the saved folder (it must load as an ordinary model) but is never
+        # trained.
         for parameter in causal_lm.get_output_embeddings().parameters():
             parameter.requires_grad_(False)
         self.head = nn.Linear(self.config.hidden_size, outputs)
@@ -38,7 +43,9 @@ class ValueModel(nn.Module):
         save_file(self.head.state_dict(), Path(folder) / HEAD_FILE)
 
     def load_head(self, folder: Path) -> None:
-        """Reads the head saved beside the backbone; ValueError where there is none or another shape."""
+        """Reads the head saved beside the backbone; ValueError where there is none or another
+        shape.
+        """
         path = Path(folder) / HEAD_FILE
         if not path.exists():
             raise ValueError(
@@ -48,8 +55,10 @@ class ValueModel(nn.Module):
         state = load_file(path)
         if state["weight"].shape != self.head.weight.shape:
             raise ValueError(
-                f"the value head in {folder} has {state['weight'].shape[0]} outputs, the config asks for "
-                f"{self.head.weight.shape[0]}; set critic.discriminative.head to the kind it was trained with"
+                f"the value head in {folder} has {state['weight'].shape[0]} outputs, the config "
+                "asks for "
+                f"{self.head.weight.shape[0]}; set critic.discriminative.head to the kind it was "
+                "trained with"
             )
         self.head.load_state_dict(state)
 
@@ -57,10 +66,3 @@ class ValueModel(nn.Module):
 def outputs_of(head: str, bins: int) -> int:
     """How many outputs per token a head kind has."""
     return 1 if head == "mse" else bins
-
-
-@torch.no_grad()
-def init_bias_to_mean(model: ValueModel, mean: float) -> None:
-    """Starts an MSE head at the mean return, the best constant."""
-    if model.head.out_features == 1:
-        model.head.bias.fill_(mean)

@@ -145,17 +145,20 @@ def values_of(outputs_BTK: Tensor, kind: str) -> Tensor:
     return outputs_BTK[..., 0].float()
 
 
-def expected_score_loss(score_logits_BV11: Tensor, rewards_B11: Tensor) -> Tensor:
+def expected_score_loss(logits_BV: Tensor, score_ids_BK: Tensor, rewards_BK: Tensor) -> Tensor:
     """Minus the expected critic reward at the score token (our choice, `improved` preset).
 
-        loss = -sum_i p_i R_i,   p = softmax over the eleven score tokens only
-        d loss / d logit_j = -p_j (R_j - sum_i p_i R_i)
+        loss = -sum_i p_i R_i,   p = softmax over the whole vocabulary, i the score tokens
+        d loss / d logit_j = -p_j (R_j - sum_i p_i R_i),   R_j = 0 for every other token
 
-    This is the expectation of REINFORCE's gradient over the sampled score, exact and with the
-    best baseline built in. score_logits_BV11, rewards_B11 (B, 11) -> (B,).
+    This is the expectation of REINFORCE's gradient over the sampled token, exact and with the
+    best baseline built in. Tokens that are no score earn 0, as an unparsable completion does, so
+    probability is drawn to the scores and not only moved among them.
+    logits_BV (B, V), score_ids_BK, rewards_BK (B, 11) -> (B,).
     """
-    assert score_logits_BV11.shape == rewards_B11.shape and rewards_B11.shape[-1] == 11
-    return -(F.softmax(score_logits_BV11.float(), dim=-1) * rewards_B11.float()).sum(-1)
+    assert logits_BV.ndim == 2 and score_ids_BK.shape == rewards_BK.shape
+    p_BK = F.softmax(logits_BV.float(), dim=-1).gather(-1, score_ids_BK)
+    return -(p_BK * rewards_BK.float()).sum(-1)
 
 
 def critic_reward(value, outcome):

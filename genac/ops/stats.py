@@ -112,8 +112,11 @@ def auc_within(scores: ArrayLike, labels: ArrayLike, groups: ArrayLike) -> float
     """AUC inside a group: the mean over groups with both classes, weighted by their n1 n0 pairs.
 
     A predictor that knows only which group is easy gets 0.5, however good its pooled AUC.
-    None when no group has both classes. scores, labels, groups (N,) -> float.
+    None when no group has both classes, as with N = 0 (no response has a second state).
+    scores, labels, groups (N,) -> float.
     """
+    if len(np.asarray(scores)) == 0:
+        return None
     scores_N, labels_N = _pair(scores, labels)
     groups_N = np.asarray(groups)
     assert groups_N.shape == scores_N.shape

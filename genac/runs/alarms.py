@@ -19,7 +19,7 @@ NONFINITE = "nonfinite"
 
 @dataclass(frozen=True)
 class Rule:
-    """Raised where `compare(metrics[key], limit)` holds."""
+    """Raised where `compare(metrics[key], limit)` held for `steps` steps in a row."""
 
     kind: str
     key: str
@@ -27,6 +27,7 @@ class Rule:
     limit: float
     says: str
     remedy: str
+    steps: int = 1  # a small batch shows some of these by chance
 
 
 RULES = (
@@ -37,6 +38,7 @@ RULES = (
         1.0,
         "every group's rewards are equal, so group advantages are all zero",
         "choose problems the actor solves sometimes (task difficulty) or raise the temperature",
+        steps=3,
     ),
     Rule(
         "rewards_zero",
@@ -45,6 +47,7 @@ RULES = (
         0.0,
         "no response was rewarded",
         "lower the task's difficulty, train the base model longer, or check the verifier",
+        steps=3,
     ),
     Rule(
         "rewards_unscored",
@@ -75,8 +78,9 @@ RULES = (
         "critic/advantage_gap",
         operator.lt,
         0.0,
-        "right responses get lower advantages than wrong ones",
+        "right responses get lower values than wrong ones",
         "train the critic longer before the actor, and check that the rewards are right",
+        steps=3,
     ),
     Rule(
         "logprobs_apart",
@@ -103,6 +107,7 @@ class Alarms:
     def __init__(self, run: Run, warn: Callable[[str], None]):
         self.run = run
         self.warn = warn
+        self._streak: dict[tuple[str, str], int] = {}
         self._raised = {(e.get("stage"), e.get("alarm")) for e in run.events("alarm")}
 
     def check(self, stage: str, step: int, metrics: Mapping[str, Any]) -> list[str]:
@@ -116,7 +121,9 @@ class Alarms:
         return kinds
 
     def _due(self, rule: Rule, stage: str, value: float) -> bool:
-        return rule.compare(value, rule.limit) and (stage, rule.kind) not in self._raised
+        key = (stage, rule.kind)
+        self._streak[key] = self._streak.get(key, 0) + 1 if rule.compare(value, rule.limit) else 0
+        return self._streak[key] >= rule.steps and key not in self._raised
 
     def _raise(self, stage: str, step: int, rule: Rule, value: float) -> None:
         text = f"{rule.says} ({rule.key} = {value:.4g})"

@@ -86,7 +86,10 @@ def _inline(figure: Any, title: str) -> str:
     import matplotlib
 
     buffer = io.StringIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": title}  # text stays text; stable ids
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": title,
+    }  # text stays text; stable ids
     with matplotlib.rc_context(settings):
         figure.savefig(buffer, format="svg", transparent=True)
     svg = buffer.getvalue()

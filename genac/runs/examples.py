@@ -79,7 +79,8 @@ def _step(row: Row) -> str:
 def _reasoning(text: str) -> str:
     if not text.strip():
         return "-"
-    return f"<details><summary>{esc(text.strip()[:80])}</summary><pre>{esc(clip(text, 3000))}</pre></details>"
+    summary, full = esc(text.strip()[:80]), esc(clip(text, 3000))
+    return f"<details><summary>{summary}</summary><pre>{full}</pre></details>"
 
 
 def _chip(value: float | None) -> str:

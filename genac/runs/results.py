@@ -54,7 +54,11 @@ def headline(summary: Summary) -> str:
     floors = [m for key in FLOORS if (m := mean(critic.get(key))) is not None]
     cells = []
     if before is not None or after is not None:
-        gain = f"{100 * (after - before):+.1f} points" if None not in (before, after) else ""
+        gain = (
+            f"{100 * (after - before):+.1f} points"
+            if before is not None and after is not None
+            else ""
+        )
         cells.append(("held-out success", f"{percent(before)} → {percent(after)}", gain))
     if (mse := mean(critic.get("mse"))) is not None:
         best = f"best floor {number(min(floors))}" if floors else ""

@@ -1,7 +1,8 @@
 """Stage 0: the base model, trained on imperfect demonstrations and on checking.
 
-It stands in for a pretrained language model: it can do the task with systematic faults, which RL has to
-unlearn, and it has seen solutions being checked, so that both kinds of critic start from the same base.
+It stands in for a pretrained language model: it can do the task with systematic faults, which RL
+has to unlearn, and it has seen solutions being checked, so that both kinds of critic start from the
+same base.
 """
 
 from __future__ import annotations

@@ -1,23 +1,25 @@
 """Stage 2: the critic learns from returns while the actor is frozen.
 
-REINFORCE for the generative critic, regression on returns for a value head: the joint loop without the
-actor's step.
+REINFORCE for the generative critic, regression on returns for a value head: the joint loop without
+the actor's step.
 """
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from genac.config import RunConfig
 from genac.credit import credit
 from genac.evals.online import critic_metrics, rollout_metrics
-from genac.rollout import collect, problems_at
+from genac.rollout import World, collect, problems_at
 from genac.runs.store import Run, stable_hash
 from genac.runtime import Runtime
 from genac.stages.loop import Loop
 from genac.stages.outputs import ensure
-from genac.stages.setup import Setup
+from genac.stages.setup import Setup, save_critic
 from genac.states import every_token, split
 from genac.types import Rollout, State
 
@@ -53,15 +55,14 @@ def pretrained_critic(setup: Setup, start: Path, actor_path: Path, actor: Runtim
 
 def train(setup: Setup, run: Run, start: Path, actor: Runtime, config_hash: str) -> None:
     """The joint loop without the actor's step."""
-    cfg, world = setup.cfg, setup.world
-    critic = setup.critic(start, actor)
+    cfg, stage = setup.cfg, setup.cfg.stages.critic_rl
+    world = stage_world(setup)
+    critic = setup.critic(start, actor, stage.learning_rate, stage.steps if stage.decay else None)
     assert critic.runtime is not None
-    loop = Loop(
-        run, "critic_rl", cfg.stages.critic_rl, {"critic": critic.runtime}, critic, config_hash
-    )
+    loop = Loop(run, "critic_rl", stage, {"critic": critic.runtime}, critic, config_hash)
+    count = stage.num_prompts or cfg.rollout.num_prompts
     for step in loop:
         # 1 the frozen actor acts
-        count = cfg.rollout.num_prompts
         groups = collect(
             actor,
             world,
@@ -71,14 +72,34 @@ def train(setup: Setup, run: Run, start: Path, actor: Runtime, config_hash: str)
         )
         # 2 judge
         rollouts = [r for group in groups for r in group]
-        estimates = critic.estimate(states_of(rollouts, cfg, actor), step)
+        states = subset(states_of(rollouts, cfg, actor), stage.max_states, f"{cfg.seed}/{step}")
+        estimates = critic.estimate(states, step)
         # 3 learn from the returns
         measured = critic.learn(estimates, step)
         critic.runtime.publish(step + 1)
         advantages = credit(groups, estimates, cfg.credit, cfg.rollout.temperature).advantages
         metrics = rollout_metrics(groups) | critic_metrics(estimates) | measured
         loop.after(step, metrics, groups, estimates, advantages)
-    critic.runtime.save_model(run.path / "model")
+    save_critic(critic, cfg, run.path / "model")
+
+
+def stage_world(setup: Setup) -> World:
+    """The run's world with this stage's group size."""
+    size = setup.cfg.stages.critic_rl.num_generations
+    if size is None:
+        return setup.world
+    rollout = setup.world.rollout.model_copy(update={"num_generations": size})
+    return replace(setup.world, rollout=rollout)
+
+
+def subset(states: list[State], limit: int | None, seed: str) -> list[State]:
+    """All states of at most `limit` token-identical classes, drawn at random: more problems per
+    judged state, and pooled returns stay whole."""
+    keys = list(dict.fromkeys(state.key for state in states))
+    if limit is None or len(keys) <= limit:
+        return states
+    chosen = set(random.Random(f"{seed}/subset").sample(keys, limit))
+    return [state for state in states if state.key in chosen]
 
 
 def states_of(rollouts: list[Rollout], cfg: RunConfig, actor: Runtime) -> list[State]:

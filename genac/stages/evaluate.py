@@ -1,4 +1,4 @@
-"""genac eval RUN: the models a run saved, evaluated again, in distribution and under each named shift."""
+"""genac eval RUN: a run's saved models evaluated again, also under each named shift."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 3: joint training of actor and critic. The whole loop of every algorithm is on this page."""
+"""Stage 3: joint training of actor and critic: the whole loop of every algorithm."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def train(
     reference: Runtime | None,
     config_hash: str,
 ) -> Loop:
-    """Runs (or resumes) the joint stage in `run`; returns its loop, which holds the cost account."""
+    """Runs (or resumes) the joint stage in `run`; the loop it returns holds the cost account."""
     cfg, world = setup.cfg, setup.world
     models = {"actor": actor} | ({"critic": critic.runtime} if critic.runtime else {})
     loop = Loop(run, "joint", cfg.stages.joint, models, critic, config_hash)

@@ -1,4 +1,4 @@
-"""What every training loop shares: resuming, progress, logging, alarms, stored rollouts, checkpoints."""
+"""What training loops share: resuming, progress, logging, alarms, stored rollouts, checkpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from genac import checkpoint
-from genac.config import LoopStage
+from genac.config import CriticStage, LoopStage
 from genac.critics.base import Critic
 from genac.evals.cost import Cost
 from genac.rollout import Group
@@ -34,7 +34,7 @@ class Loop:
         self,
         run: Run,
         stage: str,
-        cfg: LoopStage,
+        cfg: LoopStage | CriticStage,
         runtimes: Mapping[str, Runtime],
         critic: Critic | None,
         config_hash: str,
@@ -54,7 +54,8 @@ class Loop:
         state = checkpoint.load(found[-1], self.runtimes)
         if state["config_hash"] != self.config_hash:
             raise ValueError(
-                f"checkpoint {found[-1]} was written under config {state['config_hash']}, this run has "
+                f"checkpoint {found[-1]} was written under config {state['config_hash']}, this "
+                "run has "
                 f"{self.config_hash}; use the same config or a new output_dir"
             )
         if self.critic is not None:

@@ -1,4 +1,4 @@
-"""Stage outputs by content: a stage whose inputs hash the same is done once and shared between runs."""
+"""Stage outputs by content: a stage with the same inputs is done once and shared between runs."""
 
 from __future__ import annotations
 
@@ -26,10 +26,19 @@ def ensure(root: str | Path, stage: str, key: dict[str, Any], build: Callable[[R
 
 
 def adopt(run: Run, stage_folder: Path) -> None:
-    """Copies a stage's metrics and events into the run that uses it, once."""
+    """Copies a stage's metrics and alarms into the run that uses it, once and with their times."""
     source = Run.open(stage_folder)
-    present = {row["stage"] for row in run.metrics()}
-    for row in source.metrics():
-        if row["stage"] not in present:
-            fields = {k: v for k, v in row.items() if k not in ("stage", "step", "time")}
-            run.log(row["stage"], row["step"], fields)
+    rows = source.metrics()
+    for stage in {row["stage"] for row in rows}:
+        mine = [row for row in rows if row["stage"] == stage]
+        if len(run.metrics(stage)) == len(mine):
+            continue
+        run.truncate_after(stage, -1)  # an interrupted copy starts again
+        for row in mine:
+            run.log(
+                stage, row["step"], {k: v for k, v in row.items() if k not in ("stage", "step")}
+            )
+    known = {(e.get("stage"), e.get("alarm")) for e in run.events("alarm")}
+    for event in source.events("alarm"):
+        if (event.get("stage"), event.get("alarm")) not in known:
+            run.event("alarm", **{k: v for k, v in event.items() if k != "kind"})

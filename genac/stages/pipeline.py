@@ -1,29 +1,27 @@
-"""One command for all stages: base -> critic SFT -> critic pretraining -> joint RL, with evaluations.
+"""One command for all stages: base -> critic SFT -> critic pretraining -> joint RL.
 
-Stages before the joint one live in cfg.stages.folder under the hash of what they depend on: they are
-skipped when finished, resumed when not, and shared between runs.
+Stages before the joint one live in cfg.stages.folder under the hash of what they depend on: they
+are skipped when finished, resumed when not, and shared between runs.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from genac.config import RunConfig
-from genac.critics.base import Critic
 from genac.critics.generative import GenerativeCritic
 from genac.evals.critic import evaluate_critic, floors
 from genac.evals.ground_truth import Panel, build_panel, load_panel, revalue, save_panel
 from genac.evals.policy import evaluate_policy
 from genac.runs.report import write_report
-from genac.runs.store import Run, atomic_write, environment, stable_hash
+from genac.runs.store import Run, environment, stable_hash
 from genac.runtime import Runtime
 from genac.stages import base, critic_rl, joint, sft, synthesize
 from genac.stages.outputs import adopt, ensure
-from genac.stages.setup import Setup
+from genac.stages.setup import Setup, prepared_config, save_critic
 
 
 @dataclass
@@ -39,12 +37,12 @@ class Prepared:
 
 def train(cfg: RunConfig) -> Path:
     """Everything a recipe asks for; returns the run folder. Resumes what was interrupted."""
-    run, setup = open_run(cfg), Setup.of(cfg)
+    setup, early, run = Setup.of(cfg), Setup.of(prepared_config(cfg)), open_run(cfg)
     if (run.path / "summary.json").exists():
         return run.path
     started = time.perf_counter()
     # 1 the stages before joint training, each skipped when its output exists
-    ready = prepare(setup)
+    ready = prepare(early)
     for folder in ready.folders:
         adopt(run, folder)
     # 2 where we start
@@ -52,8 +50,8 @@ def train(cfg: RunConfig) -> Path:
     before = evaluate_policy(
         actor, setup.world, cfg.evaluate.num_problems, cfg.evaluate.num_samples
     )
-    panel = fixed_panel(setup, ready.actor, actor)
-    report = critic_report(setup, ready, actor, panel, before.mean)
+    panel = fixed_panel(early, ready.actor, actor)
+    report = critic_report(early, ready, actor, panel, before.mean)
     # 3 joint training
     critic = setup.critic(ready.critic, actor)
     reference = setup.actor(ready.actor) if cfg.loss.beta else None
@@ -61,13 +59,12 @@ def train(cfg: RunConfig) -> Path:
     # 4 where we arrived
     after = evaluate_policy(actor, setup.world, cfg.evaluate.num_problems, cfg.evaluate.num_samples)
     if panel is not None and cfg.critic.kind in ("generative", "discriminative"):
-        later = revalue(panel, actor, setup.world, cfg.evaluate.panel_continuations)
+        later = revalue(panel, actor, early.world, cfg.evaluate.panel_continuations)
         report["after_joint"] = evaluate_critic(critic, later) | floors(later)
     # 5 keep the models and write the account
     actor.save_model(run.path / "actor")
     if critic.runtime is not None:
-        critic.runtime.save_model(run.path / "critic")
-        atomic_write(run.path / "critic" / "critic.json", json.dumps(critic_card(cfg, critic)))
+        save_critic(critic, cfg, run.path / "critic")
     run.write_summary(
         {
             "name": cfg.name,
@@ -101,10 +98,16 @@ def open_run(cfg: RunConfig) -> Run:
         )
     run = Run.open(cfg.output_dir)
     old = RunConfig(**run.config())
+    if config_hash(old) != config_hash(cfg) and not run.metrics():
+        # It stopped before anything was done, e.g. at a wrong path: the corrected config takes its
+        # place.
+        (run.path / "config.json").unlink()
+        return open_run(cfg)
     if config_hash(old) != config_hash(cfg):
         changed = ", ".join(differences(old.model_dump(), cfg.model_dump()))
         raise ValueError(
-            f"{cfg.output_dir} holds a run of another config ({changed}); resume it with the same config, or "
+            f"{cfg.output_dir} holds a run of another config ({changed}); resume it with the same "
+            "config, or "
             "choose another output_dir"
         )
     return run
@@ -144,6 +147,7 @@ def prepare(setup: Setup) -> Prepared:
 
 def prepare_until(cfg: RunConfig, verb: str) -> Path:
     """Runs the stages up to the one named by a command-line verb; returns what that stage made."""
+    cfg = prepared_config(cfg)
     setup = Setup.of(cfg)
     if cfg.critic.kind != "generative" and verb != "pretrain-critic":
         raise ValueError(
@@ -218,8 +222,3 @@ def stage_score(
     if isinstance(critic, GenerativeCritic):
         critic.rate.update(success)
     return evaluate_critic(critic, panel)
-
-
-def critic_card(cfg: RunConfig, critic: Critic) -> dict[str, Any]:
-    """What is needed to ask a saved critic as it was asked in training."""
-    return {"kind": cfg.critic.kind, "config": cfg.critic.model_dump(), **critic.state()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ from genac.critics.generative import GenerativeCritic
 from genac.critics.monte_carlo import MonteCarloCritic
 from genac.models.value_head import HEAD_FILE
 from genac.rollout import World
+from genac.runs.store import atomic_write
 from genac.runtime import Hardware, Runtime, language_model, value_model
 from genac.tasks import make_task
-from genac.tasks.rewards import Verifier
+from genac.tasks.verifier import Verifier
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What stages are built from. `world` samples from the task under the run's rollout settings."""
+    """What stages are built from: config, hardware, and the world under its rollout settings."""
 
     cfg: RunConfig
     hardware: Hardware
@@ -42,9 +44,18 @@ class Setup:
             max_rows=cfg.rollout.max_rows,
         )
 
-    def critic(self, path: str | Path | None, actor: Runtime) -> Critic:
-        """The configured critic; `path` is the folder a trained critic starts from."""
+    def critic(
+        self,
+        path: str | Path | None,
+        actor: Runtime,
+        learning_rate: float | None = None,
+        decay_steps: int | None = None,
+    ) -> Critic:
+        """The configured critic from a folder; the optimiser may differ by stage."""
         cfg, kind = self.cfg.critic, self.cfg.critic.kind
+        optimizer = cfg.optimizer
+        if learning_rate is not None:
+            optimizer = optimizer.model_copy(update={"learning_rate": learning_rate})
         if kind == "none":
             return NoCritic()
         if kind == "monte_carlo":
@@ -53,15 +64,43 @@ class Setup:
         if kind == "generative":
             rows = self.cfg.rollout.max_rows
             runtime = language_model(
-                "critic", str(path), self.hardware, cfg.optimizer, max_rows=rows
+                "critic",
+                str(path),
+                self.hardware,
+                optimizer,
+                max_rows=rows,
+                decay_steps=decay_steps,
             )
-            return GenerativeCritic(runtime, actor, cfg.generative, self.cfg.seed)
+            critic = GenerativeCritic(runtime, actor, cfg.generative, self.cfg.seed)
+            card = Path(path) / "critic.json"
+            if card.exists():
+                critic.require_prompt(json.loads(card.read_text()).get("prompt_hash"))
+            return critic
         trained = (Path(path) / HEAD_FILE).exists()
         head = cfg.discriminative
         runtime = value_model(
-            str(path), self.hardware, cfg.optimizer, head.head, head.bins, trained=trained
+            str(path),
+            self.hardware,
+            optimizer,
+            head.head,
+            head.bins,
+            trained=trained,
+            decay_steps=decay_steps,
         )
         return DiscriminativeCritic(runtime, head, self.cfg.credit.gamma, self.cfg.seed)
+
+
+def save_critic(critic: Critic, cfg: RunConfig, folder: Path) -> None:
+    """The critic's model and, in critic.json, how it was asked in training."""
+    assert critic.runtime is not None
+    critic.runtime.save_model(folder)
+    card = {"kind": cfg.critic.kind, "config": cfg.critic.model_dump(), **critic.state()}
+    atomic_write(folder / "critic.json", json.dumps(card, indent=1))
+
+
+def prepared_config(cfg: RunConfig) -> RunConfig:
+    """The config under which the stages before joint training run: with their own seed, if any."""
+    return cfg if cfg.stages.seed is None else cfg.model_copy(update={"seed": cfg.stages.seed})
 
 
 def make_world(cfg: RunConfig, **overrides: Any) -> World:

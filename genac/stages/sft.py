@@ -16,7 +16,7 @@ from genac.runs.store import Run, stable_hash
 from genac.runtime import Runtime, language_model
 from genac.stages.loop import Loop
 from genac.stages.outputs import ensure
-from genac.stages.setup import Setup
+from genac.stages.setup import Setup, save_critic
 from genac.stages.synthesize import Trace, problem_of, read_traces
 from genac.types import Sample
 
@@ -72,17 +72,13 @@ def train(setup: Setup, run: Run, file: Path, start: Path, actor: Runtime) -> No
             [s for s in samples if len(s.ids) <= model.max_length], seed=step
         )
         loop.after(step, metrics)
-    model.save_model(run.path / "model")
+    save_critic(critic, setup.cfg, run.path / "model")
 
 
 def trace_sample(critic: GenerativeCritic, trace: Trace) -> Sample:
     """Prompt as it will be asked in training, then reasoning and score."""
     context = Context(critic.actor_size, trace.success_rate) if critic.cfg.icc.enabled else None
-    problem = problem_of(trace)
-    if critic.prompts.same_tokenizer:
-        prompt = critic.prompts.assemble(problem, trace.partial_ids, context)
-    else:
-        prompt = critic.prompts.render_text(problem, trace.partial, context)
+    prompt = critic.prompts.render_ids(problem_of(trace), trace.partial_ids, context)
     ids = (*prompt, *completion_ids(critic, trace.reasoning, trace.score))
     mask = np.zeros(len(ids), np.float32)
     mask[len(prompt) :] = 1.0
@@ -90,7 +86,9 @@ def trace_sample(critic: GenerativeCritic, trace: Trace) -> Sample:
 
 
 def completion_ids(critic: GenerativeCritic, reasoning: str, score: int) -> tuple[int, ...]:
-    """Reasoning, answer tag, and an end-of-sequence where the closing tag alone does not stop sampling."""
+    """Reasoning, answer tag, and an end-of-sequence where the closing tag alone does not stop
+    sampling.
+    """
     assert critic.runtime is not None
     tokenizer = critic.runtime.tokenizer
     ids = tokenizer.encode(f"{reasoning}{OPEN}{score}{CLOSE}", add_special_tokens=False)

@@ -35,5 +35,6 @@ def critic_lines(critic: dict[str, Any]) -> list[str]:
     auc = critic.get("auc_within_problem")
     return [
         "critic MSE against Monte-Carlo values: " + ", ".join(found),
-        f"critic AUC within problem {'-' if auc is None else f'{auc:.3f}'}, parse rate {critic['parse_rate']:.1%}",
+        f"critic AUC within problem {'-' if auc is None else f'{auc:.3f}'}, parse rate "
+        f"{critic['parse_rate']:.1%}",
     ]

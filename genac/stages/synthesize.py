@@ -1,8 +1,9 @@
 """Oracle traces for stage 1: reasoning and a score for partial responses of the actor.
 
 The programmatic oracle knows the mathematics but not this actor; its scores are guesses that RL
-pretraining has to calibrate. `calibrated` replaces each guess by the mean return of the states that got
-the same guess; `outcome` (for tasks without an oracle) writes no reasoning and the rounded mean return.
+pretraining has to calibrate. `calibrated` replaces each guess by the mean return of the states that
+got the same guess; `outcome` (for tasks without an oracle) writes no reasoning and the rounded mean
+return.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Tasks: problems, verifiers, demonstrations and oracles. To add one: one file and one line below."""
+"""Tasks: problems, verifiers, demonstrations and oracles. To add one: one file and one line
+below.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ TASKS: dict[str, Callable[..., Any]] = {
 
 
 def make_task(cfg: TaskConfig, seed: int, **overrides: Any) -> Task:
-    """The configured task; `overrides` replace settings of its generator (e.g. a distribution shift)."""
+    """The configured task; `overrides` replace settings of its generator (e.g. a distribution
+    shift).
+    """
     if cfg.name not in TASKS:
         raise ValueError(f"task.name is {cfg.name!r}; use one of {sorted(TASKS)}")
     settings: dict[str, Any] = {"seed": seed, **cfg.options, **overrides}

@@ -7,10 +7,10 @@ A problem is a start digit and a chain of labelled operations, kept to the last 
                               c-8=5        and then the final answer line
                               ans=5
 
-The verifier reads the final line only. Operator and digit are one token and every step has a label, so
-that a model of a million parameters can learn the task in about a minute (finding the operation is an
-induction look-up). Multipliers are coprime to the modulus: then every operation is a bijection and an
-error is forgotten only if a second error happens to cancel it.
+The verifier reads the final line only. Operator and digit are one token and every step has a label,
+so that a model of a million parameters can learn the task in about a minute (finding the operation
+is an induction look-up). Multipliers are coprime to the modulus: then every operation is a
+bijection and an error is forgotten only if a second error happens to cancel it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ LABELS = "abcdefghijklmnopqrstuvwxyz"
 LINE = re.compile(r"([a-z])([+\-*]\d+)=(\d)")
 ANSWER = re.compile(r"ans=(\d)")
 
-# The base actor's systematic faults: probability of the wrong habit, by operator. RL has to unlearn them.
+# The base actor's systematic faults: probability of the wrong habit, by operator. RL has to unlearn
+# them.
 FAULTS = {"*": 0.6, "-": 0.15, "+": 0.02}
 
 

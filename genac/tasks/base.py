@@ -1,4 +1,5 @@
-"""What a task is: problems, a verifier that proves its own gold answer, demonstrations and an oracle.
+"""What a task is: problems, a verifier that proves its own gold answer, demonstrations and an
+oracle.
 
 Tasks are pure in (seed, split, index) and import no torch. A task that has no programmatic oracle
 says so with a ValueError that names the remedy.
@@ -20,14 +21,18 @@ HELDOUT_ONE_IN = 4  # one problem text in four belongs to the held-out side, by 
 
 @dataclass(frozen=True)
 class OracleTrace:
-    """A programmatic oracle's reasoning about a partial response and its score, an integer 0..10."""
+    """A programmatic oracle's reasoning about a partial response and its score, an integer
+    0..10.
+    """
 
     reasoning: str
     score: int
 
 
 class Task(Protocol):
-    """The protocol of a task. `trusted` tasks verify in process; others in a worker with a deadline."""
+    """The protocol of a task. `trusted` tasks verify in process; others in a worker with a
+    deadline.
+    """
 
     name: str
     trusted: bool
@@ -45,7 +50,9 @@ class Task(Protocol):
         ...
 
     def demonstration(self, problem: Problem, rng: random.Random, fault_rate: float) -> str:
-        """A response text with the task's systematic faults scaled by `fault_rate` (0 = correct)."""
+        """A response text with the task's systematic faults scaled by `fault_rate` (0 =
+        correct).
+        """
         ...
 
     def oracle(self, problem: Problem, partial: str, success_rate: float | None) -> OracleTrace:
@@ -63,7 +70,9 @@ def normalised(text: str) -> str:
 
 
 def split_of(text: str) -> str:
-    """The split a problem text belongs to: a property of the text alone, so no overlap is possible."""
+    """The split a problem text belongs to: a property of the text alone, so no overlap is
+    possible.
+    """
     digest = hashlib.sha256(normalised(text).encode("utf-8", "replace")).digest()
     return "heldout" if digest[0] % HELDOUT_ONE_IN == 0 else "train"
 

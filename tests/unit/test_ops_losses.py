@@ -196,24 +196,28 @@ def test_critic_reward_by_hand():
 
 
 def test_expected_score_loss_by_hand():
-    # Uniform over eleven scores, r = 1: E[R] = 1 - mean((1 - i/10)^2) = 1 - 3.85/11 = .65
-    # (0 + 1 + 4 + ... + 100 = 385 hundredths).  d loss/d logit_j = -(R_j - .65)/11
-    rewards = critic_reward(torch.arange(11) / 10, 1.0)[None]
-    logits = torch.zeros(1, 11, requires_grad=True)
-    loss = expected_score_loss(logits, rewards)
-    torch.testing.assert_close(loss, torch.tensor([-0.65]))
+    # Uniform over the eleven scores and one other token, r = 1. Over the scores the mean reward is
+    # 1 - mean((1 - i/10)^2) = 1 - 3.85/11 = .65 (0 + 1 + 4 + ... + 100 = 385 hundredths), so
+    # E[R] = 11 * .65 / 12 = .595833;  d loss/d logit_j = -(R_j - E[R]) / 12, R = 0 off the scores.
+    scores, rewards = torch.arange(11)[None], critic_reward(torch.arange(11) / 10, 1.0)[None]
+    logits = torch.zeros(1, 12, requires_grad=True)
+    loss = expected_score_loss(logits, scores, rewards)
+    torch.testing.assert_close(loss, torch.tensor([-0.595833]))
     loss.sum().backward()
-    torch.testing.assert_close(logits.grad, -(rewards - 0.65) / 11)
+    every = torch.cat([rewards, torch.zeros(1, 1)], -1)
+    torch.testing.assert_close(logits.grad, -(every - 0.595833) / 12)
+    assert logits.grad[0, 11] > 0  # descent takes probability away from what is no score
 
 
 @quick
-@given(st.lists(st.floats(-3, 3), min_size=11, max_size=11), unit)
+@given(st.lists(st.floats(-3, 3), min_size=13, max_size=13), unit)
 def test_expected_score_gradient_is_the_mean_of_reinforce(numbers, outcome):
-    logits = row(*numbers).requires_grad_()
+    logits, scores = row(*numbers).requires_grad_(), torch.arange(2, 13)[None]
     rewards = critic_reward(torch.arange(11) / 10, outcome)[None]
-    (got,) = torch.autograd.grad(expected_score_loss(logits, rewards).sum(), logits)
+    (got,) = torch.autograd.grad(expected_score_loss(logits, scores, rewards).sum(), logits)
     logp = logits.log_softmax(-1)
-    reinforce = -(logp.exp().detach() * rewards * logp).sum()
+    every = torch.cat([torch.zeros(1, 2), rewards], -1)
+    reinforce = -(logp.exp().detach() * every * logp).sum()
     (want,) = torch.autograd.grad(reinforce, logits)
     torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-4)
 

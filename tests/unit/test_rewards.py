@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genac.tasks import rewards
+from genac.tasks import verifier as verifying
 from genac.tasks.files import FileTask
-from genac.tasks.rewards import Outcome, Verifier, check_outcome, final_answer, load_reward
+from genac.tasks.rewards import check_outcome, final_answer, load_reward
+from genac.tasks.verifier import Outcome, Verifier
 from genac.types import Problem
 
 DATA = Path(__file__).parents[1] / "data"
@@ -206,12 +207,12 @@ class Trusted:
 
 
 def test_trusted_tasks_need_no_process(monkeypatch):
-    monkeypatch.setattr(rewards, "Worker", None)
+    monkeypatch.setattr(verifying, "Worker", None)
     verifier = Verifier(Trusted())
     good, bad, none, last = verifier.verify([(PROBLEM, t) for t in ("a", "raise", "none", "b")])
     assert good == last == Outcome(1.0)
     assert bad == Outcome(None, "the verifier raised RecursionError: too deep")
-    assert none == Outcome(None, rewards.UNJUDGED)
+    assert none == Outcome(None, verifying.UNJUDGED)
     with pytest.raises(ValueError, match=r"reward 'fake' is 2\.0"):
         verifier.verify([(PROBLEM, "big")])
 

@@ -12,7 +12,7 @@ import pytest
 
 from genac.tasks.base import normalised
 from genac.tasks.gym import GymTask, load_dataset
-from genac.tasks.rewards import Outcome, Verifier
+from genac.tasks.verifier import Outcome, Verifier
 
 DATA = Path(__file__).parents[1] / "data" / "gym_chain_sum.jsonl"
 SMALL = {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}

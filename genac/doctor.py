@@ -1,0 +1,249 @@
+"""`genac doctor RECIPE`: what would go wrong in a run, found before anything large is loaded.
+
+Every line begins with "ok   ", "warn " or "FAIL ", gives the number and, where bad, the remedy.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from genac.config import RunConfig
+from genac.critics.generative import single_token_scores
+from genac.critics.prompts import size_text
+from genac.evals import memory
+from genac.evals.lengths import LETTERS, Candidate, Lengths, candidates, measure
+from genac.evals.memory import as_text
+from genac.models.loading import parameter_count
+from genac.runtime import Hardware
+from genac.tasks import make_task
+from genac.tasks.base import SPLITS, Task
+from genac.tasks.check import check
+
+ROOMY = 0.8  # of what is free: the estimates are rough
+
+
+@dataclass
+class Findings:
+    """The lines so far."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, level: str, text: str) -> None:
+        self.lines.append(f"{level:<5}{' '.join(text.split())}")
+
+    def judge(self, good: bool, text: str, remedy: str, bad: str = "FAIL") -> None:
+        """ok with the number, or the bad level with number and remedy."""
+        self.add("ok" if good else bad, text if good else f"{text}; {remedy}")
+
+    @contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        """A ValueError or OSError inside is a finding, told once; its message is the remedy."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            if not any(" ".join(str(error).split()) in line for line in self.lines):
+                self.add("FAIL", f"{what}: {error}")
+
+
+def examine(cfg: RunConfig) -> tuple[list[str], bool]:
+    """The findings about a recipe, and whether none of them is a FAIL."""
+    found, hardware = Findings(), None
+    versions(found)
+    threads(found, cfg)
+    with found.attempt("device"):
+        hardware = Hardware.resolve(cfg.hardware)
+        found.add("ok", f"device: {hardware.device.type}, {'bf16' if hardware.bf16 else 'fp32'}")
+    with found.attempt("task"):
+        task = make_task(cfg.task, cfg.seed)
+        splits(found, cfg, task)
+        gold(found, cfg, task)
+        oracle(found, cfg, task)
+    with found.attempt("models"):
+        models = candidates(cfg)
+        tokenizers(found, cfg, models)
+        lengths = measure(cfg, models)
+        contexts(found, cfg, models, lengths)
+        if hardware is not None:
+            needs = memory.demands(cfg, models, lengths, bf16=hardware.bf16)
+            fits(found, needs, hardware)
+            disk(found, cfg, needs)
+    return found.lines, not any(line.startswith("FAIL") for line in found.lines)
+
+
+# --- the machine ---------------------------------------------------------------------------------
+
+
+def versions(found: Findings) -> None:
+    """Installed packages against the ranges that genac was installed with."""
+    try:
+        own = metadata.metadata("genac")
+    except metadata.PackageNotFoundError:
+        found.add("warn", "versions: genac is not installed, so none is checked; pip install -e .")
+        return
+    python, wanted = platform.python_version(), SpecifierSet(own["Requires-Python"] or "")
+    found.judge(wanted.contains(python, prereleases=True), f"python {python}", f"needs {wanted}")
+    for need in map(Requirement, metadata.requires("genac") or ()):
+        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(need.name)
+        except metadata.PackageNotFoundError:
+            version = None
+        fits = version is not None and need.specifier.contains(version, prereleases=True)
+        if not fits or need.name in ("torch", "transformers"):
+            found.judge(fits, f"{need.name} {version or 'is missing'}", f"pip install '{need}'")
+
+
+def threads(found: Findings, cfg: RunConfig) -> None:
+    """Threads of matrix products against the cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    number = cfg.hardware.threads or torch.get_num_threads()
+    omp = os.environ.get("OMP_NUM_THREADS", "not set")
+    text = f"threads: {number} on {cores} cores (OMP_NUM_THREADS {omp})"
+    remedy = f"they wait for each other: set hardware.threads {cores}"
+    found.judge(number <= (cores or 1), text, remedy, "warn")
+
+
+def fits(found: Findings, needs: Sequence[memory.Demand], hardware: Hardware) -> None:
+    """What the models of the joint stage take, against what is free."""
+    for d in needs:
+        text = f"{d.role} holds {as_text(d.held)}, caches {as_text(d.kept)} ({d.rows} rows)"
+        found.add("ok", f"memory: {text}, works in {as_text(d.peak)} ({d.tokens} tokens)")
+    need, cuda = memory.total(needs), hardware.device.type == "cuda"
+    free = torch.cuda.mem_get_info()[0] if cuda else memory.free_ram()
+    text = f"memory: about {as_text(need)} needed, {as_text(free)} free"
+    remedy = cheaper(needs, memory.smaller(needs, ROOMY * free))
+    found.judge(need <= ROOMY * free, text, remedy, "FAIL" if need > free else "warn")
+
+
+def cheaper(needs: Sequence[memory.Demand], cut: Sequence[memory.Demand] | None) -> str:
+    """Which keys to lower, and to what."""
+    if cut is None:
+        return "the models alone are too large: use smaller ones, or hardware.precision bf16"
+    steps = [("rollout.max_rows", needs[0].rows, cut[0].rows)]
+    for old, new in zip(needs, cut, strict=True):
+        steps += [(f"{key}.tokens_per_microbatch", old.tokens, new.tokens) for key in old.keys]
+    changed = [f"{key} to {new}" for key, old, new in steps if new != old]
+    return f"lower {', '.join(changed)}; no result changes"
+
+
+def disk(found: Findings, cfg: RunConfig, needs: Sequence[memory.Demand]) -> None:
+    """Checkpoints and models of the run folder and of the stages before it, per file system."""
+    critics = [d for d in needs if d.role == "critic"]
+    early = [*(() if cfg.actor.model_name_or_path else needs[:1]), *critics, *critics]
+    asked: dict[int, tuple[Path, int]] = {}
+    for key, models in ((cfg.output_dir, needs), (cfg.stages.folder, early)):
+        place = next(p for p in (Path(key).absolute(), *Path(key).absolute().parents) if p.exists())
+        place, before = asked.get(place.stat().st_dev, (place, 0))
+        asked[place.stat().st_dev] = (place, before + memory.checkpoint_bytes(models))
+    for place, need in asked.values():
+        free = shutil.disk_usage(place).free
+        text = f"disk: about {as_text(need)} of checkpoints at {place}, {as_text(free)} free"
+        remedy = f"free {as_text(max(0, need - free))}, or move output_dir or stages.folder"
+        found.judge(need < free, text, remedy)
+
+
+# --- the task ------------------------------------------------------------------------------------
+
+
+def splits(found: Findings, cfg: RunConfig, task: Task) -> None:
+    """Both splits hold problems, and enough of them."""
+    for split in SPLITS:
+        size = "unlimited" if task.size(split) is None else task.size(split)
+        remedy = "add rows, or change task.options.heldout_fraction"
+        found.judge(size != 0, f"task: {size} {split} problems", remedy)
+    size, asked = task.size("heldout"), cfg.evaluate.num_problems
+    if size and size < asked:
+        text = f"evaluate.num_problems is {asked} but there are {size} held-out problems"
+        found.add("warn", f"{text}, which are asked again; lower it to {size}")
+
+
+def gold(found: Findings, cfg: RunConfig, task: Task) -> None:
+    """Gold answers score 1 and corrupted ones less, where the task can demonstrate."""
+    proof, name = check(task, time_limit=cfg.task.verify_seconds), cfg.task.reward or cfg.task.name
+    if not proof.judged:
+        found.add("warn", f"reward {name!r} is not tried on gold answers: {proof.reason}")
+        return
+    # A user's reward may want more than the bare reference answer, a format for example.
+    level = "warn" if cfg.task.reward else "FAIL"
+    text = f"reward {name!r}: {proof.full} of {proof.judged} gold answers score 1"
+    remedy = f"{proof.reason}; compare the reward with the answers in the data"
+    found.judge(proof.full == proof.judged, text, remedy, level)
+    text = f"reward {name!r}: {proof.fooled} of {proof.judged} corrupted answers score as high"
+    found.judge(proof.fooled == 0, text, "it does not tell right from wrong: correct it", level)
+
+
+def oracle(found: Findings, cfg: RunConfig, task: Task) -> None:
+    """Traces for the critic and checks for the base model need an oracle."""
+    stages, traces = cfg.stages, cfg.critic.kind == "generative" and cfg.stages.sft.epochs > 0
+    traces = traces and stages.synthesize.oracle != "outcome"
+    base = not cfg.actor.model_name_or_path and stages.base.check_fraction > 0
+    if traces or base:
+        with found.attempt("oracle" if traces else "oracle (set stages.base.check_fraction 0)"):
+            task.oracle(task.problem("train", 0), "", None)
+
+
+# --- the models ----------------------------------------------------------------------------------
+
+
+def tokenizers(found: Findings, cfg: RunConfig, models: Mapping[str, Candidate]) -> None:
+    """Sizes, end-of-sequence and padding tokens, and whether actor and critic understand scores."""
+    for role, m in models.items():
+        text = f"{role}: {size_text(parameter_count(m.model))} parameters, context {m.limit}"
+        if m.tokenizer is None:
+            remedy = f"lengths are guessed at {LETTERS} characters per token: download the model"
+            found.add("warn", f"{text}, tokenizer not at hand; {remedy}")
+            continue
+        eos, pad = m.tokenizer.eos_token, m.tokenizer.pad_token
+        text = f"{text}, {len(m.tokenizer)} tokens, eos {eos!r}, padding {pad!r}"
+        remedy = f"its embedding has {m.vocabulary} rows only: resize it, or take its own tokenizer"
+        found.judge(len(m.tokenizer) <= m.vocabulary, text, remedy)
+    actor, critic = models["actor"].tokenizer, models.get("critic", models["actor"]).tokenizer
+    if critic is not None and actor is not None and cfg.critic.kind == "discriminative":
+        same = critic.get_vocab() == actor.get_vocab()
+        text = f"critic: {'the' if same else 'not the'} vocabulary of the actor"
+        found.judge(same, text, "a value head reads the actor's tokens: start both from one model")
+    g = cfg.critic.generative
+    exact = cfg.critic.kind == "generative" and (g.readout == "expected" or g.exact_score_gradient)
+    if exact and critic is not None:
+        scores = len(single_token_scores(critic))
+        remedy = "expected readout and exact gradient need all; without, scores are read as sampled"
+        found.judge(scores == 11, f"critic: {scores} of 11 scores are one token", remedy, "warn")
+
+
+def contexts(
+    found: Findings, cfg: RunConfig, models: Mapping[str, Candidate], lengths: Lengths
+) -> None:
+    """Prompts and what is written after them, against the models' contexts."""
+    new, kind = cfg.rollout.max_completion_length, cfg.critic.kind
+    for role in ("actor", "critic") if kind == "discriminative" else ("actor",):
+        limit = models[role].limit
+        text = f"{role} context: prompt {lengths.prompt} + max_completion_length {new} of {limit}"
+        remedy = f"lower rollout.max_completion_length to {limit - lengths.prompt}"
+        if limit <= lengths.prompt:
+            remedy = "drop long prompts, or use a longer context (actor.tiny.max_length)"
+        found.judge(lengths.prompt + new <= limit, text, remedy)
+    if lengths.gold:
+        text = f"actor: the longest gold answer takes {lengths.gold} of {new} tokens"
+        remedy = f"raise rollout.max_completion_length to {lengths.gold + 1} or more"
+        found.judge(lengths.gold < new, text, remedy, "warn")
+    if kind == "generative":
+        thought, limit = cfg.critic.generative.max_new_tokens, models["critic"].limit
+        room = limit - thought - lengths.question
+        text = f"prompt {lengths.question} + response {new} + thought {thought} of {limit}"
+        remedy = f"responses get no value behind token {room}: lower max_new_tokens or the response"
+        if room < 0:
+            remedy = "nothing fits: lower critic.generative.max_new_tokens, or set prompt compact"
+        level = "warn" if room >= 0 else "FAIL"
+        found.judge(room >= new, f"critic context: {text}", remedy, level)

@@ -1,0 +1,207 @@
+"""What a run needs of memory and disk, from the shapes of its models alone: nothing is loaded.
+
+    needs = demands(cfg, candidates(cfg), lengths, bf16=False)
+    total(needs)              # bytes at the run's largest moment
+    smaller(needs, limit)     # the same work in pieces that fit
+
+The per-row and per-token terms follow what engines/decoder.py and learner.py allocate; their
+constants were measured on Qwen2 and Qwen3 models, whose training peaks they meet within a third.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from genac.checkpoint import KEEP
+from genac.config import RunConfig
+from genac.engines.decoder import Decoder
+from genac.engines.local import COMPACT_BELOW
+from genac.evals.lengths import Candidate, Lengths
+from genac.models.loading import parameter_count
+
+FLOAT, HALF = 4, 2
+ADAMW = 2 * FLOAT  # two moments per trained parameter
+SCORES = 12  # bytes per attention score in the decoder's explicit softmax
+LOGITS = 5 * FLOAT  # bytes per logit with its temporaries
+BACKWARD, AUTOCAST = 1.3, 0.7  # peak over what autograd keeps; what of it remains under bf16
+MOST_HALVINGS = 10
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Bytes of one model: always held, per row decoded together, per token of a micro-batch."""
+
+    role: str
+    parameters: int
+    held: int
+    keys: tuple[str, ...] = ()  # of the settings that `tokens` comes from
+    rows: int = 0
+    tokens: int = 0  # of a micro-batch
+    longest: int = 0  # sequence in tokens; a micro-batch holds at least one
+    cache: int = 0  # per row, kept between calls of the engine
+    row: int = 0  # per row, while sampling
+    token: int = 0  # per token, while training
+    saved: int = 0  # in one checkpoint
+
+    @property
+    def kept(self) -> int:
+        return self.rows * self.cache
+
+    @property
+    def peak(self) -> int:
+        """What comes and goes: the larger of sampling and training."""
+        return max(self.rows * self.row, max(self.tokens, self.longest) * self.token)
+
+
+def demands(
+    cfg: RunConfig, models: Mapping[str, Candidate], lengths: Lengths, *, bf16: bool
+) -> list[Demand]:
+    """One Demand per model of the joint stage, the largest of a run."""
+    actor, kind, rows = models["actor"].model, cfg.critic.kind, cfg.rollout.max_rows
+    new = cfg.rollout.max_completion_length
+    longest = lengths.prompt + new
+    # Monte-Carlo continuations start from prefixes as long as a response.
+    branches = kind == "monte_carlo" or cfg.evaluate.panel_problems > 0
+    read = longest if branches else lengths.prompt
+    found = [language(actor, "actor", (read, longest, new), rows, bf16)]
+    if kind == "generative":
+        thought = cfg.critic.generative.max_new_tokens
+        read = max(1, min(lengths.question + new, models["critic"].limit - thought))
+        critic = models["critic"].model
+        sizes = (read, read + thought, thought)
+        found.append(language(critic, "critic", sizes, rows, bf16))
+    elif kind == "discriminative":
+        found.append(value_head(models["critic"].model, longest, bf16))
+    if cfg.loss.beta:
+        held = parameter_count(actor) * FLOAT + engine_bytes(actor, bf16)
+        found.append(Demand("reference", parameter_count(actor), held))
+    return [with_microbatch(cfg, demand) for demand in found]
+
+
+def with_microbatch(cfg: RunConfig, demand: Demand) -> Demand:
+    """The largest micro-batch that the model ever trains on, and the keys that set it."""
+    base, sft = cfg.stages.base, cfg.stages.sft
+    users = {
+        "actor": [
+            ("actor.optimizer", cfg.actor.optimizer, True),
+            ("stages.base.optimizer", base.optimizer, not cfg.actor.model_name_or_path),
+        ],
+        "critic": [
+            ("critic.optimizer", cfg.critic.optimizer, True),
+            ("stages.sft.optimizer", sft.optimizer, cfg.critic.kind == "generative" and sft.epochs),
+        ],
+    }
+    sizes = {k: o.tokens_per_microbatch for k, o, used in users.get(demand.role, ()) if used}
+    return replace(demand, keys=tuple(sizes), tokens=max(sizes.values(), default=0))
+
+
+def language(model: Any, role: str, lengths: tuple[int, int, int], rows: int, bf16: bool) -> Demand:
+    """Actor or generative critic. lengths: read at once, whole sequence, written, at most."""
+    read, longest, new = lengths
+    count, vocab = parameter_count(model), model.config.get_text_config().vocab_size
+    return Demand(
+        role,
+        count,
+        held=count * (2 * FLOAT + ADAMW) + engine_bytes(model, bf16),
+        rows=rows,
+        longest=longest,
+        cache=round(cache_bytes(model, longest, bf16) * (1 + COMPACT_BELOW)),
+        row=decoding_bytes(model, read, longest, bf16) + vocab * LOGITS,
+        # Only written tokens pass the LM head.
+        token=activation_bytes(model, bf16) + round(vocab * LOGITS * new / longest),
+        saved=count * (FLOAT + ADAMW),
+    )
+
+
+def value_head(model: Any, longest: int, bf16: bool) -> Demand:
+    """A discriminative critic: never samples, and its LM head is not trained."""
+    count = parameter_count(model)
+    trained = count - sum(p.numel() for p in model.get_output_embeddings().parameters())
+    held, saved = (count * FLOAT + trained * n for n in (FLOAT + ADAMW, ADAMW))
+    token = activation_bytes(model, bf16)
+    return Demand("critic", count, held, longest=longest, token=token, saved=saved)
+
+
+def total(needs: Sequence[Demand]) -> int:
+    """Bytes at the largest moment: everything held, and one model at work."""
+    return sum(d.held + d.kept for d in needs) + max(d.peak for d in needs)
+
+
+def smaller(needs: Sequence[Demand], limit: float) -> list[Demand] | None:
+    """The same work in smaller pieces that fits: micro-batches halved until it does, else rows,
+    else both. None where the models alone are too large.
+    """
+    for keys in (("tokens",), ("rows",), ("tokens", "rows")):
+        for halvings in range(1, MOST_HALVINGS):
+            cut = [
+                replace(d, **{key: max(1, getattr(d, key) >> halvings) for key in keys})
+                for d in needs
+            ]
+            if total(cut) <= limit:
+                return cut
+    return None
+
+
+def as_text(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def checkpoint_bytes(needs: Sequence[Demand]) -> int:
+    """A loop's checkpoints, those kept and the one being written, and the models at its end."""
+    return sum((KEEP + 1) * d.saved + d.parameters * FLOAT for d in needs if d.saved)
+
+
+def free_ram() -> int:
+    """Bytes that can be had without swapping, under the container's limit if there is one."""
+    info, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+    lines = info.read_text().splitlines() if info.exists() else []
+    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+    free = free or [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    most = limit.read_text().strip() if limit.exists() else "max"
+    return min(free[0], int(most)) if most.isdigit() else free[0]
+
+
+# --- models --------------------------------------------------------------------------------------
+
+
+def engine_bytes(model: Any, bf16: bool) -> int:
+    """The decoder's copy of the weights; a tied LM head is copied as well."""
+    if not Decoder.supports(model):
+        return 0
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    copied = parameter_count(model) + (embedding.numel() if head is embedding else 0)
+    return copied * (HALF if bf16 else FLOAT)
+
+
+def widths(model: Any) -> tuple[int, int, int, int, int]:
+    """Layers, hidden, MLP, all query heads, all key heads."""
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    keys = (getattr(config, "num_key_value_heads", None) or heads) * dim
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return config.num_hidden_layers, config.hidden_size, inner, heads * dim, keys
+
+
+def cache_bytes(model: Any, length: int, bf16: bool) -> int:
+    layers, _, _, _, keys = widths(model)
+    return layers * 2 * keys * length * (HALF if bf16 else FLOAT)
+
+
+def decoding_bytes(model: Any, read: int, length: int, bf16: bool) -> int:
+    """Per row: reading the prompt (all pairs of one layer) or its longest later step."""
+    _, hidden, inner, queries, keys = widths(model)
+    heads, size = model.config.get_text_config().num_attention_heads, HALF if bf16 else FLOAT
+    flow = read * size * (3 * hidden + 3 * inner + 3 * (queries + 2 * keys))
+    return max(flow, read**2 * (SCORES * heads + 2 * FLOAT), 2 * length * queries * size)
+
+
+def activation_bytes(model: Any, bf16: bool) -> int:
+    """Per token, what a backward pass needs."""
+    layers, hidden, inner, queries, keys = widths(model)
+    kept = layers * (6 * hidden + 4 * (queries + keys) + 4 * inner)
+    return round(kept * FLOAT * BACKWARD * (AUTOCAST if bf16 else 1.0))

@@ -1,0 +1,61 @@
+"""Fixtures that tests of all folders share: one thread, and a tiny random model built once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fakes import ALPHABET
+
+from genac.config import HardwareConfig, LossConfig, OptimizerConfig
+from genac.models.loading import load_model, load_tokenizer
+from genac.models.tiny import save_tiny
+from genac.runtime import Hardware, Runtime, language_model
+
+CONTEXT = 2048
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _single_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ordinary Hugging Face folder: random weights, width 32, two layers, a word tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny")
+    shape = {"hidden_size": 32, "layers": 2, "heads": 2, "seed": 0}
+    save_tiny(folder, ALPHABET, max_length=CONTEXT, **shape)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_folder: Path) -> Any:
+    return load_tokenizer(str(tiny_folder))
+
+
+@pytest.fixture(scope="session")
+def _shared_model(tiny_folder: Path) -> Any:
+    return load_model(str(tiny_folder))
+
+
+@pytest.fixture
+def tiny_model(_shared_model: Any) -> Any:
+    """A copy that the test may change."""
+    return copy.deepcopy(_shared_model)
+
+
+@pytest.fixture
+def tiny_runtime(tiny_folder: Path) -> Callable[..., Runtime]:
+    """tiny_runtime(learning_rate=1e-3, loss=None) -> a trainable runtime of the tiny model."""
+
+    def build(learning_rate: float = 1e-3, loss: LossConfig | None = None) -> Runtime:
+        hardware = Hardware.resolve(HardwareConfig(device="cpu"))
+        optimizer = OptimizerConfig(learning_rate=learning_rate)
+        return language_model("actor", str(tiny_folder), hardware, optimizer, loss)
+
+    return build

@@ -1,0 +1,98 @@
+"""Numbers guard changes: one that is not meant to alter computation reproduces these metrics.
+
+Written anew, on purpose, by
+
+    python tests/golden/test_golden.py
+
+and then looked at with `git diff`: every changed number wants an explanation in the commit. Sampled
+tokens are compared through the metrics, so a processor whose arithmetic rounds otherwise may flip
+one; the tolerance is for everything else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from genac.recipes import resolve
+from genac.runs.store import Run
+from genac.stages.pipeline import train
+
+GOLDEN = Path(__file__).parent / "genac_joint.json"
+TOLERANCE = 1e-3
+CLOCKS = ("time", "cost/seconds")
+
+OPTIMIZER = {"learning_rate": 1e-2, "warmup_steps": 5}
+RECIPE: dict[str, Any] = {
+    "task": {
+        "name": "arithmetic",
+        "options": {"min_steps": 1, "max_steps": 2, "operators": "+-"},
+    },
+    "rollout": {"num_prompts": 4, "num_generations": 4, "max_completion_length": 14},
+    "actor": {
+        "tiny": {"hidden_size": 32, "layers": 1, "heads": 2, "max_length": 64},
+        "optimizer": {"learning_rate": 1e-3},
+    },
+    "critic": {
+        "optimizer": {"learning_rate": 1e-3},
+        "generative": {"prompt": "compact", "max_new_tokens": 16},
+    },
+    "stages": {
+        "base": {"steps": 100, "batch_size": 16, "check_fraction": 0.3, "optimizer": OPTIMIZER},
+        "synthesize": {"num_prompts": 16, "num_generations": 2, "num_states": 48},
+        "sft": {"epochs": 6, "batch_size": 8, "optimizer": OPTIMIZER},
+        "critic_rl": {"steps": 2},
+        "joint": {"steps": 3, "eval_every": 3},
+    },
+    "evaluate": {"num_problems": 4, "num_samples": 2, "during": 4, "panel_problems": 0},
+    "hardware": {"device": "cpu", "threads": 1},
+}
+
+
+def measure(folder: Path) -> list[dict[str, Any]]:
+    """The metrics of the last step of each stage, and of every joint step."""
+    places = {"output_dir": str(folder / "run"), "stages": {"folder": str(folder / "stages")}}
+    threads = torch.get_num_threads()
+    run = Run.open(train(resolve(RECIPE, places)))
+    torch.set_num_threads(threads)
+    early = [run.metrics(stage)[-1] for stage in ("base", "synthesize", "critic_sft", "critic_rl")]
+    return [
+        {key: value for key, value in line.items() if key not in CLOCKS}
+        for line in [*early, *run.metrics("joint")]
+    ]
+
+
+def test_three_joint_steps_give_the_golden_metrics(tmp_path: Path) -> None:
+    found, wanted = measure(tmp_path), json.loads(GOLDEN.read_text())
+    assert [(x["stage"], x["step"]) for x in found] == [(x["stage"], x["step"]) for x in wanted]
+    for line, golden in zip(found, wanted, strict=True):
+        place = f"{golden['stage']} step {golden['step']}"
+        assert set(line) == set(golden), f"{place}: the metrics have other names"
+        for key, value in golden.items():
+            if isinstance(value, float):
+                close = pytest.approx(value, rel=TOLERANCE, abs=TOLERANCE)
+                assert line[key] == close, f"{place}: {key}"
+            else:
+                assert line[key] == value, f"{place}: {key}"
+
+
+def test_the_golden_run_is_a_live_one() -> None:
+    """Zeros would guard nothing."""
+    steps = [line for line in json.loads(GOLDEN.read_text()) if line["stage"] == "joint"]
+    assert any(line["reward"] > 0 for line in steps)
+    assert all(line["grad_norm"] > 0 and line["critic/grad_norm"] > 0 for line in steps)
+    assert all(line["critic/parse_failure_rate"] < 0.5 for line in steps)
+    assert all(math.isfinite(v) for line in steps for v in line.values() if isinstance(v, float))
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        GOLDEN.write_text(json.dumps(measure(Path(folder)), indent=1) + "\n")
+    print(f"wrote {GOLDEN}", file=sys.stderr)

@@ -1,0 +1,241 @@
+"""The whole pipeline: every algorithm, every recipe, and the folder that a run leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from micro import MICRO, Answer, Values, copy_stages, results, weights
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from genac.algorithms import ALGORITHMS, merge
+from genac.recipes import read_recipe, resolve
+from genac.runs.store import Run
+from genac.scoring import Critic
+from genac.stages import pipeline
+from genac.stages.compare import planned
+from genac.stages.pipeline import train
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+Runs = Callable[..., Run]
+
+
+@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+def test_every_algorithm_runs_all_its_stages(algorithm: str, run_micro: Runs) -> None:
+    run = run_micro(algorithm=algorithm)
+    metrics = run.metrics("joint")
+    assert [line["step"] for line in metrics] == [0, 1, 2]
+    assert any(line["grad_norm"] > 0 for line in metrics)
+    assert all(line["publish_changed"] > 0 for line in metrics if line["grad_norm"] > 0)
+    assert run.summary()["algorithm"] == algorithm
+    trained = algorithm in ("genac", "ppo")
+    assert (run.path / "critic").is_dir() == trained
+    assert bool(run.metrics("critic_rl")) == trained
+    assert bool(run.metrics("critic_sft")) == (algorithm == "genac")
+
+
+@pytest.mark.parametrize("preset", ["paper", "improved"])
+def test_presets_of_genac(preset: str, run_micro: Runs) -> None:
+    run = run_micro(preset=preset)
+    generative = run.config()["critic"]["generative"]
+    assert generative["exact_score_gradient"] == (preset == "improved")
+    last = run.metrics("joint")[-1]
+    assert last["critic/parse_failure_rate"] < 0.5
+    assert 0 < last["critic/reward"] <= 1
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"loss": {"beta": 0.1, "num_iterations": 2, "num_minibatches": 2, "dual_clip": 3.0}},
+        {"critic": {"generative": {"num_samples": 2, "icc": {"enabled": False}}}},
+        {"states": {"splitter": "window", "window": 3}, "credit": {"missing": "group_mean"}},
+        {"states": {"splitter": "low_probability"}, "loss": {"loss_type": "sequence"}},
+        {"stages": {"synthesize": {"oracle": "calibrated"}}},
+        {"stages": {"sft": {"epochs": 1}, "critic_rl": {"steps": 0}}},
+        {"algorithm": "ppo", "critic": {"discriminative": {"head": "hl_gauss"}}},
+        {
+            "algorithm": "ppo",
+            "critic": {"discriminative": {"targets": "sparse", "lam": 0.9}},
+            "credit": {"granularity": "states", "gamma": 0.99, "lam": 0.9},
+        },
+        {"task": {"name": "sums", "options": {}}, "rollout": {"max_completion_length": 24}},
+    ],
+    ids=lambda o: yaml.safe_dump(o, default_flow_style=True).strip(),
+)
+def test_options_run(overrides: Values, micro: Callable[..., Values]) -> None:
+    """Each option through the joint stage; what it computes is tested where it lives."""
+    values = merge(micro(), overrides)
+    if "task" in overrides:  # another task has other settings, and a base model of its own
+        values["task"] = overrides["task"]
+        values = merge(values, {"stages": {"base": {"steps": 5}}})
+    run = Run.open(train(resolve(values)))
+    assert len(run.metrics("joint")) == 3
+
+
+@pytest.mark.parametrize("file", [r for r in RECIPES if "recipe" not in read_recipe(r)], ids=str)
+def test_every_recipe_runs_two_steps(file: Path, tmp_path: Path) -> None:
+    """Its own settings at the size of a test."""
+    small: Values = {
+        "output_dir": str(tmp_path / "run"),
+        "actor": {"tiny": {"hidden_size": 32, "layers": 1, "heads": 2}},
+        "rollout": {"num_prompts": 2, "num_generations": 2},
+        "stages": {
+            "folder": str(tmp_path / "stages"),
+            "base": {"steps": 5},
+            "synthesize": {"num_prompts": 4, "num_generations": 2, "num_states": 20},
+            "sft": {"epochs": 1},
+            "critic_rl": {"steps": 2},
+            "joint": {"steps": 2},
+        },
+        "evaluate": {k: MICRO["evaluate"][k] for k in MICRO["evaluate"]},
+        "hardware": {"threads": 1},
+    }
+    run = Run.open(train(resolve(read_recipe(file), small)))
+    assert [line["step"] for line in run.metrics("joint")] == [0, 1]
+
+
+@pytest.mark.parametrize("file", [r for r in RECIPES if "recipe" in read_recipe(r)], ids=str)
+def test_every_comparison_resolves(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parents[1])
+    plan = read_recipe(file)
+    configs = planned(plan)
+    assert len(configs) >= len(plan["variants"]) * len(plan["seeds"])
+    assert len({cfg.output_dir for cfg in configs.values()}) == len(configs)
+    assert {name for name, _ in configs} >= {
+        n for n, v in plan["variants"].items() if "grid" not in v
+    }
+
+
+def test_two_seeded_runs_are_equal_and_another_seed_is_not(
+    tmp_path: Path, stages: Path, run_micro: Runs
+) -> None:
+    shared = copy_stages(stages, tmp_path / "shared", "base", "traces", "critic_sft")
+    runs = [
+        run_micro(output_dir=str(tmp_path / name), stages={"folder": str(folder)})
+        for name, folder in (("one", stages), ("two", shared))
+    ]
+    assert results(runs[0]) == results(runs[1])
+    assert weights(runs[0]) == weights(runs[1])
+    assert rows(runs[0], "rollouts") == rows(runs[1], "rollouts")
+    assert rows(runs[0], "estimates") == rows(runs[1], "estimates")
+    # `stages.seed` fixes what joint training starts from, so only the joint stage is another.
+    other = run_micro(seed=1, output_dir=str(tmp_path / "other"), stages={"seed": 0})
+    assert results(other, "critic_rl") == results(runs[0], "critic_rl")
+    assert results(other, "joint") != results(runs[0], "joint")
+
+
+def rows(run: Run, table: str) -> list[Any]:
+    return [repr(run.table(table, *key)) for key in run.tables(table)]
+
+
+def test_a_finished_run_is_not_run_again(
+    recipe: Callable[..., str],
+    genac: Callable[..., Answer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = recipe(algorithm="grpo")
+    first = genac("train", file)
+    assert first.code == 0 and "held-out success" in first.out
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+    monkeypatch.setattr(pipeline, "prepare", None)
+    again = genac("train", file)
+    assert again.code == 0 and "held-out success" in again.out
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
+
+
+def test_a_finished_stage_is_skipped_and_a_changed_one_gets_its_own_folder(
+    genac: Callable[..., Answer], recipe: Callable[..., str], stages: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "own"
+    file = recipe(stages={"folder": str(folder)})
+    names = lambda: sorted(p.name for p in folder.iterdir())  # noqa: E731
+    assert genac("synthesize", file).code == 0
+    first = names()
+    assert [n.split("-")[0] for n in first] == ["base", "traces"]
+    begun = (folder / first[0] / "done.json").stat().st_mtime_ns
+    assert genac("sft", file).code == 0
+    assert [n.split("-")[0] for n in names()] == ["base", "critic_sft", "traces"]
+    assert genac("pretrain-critic", file).code == 0
+    assert len(names()) == 4
+    assert genac("pretrain-critic", file).code == 0
+    assert len(names()) == 4
+    assert (folder / first[0] / "done.json").stat().st_mtime_ns == begun
+    # Another critic SFT: base and traces stay, SFT and what follows from it are new.
+    assert genac("pretrain-critic", file, "--stages.sft.epochs", "1").code == 0
+    kinds = [n.split("-")[0] for n in names()]
+    assert kinds == ["base", "critic_rl", "critic_rl", "critic_sft", "critic_sft", "traces"]
+
+
+def test_the_run_folder(run_micro: Runs, micro: Callable[..., Values]) -> None:
+    panel = {"panel_problems": 2, "num_problems": 8, "num_samples": 4}
+    run = run_micro(evaluate=panel, stages={"joint": {"steps": 2}})
+    config = resolve(micro(evaluate=panel, stages={"joint": {"steps": 2}}))
+    assert json.loads((run.path / "config.json").read_text()) == config.model_dump()
+    assert {"config_hash", "python", "versions"} <= set(run.environment())
+    kinds = dict.fromkeys(line["stage"] for line in run.metrics())
+    assert list(kinds) == ["base", "synthesize", "critic_sft", "critic_rl", "joint"]
+    rollouts = run.table("rollouts", "joint", 0)
+    assert len(rollouts) == 16
+    assert all(row["reward"] in (0.0, 1.0) and row["prompt"] for row in rollouts)
+    estimates = run.table("estimates", "joint", 1)
+    assert {"step_text", "value", "advantage", "rationale", "critic_version"} <= set(estimates[0])
+    assert any("<answer>" in row["rationale"] for row in estimates)
+    assert all(abs(row["advantage"]) <= 1 for row in estimates)
+    summary_is_complete(run.summary())
+    page = (run.path / "report.html").read_text()
+    assert len(page) > 10_000 and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def summary_is_complete(summary: Values) -> None:
+    """The keys that the issue promises to machines."""
+    for moment in ("success_before", "success_after"):
+        assert (
+            0 <= summary[moment]["low"] <= summary[moment]["mean"] <= summary[moment]["high"] <= 1
+        )
+    promised = "mse mse_constant mse_success_rate mse_untrained auc_within_problem parse_rate"
+    assert set(promised.split()) <= set(summary["critic"])
+    assert summary["critic"]["stages"].keys() == {"untrained", "sft", "rl"}
+    roles = {"actor_sampling", "critic_sampling", "actor_training", "critic_training"}
+    assert roles <= set(summary["seconds"])
+    assert roles <= set(summary["tokens"])
+    assert summary["config_hash"] and summary["versions"]
+
+
+@pytest.mark.parametrize("algorithm", ["genac", "ppo"])
+def test_saved_models_are_ordinary(algorithm: str, run_micro: Runs) -> None:
+    run = run_micro(algorithm=algorithm)
+    for role in ("actor", "critic"):
+        model = AutoModelForCausalLM.from_pretrained(run.path / role, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(run.path / role)
+        ids = torch.tensor([tokenizer.encode("3 a+4>")])
+        assert torch.isfinite(model(ids).logits).all()
+    if algorithm == "genac":
+        critic = Critic.from_pretrained(run.path / "critic")
+        judged = critic.score("3 a+4>", "a+4=7\n")
+        assert judged.rationale and (judged.value is None or 0 <= judged.value <= 1)
+    else:
+        with pytest.raises(ValueError, match="discriminative"):
+            Critic.from_pretrained(run.path / "critic")
+
+
+def test_verbs_on_a_finished_run(
+    run_micro: Runs, genac: Callable[..., Answer], micro: Callable[..., Values]
+) -> None:
+    run = run_micro(task={"shift": {"longer": {"max_steps": 3}}})
+    evaluated = genac("eval", str(run.path))
+    assert evaluated.code == 0
+    found = json.loads((run.path / "evaluation.json").read_text())
+    assert set(found) == {"in distribution", "longer"}
+    (run.path / "report.html").unlink()
+    assert genac("report", str(run.path)).code == 0
+    assert (run.path / "report.html").exists()
+    scored = genac("score", str(run.path / "critic"), "3 a+4>", "a+4=7\\n")
+    assert scored.code == 0 and scored.out.startswith("value ")
+    assert genac("env").code == 0

@@ -1,0 +1,223 @@
+"""kill -9 at any moment, a full disk, a damaged checkpoint: what a rerun does, and what it
+refuses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from micro import Answer, Values, copy_stages, results, weights
+
+from genac import checkpoint
+from genac.critics import prompts
+from genac.recipes import resolve
+from genac.runs.store import Run
+from genac.stages.pipeline import train
+
+STEPS = {"critic_rl": {"steps": 6, "save_every": 2}, "joint": {"steps": 6, "save_every": 2}}
+DEADLINE = 200.0  # seconds until a process has come as far as it is to be killed
+
+Refused = Callable[..., str]
+Recipe = Callable[..., str]
+
+
+def kill_when_logged(file: str, stage: str, step: int, folder: Path, metrics: str) -> int:
+    """Starts `genac train FILE` and sends SIGKILL once that step stands in folder/metrics."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "genac.cli", "train", file]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+    end, line = time.monotonic() + DEADLINE, f'"stage": "{stage}", "step": {step},'
+    try:
+        while process.poll() is None and time.monotonic() < end:
+            if any(line in path.read_text() for path in folder.glob(metrics)):
+                break
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+    return process.wait()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> dict[str, Run]:
+    """The runs that nobody killed, by algorithm."""
+    return {}
+
+
+@pytest.mark.timeout(300)  # two imports of torch and a whole run, on a machine that may be busy
+@pytest.mark.parametrize(
+    ("algorithm", "stage", "step"),
+    [("genac", "joint", 2), ("genac", "critic_rl", 3), ("ppo", "joint", 3)],
+)
+def test_a_killed_run_goes_on_bit_by_bit(
+    algorithm: str,
+    stage: str,
+    step: int,
+    micro: Callable[..., Values],
+    recipe: Recipe,
+    stages: Path,
+    tmp_path: Path,
+    uninterrupted: dict[str, Run],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    if algorithm not in uninterrupted:
+        folder = str(tmp_path_factory.mktemp("whole") / "run")
+        values = micro(algorithm=algorithm, stages=STEPS, output_dir=folder)
+        uninterrupted[algorithm] = Run.open(train(resolve(values)))
+    # Only the stages before the critic's RL are taken over; that one is done again.
+    own = copy_stages(stages, tmp_path / "own", "base", "traces", "critic_sft")
+    changed = {"algorithm": algorithm, "stages": {**STEPS, "folder": str(own)}}
+    watched = "run/metrics.jsonl" if stage == "joint" else "own/critic_rl-*/metrics.jsonl"
+    code = kill_when_logged(recipe(**changed), stage, step, tmp_path, watched)
+    assert code == -signal.SIGKILL, "the run ended before it could be killed"
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+    again, whole = Run.open(train(resolve(micro(**changed)))), uninterrupted[algorithm]
+
+    folders = [again.path, *own.glob("critic_rl-*")]
+    events = [e for folder in folders for e in Run.open(folder).events("resumed")]
+    assert [e["stage"] for e in events] == [stage], "it started anew instead of resuming"
+    assert results(again) == results(whole)
+    assert weights(again) == weights(whole)
+    for table in ("rollouts", "estimates"):
+        assert rows(again, table) == rows(whole, table)
+    for part in ("success_before", "success_after", "tokens", "flops"):
+        assert again.summary()[part] == whole.summary()[part]
+
+
+def rows(run: Run, table: str) -> dict[tuple[str, int], str]:
+    return {key: repr(run.table(table, *key)) for key in run.tables(table)}
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(
+    recipe: Recipe,
+    refused: Refused,
+    genac: Callable[..., Answer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    genac("train", recipe(algorithm="grpo", output_dir=str(tmp_path / "whole")))
+    file = recipe(algorithm="grpo")
+    save = torch.save
+
+    def full_disk(error: Exception) -> Callable[[Any, Path], None]:
+        def write(obj: Any, path: Path) -> None:
+            if "joint" in str(path) and "000002" in str(path):
+                Path(path).write_bytes(b"half a file")
+                raise error
+            save(obj, path)
+
+        return write
+
+    # As Python says it, and as torch's own writer does.
+    for error in (OSError(errno.ENOSPC, "No space left on device"), RuntimeError("write failed")):
+        with monkeypatch.context() as patched:
+            patched.setattr(torch, "save", full_disk(error))
+            message = refused("train", file)
+        assert "previous checkpoint is intact" in message and "free some disk space" in message
+        assert "No space left on device" in message or "write failed" in message
+    joint = tmp_path / "run" / "checkpoints" / "joint"
+    assert [p.name for p in joint.iterdir()] == ["step-000001"]
+    assert genac("train", file).code == 0
+    again, whole = Run.open(tmp_path / "run"), Run.open(tmp_path / "whole")
+    assert {e["step"] for e in again.events("resumed")} == {1}
+    assert results(again) == results(whole)
+    assert weights(again) == weights(whole)
+
+
+def without_critic(folder: Path) -> None:
+    """As a run without a critic would have written it: whole, but for the critic."""
+    shutil.rmtree(folder / "critic")
+    (folder / "critic.optimizer.pt").unlink()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    kept = {name: digest for name, digest in manifest.items() if not name.startswith("critic")}
+    (folder / "manifest.json").write_text(json.dumps(kept))
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+DAMAGE = {
+    "critic weights missing": (
+        lambda f: (f / "critic" / "model.safetensors").unlink(),
+        r"damaged: critic/model.safetensors is missing",
+    ),
+    "critic weights changed": (
+        lambda f: flip(f / "critic" / "model.safetensors"),
+        r"damaged: critic/model.safetensors is missing or differs",
+    ),
+    "optimiser changed": (
+        lambda f: flip(f / "critic.optimizer.pt"),
+        "damaged: critic.optimizer.pt is missing or differs",
+    ),
+    "no critic": (without_critic, "holds no critic"),
+}
+
+
+@pytest.fixture
+def almost(recipe: Recipe, run_micro: Callable[..., Run], tmp_path: Path) -> tuple[str, Path]:
+    """A run killed just before its summary: (recipe, newest checkpoint)."""
+    run = run_micro(stages={"joint": {"steps": 2}})
+    (run.path / "summary.json").unlink()
+    newest = checkpoint.complete(run.checkpoints / "joint")[-1]
+    return recipe(stages={"joint": {"steps": 2}}), newest
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_serves(
+    almost: tuple[str, Path], refused: Refused, genac: Callable[..., Answer], tmp_path: Path
+) -> None:
+    file, newest = almost
+    whole = tmp_path / "whole"
+    shutil.copytree(newest, whole)
+    for damage, message in DAMAGE.values():
+        damage(newest)
+        assert message in refused("train", file)
+        shutil.rmtree(newest)
+        shutil.copytree(whole, newest)
+    flip(newest / "actor" / "model.safetensors")
+    assert "delete that folder" in refused("train", file)
+    shutil.rmtree(newest)
+    assert genac("train", file).code == 0
+    assert newest.exists(), "the last step was done again"
+
+
+def test_a_critic_is_not_asked_under_another_prompt(
+    almost: tuple[str, Path], refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edited = dataclasses.replace(prompts.TEMPLATES["compact"], version=2)
+    monkeypatch.setitem(prompts.TEMPLATES, "compact", edited)
+    assert "critic.generative.prompt" in refused("train", almost[0])
+
+
+def test_another_config_is_refused(
+    almost: tuple[str, Path], refused: Refused, genac: Callable[..., Answer]
+) -> None:
+    file, _ = almost
+    message = refused("train", file, "--seed", "5", "--rollout.temperature", "0.5")
+    assert "seed: 0 -> 5" in message and "rollout.temperature: 1.0 -> 0.5" in message
+    assert "output_dir" in message
+    assert genac("train", file, "--name", "renamed").code == 0
+
+
+def test_a_run_that_never_began_gives_way_to_the_corrected_config(
+    recipe: Recipe, refused: Refused, genac: Callable[..., Answer], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    file = recipe(algorithm="rloo", stages={"joint": {"steps": 1}})
+    refused("train", file, "--actor.model_name_or_path", str(tmp_path / "empty"))
+    assert genac("train", file).code == 0

@@ -1,0 +1,99 @@
+"""Every algorithm learns the toy task, and every trained critic learns what it is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import toy
+
+from genac.algorithms import ALGORITHMS
+from genac.critics.monte_carlo import monte_carlo_values
+from genac.evals.policy import evaluate_policy
+from genac.rollout import collect, problems_at
+from genac.runs.store import Run
+from genac.stages import joint
+from genac.states import split
+from genac.types import Estimate
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return toy.base_model(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "preset"),
+    [(a, "improved") for a in sorted(ALGORITHMS)] + [("genac", "paper")],
+)
+def test_algorithm_learns(algorithm: str, preset: str, base: Path, tmp_path: Path) -> None:
+    cfg = toy.config(algorithm=algorithm, preset=preset)
+    setup = toy.setup(cfg)
+    actor = setup.actor(base)
+    before = evaluate_policy(actor, setup.world, 3, 64).mean
+    run = Run.create(tmp_path / "run", cfg.model_dump(), {})
+    joint.train(setup, run, actor, setup.critic(base, actor), None, "toy")
+    after = evaluate_policy(actor, setup.world, 3, 64).mean
+    rewards = [line["reward"] for line in run.metrics("joint")]
+    print(f"{algorithm} {preset}: {before:.2f} -> {after:.2f}; {np.round(rewards, 2)}")
+    assert before < 0.3
+    assert np.mean(rewards[:3]) < 0.4
+    assert np.mean(rewards[-5:]) > 0.8
+    assert after > 0.8
+
+
+# The bar: the error in the end over the error at first, and over that of the best constant.
+CRITICS = {
+    "genac paper": ({"preset": "paper"}, 0.6, None),
+    "genac improved": ({"preset": "improved"}, 0.3, None),
+    "ppo": ({"algorithm": "ppo"}, 0.2, 0.5),
+    "ppo sparse": (
+        {
+            "algorithm": "ppo",
+            "critic": {"discriminative": {"targets": "sparse", "sparse_states": 1}},
+        },
+        0.2,
+        0.5,
+    ),
+    "ppo hl_gauss": (
+        {"algorithm": "ppo", "critic": {"discriminative": {"head": "hl_gauss"}}},
+        0.4,
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CRITICS)
+def test_critic_learns_a_frozen_actor(name: str, base: Path) -> None:
+    """Its error against Monte-Carlo values of the actor falls: at least it is calibrated."""
+    overrides, of_first, of_constant = CRITICS[name]
+    cfg = toy.config(**overrides)
+    setup = toy.setup(cfg)
+    actor = setup.actor(base)
+    critic = setup.critic(base, actor)
+    assert critic.runtime is not None
+
+    def judge(step: int) -> list[Estimate]:
+        problems = problems_at(setup.world, "train", 12 * step, 12)
+        rollouts = [r for group in collect(actor, setup.world, problems, step) for r in group]
+        return critic.estimate(split(rollouts, cfg.states, actor.tokenizer), step)
+
+    def error() -> tuple[float, float]:
+        estimates = [e for e in judge(1000) if e.value is not None]
+        states = [e.state for e in estimates]
+        found = monte_carlo_values(actor, setup.world, states, 128, "truth")
+        truth = np.array([v.value for v in found])
+        values = np.array([e.value for e in estimates])
+        return float(((values - truth) ** 2).mean()), float(truth.var())
+
+    first, constant = error()
+    for step in range(60):
+        critic.learn(judge(step), step)
+        critic.runtime.publish(step + 1)
+    last, _ = error()
+    print(f"{name}: {first:.4f} -> {last:.4f}, constant {constant:.4f}")
+    assert last < of_first * first
+    assert of_constant is None or last < of_constant * constant

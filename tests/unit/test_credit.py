@@ -1,0 +1,242 @@
+"""Credit assignment worked by hand: groups and estimates in, per-token advantages out.
+
+The standing example: response A of 4 tokens, cut at tokens 0, 1 and 3, with reward 1; its mate B of
+2 tokens, cut at 0, with reward 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import make_rollout
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genac.config import CreditConfig
+from genac.credit import Credit, credit
+from genac.types import Estimate, State
+
+CUTS = [(0, 1), (1, 3), (3, 4)]
+Values = list[float | None]
+
+
+def pair(reward_a: float | None = 1.0, reward_b: float | None = 0.0) -> list[Any]:
+    return [make_rollout((5, 6, 7, 8), reward_a), make_rollout((5, 9), reward_b, member=1)]
+
+
+def example(group: list[Any], values_a: Values, value_b: float | None, **cfg: Any) -> Credit:
+    a, b = group
+    estimates = [Estimate(State(a, *c), v) for c, v in zip(CUTS, values_a, strict=True)]
+    estimates.append(Estimate(State(b, 0, 2), value_b))
+    return credit([group], estimates, CreditConfig(**cfg), temperature=0.9)
+
+
+def streams(found: Credit) -> list[list[float]]:
+    """Advantages of the response tokens; prompts have 2 tokens."""
+    return [s.advantages[2:].tolist() for s in found.samples if s.advantages is not None]
+
+
+@pytest.mark.parametrize(
+    ("gamma", "lam", "wanted"),
+    [
+        # lambda = 1: r - V. Values 0.5, 0.25, 0.75.
+        (1.0, 1.0, [0.5, 0.75, 0.75, 0.25]),
+        # lambda = 0: V_next - V, and r - V at the end.
+        (1.0, 0.0, [-0.25, 0.5, 0.5, 0.25]),
+        # A_3 = 0.25, A_2 = 0.5 + 0.5 * 0.25 = 0.625, A_1 = -0.25 + 0.5 * 0.625 = 0.0625.
+        (1.0, 0.5, [0.0625, 0.625, 0.625, 0.25]),
+        # gamma 0.5, lambda 1: deltas 0.25, 0.375 - 0.25 = 0.125, and 0.125 - 0.5 = -0.375;
+        # A_3 = 0.25, A_2 = 0.125 + 0.5 * 0.25 = 0.25, A_1 = -0.375 + 0.5 * 0.25 = -0.25.
+        (0.5, 1.0, [-0.25, 0.25, 0.25, 0.25]),
+    ],
+)
+def test_gae_over_states_by_hand(gamma, lam, wanted):
+    found = example(pair(), [0.5, 0.25, 0.75], 0.5, gamma=gamma, lam=lam)
+    assert streams(found)[0] == pytest.approx(wanted)
+    assert streams(found)[1] == pytest.approx([-0.5, -0.5])
+    segments = {start: found.advantages[0, 0, start] for start, _ in CUTS}
+    assert segments == pytest.approx({0: wanted[0], 1: wanted[1], 3: wanted[3]})
+
+
+def test_samples_carry_tokens_mask_and_old_logprobs():
+    sample = example(pair(), [0.5, 0.25, 0.75], 0.5).samples[0]
+    assert sample.ids == (3, 4, 5, 6, 7, 8) and sample.loss == "policy"
+    assert sample.mask.tolist() == [0, 0, 1, 1, 1, 1] and sample.temperature == 0.9
+    assert sample.old_logprobs is not None and sample.advantages is not None
+    assert sample.old_logprobs.tolist() == [0, 0, -1, -1, -1, -1]
+    assert sample.advantages[:2].tolist() == [0, 0]
+
+
+TAIL, LATE = [0.25], [0.75] * 3  # of the last token, and of all but the first
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        # The middle value is missing: its segment joins the one before it.
+        ([0.5, None, 0.75], {0: [0.25] * 3 + TAIL, 1: [0.5] * 3 + TAIL, 0.5: [0.375] * 3 + TAIL}),
+        # The first is missing: its segment joins the one after it.
+        ([None, 0.25, 0.75], {0: [0.5] * 3 + TAIL, 1: [0.75] * 3 + TAIL, 0.5: [0.625] * 3 + TAIL}),
+        # The last is missing: the middle value meets the reward.
+        ([0.5, 0.25, None], {0: [-0.25, *LATE], 1: [0.5, *LATE], 0.5: [0.125, *LATE]}),
+        # All are missing: leave-one-out, 1 - 0.
+        ([None, None, None], {0: [1.0] * 4, 1: [1.0] * 4, 0.5: [1.0] * 4}),
+    ],
+)  # fmt: skip
+def test_missing_values_are_bridged_and_never_zero(lam, values, wanted):
+    found = example(pair(), values, 0.5, lam=lam)
+    assert streams(found)[0] == pytest.approx(wanted[lam])
+
+
+def test_missing_values_can_take_the_group_mean():
+    """The mean of the other responses: 0 for A (reward 1), 1 for B (reward 0)."""
+    found = example(pair(), [0.5, None, 0.75], None, missing="group_mean")
+    assert streams(found)[0] == pytest.approx([0.5, 1.0, 1.0, 0.25])
+    assert streams(found)[1] == pytest.approx([-1.0, -1.0])
+
+
+@pytest.mark.parametrize("estimator", ["gae", "group_mean", "leave_one_out", "batch_mean"])
+def test_an_unscored_response_is_left_out_and_is_no_zero(estimator):
+    """Three responses, one unscored: the two others get what they get without it."""
+    rewards = (1.0, None, 0.0)
+    group = [make_rollout((5, 6), r, member=m) for m, r in enumerate(rewards)]
+    known = [r for r in group if r.reward is not None]
+
+    def run(members: list[Any]) -> Credit:
+        estimates = [Estimate(State(r, 0, 2), None) for r in members]
+        return credit([members], estimates, CreditConfig(estimator=estimator), 1.0)
+
+    with_it, without = run(group), run(known)
+    assert len(with_it.samples) == 2
+    np.testing.assert_allclose(streams(with_it), streams(without), atol=1e-6)
+    assert streams(with_it)[0][0] > 0 > streams(with_it)[1][0]
+
+
+def test_an_empty_response_is_left_out():
+    group = [make_rollout(()), make_rollout((5,), 0.0, member=1)]
+    estimates = [Estimate(State(r, 0, len(r.response_ids)), 0.5) for r in group]
+    assert [s.ids for s in credit([group], estimates, CreditConfig(), 1.0).samples] == [(3, 4, 5)]
+
+
+rewards_PG = st.integers(2, 6).flatmap(
+    lambda size: st.lists(
+        st.lists(st.sampled_from([0.0, 1.0, 0.25, None]), min_size=size, max_size=size),
+        min_size=1,
+        max_size=4,
+    )
+)
+
+
+def groups_of(rewards: list[list[float | None]]) -> list[list[Any]]:
+    return [
+        [make_rollout((5, 6), r, (3, 4 + p), group=p, member=m) for m, r in enumerate(row)]
+        for p, row in enumerate(rewards)
+    ]
+
+
+@given(rewards_PG, st.sampled_from(["group_mean", "leave_one_out"]))
+def test_group_advantages_sum_to_zero(rewards, estimator):
+    groups = groups_of(rewards)
+    found = credit(groups, [], CreditConfig(estimator=estimator, scale_rewards="group"), 1.0)
+    for p, group in enumerate(groups):
+        total = sum(found.advantages[p, r.member, 0] for r in group)
+        assert total == pytest.approx(0, abs=1e-4)
+
+
+@given(rewards_PG, st.floats(0, 1))
+def test_one_value_for_all_states_with_lambda_1_is_return_minus_value(rewards, value):
+    groups = groups_of(rewards)
+    states = [State(r, *c) for g in groups for r in g for c in ((0, 1), (1, 2))]
+    found = credit(groups, [Estimate(s, value) for s in states], CreditConfig(), 1.0)
+    scored = [r.reward for g in groups for r in g if r.reward is not None]
+    for reward, stream in zip(scored, streams(found), strict=True):
+        assert stream == pytest.approx([reward - value] * 2, abs=1e-6)
+
+
+def test_value_free_estimators_by_hand():
+    """Rewards 1, 0, 0, 0: mean 1/4, population std sqrt(3)/4."""
+    groups = groups_of([[1.0, 0.0, 0.0, 0.0]])
+
+    def first(**cfg: Any) -> list[float]:
+        return [s[0] for s in streams(credit(groups, [], CreditConfig(**cfg), 1.0))]
+
+    assert first(estimator="group_mean") == pytest.approx([0.75, -0.25, -0.25, -0.25])
+    scaled = first(estimator="group_mean", scale_rewards="group")
+    assert scaled == pytest.approx([3**0.5, *[-(3**-0.5)] * 3], rel=1e-4)
+    assert first(estimator="leave_one_out") == pytest.approx([1, -1 / 3, -1 / 3, -1 / 3])
+    assert first(estimator="batch_mean") == pytest.approx([3**0.5, *[-(3**-0.5)] * 3], rel=1e-4)
+
+
+def test_all_tokens_of_a_response_share_a_value_free_advantage():
+    found = credit([pair()], [], CreditConfig(estimator="group_mean"), 1.0)
+    assert streams(found) == [[0.5] * 4, [-0.5] * 2]
+
+
+@pytest.mark.parametrize(
+    ("values_a", "value_b", "shut"),
+    [
+        # Leave-one-out misses by 1 in both responses; a critic better than that is used.
+        ([0.9, 0.9, 0.9], 0.1, False),
+        ([0.5, 0.5, 0.5], 0.5, False),
+        # It tells the winner from the loser the wrong way round, beyond what 0..1 values should.
+        ([-0.5, -0.5, -0.5], 1.5, True),
+    ],
+)
+def test_the_gate_shuts_where_the_critic_misses_by_more_than_the_group(values_a, value_b, shut):
+    found = example(pair(), values_a, value_b, gate="group")
+    free = [[1.0] * 4, [-1.0] * 2]
+    assert (streams(found) == free) == shut
+    assert found.metrics["critic/gated"] == float(shut)
+    assert streams(example(pair(), values_a, value_b)) != free  # without a gate
+
+
+def test_the_gate_looks_at_each_problem_alone():
+    """Group 0 has a good critic, group 1 one that is sure of the wrong outcome (among 4 responses
+    leave-one-out misses by 2/3 where it misses by 1), group 2 one outcome only."""
+    rewards = [[1.0, 1.0, 0.0, 0.0]] * 2 + [[1.0] * 4]
+    groups = groups_of(rewards)  # type: ignore[arg-type]
+    values = [[0.9, 0.9, 0.1, 0.1], [0.0, 0.0, 1.0, 1.0], [0.2] * 4]
+    estimates = [
+        Estimate(State(r, 0, 2), v)
+        for g, row in zip(groups, values, strict=True)
+        for r, v in zip(g, row, strict=True)
+    ]
+    found = [s[0] for s in streams(credit(groups, estimates, CreditConfig(gate="group"), 1.0))]
+    assert found[:4] == pytest.approx([0.1, 0.1, -0.1, -0.1])
+    assert found[4:8] == pytest.approx([2 / 3, 2 / 3, -2 / 3, -2 / 3])
+    assert found[8:] == pytest.approx([0.8] * 4)
+
+
+def test_rescaling_is_over_the_tokens_of_the_batch():
+    """A's four tokens have advantage 0.5, B's two -1: mean 0, population std sqrt(0.5)."""
+    tokens = np.array([0.5] * 4 + [-1.0] * 2)
+    found = {
+        kind: np.concatenate(streams(example(pair(), [0.5, 0.5, 0.5], 1.0, whiten_advantages=kind)))
+        for kind in ("none", "scale", "full")
+    }
+    np.testing.assert_allclose(found["none"], tokens)
+    np.testing.assert_allclose(found["scale"], tokens / np.sqrt(0.5), rtol=1e-5)
+    np.testing.assert_allclose(found["full"], tokens / np.sqrt(0.5), rtol=1e-5)
+    shifted = example(pair(), [0.0, 0.0, 0.0], 1.0, whiten_advantages="full")  # 1 x4, -1 x2
+    flat = np.concatenate(streams(shifted))
+    assert flat.mean() == pytest.approx(0, abs=1e-6) and flat.std() == pytest.approx(1, abs=1e-5)
+
+
+def test_unscored_responses_do_not_enter_the_scale():
+    group = [*pair(), make_rollout((5, 6), None, member=2)]
+    estimates = [Estimate(State(r, 0, len(r.response_ids)), 0.5) for r in group]
+    found = credit([group], estimates, CreditConfig(whiten_advantages="scale"), 1.0)
+    tokens = np.array([0.5] * 4 + [-0.5] * 2)
+    np.testing.assert_allclose(np.concatenate(streams(found)), tokens / tokens.std(), rtol=1e-5)
+
+
+def test_gae_over_tokens_is_gae_over_one_token_segments():
+    rollout = make_rollout((5, 6, 7), 1.0)
+    estimates = [Estimate(State(rollout, t, t + 1), v) for t, v in enumerate((0.5, 0.25, 0.75))]
+    cfg = CreditConfig(granularity="tokens", lam=0.5)
+    assert streams(credit([[rollout]], estimates, cfg, 1.0))[0] == pytest.approx(
+        [0.0625, 0.625, 0.25]
+    )

@@ -1,0 +1,266 @@
+"""The local engine computes what transformers computes, whatever shares a batch with a request."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from genac.engines.base import Completion, Request
+from genac.engines.decoder import Decoder
+from genac.engines.local import Batch, LocalEngine, nucleus
+
+VOCAB = 40
+# A wide initialisation keeps the two best logits of random models far apart.
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+}
+GROUPED = SHAPE | {"num_key_value_heads": 2}
+FAST = {
+    "llama": LlamaConfig(**GROUPED),
+    "llama biased, tied": LlamaConfig(**GROUPED, attention_bias=True, tie_word_embeddings=True),
+    "qwen2": Qwen2Config(**GROUPED),
+    "qwen3": Qwen3Config(**GROUPED, head_dim=16),
+    "mistral": MistralConfig(**GROUPED, sliding_window=None),
+}
+SLOW = {
+    "gemma": GemmaConfig(**GROUPED, head_dim=8),
+    "gpt_neox": GPTNeoXConfig(**SHAPE),
+    "mistral sliding": MistralConfig(**GROUPED, sliding_window=4),
+    "llama scaled rope": LlamaConfig(
+        **GROUPED,
+        rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0},
+    ),
+}
+PROMPTS = [(5, 6, 7), (8,), (9, 10, 11, 12, 13, 14, 15), (3, 2)]
+
+
+def random_model(config: Any, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config).float().eval()
+    with torch.no_grad():  # biases start at zero and would hide a forgotten one
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.3)
+    return model
+
+
+def engine_of(model: Any, **options: Any) -> LocalEngine:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return LocalEngine(model, max_length=64, **options)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return random_model(FAST["qwen3"])
+
+
+@pytest.fixture(scope="module")
+def engine(model: Any) -> LocalEngine:
+    return engine_of(model)
+
+
+def forward_logprobs(model: Any, prompt: tuple[int, ...], ids: tuple[int, ...]) -> np.ndarray:
+    """What transformers says of the completion: (T, V) log-probabilities."""
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+    return torch.log_softmax(logits.float(), -1).numpy()
+
+
+def same(one: Completion, other: Completion) -> None:
+    assert one.ids == other.ids and one.finish == other.finish
+    np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*FAST, *SLOW])
+def test_greedy_equals_transformers(name):
+    model = random_model((FAST | SLOW)[name])
+    assert Decoder.supports(model) == (name in FAST)
+    requests = [Request(p, 8, seed=0, temperature=0.0) for p in PROMPTS]
+    for prompt, done in zip(PROMPTS, engine_of(model).generate(requests), strict=True):
+        wanted = model.generate(
+            torch.tensor([prompt]), do_sample=False, max_new_tokens=8, eos_token_id=None
+        )[0, len(prompt) :]
+        assert done.ids == tuple(wanted.tolist())
+        logp = forward_logprobs(model, prompt, done.ids)[np.arange(8), done.ids]
+        np.testing.assert_allclose(done.logprobs, logp, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*FAST, *SLOW])
+def test_rows_that_leave_the_batch_do_not_disturb_the_others(name):
+    engine = engine_of(random_model((FAST | SLOW)[name]))
+    requests = [Request(p, n, seed=n) for p, n in zip(PROMPTS, (1, 12, 2, 9), strict=True)]
+    for request, done in zip(requests, engine.generate(requests), strict=True):
+        assert len(done.ids) == request.max_new_tokens and done.finish == "length"
+        same(done, engine.generate([request])[0])
+
+
+def test_an_unknown_architecture_warns():
+    with pytest.warns(UserWarning, match="'gpt_neox' has no fast decoder"):
+        LocalEngine(random_model(SLOW["gpt_neox"]), max_length=64)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+def test_sampling_does_not_depend_on_the_batch(engine, temperature):
+    requests = [
+        Request(PROMPTS[i % 4] * (1 + i % 3), 3 + i % 7, seed=i, temperature=temperature, top_p=p)
+        for i, p in enumerate((1.0, 0.9, 1.0, 0.5) * 6)
+    ]
+    together = engine.generate(requests)
+    backwards = engine.generate(requests[::-1])[::-1]
+    for request, one, other in zip(requests, together, backwards, strict=True):
+        same(one, other)
+        same(one, engine.generate([request])[0])
+
+
+def test_max_rows_splits_without_changing_results(model, engine):
+    requests = [Request(PROMPTS[i % 4], 6, seed=i) for i in range(9)]
+    small = engine_of(model, max_rows=2)
+    for one, other in zip(engine.generate(requests), small.generate(requests), strict=True):
+        same(one, other)
+    assert engine.generate([]) == []
+
+
+def test_the_seed_alone_decides(engine):
+    request = Request((5, 6), 12, seed=1)
+    same(*engine.generate([request, request]))
+    assert engine.generate([replace(request, seed=2)])[0].ids != engine.generate([request])[0].ids
+
+
+def test_sampled_frequencies_follow_the_model(model, engine):
+    done = engine.generate([Request((5, 6, 7), 1, seed=s) for s in range(4000)])
+    found = np.bincount([c.ids[0] for c in done], minlength=VOCAB) / 4000
+    wanted = np.exp(forward_logprobs(model, (5, 6, 7), (0,))[0])
+    assert np.abs(found - wanted).max() < 4 * np.sqrt(0.25 / 4000)
+
+
+def test_logprobs_include_the_temperature(model, engine):
+    done = engine.generate([Request((5, 6, 7), 6, seed=3, temperature=0.7)])[0]
+    scaled = torch.log_softmax(
+        torch.tensor(forward_logprobs(model, (5, 6, 7), done.ids)) / 0.7, -1
+    ).numpy()
+    np.testing.assert_allclose(done.logprobs, scaled[np.arange(6), done.ids], atol=1e-4)
+
+
+def test_stop_tokens_end_a_row_and_belong_to_it(engine):
+    free = engine.generate([Request((5, 6), 12, seed=4)])[0].ids
+    stop = free[5]
+    cut = engine.generate([Request((5, 6), 12, seed=4, stop_ids=(39, stop))])[0]
+    first = free.index(stop)
+    assert cut.ids == free[: first + 1] and cut.finish == "stop"
+    assert len(cut.logprobs) == first + 1
+    # A stop token written with the last of the budget is a stop all the same.
+    last = engine.generate([Request((5, 6), first + 1, seed=4, stop_ids=(stop,))])[0]
+    assert last.finish == "stop" and last.ids == cut.ids
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_the_mass(model, engine):
+    probs = np.exp(forward_logprobs(model, (5, 6, 7), (0,))[0])
+    order = np.argsort(-probs)
+    kept = set(order[: int((np.cumsum(probs[order]) < 0.6).sum()) + 1].tolist())
+    done = engine.generate([Request((5, 6, 7), 1, seed=s, top_p=0.6) for s in range(500)])
+    assert {c.ids[0] for c in done} <= kept
+    narrow = engine.generate([Request((5, 6, 7), 1, seed=s, top_p=1e-6) for s in range(20)])
+    assert {c.ids[0] for c in narrow} == {int(order[0])}
+
+
+def test_nucleus_by_hand():
+    probs = torch.tensor([[0.1, 0.5, 0.15, 0.25]])
+    found = nucleus(probs, torch.tensor([[0.7]]))
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0.5, 0.0, 0.25]]))
+
+
+def test_a_draw_of_one_stays_inside_the_nucleus(engine):
+    """In float32 a uniform number below 1 may round to 1."""
+    requests = [Request((5, 6, 7), 1, seed=s, top_p=0.3) for s in range(3)]
+    drawn = engine.generate([replace(requests[0], seed=s) for s in range(200)])
+    wanted = {c.ids[0] for c in drawn}
+    batch = Batch(requests, engine.steps, engine.device, 0)
+    batch.uniform_BT[:] = 1.0
+    assert {c.ids[0] for c in batch.run()} <= wanted
+
+
+def test_watched_probabilities(model, engine):
+    watch = (3, 30, 7)
+    done = engine.generate(
+        [Request((5, 6, 7), 5, seed=0, watch_ids=watch), Request((5, 6, 7), 5, seed=1)]
+    )
+    wanted = np.exp(forward_logprobs(model, (5, 6, 7), done[0].ids))[:, list(watch)]
+    np.testing.assert_allclose(done[0].watched, wanted, atol=1e-5)
+    assert done[1].watched.shape == (5, 0)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Request((), 4, seed=0), "empty prompt"),
+        (Request((5,), 0, seed=0), "max_new_tokens is 0"),
+        (Request((5,) * 60, 5, seed=0), "exceeds the context of 64"),
+    ],
+)
+def test_impossible_requests(engine, request_, message):
+    with pytest.raises(ValueError, match=message):
+        engine.generate([Request((5,), 1, seed=0), request_])
+
+
+def test_the_whole_context_can_be_used(engine):
+    assert len(engine.generate([Request((5,) * 60, 4, seed=0)])[0].ids) == 4
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gpt_neox"])
+def test_nan_weights_are_named(name):
+    model = random_model((FAST | SLOW)[name])
+    with torch.no_grad():
+        model.get_output_embeddings().weight[:] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"\(8, 9\).*diverged"):
+        engine_of(model).generate([Request((8, 9), 2, seed=0)])
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gpt_neox"])
+def test_publish_takes_effect(name):
+    old, new = (random_model((FAST | SLOW)[name], seed) for seed in (0, 1))
+    engine, request = engine_of(old), Request((5, 6, 7), 8, seed=0)
+    before = engine.generate([request])[0]
+    engine.publish(new, 7)
+    assert engine.version == 7
+    same(engine.generate([request])[0], engine_of(new).generate([request])[0])
+    engine.publish(old, 8)
+    same(engine.generate([request])[0], before)
+
+
+def test_weights_reach_the_engine_only_by_publish():
+    model = random_model(FAST["llama"])
+    engine, request = engine_of(model), Request((5, 6, 7), 8, seed=0)
+    before, source = engine.generate([request])[0], copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(-1.5)
+    same(engine.generate([request])[0], before)
+    engine.publish(model, 1)
+    assert engine.generate([request])[0].ids != before.ids
+    engine.publish(source, 2)
+    same(engine.generate([request])[0], before)

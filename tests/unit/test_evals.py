@@ -1,0 +1,255 @@
+"""Evaluation: success with intervals, the critic against a panel, and the panel itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import EchoTask, FixedCritic, ScriptedEngine, make_rollout, runtime_with, says
+
+from genac.config import RolloutConfig, StatesConfig
+from genac.critics.monte_carlo import MonteCarloValue
+from genac.evals.cost import Cost, critic_tokens
+from genac.evals.critic import evaluate_critic, floors
+from genac.evals.ground_truth import (
+    FIRST_PROBLEM,
+    Panel,
+    build_panel,
+    load_panel,
+    revalue,
+    save_panel,
+)
+from genac.evals.online import critic_metrics, rollout_metrics
+from genac.evals.policy import evaluate_policy, policy_score
+from genac.rollout import World
+from genac.tasks.verifier import Verifier
+from genac.types import Estimate, Problem, State, Thought
+
+
+def groups_of(rewards: list[list[float | None]]) -> list[list[Any]]:
+    return [
+        [make_rollout((5,), r, group=p, member=m) for m, r in enumerate(row)]
+        for p, row in enumerate(rewards)
+    ]
+
+
+# --- policy ---------------------------------------------------------------------------------------
+
+
+def test_policy_score_by_hand():
+    """Means 1/2, 1, 0, 0; something right in two of four problems. Unscored is a failure here."""
+    score = policy_score(groups_of([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [None, 0.0]]))
+    assert (score.mean, score.pass_at_k, score.k, score.problems) == (0.375, 0.5, 2, 4)
+    assert 0.0 <= score.low < 0.375 < score.high <= 1.0
+
+
+def test_intervals_are_over_problems_and_not_over_responses():
+    """40 copies of a response say no more than one; with 80 problems the interval is narrow."""
+    few = policy_score(groups_of([[1.0] * 40, [0.0] * 40]))
+    many = policy_score(groups_of([[1.0], [0.0]] * 40))
+    assert (few.low, few.high) == (0.0, 1.0)
+    assert many.high - many.low < 0.3
+    sure = policy_score(groups_of([[1.0, 1.0]] * 3))
+    assert (sure.low, sure.high) == (1.0, 1.0)
+
+
+def world_of(task: EchoTask, **rollout: Any) -> World:
+    cfg = RolloutConfig(num_generations=2, max_completion_length=6, **rollout)
+    return World(task, Verifier(task), cfg, seed=0)
+
+
+def actor_of(tokenizer: Any, model: Any, words: str) -> Any:
+    """An actor that writes one letter at a time, in turn."""
+    calls = iter(words * 10_000)
+    return runtime_with(
+        ScriptedEngine(lambda request: says(tokenizer, next(calls))), tokenizer, model
+    )
+
+
+def test_evaluate_policy_asks_the_same_problems_and_draws_every_time(tokenizer, tiny_model):
+    actor, world = actor_of(tokenizer, tiny_model, "xy"), world_of(EchoTask({"x": 1.0}))
+    score = evaluate_policy(actor, world, num_problems=3, num_samples=4)
+    assert (score.mean, score.problems, score.k, score.pass_at_k) == (0.5, 3, 4, 1.0)
+    first = list(actor.engine.asked)
+    evaluate_policy(actor, world, 3, 4)
+    assert actor.engine.asked[len(first) :] == first and len({r.seed for r in first}) == 12
+
+
+def test_evaluate_policy_takes_what_a_small_task_has(tokenizer, tiny_model):
+    actor = actor_of(tokenizer, tiny_model, "x")
+    assert evaluate_policy(actor, world_of(EchoTask(count=2)), 50, 1).problems == 2
+    with pytest.raises(ValueError, match="no held-out problem"):
+        evaluate_policy(actor, world_of(EchoTask(count=0)), 50, 1)
+
+
+# --- critic ---------------------------------------------------------------------------------------
+
+
+def panel_of(values: list[float], starts: list[int], rewards: list[float]) -> Panel:
+    """Two states per problem, each of a response of its own."""
+    states = [
+        State(make_rollout((5, 6, 7), r, group=i // 2, member=i % 2), s, 3)
+        for i, (s, r) in enumerate(zip(starts, rewards, strict=True))
+    ]
+    truth = [MonteCarloValue(v, 5) for v in values]
+    return Panel(states, truth, [0.5, 0.5, 0.25, 0.25])
+
+
+@pytest.fixture
+def panel() -> Panel:
+    return panel_of([0.8, 0.2, 0.6, 0.4], [1, 2, 1, 0], [1.0, 0.0, 1.0, 0.0])
+
+
+def fixed(panel: Panel, values: list[float | None]) -> FixedCritic:
+    of = {id(s): v for s, v in zip(panel.states, values, strict=True)}
+    return FixedCritic(lambda s: of[id(s)])
+
+
+def test_a_perfect_critic(panel):
+    found = evaluate_critic(fixed(panel, [0.8, 0.2, 0.6, 0.4]), panel)
+    assert found["mse"] == found["mse_parsed"] == found["mae"] == 0
+    assert found["mse_interval"] == (0, 0) and found["parse_rate"] == 1
+    assert found["pearson"] == pytest.approx(1) and found["explained_variance"] == pytest.approx(1)
+    assert found["auc_within_problem"] == found["auc_ceiling"] == 1.0
+    assert (found["states"], found["problems"]) == (4, 2)
+    # v (1 - v) / 4 for 0.8, 0.2, 0.6, 0.4
+    assert found["mse_noise"] == pytest.approx((0.16 + 0.16 + 0.24 + 0.24) / 16)
+
+
+def test_a_missing_score_is_an_error_of_one(panel):
+    found = evaluate_critic(fixed(panel, [0.7, None, 0.6, None]), panel)
+    assert found["mse"] == pytest.approx((0.01 + 1 + 0 + 1) / 4)
+    assert found["mse_parsed"] == pytest.approx(0.005) and found["parse_rate"] == 0.5
+    assert found["mse"] > floors(panel)["mse_constant"]
+
+
+def test_silence_looks_like_no_skill(panel):
+    found = evaluate_critic(fixed(panel, [None] * 4), panel)
+    assert found["mse"] == 1 and found["parse_rate"] == 0 and "auc_within_problem" not in found
+
+
+def test_auc_is_inside_a_problem_and_leaves_the_start_out(panel):
+    """The second problem has one state after the start: no ranking; the first is reversed."""
+    found = evaluate_critic(fixed(panel, [0.1, 0.2, 0.9, 0.9]), panel)
+    assert found["auc_within_problem"] == 0.0
+    starts_only = panel_of([0.8, 0.2, 0.6, 0.4], [0] * 4, [1.0, 0.0, 1.0, 0.0])
+    found = evaluate_critic(fixed(starts_only, [0.5] * 4), starts_only)
+    assert found["auc_within_problem"] is None and found["mse"] == pytest.approx(0.05)
+
+
+def test_floors_by_hand(panel):
+    """Variance of 0.8, 0.2, 0.6, 0.4, and squared distance to the rates 1/2, 1/2, 1/4, 1/4."""
+    found = floors(panel)
+    assert found["mse_constant"] == pytest.approx(0.05)
+    assert found["mse_success_rate"] == pytest.approx((0.09 + 0.09 + 0.1225 + 0.0225) / 4)
+
+
+# --- panel ----------------------------------------------------------------------------------------
+
+
+def test_build_panel_keeps_two_sided_problems_and_unique_states(tokenizer, tiny_model):
+    """Responses x, y: both outcomes everywhere. One line each, so one unique state a problem."""
+    actor = actor_of(tokenizer, tiny_model, "xy")
+    panel = build_panel(actor, world_of(EchoTask({"x": 1.0})), StatesConfig(), 3, 4)
+    assert len(panel.states) == 3 and [v.value for v in panel.values] == [0.5] * 3
+    assert panel.problem_rate == [0.5] * 3 and [v.count for v in panel.values] == [4] * 3
+    ids = [s.rollout.problem.id for s in panel.states]
+    assert ids == [f"heldout-{FIRST_PROBLEM + i}" for i in range(3)]
+
+
+def test_one_sided_problems_make_no_panel(tokenizer, tiny_model):
+    actor = actor_of(tokenizer, tiny_model, "x")
+    with pytest.raises(ValueError, match=r"evaluate\.panel_problems to 0"):
+        build_panel(actor, world_of(EchoTask({"x": 1.0})), StatesConfig(), 3, 4)
+
+
+@pytest.mark.parametrize("count", [None, 30])
+def test_panel_round_trip(tokenizer, tiny_model, tmp_path: Path, count):
+    actor, world = (
+        actor_of(tokenizer, tiny_model, "xyx\n"),
+        world_of(EchoTask({"x": 1.0}, count=count)),
+    )
+    panel = build_panel(actor, world, StatesConfig(), 3, 2)
+    save_panel(panel, tmp_path / "panel.jsonl")
+    again = load_panel(tmp_path / "panel.jsonl", world, tokenizer)
+    assert again.values == [MonteCarloValue(v.value, v.count) for v in panel.values]
+    assert again.problem_rate == panel.problem_rate
+    for one, other in zip(panel.states, again.states, strict=True):
+        assert (one.prefix_ids, one.start, one.end) == (other.prefix_ids, other.start, other.end)
+        assert one.rollout.response_ids == other.rollout.response_ids
+        assert one.rollout.problem == other.rollout.problem
+        assert (one.rollout.reward, one.rollout.text) == (other.rollout.reward, other.rollout.text)
+    critic = FixedCritic(lambda s: len(s.prefix_ids) / 100)
+    assert evaluate_critic(critic, panel) == evaluate_critic(critic, again)
+
+
+def test_revalue_keeps_the_states(tokenizer, tiny_model):
+    world = world_of(EchoTask({"x": 1.0}))
+    panel = build_panel(actor_of(tokenizer, tiny_model, "xy"), world, StatesConfig(), 2, 4)
+    later = revalue(panel, actor_of(tokenizer, tiny_model, "x"), world, 4)
+    assert later.states is panel.states and [v.value for v in later.values] == [1.0, 1.0]
+
+
+# --- what a step says of itself -------------------------------------------------------------------
+
+
+def test_rollout_metrics_by_hand():
+    found = rollout_metrics(groups_of([[1.0, 0.0], [1.0, None], [0.0, 0.0]]))
+    assert found["reward"] == pytest.approx(0.4) and found["reward_none_rate"] == pytest.approx(
+        1 / 6
+    )
+    assert found["frac_reward_zero_std"] == pytest.approx(2 / 3) and found["num_tokens"] == 6
+    nothing = rollout_metrics(groups_of([[None, None]]))
+    assert nothing["reward"] is None and nothing["reward_none_rate"] == 1
+
+
+def test_critic_metrics_by_hand(panel):
+    """0.9 and 0.3 within a right and a wrong response; one missing; one at the start."""
+    estimates = [Estimate(s, v) for s, v in zip(panel.states, (0.9, 0.3, None, 0.5), strict=True)]
+    found = critic_metrics(estimates)
+    assert found["critic/parse_failure_rate"] == 0.25
+    assert found["critic/advantage_gap"] == pytest.approx(0.6)
+    assert found["critic/mse"] == pytest.approx((0.01 + 0.09 + 0.25) / 3)
+    assert found["critic/auc_within_problem"] == 1.0
+    assert critic_metrics([]) == {}
+    assert critic_metrics([Estimate(panel.states[0], None)])["critic/parse_failure_rate"] == 1
+
+
+def test_cost_counts_a_shared_thought_once_and_goes_on_after_a_resume(tokenizer, tiny_model, panel):
+    thought = Thought((1, 2, 3), (4, 5), np.zeros(2, np.float32), "", 0.5)
+    shared = [Estimate(s, 0.5, (thought,)) for s in panel.states]
+    assert critic_tokens(shared) == 5
+    assert critic_tokens([Estimate(s, 0.5) for s in panel.states]) == 4 * (2 + 3)
+    runtime = runtime_with(None, tokenizer, tiny_model)
+    groups, cost = groups_of([[1.0, 0.0]]), Cost()
+    cost.step(runtime, runtime, groups, shared, epochs=2)
+    assert dict(cost.tokens) == {
+        "actor_sampling": 6,
+        "actor_training": 12,
+        "critic_sampling": 5,
+        "critic_training": 5,
+    }
+    size = sum(p.numel() for p in tiny_model.parameters())
+    assert cost.flops["actor_training"] == 6 * size * 12
+    again = Cost(cost.state())
+    again.step(runtime, None, groups, [], epochs=1)
+    assert again.tokens["actor_sampling"] == 12 and cost.tokens["actor_sampling"] == 6
+
+
+def test_monte_carlo_costs_are_counted_once_per_state(tokenizer, tiny_model):
+    runtime, cost = runtime_with(None, tokenizer, tiny_model), Cost()
+    states = [State(make_rollout((5,), member=m), 0, 1) for m in range(3)]
+    cost.step(runtime, None, [], [Estimate(s, 0.5, tokens=40) for s in states], epochs=1)
+    assert cost.tokens["critic_sampling"] == 40
+
+
+def test_a_problem_is_told_apart_by_its_id():
+    """Clusters of the bootstrap are problems: two states of one are one cluster."""
+    panel = panel_of([0.8, 0.2, 0.6, 0.4], [1, 2, 1, 2], [1.0, 0.0, 1.0, 0.0])
+    same = [
+        State(make_rollout((5, 6), problem=Problem("p", "", "")), s.start, 2) for s in panel.states
+    ]
+    found = evaluate_critic(FixedCritic(lambda s: 0.5), Panel(same, panel.values, [0.5] * 4))
+    assert found["problems"] == 1 and found["mse_interval"] == pytest.approx((0.05, 0.05))
