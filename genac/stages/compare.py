@@ -185,15 +185,13 @@ def markdown(table: dict[str, Any], file: str) -> str:
     """The table, best mean first."""
     budgets = table["budgets"]
     head = (
-        f"`genac compare {file}` - seeds {table['seeds']}; mean [95 % t interval over seeds] of "
-        "held-out success. "
-        f"Equal samples: {budgets['samples']:.0f} responses; equal tokens: "
-        f"{budgets['tokens']:,.0f} read, "
-        f"written or trained by any model; equal seconds: {budgets['seconds']:.0f} s of joint "
-        "training.\n\n"
-        "| variant | settings | final (equal samples) | mean over training | equal tokens | "
-        "equal seconds "
-        "| s/step | tokens/step |\n|---|---|---|---|---|---|---|---|\n"
+        f"`genac compare {file}`, seeds {table['seeds']}: mean [95 % t interval over seeds] of "
+        f"held-out success. Equal samples: {budgets['samples']:.0f} responses. Equal tokens: "
+        f"{budgets['tokens']:,.0f} read, written or trained by any model. Equal seconds: "
+        f"{budgets['seconds']:.0f} s. Tokens and seconds are those of joint training; what a "
+        "critic's earlier stages cost is not in them.\n\n"
+        "| variant | settings | final (equal samples) | mean over training | equal tokens "
+        "| equal seconds | s/step | tokens/step |\n|---|---|---|---|---|---|---|---|\n"
     )
     rows = sorted(table["variants"].items(), key=lambda item: -item[1]["final_interval"][0])
     return head + "".join(
