@@ -70,7 +70,7 @@ def score(arguments: Sequence[str]) -> None:
     if len(arguments) != 3:
         raise ValueError("usage: genac score CRITIC_FOLDER PROBLEM PARTIAL_RESPONSE")
     folder, problem, partial = arguments
-    judged = Critic.from_pretrained(folder).score(problem, partial)
+    judged = Critic.from_pretrained(folder).score(problem, partial.replace("\\n", "\n"))
     print(f"value {judged.value}\n{judged.rationale}")
 
 

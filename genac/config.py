@@ -132,7 +132,7 @@ class DiscriminativeConfig(Section):
     head: Literal["mse", "hl_gauss"] = Field(
         default="mse", description="regression head or HL-Gauss classification head"
     )
-    bins: Count = Field(default=51, description="HL-Gauss bins on [0, 1]")
+    bins: int = Field(default=51, ge=2, description="HL-Gauss bins on [0, 1]")
     targets: Literal["dense", "sparse"] = Field(
         default="dense", description="supervise every token or a few states per response"
     )
@@ -224,7 +224,9 @@ class CreditConfig(Section):
 class LossConfig(Section):
     """The policy loss."""
 
-    epsilon: Rate = Field(default=0.2, description="lower clip range")
+    epsilon: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.2, description="lower clip range"
+    )
     epsilon_high: Rate = Field(default=0.2, description="upper clip range")
     dual_clip: float | None = Field(
         default=None, gt=1, description="dual-clip constant for negative advantages"

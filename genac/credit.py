@@ -86,7 +86,8 @@ def gae_over_states(
 ) -> Result:
     """GAE over the states of each response; the tokens of a segment share its advantage.
 
-    A missing value is bridged: its segment joins the one before it (or after it, at the start).
+    A missing value is bridged: its segment joins the one before it. At the start there is none, and
+    the mean of the group's other responses takes the value's place.
     """
     rollouts = [r for group in groups for r in group]
     place = {id(r): i for i, r in enumerate(rollouts)}
@@ -99,6 +100,10 @@ def gae_over_states(
     if cfg.missing == "group_mean":
         absent = fill_rows([[e.value is None for e in row] for row in rows], False).bool()
         value_BS = torch.where(absent, baseline_PG.flatten()[:, None], value_BS)
+    # The first state must have a value: the next one already holds the tokens that the first
+    # segment's advantage is about, so bridging from there would not be causal.
+    first_B = torch.isfinite(value_BS).any(-1) & ~torch.isfinite(value_BS[:, 0])
+    value_BS[:, 0] = torch.where(first_B, baseline_PG.flatten(), value_BS[:, 0])
     known_BS = torch.isfinite(value_BS) & valid_PG.flatten()[:, None]
     advantage_BS, _ = gae(value_BS, reward_PG.flatten(), known_BS, cfg.gamma, cfg.lam)
     group_free_B = leave_one_out(reward_PG, valid_PG).flatten()
@@ -163,6 +168,9 @@ def rescale(streams: list[np.ndarray], kind: str) -> list[np.ndarray]:
     everything = np.concatenate(streams)
     centre = everything.mean() if kind == "full" else 0.0
     spread = everything.std() + 1e-8
+    size = np.sqrt(np.square(everything - centre).mean())
+    # Advantages that are all alike have next to no spread; dividing by it would blow them up.
+    spread = size if size > 3 * spread else spread
     return [((s - centre) / spread).astype(np.float32) for s in streams]
 
 

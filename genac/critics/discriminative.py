@@ -52,7 +52,8 @@ class DiscriminativeCritic(NoCritic):
                 places = sorted(rng.sample(places, min(self.cfg.sparse_states, len(places))))
             samples.append(value_sample(rollout, states, places, targets))
         measured = self._runtime.learner.learn(samples, seed=step)
-        return {f"critic/{key}": value for key, value in measured.items()}
+        trained = {"critic/trained_tokens": float(sum(len(s.ids) for s in samples))}
+        return trained | {f"critic/{key}": value for key, value in measured.items()}
 
     def _targets(self, estimates: Sequence[Estimate]) -> list[float]:
         """The return of each state (pooled over identical states by an option), or its

@@ -9,6 +9,7 @@ Shapes: _B row, _T position, _V vocabulary, _W watched token.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -220,10 +221,10 @@ class ForwardSteps:
     """transformers' own forward behind a batch, for architectures without a fast decoder."""
 
     def __init__(self, model: Any) -> None:
-        self.model = model
+        self.load(model)
 
     def load(self, model: Any) -> None:
-        self.model = model
+        self.model = copy.deepcopy(model)  # the learner goes on changing its own
 
     def start(self, ids_BT: Tensor, pad_B: Tensor, total: int) -> Tensor:
         del total

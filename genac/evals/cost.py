@@ -48,15 +48,18 @@ class Cost:
         groups: Sequence[Group],
         estimates: Sequence[Estimate],
         epochs: int,
+        critic_trained: float,
     ) -> None:
-        """Tokens and FLOPs of one joint step; a group's prompt is read once per response."""
+        """Tokens and FLOPs of one joint step; a group's prompt is read once per response.
+
+        critic_trained: tokens the critic's learner read, as its `learn` reported them.
+        """
         tokens = sum(len(r.prompt_ids) + len(r.response_ids) for g in groups for r in g)
         self.add("actor_sampling", actor.model, tokens, 2)
         self.add("actor_training", actor.model, epochs * tokens, 6)
         if critic is not None:
-            judged = critic_tokens(estimates)
-            self.add("critic_sampling", critic.model, judged, 2)
-            self.add("critic_training", critic.model, judged, 6)
+            self.add("critic_sampling", critic.model, critic_tokens(estimates), 2)
+            self.add("critic_training", critic.model, int(critic_trained), 6)
         elif estimates:
             unique = {e.state.key: e for e in estimates}.values()
             self.add("critic_sampling", actor.model, sum(e.tokens for e in unique), 2)

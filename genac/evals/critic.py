@@ -73,8 +73,9 @@ def _parsed_only(
 
 
 def floors(panel: Panel) -> dict[str, float]:
-    """Two predictors that look at no response, both chosen in hindsight and therefore hard to beat:
-    the best constant, and the problem's own success rate."""
+    """Two predictors that look at no response, both chosen in hindsight: the best constant, and the
+    problem's own success rate. The second can be the worse one: states after an error are worth
+    little whatever the problem."""
     truth = np.array([v.value for v in panel.values])
     return {
         "mse_constant": float(truth.var()),

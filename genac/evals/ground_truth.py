@@ -24,6 +24,10 @@ RESPONSES = 8  # per candidate problem
 FIRST_PROBLEM = 100_000  # of an endless task: apart from those of the success evaluation
 
 
+class NoPanel(ValueError):
+    """No held-out problem is both solved and failed: there is nothing to rank critics on."""
+
+
 @dataclass(frozen=True)
 class Panel:
     """Unique states with their Monte-Carlo values; entry i of every list speaks of state i."""
@@ -49,12 +53,7 @@ def build_panel(
     rates = {
         group[0].problem.id: float(np.mean([r.reward or 0.0 for r in group])) for group in groups
     }
-    kept = [i for i, v in enumerate(values) if v.value is not None]
-    return Panel(
-        [states[i] for i in kept],
-        [values[i] for i in kept],
-        [rates[states[i].rollout.problem.id] for i in kept],
-    )
+    return known_only(states, values, [rates[s.rollout.problem.id] for s in states])
 
 
 def two_sided(actor: Runtime, world: World, wanted: int) -> list[Group]:
@@ -77,7 +76,7 @@ def two_sided(actor: Runtime, world: World, wanted: int) -> list[Group]:
         if len(found) >= wanted:
             return found[:wanted]
     if not found:
-        raise ValueError(
+        raise NoPanel(
             "no held-out problem has both right and wrong responses, so no critic panel can be "
             "built; choose "
             "an easier or harder task, or set evaluate.panel_problems to 0"
@@ -88,7 +87,13 @@ def two_sided(actor: Runtime, world: World, wanted: int) -> list[Group]:
 def revalue(panel: Panel, actor: Runtime, world: World, continuations: int) -> Panel:
     """The same states under another actor's continuation (for example after training)."""
     values = monte_carlo_values(actor, world, panel.states, continuations, "revalue")
-    return Panel(panel.states, values, panel.problem_rate)
+    return known_only(panel.states, values, panel.problem_rate)
+
+
+def known_only(states: list[State], values: list[MonteCarloValue], rates: list[float]) -> Panel:
+    """States none of whose continuations could be scored have no value and are left out."""
+    kept = [i for i, v in enumerate(values) if v.value is not None]
+    return Panel([states[i] for i in kept], [values[i] for i in kept], [rates[i] for i in kept])
 
 
 def save_panel(panel: Panel, file: Path) -> None:

@@ -91,6 +91,14 @@ RULES = (
         "check that both hold the same weights, precision and temperature",
     ),
     Rule(
+        "critic_logprobs_apart",
+        "critic/sampling/sampling_logp_difference/mean",
+        operator.gt,
+        0.05,
+        "the critic's engine and learner disagree on log-probabilities",
+        "check that both hold the same weights, precision and temperature",
+    ),
+    Rule(
         "publish_unchanged",
         "publish_changed",
         operator.eq,

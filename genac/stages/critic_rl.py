@@ -32,7 +32,10 @@ def key(cfg: RunConfig, start: Path, actor: Path) -> dict[str, Any]:
         "start": name(start),
         "actor": name(actor),
         "seed": cfg.seed,
-        "critic": cfg.critic.model_dump(exclude={"model_name_or_path"}),
+        "critic": cfg.critic.model_dump(
+            exclude={"model_name_or_path": True, "generative": {"force_prompt"}}
+        ),
+        "gamma": cfg.credit.gamma,
         "task": cfg.task.model_dump(exclude={"shift"}),
         "states": cfg.states.model_dump(),
         "granularity": cfg.credit.granularity,
@@ -59,7 +62,9 @@ def train(setup: Setup, run: Run, start: Path, actor: Runtime, config_hash: str)
     world = stage_world(setup)
     critic = setup.critic(start, actor, stage.learning_rate, stage.steps if stage.decay else None)
     assert critic.runtime is not None
-    loop = Loop(run, "critic_rl", stage, {"critic": critic.runtime}, critic, config_hash)
+    loop = Loop(
+        run, "critic_rl", stage, {"critic": critic.runtime}, critic, config_hash, actor.tokenizer
+    )
     count = stage.num_prompts or cfg.rollout.num_prompts
     for step in loop:
         # 1 the frozen actor acts

@@ -9,7 +9,7 @@ from typing import Any
 from genac.config import RunConfig
 from genac.critics.generative import GenerativeCritic
 from genac.evals.critic import evaluate_critic, floors
-from genac.evals.ground_truth import build_panel
+from genac.evals.ground_truth import NoPanel, build_panel
 from genac.evals.policy import evaluate_policy
 from genac.runs.store import Run, atomic_write
 from genac.stages.setup import Setup, make_world
@@ -50,6 +50,6 @@ def evaluate_under(cfg: RunConfig, folder: Path, options: dict[str, Any]) -> dic
             cfg.evaluate.panel_problems,
             cfg.evaluate.panel_continuations,
         )
-    except ValueError as error:
+    except NoPanel as error:
         return result | {"critic": {"skipped": str(error)}}
     return result | {"critic": evaluate_critic(critic, panel) | floors(panel)}

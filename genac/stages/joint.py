@@ -54,7 +54,8 @@ def train(
         # 5 new weights reach the engines
         changed = publish(actor, critic, step + 1, rollouts[0].prompt_ids)
         # 6 log, evaluate, save when due
-        cost.step(actor, critic.runtime, groups, estimates, cfg.loss.num_iterations)
+        trained = metrics.get("critic/trained_tokens", 0.0)
+        cost.step(actor, critic.runtime, groups, estimates, cfg.loss.num_iterations, trained)
         metrics |= rollout_metrics(groups) | critic_metrics(estimates) | assigned.metrics
         metrics |= {"publish_changed": changed} | cost.totals() | held_out(setup, actor, loop, step)
         loop.after(step, metrics, groups, estimates, assigned.advantages)

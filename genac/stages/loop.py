@@ -38,7 +38,9 @@ class Loop:
         runtimes: Mapping[str, Runtime],
         critic: Critic | None,
         config_hash: str,
+        tokenizer: Any = None,
     ) -> None:
+        self.tokenizer = tokenizer
         self.run, self.stage, self.cfg, self.critic = run, stage, cfg, critic
         self.runtimes = {name: r for name, r in runtimes.items() if r is not None}
         self.config_hash, self.root = config_hash, run.checkpoints / stage
@@ -91,7 +93,8 @@ class Loop:
             self.save(step + 1)
 
     def _decode(self, ids: Sequence[int]) -> str:
-        tokenizer = next(iter(self.runtimes.values())).tokenizer
+        # Responses are the actor's tokens; the critic's tokenizer may be another.
+        tokenizer = self.tokenizer or next(iter(self.runtimes.values())).tokenizer
         return tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def save(self, step: int) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 from genac.config import RunConfig
 from genac.critics.generative import GenerativeCritic
 from genac.evals.critic import evaluate_critic, floors
-from genac.evals.ground_truth import Panel, build_panel, load_panel, revalue, save_panel
+from genac.evals.ground_truth import NoPanel, Panel, build_panel, load_panel, revalue, save_panel
 from genac.evals.policy import evaluate_policy
 from genac.runs.report import write_report
 from genac.runs.store import Run, environment, stable_hash
 from genac.runtime import Runtime
 from genac.stages import base, critic_rl, joint, sft, synthesize
+from genac.stages.loop import warn
 from genac.stages.outputs import adopt, ensure
 from genac.stages.setup import Setup, prepared_config, save_critic
 
@@ -84,10 +85,15 @@ def train(cfg: RunConfig) -> Path:
 
 
 def config_hash(cfg: RunConfig) -> str:
-    """Hash of everything that can change results; where the run is kept and its name cannot."""
-    return stable_hash(
-        cfg.model_dump(exclude={"output_dir": True, "name": True, "stages": {"folder"}})
-    )
+    """Hash of everything that can change results; where the run is kept, its name, and a forced
+    prompt (which must be possible on resume) are left out."""
+    skipped = {
+        "output_dir": True,
+        "name": True,
+        "stages": {"folder"},
+        "critic": {"generative": {"force_prompt"}},
+    }
+    return stable_hash(cfg.model_dump(exclude=skipped))
 
 
 def open_run(cfg: RunConfig) -> Run:
@@ -113,6 +119,9 @@ def open_run(cfg: RunConfig) -> Run:
     return run
 
 
+NO_RESULT = ("output_dir", "name", "stages.folder", "critic.generative.force_prompt")
+
+
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """Dotted keys whose values differ, as 'key: old -> new'."""
     found = []
@@ -120,7 +129,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             found += differences(a, b, f"{prefix}{key}.")
-        elif a != b and prefix + key not in ("output_dir", "name", "stages.folder"):
+        elif a != b and prefix + key not in NO_RESULT:
             found.append(f"{prefix}{key}: {a} -> {b}")
     return found
 
@@ -179,7 +188,11 @@ def fixed_panel(setup: Setup, actor_path: Path, actor: Runtime) -> Panel | None:
         save_panel(panel, run.path / "panel.jsonl")
 
     wanted = panel_key(setup, actor_path)
-    folder = ensure(setup.cfg.stages.folder, "panel", wanted, build)
+    try:
+        folder = ensure(setup.cfg.stages.folder, "panel", wanted, build)
+    except NoPanel as reason:
+        warn(f"no critic panel: {reason}")
+        return None
     return load_panel(folder / "panel.jsonl", setup.world, actor.tokenizer)
 
 

@@ -61,6 +61,12 @@ class Setup:
         if kind == "monte_carlo":
             return MonteCarloCritic(actor, self.world, cfg.num_continuations)
         assert path is not None
+        card = critic_card(path)
+        if card and card["kind"] != kind:
+            raise ValueError(
+                f"the critic in {path} is {card['kind']}, but critic.kind is {kind!r}; set "
+                "critic.kind to what it is, or start from a language model"
+            )
         if kind == "generative":
             rows = self.cfg.rollout.max_rows
             runtime = language_model(
@@ -72,9 +78,8 @@ class Setup:
                 decay_steps=decay_steps,
             )
             critic = GenerativeCritic(runtime, actor, cfg.generative, self.cfg.seed)
-            card = Path(path) / "critic.json"
-            if card.exists():
-                critic.require_prompt(json.loads(card.read_text()).get("prompt_hash"))
+            if card:
+                critic.require_prompt(card.get("prompt_hash"))
             return critic
         trained = (Path(path) / HEAD_FILE).exists()
         head = cfg.discriminative
@@ -88,6 +93,12 @@ class Setup:
             decay_steps=decay_steps,
         )
         return DiscriminativeCritic(runtime, head, self.cfg.credit.gamma, self.cfg.seed)
+
+
+def critic_card(folder: str | Path) -> dict[str, Any]:
+    """critic.json of a folder that this library saved; empty for any other model."""
+    file = Path(folder) / "critic.json"
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def save_critic(critic: Critic, cfg: RunConfig, folder: Path) -> None:

@@ -67,11 +67,15 @@ def train(setup: Setup, run: Run, file: Path, start: Path, actor: Runtime) -> No
         random.Random(f"{setup.cfg.seed}/sft/{epoch}").shuffle(order)
         chosen = order[part * cfg.batch_size : (part + 1) * cfg.batch_size]
         samples = [trace_sample(critic, traces[i]) for i in chosen]
+        fitting = [s for s in samples if len(s.ids) <= model.max_length]
+        if not fitting:
+            raise ValueError(
+                f"no trace of batch {step} fits the critic's context of {model.max_length} tokens "
+                f"(the longest has {max(len(s.ids) for s in samples)}); use a longer-context critic"
+            )
         # 3 learn
-        metrics = model.learner.learn(
-            [s for s in samples if len(s.ids) <= model.max_length], seed=step
-        )
-        loop.after(step, metrics)
+        metrics = model.learner.learn(fitting, seed=step)
+        loop.after(step, metrics | {"dropped": len(samples) - len(fitting)})
     save_critic(critic, setup.cfg, run.path / "model")
 
 

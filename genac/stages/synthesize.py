@@ -47,6 +47,7 @@ def key(cfg: RunConfig, actor: Path) -> dict[str, Any]:
         "task": cfg.task.model_dump(exclude={"shift"}),
         "synthesize": cfg.stages.synthesize.model_dump(),
         "states": cfg.states.model_dump(),
+        "icc": cfg.critic.generative.icc.enabled,
         "sampling": cfg.rollout.model_dump(
             include={"max_completion_length", "temperature", "top_p"}
         ),
@@ -73,28 +74,36 @@ def synthesize(setup: Setup, actor_path: Path, run: Run) -> None:
     groups = collect(actor, world, problems_at(world, "train", 0, cfg.num_prompts), "synthesize")
     rollouts = [r for group in groups for r in group if r.reward is not None]
     states = split(rollouts, setup.cfg.states, actor.tokenizer)
-    traces = _traces(setup, world, actor, states)
+    rate = sum(r.reward or 0 for r in rollouts) / max(1, len(rollouts))
+    traces = _traces(setup, world, actor, states, rate)
     if cfg.oracle == "calibrated":
         traces = calibrated(traces)
     chosen = balanced(traces, cfg.num_states, setup.cfg.seed)
     atomic_write(run.path / "traces.jsonl", "\n".join(json.dumps(asdict(t)) for t in chosen))
-    rate = sum(r.reward or 0 for r in rollouts) / max(1, len(rollouts))
     run.log("synthesize", 0, {"traces": len(chosen), "candidates": len(traces), "reward": rate})
 
 
-def _traces(setup: Setup, world: World, actor: Runtime, states: list[State]) -> list[Trace]:
+def _traces(
+    setup: Setup, world: World, actor: Runtime, states: list[State], rate: float
+) -> list[Trace]:
     targets = dict(zip((s.key for s in states), pooled_returns(states), strict=True))
     unique, _ = unique_states(states)
-    return [trace(setup, world, actor, state, targets[state.key]) for state in unique]
+    return [trace(setup, world, actor, state, targets[state.key], rate) for state in unique]
 
 
-def trace(setup: Setup, world: World, actor: Runtime, state: State, target: float | None) -> Trace:
-    """The oracle's word on one state."""
+def trace(
+    setup: Setup, world: World, actor: Runtime, state: State, target: float | None, rate: float
+) -> Trace:
+    """The oracle's word on one state; `rate` is the actor's measured success rate.
+
+    Labels that come from this actor's returns belong to its own rate; only the programmatic
+    oracle's guesses can be told another one.
+    """
     cfg, rollout = setup.cfg.stages.synthesize, state.rollout
     ids = rollout.response_ids[: state.start]
     partial = response_text(actor.tokenizer, ids)
-    rng = random.Random(f"{setup.cfg.seed}/rate/{stable_hash(list(state.key))}")
-    rate = rng.random() if cfg.vary_success_rate else 0.5
+    if cfg.vary_success_rate and cfg.oracle == "task":
+        rate = random.Random(f"{setup.cfg.seed}/rate/{stable_hash(list(state.key))}").random()
     if cfg.oracle == "outcome":
         reasoning, score = "", round(10 * (target or 0.0))
     else:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genac.config import CreditConfig
-from genac.credit import Credit, credit
+from genac.credit import Credit, credit, rescale
 from genac.types import Estimate, State
 
 CUTS = [(0, 1), (1, 3), (3, 4)]
@@ -78,8 +78,10 @@ TAIL, LATE = [0.25], [0.75] * 3  # of the last token, and of all but the first
     [
         # The middle value is missing: its segment joins the one before it.
         ([0.5, None, 0.75], {0: [0.25] * 3 + TAIL, 1: [0.5] * 3 + TAIL, 0.5: [0.375] * 3 + TAIL}),
-        # The first is missing: its segment joins the one after it.
-        ([None, 0.25, 0.75], {0: [0.5] * 3 + TAIL, 1: [0.75] * 3 + TAIL, 0.5: [0.625] * 3 + TAIL}),
+        # The first is missing: the mean of the other responses (0) takes its place, because the
+        # next value already knows the first token. Deltas .25, .5, .25.
+        ([None, 0.25, 0.75], {0: [0.25, 0.5, 0.5, 0.25], 1: [1.0, 0.75, 0.75, 0.25],
+                              0.5: [0.5625, 0.625, 0.625, 0.25]}),
         # The last is missing: the middle value meets the reward.
         ([0.5, 0.25, None], {0: [-0.25, *LATE], 1: [0.5, *LATE], 0.5: [0.125, *LATE]}),
         # All are missing: leave-one-out, 1 - 0.
@@ -89,6 +91,21 @@ TAIL, LATE = [0.25], [0.75] * 3  # of the last token, and of all but the first
 def test_missing_values_are_bridged_and_never_zero(lam, values, wanted):
     found = example(pair(), values, 0.5, lam=lam)
     assert streams(found)[0] == pytest.approx(wanted[lam])
+
+
+def test_a_missing_first_value_blames_the_first_segment_causally():
+    """The later value equals the outcome; the first segment still gets the credit for it."""
+    group = [make_rollout((5, 6), r, member=m) for m, r in enumerate((0.0, 1.0))]
+    states = [State(r, start, start + 1) for r in group for start in (0, 1)]
+    values = [None, 0.0, None, 1.0]
+    estimates = [Estimate(s, v) for s, v in zip(states, values, strict=True)]
+    found = credit([group], estimates, CreditConfig(), 1.0)
+    assert found.advantages[0, 0, 0] == -1.0 and found.advantages[0, 1, 0] == 1.0
+
+
+def test_advantages_all_alike_are_not_blown_up():
+    streams = rescale([np.full(4, 0.1, np.float32), np.full(4, 0.1, np.float32)], "scale")
+    assert np.allclose(streams, 1.0)
 
 
 def test_missing_values_can_take_the_group_mean():

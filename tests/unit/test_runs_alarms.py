@@ -14,6 +14,7 @@ GOOD = {
     "critic/distinct_scores": 2,
     "critic/advantage_gap": 0.0,
     "sampling/sampling_logp_difference/mean": 0.05,
+    "critic/sampling/sampling_logp_difference/mean": 0.05,
     "publish_changed": 1,
 }
 BAD = {
@@ -24,6 +25,7 @@ BAD = {
     "critic/distinct_scores": 1,
     "critic/advantage_gap": -0.01,
     "sampling/sampling_logp_difference/mean": 0.06,
+    "critic/sampling/sampling_logp_difference/mean": 0.06,
     "publish_changed": 0,
 }
 
