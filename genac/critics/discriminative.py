@@ -51,6 +51,8 @@ class DiscriminativeCritic(NoCritic):
             if self.cfg.targets == "sparse":
                 places = sorted(rng.sample(places, min(self.cfg.sparse_states, len(places))))
             samples.append(value_sample(rollout, states, places, targets))
+        if not samples:
+            return {}
         measured = self._runtime.learner.learn(samples, seed=step)
         trained = {"critic/trained_tokens": float(sum(len(s.ids) for s in samples))}
         return trained | {f"critic/{key}": value for key, value in measured.items()}
