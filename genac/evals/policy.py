@@ -19,6 +19,8 @@ class PolicyScore:
     low: float
     high: float
     pass_at_k: float
+    pass_at_k_low: float
+    pass_at_k_high: float
     k: int
     problems: int
 
@@ -51,6 +53,14 @@ def policy_score(groups: list[Group]) -> PolicyScore:
     low, high = bootstrap_interval(rows)
     k = len(rows[0])
     solved = [pass_at_k(len(row), int((row == 1.0).sum()), k) for row in rows]
+    pass_low, pass_high = bootstrap_interval([np.array([s]) for s in solved])
     return PolicyScore(
-        float(np.concatenate(rows).mean()), low, high, float(np.mean(solved)), k, len(rows)
+        mean=float(np.concatenate(rows).mean()),
+        low=low,
+        high=high,
+        pass_at_k=float(np.mean(solved)),
+        pass_at_k_low=pass_low,
+        pass_at_k_high=pass_high,
+        k=k,
+        problems=len(rows),
     )

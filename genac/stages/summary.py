@@ -14,7 +14,8 @@ def console(folder: Path) -> str:
     before, after = summary["success_before"], summary["success_after"]
     lines = [
         f"{summary['name']} ({summary['algorithm']}): held-out success "
-        f"{percent(before)} -> {percent(after)}   pass@{after['k']} {after['pass_at_k']:.1%}",
+        f"{percent(before)} -> {percent(after)}   pass@{after['k']} {after['pass_at_k']:.1%} "
+        f"[{after['pass_at_k_low']:.1%}, {after['pass_at_k_high']:.1%}]",
         *critic_lines(summary["critic"]),
         "seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in summary["seconds"].items()),
         f"report: {folder / 'report.html'}",
