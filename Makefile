@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/genac
 
-.PHONY: help setup demo test test-slow lint types check compare results clean
+.PHONY: help setup demo test test-slow lint types check compare clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
