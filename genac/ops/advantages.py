@@ -99,21 +99,6 @@ def batch_relative(rewards_PG: Tensor, mask_PG: Tensor) -> Tensor:
     return torch.where(valid_PG, scaled_PG, 0.0).to(rewards_PG.dtype)
 
 
-@torch.no_grad()
-def whiten(x_BT: Tensor, mask_BT: Tensor, center: bool = True) -> Tensor:
-    """Advantage normalisation of PPO, over all valid entries at once (2005.12729).
-
-        y = (x - mean) / (std + 1e-8);   without `center`, y = x / (std + 1e-8)
-
-    The std is taken about the mean in both cases. x_BT, mask_BT (B, T) -> (B, T); 0 where invalid.
-    """
-    assert x_BT.shape == mask_BT.shape
-    valid_BT = mask_BT != 0
-    mean, std = _moments(x_BT, valid_BT)
-    shifted_BT = x_BT.double() - mean if center else x_BT.double()
-    return torch.where(valid_BT, shifted_BT / (std + 1e-8), 0.0).to(x_BT.dtype)
-
-
 def _at_least_one(valid_PG: Tensor) -> Tensor:
     """Valid members per group, at least 1, as a divisor: (P, G) -> (P, 1)."""
     return valid_PG.sum(-1, keepdim=True).clamp(min=1)

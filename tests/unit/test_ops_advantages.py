@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genac.ops.advantages import batch_relative, gae, group_relative, leave_one_out, whiten
+from genac.ops.advantages import batch_relative, gae, group_relative, leave_one_out
 
 NAN = float("nan")
 unit = st.floats(0, 1, width=32)
@@ -188,32 +188,5 @@ def test_equal_rewards_give_no_advantage(reward, size):
         group_relative(rewards, mask, "group"),
         group_relative(rewards, mask, "batch"),
         batch_relative(rewards, mask),
-        whiten(rewards, mask),
     ):
         assert got.abs().max() < 1e-5
-
-
-# --- whiten -------------------------------------------------------------------------------------
-
-
-def test_whiten_by_hand():
-    # Valid 1, 3, 5: mean 3, squares 4 0 4, std sqrt(8/3) = 1.6329932
-    x, mask = torch.tensor([[1.0, 3.0], [5.0, NAN]]), torch.tensor([[1, 1], [1, 0]])
-    want = torch.tensor([[-2.0, 0.0], [2.0, 0.0]]) / 1.6329932
-    torch.testing.assert_close(whiten(x, mask), want)
-    want = torch.tensor([[1.0, 3.0], [5.0, 0.0]]) / 1.6329932
-    torch.testing.assert_close(whiten(x, mask, center=False), want)
-
-
-def test_whiten_of_nothing_is_zero():
-    assert whiten(torch.tensor([[NAN, NAN]]), torch.zeros(1, 2)).tolist() == [[0.0, 0.0]]
-
-
-@quick
-@given(st.lists(st.integers(-100, 100), min_size=2, max_size=20), st.integers(0, 5))
-def test_whiten_gives_mean_0_std_1_whatever_the_padding(numbers, padding):
-    numbers = [*numbers, min(numbers) - 1]  # never all equal
-    x = torch.tensor([numbers + [NAN] * padding], dtype=torch.float32)
-    y = whiten(x, ~x.isnan())[~x.isnan()]
-    torch.testing.assert_close(y.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
-    torch.testing.assert_close(y.std(unbiased=False), torch.tensor(1.0), atol=1e-5, rtol=0)
