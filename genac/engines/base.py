@@ -19,12 +19,13 @@ class Request:
     temperature: float = 1.0  # 0 = greedy
     top_p: float = 1.0
     stop_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()  # ends a completion as soon as its text holds one of them
     watch_ids: tuple[int, ...] = ()  # tokens whose probabilities are returned at every position
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A sampled continuation; the stop token, where one ended it, is part of `ids`."""
+    """A sampled continuation; what ended it (stop token or string) is part of `ids`."""
 
     ids: tuple[int, ...]
     logprobs: np.ndarray  # (T,) float32 under the sampling distribution (temperature applied)
@@ -36,6 +37,7 @@ class Engine(Protocol):
     """Samples with the newest published weights."""
 
     version: int
+    processed_tokens: int  # read or written by the model so far; shared prefixes count once
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Completions in the order of `requests`; ValueError on a prompt beyond the context."""

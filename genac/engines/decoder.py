@@ -1,21 +1,30 @@
-"""A preallocated-cache decoder for the Llama / Qwen family, on a transformers model's own weights.
+"""A decoder for the Llama / Qwen family on a transformers model's own weights.
 
-It computes what transformers computes (tested per family) with less overhead per step: keys and
-values live in one preallocated buffer, rows are left-padded so that all of them stand at the same
-position, and rows that finished are dropped.
+It computes what transformers computes (tested per family) with fewer operations per step, and with
+an attention that the caller supplies together with its preallocated cache.
 
 Shapes: _B row, _T position, _H query head, _K key/value head, _D head dimension, _V vocabulary.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
+FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma")
+# Rotary frequencies of these kinds do not depend on the length of the sequence.
+STATIC_ROPE = ("default", "linear", "llama3", "yarn")
+
+
+class Attend(Protocol):
+    """Stores the new keys and values of a layer and returns what its queries read."""
+
+    def __call__(self, layer: int, q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
+        """(B, T, H * D). Queries are scaled already; heads stand in an order of our own."""
+        ...
 
 
 class Decoder:
@@ -23,112 +32,133 @@ class Decoder:
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
         config = model.config
-        self.dtype = dtype
+        self.dtype, self.family = dtype, config.model_type
         self.eps = config.rms_norm_eps
         self.heads = config.num_attention_heads
         self.kv_heads = config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-        self.inv_freq = model.model.rotary_emb.inv_freq.detach().float()
+        rotary = model.model.rotary_emb
+        self.inv_freq = rotary.inv_freq.detach().float()
+        self.rope_scale = float(getattr(rotary, "attention_scaling", 1.0))
+        self.parameters = sum(p.numel() for p in model.parameters())
         self.load(model)
 
     @staticmethod
-    def supports(model: Any) -> bool:
-        """Whether the architecture is computed exactly; others take transformers' own forward."""
+    def supports(model: Any, max_length: int | None = None) -> bool:
+        """Whether the architecture is computed exactly, for sequences of at most `max_length`;
+        others take transformers' own forward.
+        """
         config = model.config
         rope = getattr(config, "rope_parameters", None) or {}
         layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
+        window = getattr(config, "sliding_window", None)
+        # A window that the longest sequence fits into hides nothing.
+        whole = window is None or (max_length is not None and max_length <= window)
+        activation = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", "")
         return (
             config.model_type in FAMILIES
-            and rope.get("rope_type", "default") == "default"
-            and config.hidden_act == "silu"
-            and layer_types == {"full_attention"}
-            and getattr(config, "sliding_window", None) is None
+            and rope.get("rope_type", "default") in STATIC_ROPE
+            and activation in ACTIVATIONS
+            and (layer_types == {"full_attention"} or whole)
+            and whole
             and not getattr(config, "mlp_bias", False)
         )
 
     @torch.no_grad()
     def load(self, model: Any) -> None:
-        """Copies the weights, fusing q/k/v and gate/up so that each layer is four products."""
-        cast = lambda *parts: torch.cat([p.detach() for p in parts]).to(self.dtype)  # noqa: E731
-        self.embedding = cast(model.model.embed_tokens.weight)
-        self.head = cast(model.lm_head.weight)
-        self.norm = cast(model.model.norm.weight)
-        self.layers = []
-        for layer in model.model.layers:
-            attention, mlp = layer.self_attn, layer.mlp
-            projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-            biased = projections[0].bias is not None
-            normed = hasattr(attention, "q_norm")
-            self.layers.append(
-                {
-                    "qkv": cast(*(p.weight for p in projections)),
-                    "qkv_bias": cast(*(p.bias for p in projections)) if biased else None,
-                    "out": cast(attention.o_proj.weight),
-                    "out_bias": cast(attention.o_proj.bias)
-                    if attention.o_proj.bias is not None
-                    else None,
-                    "gate_up": cast(mlp.gate_proj.weight, mlp.up_proj.weight),
-                    "down": cast(mlp.down_proj.weight),
-                    "norm1": cast(layer.input_layernorm.weight),
-                    "norm2": cast(layer.post_attention_layernorm.weight),
-                    "q_norm": cast(attention.q_norm.weight) if normed else None,
-                    "k_norm": cast(attention.k_norm.weight) if normed else None,
-                }
-            )
+        """Copies the weights in the form that takes the fewest operations per step.
 
-    def allocate(self, rows: int, length: int) -> Tensor:
-        """An empty cache (layer, 2, B, K, T, D)."""
-        shape = (len(self.layers), 2, rows, self.kv_heads, length, self.head_dim)
-        return torch.zeros(shape, dtype=self.dtype, device=self.embedding.device)
-
-    def forward(
-        self, ids_BT: Tensor, position_BT: Tensor, cache: Tensor, at: int, mask: Tensor
-    ) -> Tensor:
-        """Reads T tokens written to cache slots at..at+T; returns logits (B, V) of the last one.
-
-        mask is additive, broadcastable to (B, 1, 1, T, at + T): 0 visible, -inf hidden.
+        q/k/v and gate/up are one product each; the weight of a norm and the 1/sqrt(D) of attention
+        are multiplied into the product that follows; the two halves of a rotary pair stand side by
+        side, so that a rotation is one complex multiplication.
         """
+        # Gemma stores its norms as differences from one and scales its embedding.
+        gemma = self.family == "gemma"
+        gain = lambda norm: norm.weight.detach().float() + (1.0 if gemma else 0.0)  # noqa: E731
+        cast = lambda weight: weight.to(self.dtype).contiguous()  # noqa: E731
+        config = model.config
+        self.embedding = cast(model.model.embed_tokens.weight.detach().clone())
+        if gemma:
+            self.embedding = self.embedding * config.hidden_size**0.5
+        self.act = ACTIVATIONS[getattr(config, "hidden_activation", None) or config.hidden_act]
+        self.head = cast(model.lm_head.weight.detach().float() * gain(model.model.norm))
+        self.layers = [self._layer(layer, gain, cast) for layer in model.model.layers]
+
+    def _layer(self, layer: Any, gain: Any, cast: Any) -> dict[str, Tensor | None]:
+        attention, mlp = layer.self_attn, layer.mlp
+        scale, normed = self.head_dim**-0.5, hasattr(attention, "q_norm")
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        q, k, v = (p.weight.detach().float() for p in projections)
+        bias = None
+        if projections[0].bias is not None:
+            bias = [p.bias.detach().float() for p in projections]
+            bias[0], bias[1] = self._paired(bias[0]), self._paired(bias[1])
+        q, k, qk_norm = self._paired(q), self._paired(k), None
+        if normed:  # the norm undoes a scale before it
+            q_gain, k_gain = (
+                self._paired(n.weight.detach().float()) for n in (attention.q_norm, attention.k_norm)
+            )
+            heads = [q_gain * scale] * self.heads + [k_gain] * self.kv_heads
+            qk_norm = cast(torch.stack(heads))
+        else:
+            q = q * scale
+            if bias is not None:
+                bias[0] = bias[0] * scale
+        gate_up = torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()]).float()
+        out_bias = attention.o_proj.bias
+        return {
+            "qkv": cast(torch.cat([q, k, v]) * gain(layer.input_layernorm)),
+            "qkv_bias": cast(torch.cat(bias)) if bias is not None else None,
+            "qk_norm": qk_norm,
+            "out": cast(attention.o_proj.weight.detach().clone()),
+            "out_bias": cast(out_bias.detach().clone()) if out_bias is not None else None,
+            "gate_up": cast(gate_up * gain(layer.post_attention_layernorm)),
+            "down": cast(mlp.down_proj.weight.detach().clone()),
+        }
+
+    def _paired(self, weight: Tensor) -> Tensor:
+        """Rows of each head reordered so that the rotary pair (i, i + D/2) is (2i, 2i + 1)."""
+        halves = weight.view(-1, 2, self.head_dim // 2, *weight.shape[1:])
+        return halves.transpose(1, 2).reshape(weight.shape)
+
+    def forward(self, ids_BT: Tensor, position_BT: Tensor, attend: Attend) -> Tensor:
+        """Hidden states (B, T, hidden) of the tokens, before the last norm."""
         rows, length = ids_BT.shape
         angle_BTd = position_BT[..., None].float() * self.inv_freq
-        cos, sin = (
-            f(torch.cat([angle_BTd, angle_BTd], -1))[:, :, None] for f in (torch.cos, torch.sin)
-        )
-        cos, sin = cos.to(self.dtype), sin.to(self.dtype)
+        turn = torch.polar(torch.full_like(angle_BTd, self.rope_scale), angle_BTd)[:, :, None]
         x = self.embedding[ids_BT]
-        sizes = [self.heads, self.kv_heads, self.kv_heads]
+        rotated = self.heads + self.kv_heads
         for index, w in enumerate(self.layers):
-            h = F.rms_norm(x, x.shape[-1:], w["norm1"], self.eps)
-            qkv = F.linear(h, w["qkv"], w["qkv_bias"]).view(rows, length, -1, self.head_dim)
-            q, k, v = qkv.split(sizes, dim=2)
-            if w["q_norm"] is not None:
-                q = F.rms_norm(q, q.shape[-1:], w["q_norm"], self.eps)
-                k = F.rms_norm(k, k.shape[-1:], w["k_norm"], self.eps)
-            keys, values = cache[index, 0], cache[index, 1]
-            keys[:, :, at : at + length] = rotate(k, cos, sin).transpose(1, 2)
-            values[:, :, at : at + length] = v.transpose(1, 2)
-            q = rotate(q, cos, sin).transpose(1, 2)
-            x = x + F.linear(
-                self._attend(q, keys, values, at + length, mask), w["out"], w["out_bias"]
-            )
-            h = F.rms_norm(x, x.shape[-1:], w["norm2"], self.eps)
-            gate, up = F.linear(h, w["gate_up"]).chunk(2, dim=-1)
-            x = x + F.linear(F.silu(gate) * up, w["down"])
-        last = F.rms_norm(x[:, -1], x.shape[-1:], self.norm, self.eps)
-        return F.linear(last, self.head).float()
+            qkv = F.linear(self._normed(x), w["qkv"], w["qkv_bias"])
+            qkv = qkv.view(rows, length, -1, self.head_dim)
+            qk, v = qkv[:, :, :rotated], qkv[:, :, rotated:]
+            if w["qk_norm"] is not None:
+                qk = self._normed(qk) * w["qk_norm"]
+            q, k = rotate(qk, turn).split([self.heads, self.kv_heads], 2)
+            x = x + F.linear(attend(index, q, k, v), w["out"], w["out_bias"])
+            gate, up = F.linear(self._normed(x), w["gate_up"]).chunk(2, dim=-1)
+            x = x + F.linear(self.act(gate) * up, w["down"])
+        return x
 
-    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, end: int, mask: Tensor) -> Tensor:
-        """Grouped-query attention; the plain products beat masked SDPA for one-token queries on
-        CPU.
-        """
-        rows, _, length, dim = q.shape
-        q = q.reshape(rows, self.kv_heads, -1, length, dim)
-        scores = q @ keys[:, :, None, :end].transpose(-1, -2)
-        weights = torch.softmax((scores * dim**-0.5 + mask).float(), -1).to(self.dtype)
-        out = weights @ values[:, :, None, :end]
-        return out.reshape(rows, self.heads, length, dim).transpose(1, 2).reshape(rows, length, -1)
+    def _normed(self, x: Tensor) -> Tensor:
+        """x / sqrt(mean(x^2) + eps); the gain is in the weights that follow."""
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = norm.square_().mul_(1 / x.shape[-1]).add_(self.eps).rsqrt_()
+        return x * scale.to(x.dtype)
+
+    def logits(self, hidden_BH: Tensor) -> Tensor:
+        """(B, V) float32 from hidden states before the last norm."""
+        return F.linear(self._normed(hidden_BH), self.head).float()
 
 
-def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding in the half-split layout of transformers."""
-    first, second = x_BTHD.chunk(2, dim=-1)
-    return x_BTHD * cos + torch.cat([-second, first], -1) * sin
+def gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS = {"silu": F.silu, "gelu_pytorch_tanh": gelu_tanh, "gelu": F.gelu}
+
+
+def rotate(x_BTHD: Tensor, turn_BT1d: Tensor) -> Tensor:
+    """Rotary embedding of adjacent pairs, as complex numbers."""
+    pairs = torch.view_as_complex(x_BTHD.float().unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * turn_BT1d).flatten(-2).to(x_BTHD.dtype)

@@ -19,7 +19,7 @@ from typing import Any
 from genac.checkpoint import KEEP
 from genac.config import RunConfig
 from genac.engines.decoder import Decoder
-from genac.engines.local import COMPACT_BELOW
+from genac.engines.batch import TURN_OVER_BELOW
 from genac.evals.lengths import Candidate, Lengths
 from genac.models.loading import parameter_count
 
@@ -109,7 +109,7 @@ def language(model: Any, role: str, lengths: tuple[int, int, int], rows: int, bf
         held=count * (2 * FLOAT + ADAMW) + engine_bytes(model, bf16),
         rows=rows,
         longest=longest,
-        cache=round(cache_bytes(model, longest, bf16) * (1 + COMPACT_BELOW)),
+        cache=round(cache_bytes(model, longest, bf16) * (1 + TURN_OVER_BELOW)),
         row=decoding_bytes(model, read, longest, bf16) + vocab * LOGITS,
         # Only written tokens pass the LM head.
         token=activation_bytes(model, bf16) + round(vocab * LOGITS * new / longest),

@@ -1,0 +1,222 @@
+"""The sampling loop: rows are drawn from together, leave when they end, and make room for others.
+
+Shapes: _B running row, _N request, _T position, _V vocabulary, _W watched token, _S stop token.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genac.engines.base import Completion, Request
+from genac.engines.prefixes import Tree
+
+TURN_OVER_BELOW = 0.7  # rows leave and enter once fewer than this fraction is still writing
+
+
+class Steps(Protocol):
+    """The model behind a batch."""
+
+    refills: bool  # whether rows may enter while others are being written
+
+    def admit(self, trees: Sequence[Tree], room: int) -> Tensor:
+        """Reads prompts; logits (new rows, V) in the order of the trees' members."""
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Drops all other rows."""
+        ...
+
+    def advance(self, token_B: Tensor) -> Tensor:
+        """Writes one token per row; logits (B, V) of the next."""
+        ...
+
+
+class Batch:
+    """All requests of one call; at most `max_rows` of them run at a time."""
+
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        steps: Steps,
+        max_rows: int,
+        device: torch.device,
+        stops: StopStrings | None = None,
+    ) -> None:
+        self.requests, self.steps, self.max_rows, self.device = requests, steps, max_rows, device
+        self.stops = stops
+        count, limit = len(requests), max(r.max_new_tokens for r in requests)
+        of = lambda values: torch.tensor(values, device=device)  # noqa: E731
+        self.temperature_N = of([r.temperature for r in requests])
+        self.top_p_N = of([r.top_p for r in requests])
+        self.limit_N = of([r.max_new_tokens for r in requests])
+        self.stop_NS = ragged([r.stop_ids for r in requests], -1, device)
+        self.watch_NW = ragged([r.watch_ids for r in requests], 0, device)
+        self.narrow = any(r.top_p < 1 for r in requests)
+        self.greedy = any(r.temperature == 0 for r in requests)
+        draws = [np.random.Generator(np.random.Philox(r.seed)).random(limit + 1) for r in requests]
+        self.uniform_NT = of(np.stack(draws).astype(np.float32))
+        # One column more than is ever read: rows that ended write there until they leave.
+        self.tokens_NT = torch.zeros((count, limit + 1), dtype=torch.long, device=device)
+        self.logprobs_NT = torch.zeros((count, limit + 1), device=device)
+        self.watched_NTW = torch.zeros((*self.tokens_NT.shape, self.watch_NW.shape[1]), device=device)
+        self.length_N = torch.zeros(count, dtype=torch.long, device=device)
+        self.stopped_N = torch.zeros(count, dtype=torch.bool, device=device)
+        self.live_B = self.length_N[:0]  # the request of each running row
+        self.ended_B = self.stopped_N[:0]
+
+    def run(self, trees: Sequence[Tree]) -> list[Completion]:
+        waiting = deque(trees)
+        logits = self._admit(waiting)
+        while True:
+            token = self._write(logits)
+            running = int((~self.ended_B).sum())
+            if not running and not waiting:
+                return self._completions()
+            if self._turns_over(running, waiting):
+                logits = self._turn_over(token, running, waiting)
+            else:
+                logits = self.steps.advance(token)
+
+    def _turns_over(self, running: int, waiting: deque[Tree]) -> bool:
+        if running < TURN_OVER_BELOW * len(self.live_B):
+            return True
+        fits = waiting and running + waiting[0].rows <= self.max_rows
+        return bool(fits) and self.steps.refills and running < TURN_OVER_BELOW * self.max_rows
+
+    def _turn_over(self, token_B: Tensor, running: int, waiting: deque[Tree]) -> Tensor:
+        """Rows that ended leave, waiting ones enter; logits of all that now run."""
+        keep = (~self.ended_B).nonzero()[:, 0]
+        self.live_B, self.ended_B = self.live_B[keep], self.ended_B[keep]
+        self.steps.keep(keep)
+        logits = [self.steps.advance(token_B[keep])] if running else []
+        if waiting and (self.steps.refills or not running):
+            logits.append(self._admit(waiting))
+        return torch.cat(logits)
+
+    def _admit(self, waiting: deque[Tree]) -> Tensor:
+        """Lets in as many trees as there is room for, at least one into an empty batch."""
+        chosen: list[Tree] = []
+        rows = len(self.live_B)
+        while waiting and (rows + waiting[0].rows <= self.max_rows or not rows):
+            chosen.append(waiting.popleft())
+            rows += chosen[-1].rows
+        members = [m for tree in chosen for branch in tree.branches for m in branch.members]
+        entered = torch.tensor(members, dtype=torch.long, device=self.device)
+        self.live_B = torch.cat([self.live_B, entered])
+        self.ended_B = torch.cat([self.ended_B, torch.zeros_like(entered, dtype=torch.bool)])
+        if not chosen:
+            return torch.zeros((0, 1), device=self.device)
+        return self.steps.admit(chosen, int((self.limit_N - self.length_N)[self.live_B].max()))
+
+    def _write(self, logits_BV: Tensor) -> Tensor:
+        """Draws a token per row and records it where the row has not ended."""
+        live, ended = self.live_B, self.ended_B
+        self._require_finite(logits_BV)
+        at = self.length_N[live]
+        token = self._draw(logits_BV, live, at)
+        self.tokens_NT[live, at] = token
+        hit = (token[:, None] == self.stop_NS[live]).any(-1)
+        if self.stops is not None:
+            hit |= self.stops.hit(self, token)
+        hit &= ~ended
+        self.stopped_N[live] |= hit
+        at = at + (~ended).long()
+        self.length_N[live] = at
+        self.ended_B = ended | hit | (at >= self.limit_N[live])
+        return token
+
+    def _draw(self, logits_BV: Tensor, live: Tensor, at: Tensor) -> Tensor:
+        """Inverse-CDF sampling with one uniform per row: cheap, and independent of the batch."""
+        temperature = self.temperature_N[live, None]
+        if self.greedy:
+            temperature = torch.where(temperature > 0, temperature, 1.0)
+        logp_BV = torch.log_softmax(logits_BV / temperature, -1)
+        p_BV = logp_BV.exp()
+        self.watched_NTW[live, at] = p_BV.gather(-1, self.watch_NW[live])
+        kept_BV = nucleus(p_BV, self.top_p_N[live, None]) if self.narrow else p_BV
+        token = draw(kept_BV, self.uniform_NT[live, at])
+        if self.greedy:
+            token = torch.where(self.temperature_N[live] > 0, token, logits_BV.argmax(-1))
+        self.logprobs_NT[live, at] = logp_BV.gather(-1, token[:, None])[:, 0]
+        return token
+
+    def _require_finite(self, logits_BV: Tensor) -> None:
+        # The sum is not finite if any entry is not, and costs one pass.
+        bad = ~torch.isfinite(logits_BV.sum(-1)) & ~self.ended_B
+        if bool(bad.any()):
+            row = int(self.live_B[bad.nonzero()[0, 0]])
+            raise FloatingPointError(
+                f"non-finite logits for request {row}, whose prompt starts with tokens "
+                f"{self.requests[row].prompt_ids[:8]}; the weights have diverged: lower the "
+                "learning rate or resume an earlier checkpoint"
+            )
+
+    def _completions(self) -> list[Completion]:
+        tokens, stopped = self.tokens_NT.tolist(), self.stopped_N.tolist()
+        logprobs, watched = self.logprobs_NT.cpu().numpy(), self.watched_NTW.cpu().numpy()
+        return [
+            Completion(
+                ids=tuple(tokens[row][:length]),
+                logprobs=logprobs[row, :length].copy(),
+                finish="stop" if stopped[row] else "length",
+                watched=watched[row, :length, : len(self.requests[row].watch_ids)].copy(),
+            )
+            for row, length in enumerate(self.length_N.tolist())
+        ]
+
+
+class StopStrings:
+    """Stop strings, looked for only in rows whose newest token could end one."""
+
+    def __init__(
+        self, requests: Sequence[Request], pieces: Sequence[str], decode: Callable, device: Any
+    ) -> None:
+        """pieces: the text of every token of the vocabulary; decode: token ids to text."""
+        self.requests, self.decode = requests, decode
+        ends = {string[-1] for request in requests for string in request.stop}
+        self.longest = max(len(string) for request in requests for string in request.stop)
+        # A character outside ASCII may be spread over tokens, so then every token could end one.
+        anything = any(ord(end) > 127 for end in ends)
+        may = [anything or any(end in piece for end in ends) for piece in pieces]
+        self.may_end_V = torch.tensor(may, device=device)
+
+    def hit(self, batch: Batch, token_B: Tensor) -> Tensor:
+        """Rows whose text, with the token just written, holds one of their stop strings."""
+        hit = torch.zeros_like(batch.ended_B)
+        for row in (self.may_end_V[token_B] & ~batch.ended_B).nonzero()[:, 0].tolist():
+            index = int(batch.live_B[row])
+            length = int(batch.length_N[index]) + 1
+            # Tokens are at least one character long, or part of one.
+            tail = batch.tokens_NT[index, max(0, length - 4 * self.longest) : length].tolist()
+            text = self.decode(tail)
+            hit[row] = any(string in text for string in self.requests[index].stop)
+        return hit
+
+
+def draw(p_BV: Tensor, uniform_B: Tensor) -> Tensor:
+    """The token at which the cumulative distribution passes uniform x total mass."""
+    cdf_BV = p_BV.cumsum(-1)
+    mass_B1 = cdf_BV[:, -1:]
+    # A uniform number may round to 1; kept below the mass it cannot fall on a token of no mass.
+    below_B1 = torch.nextafter(mass_B1, torch.zeros_like(mass_B1))
+    u_B1 = torch.minimum(uniform_B[:, None] * mass_B1, below_B1)
+    return torch.searchsorted(cdf_BV, u_B1, right=True)[:, 0].clamp(max=p_BV.shape[-1] - 1)
+
+
+def nucleus(p_BV: Tensor, top_p_B1: Tensor) -> Tensor:
+    """Zeroes the tail beyond cumulative probability top_p (the most likely token always stays)."""
+    sorted_p, index = p_BV.sort(-1, descending=True)
+    sorted_p = sorted_p.masked_fill(sorted_p.cumsum(-1) - sorted_p >= top_p_B1, 0.0)
+    return torch.zeros_like(p_BV).scatter(-1, index, sorted_p)
+
+
+def ragged(rows: list[tuple[int, ...]], fill: int, device: Any) -> Tensor:
+    """A (B, longest) tensor of the rows, filled up on the right; at least one column wide."""
+    width = max(1, *(len(r) for r in rows))
+    return torch.tensor([tuple(r) + (fill,) * (width - len(r)) for r in rows], device=device)
