@@ -39,9 +39,9 @@ def parser(description: str) -> argparse.ArgumentParser:
 def parse(options: argparse.ArgumentParser) -> argparse.Namespace:
     """Parsed arguments; `--threads` holds for torch here and in child processes."""
     args = options.parse_args()
-    if args.repeats < 1 or args.threads < 1:
+    if min(args.repeats, args.threads) < 1:
         options.error("--repeats and --threads must be at least 1")
-    args.repeats = min(args.repeats, 3) if args.quick else args.repeats
+    args.repeats = min(args.repeats, 3 if args.quick else args.repeats)
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     return args
 
@@ -54,8 +54,7 @@ def interleaved(
     """
     names, seconds = list(candidates), {name: [] for name in candidates}
     for turn in range(-warmup, repeats):
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
+        for name in [names[(turn + i) % len(names)] for i in range(len(names))]:
             gc.collect()
             begin = time.perf_counter()
             own = candidates[name](turn)
@@ -95,8 +94,8 @@ def roofline(device: str, repeats: int = 5) -> dict[str, float]:
 
     rates = []
     for size in (1024, 1536, 2048):
-        a, b = (torch.randn(size, size, device=device) for _ in range(2))
-        rates.append(2 * size**3 / best(lambda a=a, b=b: a @ b) / 1e9)
+        a = torch.randn(size, size, device=device)
+        rates.append(2 * size**3 / best(lambda a=a: a @ a) / 1e9)
     source = torch.ones(2**26, device=device)
     target = torch.empty_like(source)
     copied = 2 * source.nbytes / best(lambda: target.copy_(source)) / 1e9
@@ -122,9 +121,9 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
     import torch
     import transformers
 
-    cpu = Path("/proc/cpuinfo").read_text().split("model name", 1)[-1].splitlines()[0]
+    cpu = Path("/proc/cpuinfo").read_text().split("model name", 1)[-1]
     return {
-        "cpu": cpu.strip("\t :"),
+        "cpu": cpu.splitlines()[0].strip("\t :"),
         "cores": len(os.sched_getaffinity(0)),
         "threads": args.threads,
         "vector": torch.backends.cpu.get_cpu_capability(),
@@ -148,11 +147,10 @@ class Peer:
         return self.read()
 
     def read(self) -> Any:
-        line = self.process.stdout.readline()
-        if not line:
-            self.log.seek(0)
-            raise RuntimeError(f"a benchmark process ended:\n{self.log.read()[-3000:]}")
-        return json.loads(line)
+        if line := self.process.stdout.readline():
+            return json.loads(line)
+        self.log.seek(0)
+        raise RuntimeError(f"a benchmark process ended:\n{self.log.read()[-3000:]}")
 
     def close(self) -> None:
         self.process.stdin.close()
@@ -177,7 +175,8 @@ class Channel:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Aligned columns."""
-    lines = [list(header), *([str(c) for c in row] for row in rows)]
+    text = lambda c: f"{c:,.3f}" if isinstance(c, float) else str(c)  # noqa: E731
+    lines = [list(header), *([text(c) for c in row] for row in rows)]
     wide = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, wide, strict=True)) for r in lines)
 

@@ -4,14 +4,13 @@
 
 Both sides start from one saved model and tokenizer, see the same prompts in the same order, sample
 the same number of tokens (the end token lies outside the vocabulary), call the same reward function
-and take one AdamW step on the same loss: advantages divided by the group's deviation, clipped ratio,
-mean over all tokens, no KL, one epoch. Everything is fp32.
+and take one AdamW step on the same loss: advantages over the group's deviation, clipped ratio, mean
+over all tokens, no KL, one epoch. Everything is fp32.
 
-Each side is a process of its own, so that its peak memory is its own, and the two take turns step
-by step. Before that, each side tries how many rows a forward and backward may hold, and TRL which
-cache it generates with; the fastest setting of each side is measured. A step is timed from the
-moment the trainer asks for its batch to the end of the optimiser step and, for ours, the engine's
-new weights. Data loading, logging and saving between steps are left out on both sides.
+Each side is a process with a peak memory of its own; the two take turns step by step. Before that,
+each tries how many rows a forward and backward may hold, and TRL which cache it generates with; its
+fastest setting is measured. A step lasts from sampling to the end of the optimiser step and, for
+ours, the engine's new weights. Logging, saving and loading data are left out on both sides.
 """
 
 from __future__ import annotations
@@ -25,24 +24,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import common
-from common import Channel, Peer
 
 OURS, TRL = "genac", "trl"
-PHASES = ("sampling", "scoring", "learning")
 Spec = dict[str, Any]  # what both sides are told; `rows` and `cache` are the settings to choose
-STEPS_OF_PROMPTS = 64  # distinct batches of prompts before they come again
 
 
 def prompts(spec: Spec) -> list[str]:
-    """The data set: words drawn from the seed."""
-    rng, count = random.Random(spec["seed"]), STEPS_OF_PROMPTS * spec["prompts"]
-    word = lambda: f"w{rng.randrange(3, spec['vocab'])}"  # noqa: E731
-    return [" ".join(word() for _ in range(spec["prompt"])) for _ in range(count)]
+    """The data set, enough for 64 steps: words drawn from the seed."""
+    rng, words = random.Random(spec["seed"]), [f"w{i}" for i in range(3, spec["vocab"])]
+    return [" ".join(rng.choices(words, k=spec["prompt"])) for _ in range(64 * spec["prompts"])]
 
 
 def reward(text: str) -> float:
@@ -57,16 +53,17 @@ def save_model(folder: str, args: argparse.Namespace, max_length: int) -> None:
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import PreTrainedTokenizerFast
+    from transformers.utils import logging
 
     from genac.models.tiny import build_model
 
+    logging.set_verbosity_error()  # it warns that the end token lies outside the vocabulary
     words = {f"w{i}": i for i in range(args.vocab)} | {"<end>": args.vocab}
     inner = Tokenizer(WordLevel(words, unk_token="w0"))
     inner.pre_tokenizer = WhitespaceSplit()
     special = {"pad_token": "w0", "unk_token": "w0", "eos_token": "<end>"}
-    PreTrainedTokenizerFast(
-        tokenizer_object=inner, model_max_length=max_length, **special
-    ).save_pretrained(folder)
+    special |= {"tokenizer_object": inner, "model_max_length": max_length}
+    PreTrainedTokenizerFast(**special).save_pretrained(folder)
     shape = (args.vocab, args.hidden, args.layers, args.heads, max_length, args.seed)
     build_model(*shape, eos_token_id=args.vocab).save_pretrained(folder)
 
@@ -75,7 +72,7 @@ class Clock:
     """Seconds of the phases of one step."""
 
     def start(self) -> None:
-        self.begin, self.spent = time.perf_counter(), {"sampling": 0.0, "rollout": 0.0}
+        self.begin, self.spent = time.perf_counter(), {"rollout": 0.0, "scoring": 0.0}
 
     def wrap(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, with its time added to the phase."""
@@ -91,31 +88,32 @@ class Clock:
     def report(self, spec: Spec, tokens: float, reward: float) -> dict[str, Any]:
         """What a step says of itself."""
         common.synchronise(spec["device"])
-        total, rollout = time.perf_counter() - self.begin, self.spent["rollout"]
-        phases = (self.spent["sampling"], rollout - self.spent["sampling"], total - rollout)
-        about = {"seconds": total, "tokens": round(tokens), "reward": reward}
-        return about | dict(zip(PHASES, phases, strict=True)) | {"peak_mib": peak(spec["device"])}
+        total = time.perf_counter() - self.begin
+        rollout, scoring = self.spent["rollout"], self.spent["scoring"]
+        phases = {"sampling": rollout - scoring, "scoring": scoring, "learning": total - rollout}
+        memory = {"peak_mib": memory_mib("VmHWM", spec["device"])}
+        return {"seconds": total, **phases, **memory, "tokens": round(tokens), "reward": reward}
 
 
-def peak(device: str) -> float:
-    """Highest memory so far: of the process, or of the accelerator where one is used."""
-    if device != "cuda":
-        return common.memory_mib("VmHWM")
-    import torch
+def memory_mib(field: str, device: str = "cpu") -> float:
+    """VmRSS (now) or VmHWM (peak, without that of the parent, unlike ru_maxrss); CUDA's peak."""
+    if device == "cuda":
+        import torch
 
-    return torch.cuda.max_memory_allocated() / 2**20
+        return torch.cuda.max_memory_allocated() / 2**20
+    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) / 1024
 
 
-@dataclass
 class Words:
     """The prompts as a task of this library."""
 
-    texts: list[str]
-    name: str = "words"
-    trusted: bool = True
+    name, trusted = "words", True
+
+    def __init__(self, spec: Spec) -> None:
+        self.texts = prompts(spec)
 
     def size(self, split: str) -> None:
-        return None
+        """Unlimited."""
 
     def problem(self, split: str, index: int) -> Any:
         from genac.types import Problem
@@ -126,10 +124,9 @@ class Words:
         return reward(text)
 
 
-def our_side(spec: Spec, channel: Channel) -> None:
+def our_side(spec: Spec, channel: common.Channel) -> None:
     """The loop of the joint stage without critic, evaluation and files."""
-    from genac.config import CreditConfig, HardwareConfig, LossConfig, OptimizerConfig
-    from genac.config import RolloutConfig
+    from genac import config
     from genac.credit import credit
     from genac.critics.base import NoCritic
     from genac.evals.online import rollout_metrics
@@ -139,23 +136,17 @@ def our_side(spec: Spec, channel: Channel) -> None:
     from genac.stages.joint import publish
     from genac.tasks.verifier import Verifier
 
-    imports, clock, task = common.memory_mib("VmRSS"), Clock(), Words(prompts(spec))
-    precise = HardwareConfig(device=spec["device"], precision="fp32", threads=spec["threads"])
-    tokens = spec["rows"] * (spec["prompt"] + spec["new"])
-    optimizer, rows = OptimizerConfig(tokens_per_microbatch=tokens), spec["prompts"] * spec["group"]
-    hardware = Hardware.resolve(precise)
-    actor = language_model(
-        "actor", spec["folder"], hardware, optimizer, LossConfig(), max_rows=rows
-    )
-    actor.engine.generate = clock.wrap("sampling", actor.engine.generate)
-    rollout = RolloutConfig(
-        num_prompts=spec["prompts"],
-        num_generations=spec["group"],
-        max_completion_length=spec["new"],
-        max_rows=rows,
-    )
+    imports, clock, task = memory_mib("VmRSS"), Clock(), Words(spec)
+    where = {"device": spec["device"], "threads": spec["threads"], "precision": "fp32"}
+    hardware = Hardware.resolve(config.HardwareConfig(**where))
+    rows, tokens = spec["prompts"] * spec["group"], spec["rows"] * (spec["prompt"] + spec["new"])
+    optimizer = config.OptimizerConfig(tokens_per_microbatch=tokens)
+    actor = language_model("actor", spec["folder"], hardware, optimizer, max_rows=rows)
+    sizes = {"num_prompts": spec["prompts"], "num_generations": spec["group"]}
+    rollout = config.RolloutConfig(max_completion_length=spec["new"], max_rows=rows, **sizes)
     world = World(task, Verifier(task), rollout, spec["seed"])
-    relative = CreditConfig(estimator="group_mean", scale_rewards="group")
+    world.verifier.verify = clock.wrap("scoring", world.verifier.verify)
+    relative = config.CreditConfig(estimator="group_mean", scale_rewards="group")
     channel.send({"imports_mib": imports})
     for step in itertools.count():
         channel.receive()
@@ -169,41 +160,24 @@ def our_side(spec: Spec, channel: Channel) -> None:
         channel.send(clock.report(spec, seen["num_tokens"], seen["reward"]))
 
 
-def trl_settings(spec: Spec) -> dict[str, Any]:
+def trl_settings(spec: Spec) -> Spec:
     """TRL's arguments: ours where there is a counterpart, else what makes it fastest."""
-    return {
-        "use_cpu": spec["device"] == "cpu",
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "per_device_train_batch_size": spec["rows"],
-        "gradient_accumulation_steps": spec["prompts"] * spec["group"] // spec["rows"],
-        "num_generations": spec["group"],
-        "max_completion_length": spec["new"],
-        "cache_implementation": spec["cache"],
-        "temperature": 1.0,
-        "loss_type": "dapo",  # the mean over all tokens of the step
-        "scale_rewards": "group",
-        "epsilon": 0.2,
-        "beta": 0.0,
-        "num_iterations": 1,
-        "shuffle_dataset": False,
-        "learning_rate": 1e-6,
-        "lr_scheduler_type": "constant",
-        "optim": "adamw_torch_fused",
-        "adam_beta2": 0.98,
-        "weight_decay": 0.01,
-        "max_grad_norm": 1.0,
-        "max_steps": 10**6,
-        "seed": spec["seed"],
-        "logging_strategy": "no",
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-    }
+    accumulate = spec["prompts"] * spec["group"] // spec["rows"]
+    batch = {"per_device_train_batch_size": spec["rows"], "gradient_accumulation_steps": accumulate}
+    sampling = {"num_generations": spec["group"], "max_completion_length": spec["new"]}
+    sampling |= {"shuffle_dataset": False, "cache_implementation": spec["cache"]}
+    # "dapo" is the mean over all tokens of the step.
+    loss = {"loss_type": "dapo", "scale_rewards": "group", "epsilon": 0.2, "beta": 0.0}
+    adam = {"optim": "adamw_torch_fused", "adam_beta2": 0.98, "weight_decay": 0.01}
+    rate = {"learning_rate": 1e-6, "lr_scheduler_type": "constant", "max_grad_norm": 1.0}
+    fast = {"use_cpu": spec["device"] == "cpu", "bf16": False, "gradient_checkpointing": False}
+    quiet = {"logging_strategy": "no", "save_strategy": "no", "report_to": "none"}
+    quiet |= {"disable_tqdm": True, "dataloader_pin_memory": False}
+    run = {"max_steps": 10**6, "seed": spec["seed"], "output_dir": spec["folder"]}
+    return batch | sampling | loss | adam | rate | fast | quiet | run
 
 
-def trl_side(spec: Spec, channel: Channel) -> None:
+def trl_side(spec: Spec, channel: common.Channel) -> None:
     """GRPOTrainer, halted before every step until it is asked for one."""
     import torch
     from datasets import Dataset
@@ -220,50 +194,106 @@ def trl_side(spec: Spec, channel: Channel) -> None:
             tokens = seen["completions/mean_length"] * spec["prompts"] * spec["group"]
             channel.send(clock.report(spec, tokens, seen["reward"]))
 
-    def rewards(completions: Sequence[str], **_: Any) -> list[float]:
-        return [reward(text) for text in completions]
-
-    imports, clock = common.memory_mib("VmRSS"), Clock()
+    imports, clock = memory_mib("VmRSS"), Clock()
     torch.set_num_threads(spec["threads"])
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(spec["folder"], dtype=torch.float32),
-        reward_funcs=rewards,
-        args=GRPOConfig(output_dir=spec["folder"], **trl_settings(spec)),
+        reward_funcs=lambda completions, **_: [reward(text) for text in completions],
+        args=GRPOConfig(**trl_settings(spec)),
         train_dataset=Dataset.from_dict({"prompt": prompts(spec)}),
         processing_class=AutoTokenizer.from_pretrained(spec["folder"]),
         callbacks=[Halt()],
     )
-    trainer._generate_single_turn = clock.wrap("sampling", trainer._generate_single_turn)
-    score = clock.wrap("rollout", trainer._generate_and_score_completions)
-    trainer._generate_and_score_completions = score
+    trainer._calculate_rewards = clock.wrap("scoring", trainer._calculate_rewards)
+    rollout = trainer._generate_and_score_completions
+    trainer._generate_and_score_completions = clock.wrap("rollout", rollout)
     channel.send({"imports_mib": imports})
     trainer.train()
 
 
-def start(side: str, spec: Spec) -> Peer:
+def start(side: str, spec: Spec) -> common.Peer:
     """A side in its own process."""
-    return Peer([sys.executable, __file__, "--side", side, "--spec", json.dumps(spec)])
+    told = ["--side", side, "--spec", json.dumps(spec), "--threads", str(spec["threads"])]
+    return common.Peer([sys.executable, __file__, *told])
 
 
-def fastest(side: str, variants: list[Spec], spec: Spec) -> tuple[Spec, list[Spec]]:
-    """The variant with the lowest median of a few steps, and what all of them took."""
-    tried = []
-    for variant in variants:
-        peer = start(side, spec | variant)
-        steps = [peer.ask("step") for _ in range(4)][1:]
+def attempt(side: str, spec: Spec, rows: int, cache: str | None = None) -> Spec:
+    """A setting, and what a few steps with it took."""
+    peer = start(side, spec | {"rows": rows, "cache": cache})
+    steps = [peer.ask("step") for _ in range(4)][1:]
+    peer.close()
+    seconds = statistics.median(step["seconds"] for step in steps)
+    return {"seconds": seconds, "peak_mib": steps[-1]["peak_mib"], "rows": rows, "cache": cache}
+
+
+def attempts(spec: Spec, rows: Sequence[int]) -> dict[str, list[Spec]]:
+    """Each side's settings, fastest first: rows per micro-batch, then TRL's generation cache."""
+    tried = {side: [attempt(side, spec, n) for n in rows] for side in (OURS, TRL)}
+    best = min(tried[TRL], key=lambda found: found["seconds"])
+    tried[TRL].append(attempt(TRL, spec, best["rows"], "static"))
+    return {side: sorted(tried[side], key=lambda found: found["seconds"]) for side in tried}
+
+
+def measure(args: argparse.Namespace, spec: Spec, chosen: dict[str, Spec]) -> dict[str, list[Spec]]:
+    """The reports of both sides' timed steps, taken in turns."""
+    peers = {side: start(side, spec | setting) for side, setting in chosen.items()}
+    reports: dict[str, list[Spec]] = {side: [] for side in peers}
+
+    def step(side: str, turn: int) -> None:
+        reports[side].append(peers[side].ask("step") | peers[side].ready)
+        if reports[side][-1]["tokens"] != spec["prompts"] * spec["group"] * spec["new"]:
+            raise RuntimeError(f"{side} did not sample every token of a step")
+
+    common.interleaved({side: partial(step, side) for side in peers}, args.repeats, warmup=2)
+    for peer in peers.values():
         peer.close()
-        seconds = statistics.median(step["seconds"] for step in steps)
-        tried.append({**variant, "seconds": seconds, "peak_mib": steps[-1]["peak_mib"]})
-    best = min(range(len(tried)), key=lambda i: tried[i]["seconds"])
-    return variants[best], tried
+    return {side: found[-args.repeats :] for side, found in reports.items()}
 
 
-def choose(spec: Spec, rows: Sequence[int]) -> tuple[dict[str, Spec], dict[str, list[Spec]]]:
-    """Each side's fastest number of rows per micro-batch, and TRL's fastest generation cache."""
-    variants = [{"rows": n, "cache": None} for n in rows]
-    ours, tried_ours = fastest(OURS, variants, spec)
-    dynamic, tried = fastest(TRL, variants, spec)
-    static, tried_static = fastest(TRL, [dynamic | {"cache": "static"}], spec)
-    better = tried_static[0]["seconds"] < min(found["seconds"] for found in tried)
-    chosen = {OURS: ours, TRL: static if better else dynamic}
-    return chosen, {OURS: tried_ours, TRL: tried + tried_static}
+def main(args: argparse.Namespace, spec: Spec) -> None:
+    count = spec["prompts"] * spec["group"]
+    rows = [n for n in ((32, 128) if args.quick else (16, 32, 64, 128)) if count % n == 0]
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(folder, args, max(256, spec["prompt"] + spec["new"]))
+        tried = attempts(spec | {"folder": folder}, rows or [count])
+        steps = measure(args, spec | {"folder": folder}, {s: tried[s][0] for s in tried})
+    sides: dict[str, Spec] = {}
+    for side, found in steps.items():
+        sides[side] = {key: statistics.median(step[key] for step in found) for key in found[0]}
+    for shown in (tried, {side: [sides[side]] for side in sides}):
+        lines = [(side, *line.values()) for side in shown for line in shown[side]]
+        print(common.table(("side", *shown[OURS][0]), lines), flush=True)
+    speedup = common.ratio(*([step["seconds"] for step in steps[side]] for side in (TRL, OURS)))
+    least = [min(found["peak_mib"] for found in tried[side]) for side in (OURS, TRL)]
+    result = {
+        "speedup_vs_trl": speedup["value"],
+        "speedup_vs_trl_range": [speedup["low"], speedup["high"]],
+        "memory_vs_trl": sides[OURS]["peak_mib"] / sides[TRL]["peak_mib"],
+        "memory_vs_trl_at_least": least[0] / least[1],  # each at its most frugal
+    }
+    print(result)
+    about = {"sides": sides, "tried": tried, "work": spec, "trl": version("trl")}
+    common.write_json(args, result | about, steps)
+
+
+def arguments() -> tuple[argparse.Namespace, Spec]:
+    out = common.parser("One GRPO step of this library and of TRL")
+    shape = {"hidden": 128, "layers": 4, "heads": 4, "vocab": 64}
+    work = {"prompts": 16, "group": 8, "prompt": 48, "new": None}
+    for name, value in (shape | work).items():
+        out.add_argument(f"--{name}", type=int, default=value)
+    for name, kind in (("side", str), ("spec", json.loads)):
+        out.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
+    args = common.parse(out)
+    args.new = args.new or (32 if args.quick else 96)
+    names = ("device", "threads", "seed", *shape, *work)
+    return args, args.spec or {name: getattr(args, name) for name in names}
+
+
+if __name__ == "__main__":
+    given, told = arguments()
+    if given.side:
+        sys.path.remove(str(Path(__file__).parent))  # or this file would be imported as trl
+        (our_side if given.side == OURS else trl_side)(told, common.Channel())
+    else:
+        main(given, told)

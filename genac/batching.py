@@ -1,21 +1,25 @@
-"""Samples to padded rows: right-padded micro-batches of similar length under a token budget.
+"""Samples to micro-batches: sequences that begin alike become one packed row without padding.
 
-Causal attention never looks right, so right padding needs no attention mask, and no result may
-depend on how samples were batched: losses divide by counts over the whole mini-batch (tested).
+A packed row holds what a family of sequences shares once and each sequence's rest behind it (see
+models/tree_attention.py). Models whose attention cannot be told so get right-padded rows: causal
+attention never looks right, so these need no mask. No result may depend on how samples were
+batched: losses divide by counts over the whole mini-batch (tested).
 
-Shapes: _B row, _T token.
+Shapes: _B sample, _T token of a sample, _L token that the model reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from genac.models.tree_attention import Stretch, TreePlan
+from genac.prefixes import Family, Kin, families
 from genac.types import Sample
 
 STREAMS = ("mask", "advantages", "old_logprobs", "ref_logprobs", "targets")
@@ -26,6 +30,7 @@ class Rows:
     """A micro-batch on the device. Streams that no sample carries are None."""
 
     ids_BT: Tensor
+    place_BT: Tensor  # where the model reads token t of a sample: an index into _L
     mask_BT: Tensor
     temperature_B: Tensor
     advantages_BT: Tensor | None = None
@@ -36,11 +41,99 @@ class Rows:
     score_at: Tensor | None = None  # (N,) its token index
     score_ids: Tensor | None = None  # (N, 11)
     score_rewards: Tensor | None = None  # (N, 11)
+    packed: Packed | None = None  # what the model reads; None = ids_BT as it stands
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the model reads."""
+        return self.ids_BT.numel() if self.packed is None else len(self.packed.ids_L)
 
     def to(self, device: torch.device) -> Rows:
         values: list[Any] = [getattr(self, f.name) for f in fields(self)]
         moved: list[Any] = [v.to(device) if v is not None else None for v in values]
         return Rows(*moved)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Families of sequences in one row."""
+
+    ids_L: Tensor
+    position_L: Tensor
+    plan: TreePlan
+
+    def to(self, device: torch.device) -> Packed:
+        plan = replace(self.plan, device=device)
+        return Packed(self.ids_L.to(device), self.position_L.to(device), plan)
+
+
+def bundles(
+    sequences: Sequence[tuple[int, ...]], token_budget: int, *, packed: bool
+) -> list[list[Family]]:
+    """Micro-batches: families whose tokens to read stay within the budget, each sequence once.
+
+    A family beyond the budget is cut, down to its leader and one more sequence. Unless `packed`,
+    rows are padded and nothing is shared.
+    """
+    if not packed:
+        groups = microbatches([len(s) for s in sequences], token_budget)
+        alone = lambda i: Family((Kin(sequences[i], len(sequences[i]), (i,)),))  # noqa: E731
+        return [[alone(i) for i in group] for group in groups]
+    parts = [part for family in families(sequences) for part in cut(family, token_budget)]
+    out: list[list[Family]] = []
+    room = 0
+    for part in parts:
+        if part.tokens > room:
+            out.append([])
+            room = token_budget
+        out[-1].append(part)
+        room -= part.tokens
+    return out
+
+
+def cut(family: Family, token_budget: int) -> list[Family]:
+    """The family in parts within the budget; every part but the first reads the shared tokens
+    again.
+    """
+    out, kin = [], [family.kin[0]]
+    for one in family.kin[1:]:
+        if len(kin) > 1 and Family((*kin, one)).tokens > token_budget:
+            out.append(Family(tuple(kin)))
+            shared = max(k.shared for k in family.kin[1:])
+            kin = [Kin(family.kin[0].ids[:shared], shared, ())]
+        kin.append(one)
+    return [*out, Family(tuple(kin))]
+
+
+def rows_of(samples: Sequence[Sample], bundle: Sequence[Family], *, packed: bool) -> Rows:
+    """The micro-batch of a bundle; its samples are those of the bundle's members, in their order."""
+    chosen = [samples[i] for family in bundle for i in family.members]
+    rows = pad(chosen)
+    return pack(rows, bundle) if packed else rows
+
+
+def pack(rows: Rows, bundle: Sequence[Family]) -> Rows:
+    """What the samples share stands once in the packed row, their rests behind it."""
+    ids: list[int] = []
+    position: list[np.ndarray] = []
+    stretches: list[Stretch] = []
+    place = np.zeros(rows.ids_BT.shape, np.int64)
+    row = 0
+    for family in bundle:
+        trunk = len(ids)
+        for number, kin in enumerate(family.kin):
+            shared = kin.shared if number else 0
+            length, start = len(kin.ids) - shared, len(ids)
+            if length:
+                ids += kin.ids[shared:]
+                position.append(np.arange(shared, len(kin.ids)))
+                stretches.append(Stretch(start, length, trunk, shared))
+            where = np.r_[trunk : trunk + shared, start : start + length]
+            place[row : row + len(kin.members), : len(kin.ids)] = where
+            row += len(kin.members)
+    plan = TreePlan(len(ids), tuple(stretches), rows.ids_BT.device)
+    packed = Packed(torch.tensor(ids), torch.from_numpy(np.concatenate(position)), plan)
+    return replace(rows, place_BT=torch.from_numpy(place), packed=packed)
 
 
 def microbatches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
@@ -69,6 +162,7 @@ def pad(samples: Sequence[Sample]) -> Rows:
     streams = {f"{name}_BT": _stream(samples, name, width) for name in STREAMS}
     return Rows(
         ids_BT=torch.from_numpy(ids),
+        place_BT=torch.arange(ids.size).view(ids.shape),
         temperature_B=torch.tensor([s.temperature for s in samples], dtype=torch.float32),
         **streams,
         **_scores(samples),

@@ -4,33 +4,33 @@ What a token contributes is written on the Sample (loss name, mask, streams); cr
 the critics decide it, not this file. Losses divide by counts over the whole mini-batch, so results
 do not depend on micro-batches.
 
-Shapes: _B row, _T token, _N selected position, _V vocabulary, _K value-head output.
+Shapes: _B sample, _T token, _L token that the model reads, _N selected position, _V vocabulary,
+_K value-head output.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from genac.batching import Rows, microbatches, pad, require_alike
+from genac.batching import Rows, bundles, require_alike, rows_of
 from genac.config import LossConfig, OptimizerConfig
-from genac.models.value_head import ValueModel
+from genac.models.tree_attention import packs, tree_attention
 from genac.ops.losses import (
     aggregate,
-    entropy_BT,
     expected_score_loss,
     kl_penalty,
     policy_loss,
     value_loss,
     values_of,
 )
-from genac.ops.tensors import token_logprobs
+from genac.ops.tensors import head_statistics
 from genac.types import Sample
 
 Totals = dict[str, float]
@@ -53,6 +53,7 @@ class Learner:
     ) -> None:
         self.model, self.cfg, self.loss, self.head = model, optimizer, loss or LossConfig(), head
         self.bf16, self.decay_steps, self.steps = bf16, decay_steps, 0
+        self.processed_tokens = 0  # read by the model; what samples share counts once
         self.device = next(model.parameters()).device
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -85,10 +86,8 @@ class Learner:
         counts = {"token": tokens, "sequence": float(len(samples)), "score": float(scores)}
         totals: Totals = defaultdict(float)
         self.optimizer.zero_grad(set_to_none=True)
-        for group in microbatches([len(s.ids) for s in samples], self.cfg.tokens_per_microbatch):
-            chosen = [samples[i] for i in group]
-            rows = pad(chosen).to(self.device)
-            loss, measured = self._loss(chosen[0].loss, rows, counts)
+        for rows, _ in self._microbatches(samples):
+            loss, measured = self._loss(samples[0].loss, rows, counts)
             if loss.requires_grad:
                 loss.backward()
             for key, value in {"loss": loss.detach(), **measured}.items():
@@ -103,6 +102,15 @@ class Learner:
             )
         self._step()
         return dict(totals)
+
+    def _microbatches(self, samples: Sequence[Sample]) -> Iterator[tuple[Rows, list[int]]]:
+        """Micro-batches on the device, each with the places of its samples."""
+        sequences = [s.ids for s in samples]
+        packed = packs(self.model, max(map(len, sequences)))
+        for bundle in bundles(sequences, self.cfg.tokens_per_microbatch, packed=packed):
+            rows = rows_of(samples, bundle, packed=packed).to(self.device)
+            self.processed_tokens += rows.tokens
+            yield rows, [i for family in bundle for i in family.members]
 
     def _step(self) -> None:
         rate = self.cfg.learning_rate
@@ -124,13 +132,44 @@ class Learner:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    def logits_at(self, rows: Rows, chosen_BT: Tensor) -> Tensor:
-        """Logits (N, V) that predict the chosen tokens: only those positions pass the LM head."""
-        where = chosen_BT[:, 1:]
+    def hidden(self, rows: Rows) -> Tensor:
+        """Hidden states (L, hidden) of the tokens that the model reads."""
+        base = self.model.base_model
+        if rows.packed is None:
+            out = base(input_ids=rows.ids_BT, use_cache=False)
+        else:
+            packed = rows.packed
+            with tree_attention(base):
+                out = base(
+                    input_ids=packed.ids_L[None],
+                    position_ids=packed.position_L[None],
+                    use_cache=False,
+                    plan=packed.plan,
+                )
+        return out.last_hidden_state.flatten(0, 1)
+
+    def predictions(
+        self, rows: Rows, chosen_BT: Tensor, score_at: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Log-probabilities (N,) and entropies (N,) of the chosen tokens, and logits (M, V) that
+        predict the tokens at `score_at` = (samples, places). Only these positions pass the LM head.
+        """
+        where_BT = chosen_BT[:, 1:]
+        temperature_N = rows.temperature_B[where_BT.nonzero()[:, 0]]
+        ids_N = rows.ids_BT[:, 1:][where_BT]
+        at_N = rows.place_BT[:, :-1][where_BT]
+        at_M = rows.place_BT[score_at[0], score_at[1] - 1] if score_at is not None else at_N[:0]
         if plain_head(self.model):
-            hidden = self.model.base_model(input_ids=rows.ids_BT, use_cache=False).last_hidden_state
-            return self.model.get_output_embeddings()(hidden[:, :-1][where])
-        return self.model(input_ids=rows.ids_BT, use_cache=False).logits[:, :-1][where]
+            hidden, head = self.hidden(rows), self.model.get_output_embeddings()
+        else:  # a head that scales or caps is asked as a whole
+            hidden = self.model(input_ids=rows.ids_BT, use_cache=False).logits.flatten(0, 1)
+            head = torch.nn.Identity()
+        logp_N, entropy_N = head_statistics(
+            hidden[at_N], head, ids_N, temperature_N, entropy_grad=self.loss.entropy_coef > 0
+        )
+        if score_at is None:
+            return logp_N, entropy_N, None
+        return logp_N, entropy_N, head(hidden[at_M]) / rows.temperature_B[score_at[0], None]
 
     @torch.no_grad()
     def logprobs(self, samples: Sequence[Sample]) -> list[np.ndarray]:
@@ -140,7 +179,7 @@ class Learner:
 
         def one(rows: Rows) -> Tensor:
             chosen_BT = rows.mask_BT != 0
-            return scatter(self._token_logprobs(rows, chosen_BT)[0], chosen_BT)
+            return scatter(self.predictions(rows, chosen_BT)[0], chosen_BT)
 
         return self._per_token(samples, one)
 
@@ -154,7 +193,7 @@ class Learner:
             Sample(ids=ids, mask=np.zeros(len(ids), np.float32), loss="value") for ids in sequences
         ]
         rows = self._per_token(
-            empty, lambda rows: values_of(self.model(rows.ids_BT), self.head or "")
+            empty, lambda rows: values_of(self.value_outputs(rows), self.head or "")
         )
         return [np.concatenate([[np.nan], row]).astype(np.float32) for row in rows]
 
@@ -163,21 +202,17 @@ class Learner:
     ) -> list[np.ndarray]:
         self.model.eval()
         out: list[np.ndarray] = [np.zeros(0)] * len(samples)
-        for group in microbatches([len(s.ids) for s in samples], self.cfg.tokens_per_microbatch):
+        for rows, members in self._microbatches(samples):
             with self._autocast():
-                result = (
-                    compute(pad([samples[i] for i in group]).to(self.device)).float().cpu().numpy()
-                )
-            for row, index in enumerate(group):
+                result = compute(rows).float().cpu().numpy()
+            for row, index in enumerate(members):
                 out[index] = result[row, : len(samples[index].ids)].copy()
         return out
 
-    def _token_logprobs(self, rows: Rows, chosen_BT: Tensor) -> tuple[Tensor, Tensor]:
-        logits_NV = self.logits_at(rows, chosen_BT)
-        row_N = chosen_BT[:, 1:].nonzero()[:, 0]
-        logits_NV = logits_NV / rows.temperature_B[row_N, None]
-        ids_N = rows.ids_BT[:, 1:][chosen_BT[:, 1:]]
-        return token_logprobs(logits_NV[None], ids_N[None])[0], logits_NV
+    def value_outputs(self, rows: Rows) -> Tensor:
+        """(B, T, K); entry t is about the prefix ids[:, : t + 1]."""
+        head = self.model.head
+        return head(self.hidden(rows).to(head.weight.dtype))[rows.place_BT]
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "steps": self.steps}
@@ -206,7 +241,7 @@ def scatter(values_N: Tensor, chosen_BT: Tensor) -> Tensor:
 def sft_loss(learner: Learner, rows: Rows, counts: Totals) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy on the masked tokens."""
     chosen_BT = rows.mask_BT != 0
-    logp_BT = scatter(learner._token_logprobs(rows, chosen_BT)[0], chosen_BT)
+    logp_BT = scatter(learner.predictions(rows, chosen_BT)[0], chosen_BT)
     return aggregate(-logp_BT, rows.mask_BT, "token", counts["token"]), {}
 
 
@@ -217,12 +252,11 @@ def policy(learner: Learner, rows: Rows, counts: Totals) -> tuple[Tensor, dict[s
     cfg = learner.loss
     assert rows.advantages_BT is not None and rows.old_logprobs_BT is not None
     chosen_BT = rows.mask_BT != 0
-    scored_BT = torch.zeros_like(chosen_BT)
-    if rows.score_row is not None:
-        scored_BT[rows.score_row, rows.score_at] = True
-    both_BT = chosen_BT | scored_BT
-    logp_N, logits_NV = learner._token_logprobs(rows, both_BT)
-    logp_BT = scatter(logp_N, both_BT)
+    score_at = None
+    if rows.score_row is not None and rows.score_at is not None:
+        score_at = (rows.score_row, rows.score_at)
+    logp_N, entropy_N, score_logits = learner.predictions(rows, chosen_BT, score_at)
+    logp_BT = scatter(logp_N, chosen_BT)
     loss_BT, stats = policy_loss(
         logp_BT,
         rows.old_logprobs_BT,
@@ -231,7 +265,7 @@ def policy(learner: Learner, rows: Rows, counts: Totals) -> tuple[Tensor, dict[s
         cfg.epsilon_high,
         cfg.dual_clip,
     )
-    entropy = scatter(entropy_BT(logits_NV[None])[0], both_BT)
+    entropy = scatter(entropy_N, chosen_BT)
     loss_BT = loss_BT - cfg.entropy_coef * entropy if cfg.entropy_coef else loss_BT
     measured = {
         "entropy": mean_over(entropy.detach(), rows, counts),
@@ -249,25 +283,17 @@ def policy(learner: Learner, rows: Rows, counts: Totals) -> tuple[Tensor, dict[s
         measured["kl"] = mean_over(kl_BT.detach(), rows, counts)
         loss_BT = loss_BT + cfg.beta * kl_BT
     loss = aggregate(loss_BT, rows.mask_BT, cfg.loss_type, counts[cfg.loss_type])
-    if rows.score_row is not None:
-        loss = loss + score_objective(rows, both_BT, logits_NV) / counts["score"]
+    if score_logits is not None:
+        assert rows.score_ids is not None and rows.score_rewards is not None
+        expected = expected_score_loss(score_logits, rows.score_ids, rows.score_rewards)
+        loss = loss + expected.sum() / counts["score"]
     return loss, measured
-
-
-def score_objective(rows: Rows, both_BT: Tensor, logits_NV: Tensor) -> Tensor:
-    """Sum over the score tokens of minus the expected reward."""
-    assert (
-        rows.score_row is not None and rows.score_ids is not None and rows.score_rewards is not None
-    )
-    index_BT = scatter(torch.arange(len(logits_NV), device=logits_NV.device), both_BT)
-    at_N = index_BT[rows.score_row, rows.score_at]
-    return expected_score_loss(logits_NV[at_N], rows.score_ids, rows.score_rewards).sum()
 
 
 def value(learner: Learner, rows: Rows, counts: Totals) -> tuple[Tensor, dict[str, Tensor]]:
     """Value-head regression at the masked prefixes."""
-    assert rows.targets_BT is not None and isinstance(learner.model, ValueModel)
-    outputs_BTK = learner.model(rows.ids_BT)[:, :-1]
+    assert rows.targets_BT is not None
+    outputs_BTK = learner.value_outputs(rows)[:, :-1]
     loss_BT = value_loss(outputs_BTK, rows.targets_BT[:, 1:], learner.head or "")
     return aggregate(loss_BT, rows.mask_BT[:, 1:], "token", counts["token"]), {}
 

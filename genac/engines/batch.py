@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from genac.engines.base import Completion, Request
-from genac.engines.prefixes import Tree
+from genac.prefixes import Tree
 
 TURN_OVER_BELOW = 0.7  # rows leave and enter once fewer than this fraction is still writing
 
@@ -64,7 +64,9 @@ class Batch:
         # One column more than is ever read: rows that ended write there until they leave.
         self.tokens_NT = torch.zeros((count, limit + 1), dtype=torch.long, device=device)
         self.logprobs_NT = torch.zeros((count, limit + 1), device=device)
-        self.watched_NTW = torch.zeros((*self.tokens_NT.shape, self.watch_NW.shape[1]), device=device)
+        self.watched_NTW = torch.zeros(
+            (*self.tokens_NT.shape, self.watch_NW.shape[1]), device=device
+        )
         self.length_N = torch.zeros(count, dtype=torch.long, device=device)
         self.stopped_N = torch.zeros(count, dtype=torch.bool, device=device)
         self.live_B = self.length_N[:0]  # the request of each running row

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genac.engines.decoder import Decoder
-from genac.engines.prefixes import Branch, Tree
+from genac.prefixes import Branch, Tree
 
 READ_AT_ONCE = 8192  # prompt tokens per forward: bounds the activations of reading
 FOLD_BELOW = 48  # trunks shorter than this are cheaper copied into their rows than read apart
@@ -134,7 +134,9 @@ class Cache:
             longest = max(1, *(len(t) for t in part))
             ids = torch.tensor([t + (0,) * (longest - len(t)) for t in part], device=device)
 
-            def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, span=slice(low, high)) -> Tensor:
+            def attend(
+                layer: int, q: Tensor, k: Tensor, v: Tensor, span=slice(low, high)
+            ) -> Tensor:
                 q, k, v = (x.transpose(1, 2) for x in (q, k, v))
                 out[layer, 0, span, :, : k.shape[2]] = k
                 out[layer, 1, span, :, : k.shape[2]] = v
@@ -155,12 +157,17 @@ class Cache:
         longest = max(len(b.tail) for b in branches)
         if self.fold:  # what would be padding reads the end of the trunk again instead
             branches = [stretch(tree, b, longest) for tree in trees for b in tree.branches]
-        ids = torch.tensor([(0,) * (longest - len(b.tail)) + b.tail for b in branches], device=device)
+        ids = torch.tensor(
+            [(0,) * (longest - len(b.tail)) + b.tail for b in branches], device=device
+        )
         tail = torch.tensor([len(b.tail) for b in branches], device=device)
         shared = torch.tensor([b.shared for b in branches], device=device)
         layout = Layout.of([len(tree.branches) for tree in trees], device)
         if self.fold:
-            own, width = self._folded(trunk, layout.trunk_B, shared, tail), int((shared + tail).max())
+            own, width = (
+                self._folded(trunk, layout.trunk_B, shared, tail),
+                int((shared + tail).max()),
+            )
             pad, reader = width - shared - tail, None
         else:
             own, width, pad = self._empty(len(branches), longest), longest, longest - tail
@@ -190,7 +197,9 @@ class Cache:
         inside = (source >= 0) & (source < shared[:, None])
         own = self._empty(len(shared), width)
         if trunk.shape[-2]:
-            picked = trunk.permute(2, 4, 0, 1, 3, 5)[trunk_B[:, None], source.clamp(0, trunk.shape[-2] - 1)]
+            picked = trunk.permute(2, 4, 0, 1, 3, 5)[
+                trunk_B[:, None], source.clamp(0, trunk.shape[-2] - 1)
+            ]
             picked = picked * inside[:, :, None, None, None, None]
             own = picked.permute(2, 3, 0, 4, 1, 5).contiguous()
         return own

@@ -96,7 +96,8 @@ class Decoder:
         q, k, qk_norm = self._paired(q), self._paired(k), None
         if normed:  # the norm undoes a scale before it
             q_gain, k_gain = (
-                self._paired(n.weight.detach().float()) for n in (attention.q_norm, attention.k_norm)
+                self._paired(n.weight.detach().float())
+                for n in (attention.q_norm, attention.k_norm)
             )
             heads = [q_gain * scale] * self.heads + [k_gain] * self.kv_heads
             qk_norm = cast(torch.stack(heads))

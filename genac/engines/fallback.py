@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from genac.engines.prefixes import Tree
+from genac.prefixes import Tree
 
 
 class ForwardSteps:

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from genac.engines.base import Completion, Request
-from genac.engines.batch import Batch, Steps, StopStrings
+from genac.engines.batch import Batch, StopStrings
 from genac.engines.cache import FOLD_BELOW, Cache, row_bytes
 from genac.engines.decoder import Decoder
 from genac.engines.fallback import ForwardSteps
-from genac.engines.prefixes import Branch, Tree, trees
+from genac.prefixes import Branch, Tree, trees
 
 
 class LocalEngine:

@@ -18,8 +18,8 @@ from typing import Any
 
 from genac.checkpoint import KEEP
 from genac.config import RunConfig
-from genac.engines.decoder import Decoder
 from genac.engines.batch import TURN_OVER_BELOW
+from genac.engines.decoder import Decoder
 from genac.evals.lengths import Candidate, Lengths
 from genac.models.loading import parameter_count
 

@@ -33,9 +33,13 @@ class ValueModel(nn.Module):
         if outputs == 1:
             nn.init.constant_(self.head.bias, 0.5)
 
+    @property
+    def base_model(self) -> Any:
+        return self.causal_lm.base_model
+
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Values (B, T, K); entry t is about the prefix ids[:, : t + 1]."""
-        hidden = self.causal_lm.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+        hidden = self.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         return self.head(hidden.to(self.head.weight.dtype))
 
     def save_pretrained(self, folder: Path) -> None:

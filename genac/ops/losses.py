@@ -76,18 +76,6 @@ def kl_penalty(logprobs_BT: Tensor, ref_logprobs_BT: Tensor, kind: str) -> Tenso
     return torch.expm1(d_BT) - d_BT
 
 
-def entropy_BT(logits_BTV: Tensor) -> Tensor:
-    """Shannon entropy in nats, H = -sum_v p_v log p_v, in float32.
-
-    A logit of -inf (a forbidden token) contributes 0. logits_BTV (B, T, V) -> (B, T).
-    """
-    assert logits_BTV.ndim == 3
-    logp_BTV = F.log_softmax(logits_BTV.float(), dim=-1)
-    # 0 * -inf is NaN; x log x tends to 0.
-    finite_BTV = logp_BTV.masked_fill(logp_BTV == -math.inf, 0.0)
-    return -(logp_BTV.exp() * finite_BTV).sum(-1)
-
-
 def hl_gauss_targets(targets_BT: Tensor, bins: int = 51, sigma_bins: float = 0.75) -> Tensor:
     """HL-Gauss: a scalar in [0, 1] as a histogram (Imani & White 2018; Farebrother 2403.03950).
 

@@ -5,45 +5,72 @@ Shapes: _P problem, _G group member, _S state, _T token, _B row, _V vocabulary; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# Tokens whose logits are held in float32 at once: 1024 x a vocabulary of 152k is 0.6 GB.
+# Logits held at once; 1024 tokens x a vocabulary of 152k is 0.6 GB of float32.
 CHUNK_TOKENS = 1024
+# Up to this many logits in all (64 MB) keeping them is cheaper than computing them again.
+KEPT_LOGITS = 2**24
 
 
-def token_logprobs(logits_BTV: Tensor, ids_BT: Tensor) -> Tensor:
-    """Log-probability of each id under the logits AT THE SAME position (no shift inside).
+def head_statistics(
+    hidden_ND: Tensor,
+    head: Callable[[Tensor], Tensor],
+    ids_N: Tensor,
+    temperature_N: Tensor,
+    *,
+    entropy_grad: bool,
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each id, and the entropy in nats, under softmax(head(hidden) / temperature).
 
         log p(id) = logit_id - logsumexp_v logit_v
 
-    in float32 whatever the logits are. The logits may be bfloat16 and very large, so they are
-    upcast a chunk of tokens at a time, and once more in the backward pass rather than kept.
+    in float32 whatever the head computes in. A large vocabulary is never held for all tokens: the
+    head works on a chunk at a time, and once more in the backward pass. Entropies carry a gradient
+    only where `entropy_grad` asks for it.
 
-    logits_BTV (B, T, V), ids_BT (B, T) -> (B, T) float32.
+    hidden_ND (N, D), ids_N (N,), temperature_N (N,) -> (N,), (N,) float32.
     """
-    assert logits_BTV.ndim == 3 and logits_BTV.shape[:2] == ids_BT.shape
-    logits = logits_BTV.flatten(0, 1).split(CHUNK_TOKENS)
-    ids = ids_BT.flatten().split(CHUNK_TOKENS)
-    # Float32 logits need no copy, and nothing is kept for the backward pass but they themselves.
-    recompute = logits_BTV.requires_grad and logits_BTV.dtype != torch.float32
-    chunks = [
-        checkpoint(_chunk_logprobs, x_NV, id_N, use_reentrant=False, preserve_rng_state=False)
-        if recompute
-        else _chunk_logprobs(x_NV, id_N)
-        for x_NV, id_N in zip(logits, ids, strict=True)
+    assert hidden_ND.ndim == 2 and len(hidden_ND) == len(ids_N) == len(temperature_N)
+
+    def chunk(x_ND: Tensor, id_N: Tensor, heat_N: Tensor) -> tuple[Tensor, Tensor]:
+        return statistics(head(x_ND), id_N, heat_N, entropy_grad=entropy_grad)
+
+    if not len(ids_N):
+        return chunk(hidden_ND, ids_N, temperature_N)
+    first = head(hidden_ND[:1].detach())
+    if first.shape[-1] * len(ids_N) <= KEPT_LOGITS:
+        return chunk(hidden_ND, ids_N, temperature_N)
+    parts = zip(*(x.split(CHUNK_TOKENS) for x in (hidden_ND, ids_N, temperature_N)), strict=True)
+    found = [
+        checkpoint(chunk, *part, use_reentrant=False, preserve_rng_state=False)
+        if torch.is_grad_enabled()
+        else chunk(*part)
+        for part in parts
     ]
-    return torch.cat(chunks).view(ids_BT.shape)
+    logp, entropy = zip(*found, strict=True)
+    return torch.cat(logp), torch.cat(entropy)
 
 
-def _chunk_logprobs(logits_NV: Tensor, ids_N: Tensor) -> Tensor:
-    """logit_id - logsumexp: (N, V), (N,) -> (N,)."""
-    picked_N = logits_NV.gather(-1, ids_N.long().unsqueeze(-1)).squeeze(-1)
-    return picked_N.float() - torch.logsumexp(logits_NV.float(), dim=-1)
+def statistics(
+    logits_NV: Tensor, ids_N: Tensor, temperature_N: Tensor, *, entropy_grad: bool
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the ids and entropies, of logits that are divided by a temperature.
+
+    A logit of -inf (a forbidden token) adds nothing to the entropy.
+    logits_NV (N, V), ids_N (N,), temperature_N (N,) -> (N,), (N,) float32.
+    """
+    logp_NV = torch.log_softmax(logits_NV.float() / temperature_N[:, None], -1)
+    with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
+        finite_NV = logp_NV.masked_fill(logp_NV == -math.inf, 0.0)
+        entropy_N = -(finite_NV.exp() * finite_NV).masked_fill(logp_NV == -math.inf, 0.0).sum(-1)
+    return logp_NV.gather(-1, ids_N[:, None])[:, 0], entropy_N
 
 
 def pad_rows(rows: Sequence[Sequence | np.ndarray], value: float, dtype: torch.dtype) -> Tensor:

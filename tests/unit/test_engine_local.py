@@ -21,11 +21,11 @@ from transformers import (
 )
 
 from genac.engines.base import Completion, Request
+from genac.engines.batch import Batch, nucleus
 from genac.engines.cache import Cache
 from genac.engines.decoder import Decoder
-from genac.engines.batch import Batch, nucleus
 from genac.engines.local import LocalEngine
-from genac.engines.prefixes import trees
+from genac.prefixes import trees
 
 VOCAB = 40
 # A wide initialisation keeps the two best logits of random models far apart.

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from genac.ops.losses import (
     aggregate,
     critic_reward,
-    entropy_BT,
     expected_score_loss,
     hl_gauss_mean,
     hl_gauss_targets,
@@ -108,18 +107,6 @@ def test_kl_k1_and_k3_are_unbiased_and_k2_has_the_gradient():
     (want,) = torch.autograd.grad(kl, p_logits, retain_graph=True)
     (got,) = torch.autograd.grad(as_loss, p_logits)
     torch.testing.assert_close(got, want)
-
-
-def test_entropy_by_hand():
-    # Uniform over 4: ln 4.   (1/2, 1/4, 1/4): ln2/2 + ln4/4 + ln4/4 = 1.5 ln 2.   One allowed: 0.
-    inf = -math.inf
-    logits = torch.tensor(
-        [[[0.0, 0, 0, 0], [math.log(2), 0, 0, inf], [3.0, inf, inf, inf]]], requires_grad=True
-    )
-    entropy = entropy_BT(logits)
-    torch.testing.assert_close(entropy, row(math.log(4), 1.5 * math.log(2), 0))
-    entropy.sum().backward()
-    assert logits.grad.isfinite().all()
 
 
 # --- values -------------------------------------------------------------------------------------

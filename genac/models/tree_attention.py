@@ -1,0 +1,308 @@
+"""Attention over packed trees: a trunk once, branches that leave it, and nothing between branches.
+
+The stretches of a packed row attend in blocks: every stretch causally to itself, every branch to
+the part of its trunk that it has seen. Blocks are merged by their log-sum-exp in the forward pass;
+the backward pass of each block needs only the merged output and log-sum-exp (the decomposition
+that blockwise and ring attention use, 2310.01889). On devices without the block kernel the same
+attention is one product under a dense mask.
+
+Shapes: _H head, _L token of the packed row, _D head dimension, _B stretch, _S token of a stretch.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+NAME = "genac_trees"
+CROSSING_TOKENS = 256  # branch tokens per block against the trunk: a small mask, few calls
+WASTE = 1.25  # stretches are padded to a common length while that costs at most this factor
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive tokens of the packed row that attend causally, behind `shared` trunk tokens."""
+
+    start: int
+    length: int
+    trunk: int = 0  # where the trunk starts
+    shared: int = 0  # how much of it is seen
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Tokens start..end against the trunk from..to, under an additive mask where they differ."""
+
+    start: int
+    end: int
+    low: int
+    high: int
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class TreePlan:
+    """Who sees whom in one packed row of `length` tokens."""
+
+    length: int
+    stretches: tuple[Stretch, ...]
+    device: torch.device
+
+    @cached_property
+    def groups(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Stretches of similar length: token indices (B, S), and which of them are not padding
+        (None = all). Padding repeats a stretch's last token.
+        """
+        order = sorted(self.stretches, key=lambda s: -s.length)
+        out, current, total = [], [], 0
+        for stretch in order:
+            padded = (len(current) + 1) * (current[0].length if current else stretch.length)
+            if current and padded > WASTE * (total + stretch.length):
+                out.append(current)
+                current, total = [], 0
+            current.append(stretch)
+            total += stretch.length
+        return [self._indices(group) for group in [*out, current] if group]
+
+    def _indices(self, group: list[Stretch]) -> tuple[Tensor, Tensor | None]:
+        length = torch.tensor([s.length for s in group], device=self.device)[:, None]
+        start = torch.tensor([s.start for s in group], device=self.device)[:, None]
+        offset = torch.arange(group[0].length, device=self.device)
+        valid = offset < length
+        index = start + torch.minimum(offset.expand_as(valid), length - 1)
+        return index, None if bool(valid.all()) else valid
+
+    @cached_property
+    def crossings(self) -> list[Crossing]:
+        """Branches against trunks, neighbours of one trunk together."""
+        out: list[Crossing] = []
+        current: list[Stretch] = []
+        for stretch in self.stretches:
+            fits = (
+                current
+                and current[-1].trunk == stretch.trunk
+                and current[-1].start + current[-1].length == stretch.start
+                and (
+                    stretch.shared == current[-1].shared or self._tokens(current) < CROSSING_TOKENS
+                )
+            )
+            if not stretch.shared:
+                continue
+            if not fits and current:
+                out.append(self._crossing(current))
+                current = []
+            current.append(stretch)
+        return [*out, self._crossing(current)] if current else out
+
+    @staticmethod
+    def _tokens(stretches: list[Stretch]) -> int:
+        return sum(s.length for s in stretches)
+
+    def _crossing(self, group: list[Stretch]) -> Crossing:
+        start, low = group[0].start, group[0].trunk
+        end, most = start + self._tokens(group), max(s.shared for s in group)
+        if all(s.shared == most for s in group):
+            return Crossing(start, end, low, low + most, None)
+        shared = torch.tensor(
+            [s.shared for s in group for _ in range(s.length)], device=self.device
+        )
+        hidden = torch.arange(most, device=self.device) >= shared[:, None]
+        return Crossing(start, end, low, low + most, additive(hidden))
+
+    @cached_property
+    def dense(self) -> Tensor:
+        """(L, L) additive mask of the whole row."""
+        seen = torch.zeros(self.length, self.length, dtype=torch.bool, device=self.device)
+        for s in self.stretches:
+            rows = slice(s.start, s.start + s.length)
+            seen[rows, rows] = torch.ones(s.length, s.length, device=self.device).tril().bool()
+            seen[rows, s.trunk : s.trunk + s.shared] = True
+        return additive(~seen)
+
+
+def additive(hidden: Tensor) -> Tensor:
+    return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, float("-inf"))
+
+
+class BlockAttention(torch.autograd.Function):
+    """softmax(q k^T scale) v over the blocks of a plan; q, k, v (H, L, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: TreePlan, scale: float) -> Tensor:
+        out, lse = torch.empty_like(q), q.new_empty(q.shape[:2], dtype=accumulator(q))
+        for index, valid in plan.groups:
+            part, part_lse = attend(*(gathered(x, index) for x in (q, k, v)), None, True, scale)
+            where, keep = (index, slice(None)) if valid is None else (index[valid], valid)
+            out[:, where] = part.transpose(0, 1)[:, keep]
+            lse[:, where] = part_lse.transpose(0, 1)[:, keep]
+        for c in plan.crossings:
+            rows, trunk = slice(c.start, c.end), slice(c.low, c.high)
+            part, part_lse = attend(
+                q[None, :, rows],
+                k[None, :, trunk],
+                v[None, :, trunk],
+                cast(c.mask, q),
+                False,
+                scale,
+            )
+            share = torch.sigmoid(part_lse[0] - lse[:, rows])
+            out[:, rows] = torch.lerp(out[:, rows], part[0], share[..., None].to(q.dtype))
+            lse[:, rows] = torch.logaddexp(lse[:, rows], part_lse[0])
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.plan, ctx.scale = plan, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, lse = ctx.saved_tensors
+        plan, scale, grad = ctx.plan, ctx.scale, grads[0]
+        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for index, valid in plan.groups:
+            blocks = [gathered(x, index) for x in (grad, q, k, v, out)]
+            if valid is not None:  # padding takes part in nothing
+                blocks[0] = blocks[0] * valid[:, None, :, None]
+            found = backward(*blocks, gathered(lse, index), None, True, scale)
+            where, keep = (index, slice(None)) if valid is None else (index[valid], valid)
+            for total, part in zip((dq, dk, dv), found, strict=True):
+                if valid is None:
+                    total[:, where] = part.transpose(0, 1)
+                else:  # a padded key is a copy of the last one, and what flowed to it is nothing
+                    total[:, where] = part.transpose(0, 1)[:, keep]
+        for c in plan.crossings:
+            rows, trunk = slice(c.start, c.end), slice(c.low, c.high)
+            found = backward(
+                grad[None, :, rows],
+                q[None, :, rows],
+                k[None, :, trunk],
+                v[None, :, trunk],
+                out[None, :, rows],
+                lse[None, :, rows],
+                cast(c.mask, q),
+                False,
+                scale,
+            )
+            dq[:, rows] += found[0][0]
+            dk[:, trunk] += found[1][0]
+            dv[:, trunk] += found[2][0]
+        return dq, dk, dv, None, None
+
+
+def accumulator(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def gathered(x: Tensor, index_BS: Tensor) -> Tensor:
+    """(H, L, ...) -> (B, H, S, ...)."""
+    return x[:, index_BS].transpose(0, 1)
+
+
+def cast(mask: Tensor | None, like: Tensor) -> Tensor | None:
+    return None if mask is None else mask[None, None].to(like.dtype)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """One block on CPU: output (B, H, S, D) and log-sum-exp (B, H, S)."""
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, causal, attn_mask=mask, scale=scale
+    )
+
+
+def backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of one block, given the output and log-sum-exp over all blocks."""
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        grad.contiguous(), q, k, v, out, lse, 0.0, causal, attn_mask=mask, scale=scale
+    )
+
+
+def attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    plan: TreePlan | None = None,
+    **rest: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: (1, H, L, D) in, (1, L, H, D) out."""
+    if plan is None:
+        out, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
+        )
+        return out, None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    repeat = query.shape[1] // key.shape[1]
+    if repeat > 1:
+        key, value = (x.repeat_interleave(repeat, 1) for x in (key, value))
+    if query.device.type == "cpu":
+        out = BlockAttention.apply(query[0], key[0], value[0], plan, scale)[None]
+    else:
+        mask = plan.dense.to(query.dtype)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    return out.transpose(1, 2), None
+
+
+AttentionInterface.register(NAME, attention)
+
+
+def packs(model: Any, longest: int) -> bool:
+    """Whether the model's attention is plain causal attention that goes through transformers'
+    interface, for sequences of at most `longest` tokens.
+    """
+    config = model.config
+    window = getattr(config, "sliding_window", None)
+    whole = window is None or longest <= window
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    plain = all(
+        getattr(config, name, None) is None
+        for name in ("attn_logit_softcapping", "attention_chunk_size")
+    )
+    return (
+        bool(getattr(model, "_supports_attention_backend", False))
+        and plain
+        and not getattr(config, "attention_dropout", 0.0)
+        and (
+            layers == {"full_attention"}
+            or (whole and layers <= {"full_attention", "sliding_attention"})
+        )
+        and whole
+        and config.model_type in PACKED_FAMILIES
+    )
+
+
+# Families whose layers hand unknown keyword arguments to the attention interface and whose
+# positions enter through position_ids alone (tested against separate sequences).
+PACKED_FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma")
+
+
+@contextmanager
+def tree_attention(model: Any) -> Any:
+    """Within it, the model's attention takes a `plan`."""
+    config = model.config
+    before = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before

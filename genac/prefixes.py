@@ -1,0 +1,157 @@
+"""Which sequences begin alike: what they share is read once, by engine and learner.
+
+The states of one response are prefixes of each other, the responses of a group share their prompt,
+Monte-Carlo continuations share their state: all of them are found here, from the tokens alone.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Ids = tuple[int, ...]
+
+
+# A sequence joins a longer one if that saves it this much of its reading; those that found nobody
+# may still share a prompt with each other.
+SHARED_MOST, SHARED_SOME = 0.5, 0.2
+
+
+@dataclass(frozen=True)
+class Kin:
+    """One distinct sequence: its first `shared` tokens are those of the family's leader."""
+
+    ids: Ids
+    shared: int
+    members: tuple[int, ...]  # places in the input that hold this sequence
+
+
+@dataclass(frozen=True)
+class Family:
+    """Sequences that begin like the first of them, the leader (whose `shared` is its length)."""
+
+    kin: tuple[Kin, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens to read when what is shared is read once."""
+        return len(self.kin[0].ids) + sum(len(k.ids) - k.shared for k in self.kin[1:])
+
+    @property
+    def members(self) -> list[int]:
+        return [m for kin in self.kin for m in kin.members]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One distinct prompt: it sees `shared` tokens of the trunk and then reads `tail`."""
+
+    shared: int
+    tail: Ids  # at least one token, so that there is something to predict from
+    members: tuple[int, ...]  # the requests that have this prompt
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Prompts that begin like `trunk`."""
+
+    trunk: Ids
+    branches: tuple[Branch, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(len(branch.members) for branch in self.branches)
+
+
+def families(sequences: Sequence[Ids]) -> list[Family]:
+    """Every sequence in one family, the longest leaders first."""
+    members: dict[Ids, list[int]] = {}
+    for index, sequence in enumerate(sequences):
+        members.setdefault(sequence, []).append(index)
+    leaders: list[Ids] = []  # sorted: the best match of a sequence stands next to its place
+    followers: dict[Ids, list[tuple[Ids, int]]] = {}
+    for sequence in sorted(members, key=lambda s: (-len(s), s)):
+        at = bisect_left(leaders, sequence)
+        near = leaders[max(0, at - 1) : at + 1]
+        shared, leader = max(((common_prefix(sequence, n), n) for n in near), default=(0, ()))
+        if shared and shared >= SHARED_MOST * len(sequence):
+            followers[leader].append((sequence, shared))
+        else:
+            leaders.insert(at, sequence)
+            followers[sequence] = []
+    join_the_lonely(leaders, followers)
+    found = []
+    for leader, joined in followers.items():
+        rest = [Kin(ids, shared, tuple(members[ids])) for ids, shared in joined]
+        found.append(Family((Kin(leader, len(leader), tuple(members[leader])), *rest)))
+    return sorted(found, key=lambda family: -len(family.kin[0].ids))
+
+
+def join_the_lonely(leaders: list[Ids], followers: dict[Ids, list[tuple[Ids, int]]]) -> None:
+    """Leaders without followers join the one before them in order, if they share something."""
+    head: Ids = ()
+    for leader in leaders:
+        shared = common_prefix(leader, head)
+        if not followers[leader] and shared and shared >= SHARED_SOME * len(leader):
+            followers[head].append((leader, shared))
+            del followers[leader]
+        else:
+            head = leader
+
+
+def trees(prompts: Sequence[Ids], max_rows: int) -> list[Tree]:
+    """Prompts as trunks and branches, at most `max_rows` requests each, the longest trunks first.
+
+    A trunk ends where the last branch leaves it, so that every prompt has a tail.
+    """
+    found = []
+    for family in families(prompts):
+        leader, *rest = family.kin
+        last = len(leader.ids) - 1
+        shared = [min(kin.shared, len(kin.ids) - 1, last) for kin in rest]
+        own = max(shared, default=last)
+        branches = [
+            Branch(n, kin.ids[n:], kin.members)
+            for n, kin in zip([own, *shared], family.kin, strict=True)
+        ]
+        found += split(Tree(leader.ids[:own], tuple(branches)), max_rows)
+    return sorted(found, key=lambda tree: -len(tree.trunk))
+
+
+def split(tree: Tree, max_rows: int) -> list[Tree]:
+    """Trees of at most max_rows rows with the same trunk."""
+    if tree.rows <= max_rows:
+        return [tree]
+    single = [(b, m) for b in tree.branches for m in b.members]
+    parts = [single[low : low + max_rows] for low in range(0, len(single), max_rows)]
+    return [Tree(tree.trunk, tuple(regroup(part))) for part in parts]
+
+
+def regroup(pairs: Sequence[tuple[Branch, int]]) -> list[Branch]:
+    """Branches restored from (branch, member) pairs."""
+    chosen: dict[int, tuple[Branch, list[int]]] = {}
+    for branch, member in pairs:
+        chosen.setdefault(id(branch), (branch, []))[1].append(member)
+    return [Branch(b.shared, b.tail, tuple(found)) for b, found in chosen.values()]
+
+
+def common_prefix(one: Ids, other: Ids) -> int:
+    """Number of equal tokens at the beginning."""
+    length = min(len(one), len(other))
+    if one[:length] == other[:length]:
+        return length
+    # Halving with tuple slices compares at C speed.
+    low, high = 0, length
+    while high - low > 1:
+        middle = (low + high) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def tokens(found: Sequence[Tree]) -> int:
+    """Prompt tokens that are read when every trunk and every distinct branch is read once."""
+    return sum(len(tree.trunk) + sum(len(b.tail) for b in tree.branches) for tree in found)
