@@ -106,7 +106,7 @@ def cut(family: Family, token_budget: int) -> list[Family]:
 
 
 def rows_of(samples: Sequence[Sample], bundle: Sequence[Family], *, packed: bool) -> Rows:
-    """The micro-batch of a bundle; its samples are those of the bundle's members, in their order."""
+    """The micro-batch of a bundle: the samples of its members, in their order."""
     chosen = [samples[i] for family in bundle for i in family.members]
     rows = pad(chosen)
     return pack(rows, bundle) if packed else rows
@@ -117,7 +117,7 @@ def pack(rows: Rows, bundle: Sequence[Family]) -> Rows:
     ids: list[int] = []
     position: list[np.ndarray] = []
     stretches: list[Stretch] = []
-    place = np.zeros(rows.ids_BT.shape, np.int64)
+    place = np.zeros(tuple(rows.ids_BT.shape), np.int64)
     row = 0
     for family in bundle:
         trunk = len(ids)
@@ -132,8 +132,8 @@ def pack(rows: Rows, bundle: Sequence[Family]) -> Rows:
             place[row : row + len(kin.members), : len(kin.ids)] = where
             row += len(kin.members)
     plan = TreePlan(len(ids), tuple(stretches), rows.ids_BT.device)
-    packed = Packed(torch.tensor(ids), torch.from_numpy(np.concatenate(position)), plan)
-    return replace(rows, place_BT=torch.from_numpy(place), packed=packed)
+    line = Packed(torch.tensor(ids), torch.from_numpy(np.concatenate(position)), plan)
+    return replace(rows, place_BT=torch.from_numpy(place), packed=line)
 
 
 def microbatches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
@@ -159,7 +159,7 @@ def pad(samples: Sequence[Sample]) -> Rows:
     ids = np.zeros((len(samples), width), np.int64)
     for row, sample in enumerate(samples):
         ids[row, : len(sample.ids)] = sample.ids
-    streams = {f"{name}_BT": _stream(samples, name, width) for name in STREAMS}
+    streams: dict[str, Any] = {f"{name}_BT": _stream(samples, name, width) for name in STREAMS}
     return Rows(
         ids_BT=torch.from_numpy(ids),
         place_BT=torch.arange(ids.size).view(ids.shape),
@@ -195,7 +195,7 @@ def _stream(samples: Sequence[Sample], name: str, width: int) -> Tensor | None:
     return torch.from_numpy(out)
 
 
-def _scores(samples: Sequence[Sample]) -> dict[str, Tensor]:
+def _scores(samples: Sequence[Sample]) -> dict[str, Any]:
     rows = [(row, s.score) for row, s in enumerate(samples) if s.score is not None]
     if not rows:
         return {}

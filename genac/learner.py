@@ -50,9 +50,12 @@ class Learner:
         head: str | None = None,
         bf16: bool = False,
         decay_steps: int | None = None,
+        share: bool = True,
     ) -> None:
+        """share=False reads every sample alone in padded rows (to measure what sharing saves)."""
         self.model, self.cfg, self.loss, self.head = model, optimizer, loss or LossConfig(), head
         self.bf16, self.decay_steps, self.steps = bf16, decay_steps, 0
+        self.share = share
         self.processed_tokens = 0  # read by the model; what samples share counts once
         self.device = next(model.parameters()).device
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -106,7 +109,7 @@ class Learner:
     def _microbatches(self, samples: Sequence[Sample]) -> Iterator[tuple[Rows, list[int]]]:
         """Micro-batches on the device, each with the places of its samples."""
         sequences = [s.ids for s in samples]
-        packed = packs(self.model, max(map(len, sequences)))
+        packed = self.share and packs(self.model, max(map(len, sequences)))
         for bundle in bundles(sequences, self.cfg.tokens_per_microbatch, packed=packed):
             rows = rows_of(samples, bundle, packed=packed).to(self.device)
             self.processed_tokens += rows.tokens

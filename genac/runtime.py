@@ -40,6 +40,11 @@ class Runtime:
         assert self.engine is not None, f"{self.role} has no engine"
         return self.engine
 
+    @property
+    def processed_tokens(self) -> int:
+        """Tokens that engine and learner have computed so far."""
+        return self.learner.processed_tokens + (self.engine.processed_tokens if self.engine else 0)
+
     def publish(self, version: int) -> None:
         """New weights reach the engine; what is sampled from now on carries this version."""
         self.version = version
@@ -110,7 +115,13 @@ def language_model(
     tokenizer, model = load_tokenizer(path), load_model(path).to(hardware.device)
     learner = Learner(model, optimizer, loss, bf16=hardware.bf16, decay_steps=decay_steps)
     limit = context_length(model, tokenizer)
-    engine = LocalEngine(model, limit, max_rows, torch.bfloat16 if hardware.bf16 else torch.float32)
+    engine = LocalEngine(
+        model,
+        limit,
+        max_rows,
+        torch.bfloat16 if hardware.bf16 else torch.float32,
+        tokenizer=tokenizer,
+    )
     return Runtime(role, model, tokenizer, learner, engine, limit)
 
 

@@ -127,7 +127,6 @@ class Estimate:
     value: float | None
     thoughts: tuple[Thought, ...] = ()
     version: int = 0
-    tokens: int = 0  # Monte-Carlo tokens read and written for it (token-identical states: once)
 
 
 @dataclass(frozen=True)

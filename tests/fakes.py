@@ -36,6 +36,7 @@ class ScriptedEngine:
 
     script: Callable[[Request], Completion]
     version: int = 0
+    processed_tokens: int = 0
     asked: list[Request] = field(default_factory=list)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:

@@ -54,8 +54,7 @@ class DiscriminativeCritic(NoCritic):
         if not samples:
             return {}
         measured = self._runtime.learner.learn(samples, seed=step)
-        trained = {"critic/trained_tokens": float(sum(len(s.ids) for s in samples))}
-        return trained | {f"critic/{key}": value for key, value in measured.items()}
+        return {f"critic/{key}": value for key, value in measured.items()}
 
     def _targets(self, estimates: Sequence[Estimate]) -> list[float]:
         """The return of each state (pooled over identical states by an option), or its

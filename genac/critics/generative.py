@@ -151,7 +151,6 @@ class GenerativeCritic:
         samples, rewards = self._samples(chosen)
         measured = self._runtime.learner.learn(samples, seed=derive_seed(self.seed, "critic", step))
         return {
-            "critic/trained_tokens": float(sum(len(s.ids) for s in samples)),
             "critic/reward": float(np.mean(rewards)),
             **{f"critic/{k}": v for k, v in measured.items()},
         }

@@ -23,7 +23,6 @@ class MonteCarloValue:
 
     value: float | None
     count: int
-    tokens: int = 0  # read and written for it
 
     @property
     def variance(self) -> float:
@@ -62,13 +61,7 @@ def monte_carlo_values(
     for owner, outcome in zip(owners, world.verifier.verify(answers), strict=True):
         if outcome.reward is not None:
             rewards[owner].append(outcome.reward)
-    tokens = [0] * len(unique)
-    for owner, completion in zip(owners, completions, strict=True):
-        tokens[owner] += len(unique[owner].prefix_ids) + len(completion.ids)
-    values = [
-        MonteCarloValue(sum(r) / len(r) if r else None, len(r), n)
-        for r, n in zip(rewards, tokens, strict=True)
-    ]
+    values = [MonteCarloValue(sum(r) / len(r) if r else None, len(r)) for r in rewards]
     return [values[i] for i in index]
 
 
@@ -83,6 +76,6 @@ class MonteCarloCritic(NoCritic):
             self.actor, self.world, states, self.num_continuations, "critic", step
         )
         return [
-            Estimate(state, v.value, version=self.actor.version, tokens=v.tokens)
+            Estimate(state, v.value, version=self.actor.version)
             for state, v in zip(states, values, strict=True)
         ]

@@ -88,8 +88,13 @@ class Batch:
     def _turns_over(self, running: int, waiting: deque[Tree]) -> bool:
         if running < TURN_OVER_BELOW * len(self.live_B):
             return True
-        fits = waiting and running + waiting[0].rows <= self.max_rows
-        return bool(fits) and self.steps.refills and running < TURN_OVER_BELOW * self.max_rows
+        return self._enters(running, waiting) and running < TURN_OVER_BELOW * self.max_rows
+
+    def _enters(self, running: int, waiting: deque[Tree]) -> bool:
+        """Whether the next tree may enter; into an empty batch even one that is too large."""
+        if not waiting or not running:
+            return bool(waiting)
+        return self.steps.refills and running + waiting[0].rows <= self.max_rows
 
     def _turn_over(self, token_B: Tensor, running: int, waiting: deque[Tree]) -> Tensor:
         """Rows that ended leave, waiting ones enter; logits of all that now run."""
@@ -97,23 +102,21 @@ class Batch:
         self.live_B, self.ended_B = self.live_B[keep], self.ended_B[keep]
         self.steps.keep(keep)
         logits = [self.steps.advance(token_B[keep])] if running else []
-        if waiting and (self.steps.refills or not running):
+        if self._enters(running, waiting):
             logits.append(self._admit(waiting))
         return torch.cat(logits)
 
     def _admit(self, waiting: deque[Tree]) -> Tensor:
-        """Lets in as many trees as there is room for, at least one into an empty batch."""
-        chosen: list[Tree] = []
-        rows = len(self.live_B)
-        while waiting and (rows + waiting[0].rows <= self.max_rows or not rows):
+        """Lets in as many trees as there is room for, and at least one."""
+        chosen = [waiting.popleft()]
+        rows = len(self.live_B) + chosen[0].rows
+        while waiting and rows + waiting[0].rows <= self.max_rows:
             chosen.append(waiting.popleft())
             rows += chosen[-1].rows
         members = [m for tree in chosen for branch in tree.branches for m in branch.members]
         entered = torch.tensor(members, dtype=torch.long, device=self.device)
         self.live_B = torch.cat([self.live_B, entered])
         self.ended_B = torch.cat([self.ended_B, torch.zeros_like(entered, dtype=torch.bool)])
-        if not chosen:
-            return torch.zeros((0, 1), device=self.device)
         return self.steps.admit(chosen, int((self.limit_N - self.length_N)[self.live_B].max()))
 
     def _write(self, logits_BV: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ from torch.nn import functional as F
 from genac.engines.decoder import Decoder
 from genac.prefixes import Branch, Tree
 
+# The CPU kernel behind scaled_dot_product_attention; called itself because it also returns the
+# log-sum-exp that merging parts needs.
+FLASH: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 READ_AT_ONCE = 8192  # prompt tokens per forward: bounds the activations of reading
 FOLD_BELOW = 48  # trunks shorter than this are cheaper copied into their rows than read apart
 
@@ -134,19 +138,9 @@ class Cache:
             longest = max(1, *(len(t) for t in part))
             ids = torch.tensor([t + (0,) * (longest - len(t)) for t in part], device=device)
 
-            def attend(
-                layer: int, q: Tensor, k: Tensor, v: Tensor, span=slice(low, high)
-            ) -> Tensor:
-                q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-                out[layer, 0, span, :, : k.shape[2]] = k
-                out[layer, 1, span, :, : k.shape[2]] = v
-                read = F.scaled_dot_product_attention(
-                    q, k, v, is_causal=True, enable_gqa=True, scale=1.0
-                )
-                return read.transpose(1, 2).flatten(2)
-
-            # The logits of a trunk are not asked: its last layer only has to leave keys and values.
-            d.forward(ids, torch.arange(longest, device=device)[None], attend)
+            # The logits of a trunk are not asked: it only has to leave keys and values.
+            position = torch.arange(longest, device=device)[None]
+            d.forward(ids, position, TrunkAttention(out[:, :, low:high]))
             self.read += sum(len(t) for t in part)
         return out
 
@@ -272,12 +266,26 @@ class TrunkReader:
             grid = q_BKRD.new_zeros(count * most, heads, queries, dim)
             grid[self.layout.slot_B] = q_BKRD
         grid = grid.view(count, most, heads, queries, dim).transpose(1, 2).flatten(2, 3)
-        out, lse = attention_with_lse(grid, *self.trunk[layer], self.mask)
+        out, lse = attention_with_lse(grid, self.trunk[layer, 0], self.trunk[layer, 1], self.mask)
         out = out.view(count, heads, most, queries, dim).transpose(1, 2).flatten(0, 1)
         lse = lse.view(count, heads, most, queries).transpose(1, 2).flatten(0, 1)
         if self.layout.dense:
             return out, lse
         return out[self.layout.slot_B], lse[self.layout.slot_B]
+
+
+@dataclass(frozen=True)
+class TrunkAttention:
+    """Causal attention of trunks that are being read; leaves their keys and values."""
+
+    out: Tensor  # (layer, 2, N, K, T, D), at least as long as what is read
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        self.out[layer, 0, :, :, : k.shape[2]] = k
+        self.out[layer, 1, :, :, : k.shape[2]] = v
+        read = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True, scale=1.0)
+        return read.transpose(1, 2).flatten(2)
 
 
 @dataclass(frozen=True)
@@ -289,16 +297,16 @@ class Attention:
     mask: Tensor  # (B, S, at + S) additive
     trunk: TrunkReader | None
 
-    def __call__(self, layer: int, q_BSHD: Tensor, k_BSKD: Tensor, v_BSKD: Tensor) -> Tensor:
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys, values = self.own[layer]
-        rows, length, heads, dim = q_BSHD.shape
+        rows, length, heads, dim = q.shape
         end, groups = self.at + length, keys.shape[1]
-        keys[:, :, self.at : end] = k_BSKD.transpose(1, 2)
-        values[:, :, self.at : end] = v_BSKD.transpose(1, 2)
+        keys[:, :, self.at : end] = k.transpose(1, 2)
+        values[:, :, self.at : end] = v.transpose(1, 2)
         # (B, K, R, D): the query heads of one key head, and the tokens read at once, side by side.
-        q = q_BSHD.view(rows, length, groups, -1, dim).permute(0, 2, 3, 1, 4).flatten(2, 3)
-        mask = self.mask.repeat(1, heads // groups, 1)[:, None]
-        scores = (q @ keys[:, :, :end].transpose(-1, -2)).float().add_(mask)
+        q = q.view(rows, length, groups, -1, dim).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        scores = (q @ keys[:, :, :end].transpose(-1, -2)).float()
+        scores.view(rows, groups, -1, length, end).add_(self.mask[:, None, None])
         weights = torch.softmax(scores, -1).to(q.dtype)
         out = weights @ values[:, :, :end]
         if self.trunk is not None:
@@ -329,9 +337,7 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[T
     its scores. Queries are scaled already, and every one must see a key.
     """
     if q.device.type == "cpu" and q.shape[2] > 1:
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, attn_mask=mask, scale=1.0
-        )
+        return FLASH(q, k, v, attn_mask=mask, scale=1.0)
     scores = (q @ k.transpose(-1, -2)).float().add_(mask)
     return torch.softmax(scores, -1).to(q.dtype) @ v, torch.logsumexp(scores, -1)
 

@@ -8,6 +8,7 @@ Shapes: _B row, _T position, _H query head, _K key/value head, _D head dimension
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -22,9 +23,22 @@ STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 class Attend(Protocol):
     """Stores the new keys and values of a layer and returns what its queries read."""
 
-    def __call__(self, layer: int, q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
-        """(B, T, H * D). Queries are scaled already; heads stand in an order of our own."""
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q (B, T, H, D), scaled already, k and v (B, T, K, D) -> (B, T, H * D)."""
         ...
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Fused weights of one layer."""
+
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    qk_norm: Tensor | None  # (H + K, D)
+    out: Tensor
+    out_bias: Tensor | None
+    gate_up: Tensor
+    down: Tensor
 
 
 class Decoder:
@@ -84,7 +98,7 @@ class Decoder:
         self.head = cast(model.lm_head.weight.detach().float() * gain(model.model.norm))
         self.layers = [self._layer(layer, gain, cast) for layer in model.model.layers]
 
-    def _layer(self, layer: Any, gain: Any, cast: Any) -> dict[str, Tensor | None]:
+    def _layer(self, layer: Any, gain: Any, cast: Any) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
         scale, normed = self.head_dim**-0.5, hasattr(attention, "q_norm")
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -107,15 +121,15 @@ class Decoder:
                 bias[0] = bias[0] * scale
         gate_up = torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()]).float()
         out_bias = attention.o_proj.bias
-        return {
-            "qkv": cast(torch.cat([q, k, v]) * gain(layer.input_layernorm)),
-            "qkv_bias": cast(torch.cat(bias)) if bias is not None else None,
-            "qk_norm": qk_norm,
-            "out": cast(attention.o_proj.weight.detach().clone()),
-            "out_bias": cast(out_bias.detach().clone()) if out_bias is not None else None,
-            "gate_up": cast(gate_up * gain(layer.post_attention_layernorm)),
-            "down": cast(mlp.down_proj.weight.detach().clone()),
-        }
+        return Layer(
+            qkv=cast(torch.cat([q, k, v]) * gain(layer.input_layernorm)),
+            qkv_bias=cast(torch.cat(bias)) if bias is not None else None,
+            qk_norm=qk_norm,
+            out=cast(attention.o_proj.weight.detach().clone()),
+            out_bias=cast(out_bias.detach().clone()) if out_bias is not None else None,
+            gate_up=cast(gate_up * gain(layer.post_attention_layernorm)),
+            down=cast(mlp.down_proj.weight.detach().clone()),
+        )
 
     def _paired(self, weight: Tensor) -> Tensor:
         """Rows of each head reordered so that the rotary pair (i, i + D/2) is (2i, 2i + 1)."""
@@ -130,15 +144,15 @@ class Decoder:
         x = self.embedding[ids_BT]
         rotated = self.heads + self.kv_heads
         for index, w in enumerate(self.layers):
-            qkv = F.linear(self._normed(x), w["qkv"], w["qkv_bias"])
+            qkv = F.linear(self._normed(x), w.qkv, w.qkv_bias)
             qkv = qkv.view(rows, length, -1, self.head_dim)
             qk, v = qkv[:, :, :rotated], qkv[:, :, rotated:]
-            if w["qk_norm"] is not None:
-                qk = self._normed(qk) * w["qk_norm"]
+            if w.qk_norm is not None:
+                qk = self._normed(qk) * w.qk_norm
             q, k = rotate(qk, turn).split([self.heads, self.kv_heads], 2)
-            x = x + F.linear(attend(index, q, k, v), w["out"], w["out_bias"])
-            gate, up = F.linear(self._normed(x), w["gate_up"]).chunk(2, dim=-1)
-            x = x + F.linear(self.act(gate) * up, w["down"])
+            x = x + F.linear(attend(index, q, k, v), w.out, w.out_bias)
+            gate, up = F.linear(self._normed(x), w.gate_up).chunk(2, dim=-1)
+            x = x + F.linear(self.act(gate) * up, w.down)
         return x
 
     def _normed(self, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from genac.prefixes import Tree
 
 
 class ForwardSteps:
-    """Left-padded rows over a growing cache; nothing is shared, and no row enters a running batch."""
+    """Left-padded rows over a growing cache; nothing is shared, and rows enter only together."""
 
     refills = False
 

@@ -103,10 +103,11 @@ class LocalEngine:
             raise ValueError(
                 "stop strings need the engine's tokenizer: LocalEngine(..., tokenizer=tokenizer)"
             )
-        if self._pieces is None:
+        pieces = self._pieces
+        if pieces is None:
             size = max(len(self.tokenizer), self.vocab_size)
-            self._pieces = self.tokenizer.batch_decode([[i] for i in range(size)])
-        return StopStrings(requests, self._pieces, self.tokenizer.decode, self.device)
+            pieces = self._pieces = self.tokenizer.batch_decode([[i] for i in range(size)])
+        return StopStrings(requests, pieces, self.tokenizer.decode, self.device)
 
     @property
     def vocab_size(self) -> int:

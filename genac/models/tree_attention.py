@@ -22,6 +22,10 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+# The CPU kernel behind scaled_dot_product_attention; called itself because it also returns the
+# log-sum-exp that merging parts needs.
+FLASH: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+FLASH_BACKWARD: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 NAME = "genac_trees"
 CROSSING_TOKENS = 256  # branch tokens per block against the trunk: a small mask, few calls
 WASTE = 1.25  # stretches are padded to a common length while that costs at most this factor
@@ -139,7 +143,9 @@ class BlockAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: TreePlan, scale: float) -> Tensor:
         out, lse = torch.empty_like(q), q.new_empty(q.shape[:2], dtype=accumulator(q))
         for index, valid in plan.groups:
-            part, part_lse = attend(*(gathered(x, index) for x in (q, k, v)), None, True, scale)
+            part, part_lse = attend(
+                gathered(q, index), gathered(k, index), gathered(v, index), None, True, scale
+            )
             where, keep = (index, slice(None)) if valid is None else (index[valid], valid)
             out[:, where] = part.transpose(0, 1)[:, keep]
             lse[:, where] = part_lse.transpose(0, 1)[:, keep]
@@ -166,10 +172,20 @@ class BlockAttention(torch.autograd.Function):
         plan, scale, grad = ctx.plan, ctx.scale, grads[0]
         dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for index, valid in plan.groups:
-            blocks = [gathered(x, index) for x in (grad, q, k, v, out)]
+            part_grad = gathered(grad, index)
             if valid is not None:  # padding takes part in nothing
-                blocks[0] = blocks[0] * valid[:, None, :, None]
-            found = backward(*blocks, gathered(lse, index), None, True, scale)
+                part_grad = part_grad * valid[:, None, :, None]
+            found = backward(
+                part_grad,
+                gathered(q, index),
+                gathered(k, index),
+                gathered(v, index),
+                gathered(out, index),
+                gathered(lse, index),
+                None,
+                True,
+                scale,
+            )
             where, keep = (index, slice(None)) if valid is None else (index[valid], valid)
             for total, part in zip((dq, dk, dv), found, strict=True):
                 if valid is None:
@@ -212,9 +228,7 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
     """One block on CPU: output (B, H, S, D) and log-sum-exp (B, H, S)."""
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        q, k, v, 0.0, causal, attn_mask=mask, scale=scale
-    )
+    return FLASH(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)
 
 
 def backward(
@@ -229,7 +243,7 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of one block, given the output and log-sum-exp over all blocks."""
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+    return FLASH_BACKWARD(
         grad.contiguous(), q, k, v, out, lse, 0.0, causal, attn_mask=mask, scale=scale
     )
 

@@ -27,7 +27,7 @@ def head_statistics(
     *,
     entropy_grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each id, and the entropy in nats, under softmax(head(hidden) / temperature).
+    """Log-probability of each id and entropy in nats under softmax(head(hidden) / temperature).
 
         log p(id) = logit_id - logsumexp_v logit_v
 

@@ -33,29 +33,28 @@ def train(
     models = {"actor": actor} | ({"critic": critic.runtime} if critic.runtime else {})
     loop = Loop(run, "joint", cfg.stages.joint, models, critic, config_hash)
     cost, count = loop.cost, cfg.rollout.num_prompts
+    judge = critic.runtime or (actor if cfg.critic.kind == "monte_carlo" else None)
     for step in loop:
         # 1 act
-        with cost.clock("actor_sampling"):
+        with cost.clock("actor_sampling", actor):
             groups = collect(
                 actor, world, problems_at(world, "train", step * count, count), "joint", step
             )
         # 2 judge
-        with cost.clock("critic_sampling"):
+        with cost.clock("critic_sampling", judge):
             rollouts = [r for group in groups for r in group]
             estimates = critic.estimate(states_of(rollouts, cfg, actor), step)
         # 3 assign credit
         assigned = credit(groups, estimates, cfg.credit, cfg.rollout.temperature)
         # 4 learn
-        with cost.clock("actor_training"):
+        with cost.clock("actor_training", actor):
             samples = with_reference(assigned.samples, reference)
             metrics = actor.learner.learn(samples, derive_seed(cfg.seed, "joint", step))
-        with cost.clock("critic_training"):
+        with cost.clock("critic_training", critic.runtime):
             metrics |= critic.learn(estimates, step)
         # 5 new weights reach the engines
         changed = publish(actor, critic, step + 1, rollouts[0].prompt_ids)
         # 6 log, evaluate, save when due
-        trained = metrics.get("critic/trained_tokens", 0.0)
-        cost.step(actor, critic.runtime, groups, estimates, cfg.loss.num_iterations, trained)
         metrics |= rollout_metrics(groups) | critic_metrics(estimates) | assigned.metrics
         metrics |= {"publish_changed": changed} | cost.totals() | held_out(setup, actor, loop, step)
         loop.after(step, metrics, groups, estimates, assigned.advantages)
@@ -85,7 +84,7 @@ def held_out(setup: Setup, actor: Runtime, loop: Loop, step: int) -> dict[str, f
     every = cfg.stages.joint.eval_every
     if not every or (step + 1) % every:
         return {}
-    with loop.cost.clock("evaluation"):
+    with loop.cost.clock("evaluation", actor):
         score = evaluate_policy(actor, setup.world, cfg.evaluate.during, cfg.evaluate.num_samples)
     return {
         "eval/success": score.mean,

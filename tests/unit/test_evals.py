@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from fakes import EchoTask, FixedCritic, ScriptedEngine, make_rollout, runtime_with, says
 
-from genac.config import RolloutConfig, StatesConfig
+from genac.config import OptimizerConfig, RolloutConfig, StatesConfig
 from genac.critics.monte_carlo import MonteCarloValue
-from genac.evals.cost import Cost, critic_tokens
+from genac.evals.cost import Cost
 from genac.evals.critic import evaluate_critic, floors
 from genac.evals.ground_truth import (
     FIRST_PROBLEM,
@@ -23,9 +22,10 @@ from genac.evals.ground_truth import (
 )
 from genac.evals.online import critic_metrics, rollout_metrics
 from genac.evals.policy import evaluate_policy, policy_score
+from genac.learner import Learner
 from genac.rollout import World
 from genac.tasks.verifier import Verifier
-from genac.types import Estimate, Problem, State, Thought
+from genac.types import Estimate, Problem, State
 
 
 def groups_of(rewards: list[list[float | None]]) -> list[list[Any]]:
@@ -217,32 +217,24 @@ def test_critic_metrics_by_hand(panel):
     assert critic_metrics([Estimate(panel.states[0], None)])["critic/parse_failure_rate"] == 1
 
 
-def test_cost_counts_a_shared_thought_once_and_goes_on_after_a_resume(tokenizer, tiny_model, panel):
-    thought = Thought((1, 2, 3), (4, 5), np.zeros(2, np.float32), "", 0.5)
-    shared = [Estimate(s, 0.5, (thought,)) for s in panel.states]
-    assert critic_tokens(shared) == 5
-    assert critic_tokens([Estimate(s, 0.5) for s in panel.states]) == 4 * (2 + 3)
-    runtime = runtime_with(None, tokenizer, tiny_model)
-    groups, cost = groups_of([[1.0, 0.0]]), Cost()
-    cost.step(runtime, runtime, groups, shared, epochs=2, critic_trained=9)
-    assert dict(cost.tokens) == {
-        "actor_sampling": 6,
-        "actor_training": 12,
-        "critic_sampling": 5,
-        "critic_training": 9,
-    }
-    size = sum(p.numel() for p in tiny_model.parameters())
-    assert cost.flops["actor_training"] == 6 * size * 12
-    again = Cost(cost.state())
-    again.step(runtime, None, groups, [], epochs=1, critic_trained=0)
-    assert again.tokens["actor_sampling"] == 12 and cost.tokens["actor_sampling"] == 6
-
-
-def test_monte_carlo_costs_are_counted_once_per_state(tokenizer, tiny_model):
+def test_costs_are_charged_to_roles_and_go_on_after_a_resume(tokenizer, tiny_model):
     runtime, cost = runtime_with(None, tokenizer, tiny_model), Cost()
-    states = [State(make_rollout((5,), member=m), 0, 1) for m in range(3)]
-    cost.step(runtime, None, [], [Estimate(s, 0.5, tokens=40) for s in states], 1, 0)
-    assert cost.tokens["critic_sampling"] == 40
+    runtime.learner = Learner(tiny_model, OptimizerConfig())
+    with cost.clock("critic_training", runtime):
+        runtime.learner.processed_tokens += 9
+    with cost.clock("evaluation", runtime):
+        runtime.learner.processed_tokens += 100
+    with cost.clock("critic_sampling", None):
+        pass
+    size = sum(p.numel() for p in tiny_model.parameters())
+    assert dict(cost.tokens) == {"critic_training": 9, "evaluation": 100}
+    assert cost.flops["critic_training"] == 6 * size * 9
+    assert cost.flops["evaluation"] == 2 * size * 100
+    assert cost.totals()["cost/tokens"] == 9
+    again = Cost(cost.state())
+    with again.clock("critic_training", runtime):
+        runtime.learner.processed_tokens += 1
+    assert again.tokens["critic_training"] == 10 and cost.tokens["critic_training"] == 9
 
 
 def test_a_problem_is_told_apart_by_its_id():

@@ -1,0 +1,223 @@
+"""Block attention over packed trees: equal to dense masks and to sequences read one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from genac.models import tree_attention as trees
+from genac.models.tiny import build_model
+from genac.models.tree_attention import BlockAttention, Stretch, TreePlan, attention, tree_attention
+
+CPU = torch.device("cpu")
+EXACT = {"atol": 1e-11, "rtol": 1e-10}
+Forest = list[tuple[int, list[tuple[int, int]]]]  # trunk length, (shared, own length) per branch
+
+
+@st.composite
+def forests(draw: Any) -> Forest:
+    out = []
+    for trunk in draw(st.lists(st.integers(1, 24), min_size=1, max_size=3)):
+        branch = st.tuples(st.integers(0, trunk), st.integers(1, 12))
+        out.append((trunk, draw(st.lists(branch, max_size=6))))
+    return out
+
+
+def plan_of(forest: Forest, device: torch.device = CPU) -> TreePlan:
+    stretches, at = [], 0
+    for trunk, branches in forest:
+        start = at
+        for shared, own in [(0, trunk), *branches]:
+            stretches.append(Stretch(at, own, start, shared))
+            at += own
+    return TreePlan(at, tuple(stretches), device)
+
+
+def inputs_of(length: int, heads: int = 2, dim: int = 8, keys: int | None = None) -> list[Tensor]:
+    """Queries, keys, values (H, L, D) that ask for gradients, and a gradient of the output."""
+    made = torch.Generator().manual_seed(length)
+    sizes = [heads, keys or heads, keys or heads, heads]
+    drawn = [torch.randn(h, length, dim, generator=made, dtype=torch.float64) for h in sizes]
+    return [*(2 * x.requires_grad_() for x in drawn[:3]), drawn[3]]
+
+
+def dense(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float) -> Tensor:
+    """softmax(q k^T scale) v where `seen`, by the formula."""
+    logits = (q @ k.transpose(-1, -2) * scale).masked_fill(~seen, -torch.inf)
+    return torch.softmax(logits, -1) @ v
+
+
+def alone(q: Tensor, k: Tensor, v: Tensor, plan: TreePlan, scale: float) -> Tensor:
+    """Every stretch as an ordinary causal sequence behind what it shares."""
+    rows = []
+    for s in plan.stretches:
+        own, shared = range(s.start, s.start + s.length), range(s.trunk, s.trunk + s.shared)
+        path = torch.tensor([*shared, *own])
+        causal = torch.ones(len(path), len(path)).tril().bool()
+        rows.append(dense(q[:, path], k[:, path], v[:, path], causal, scale)[:, s.shared :])
+    return torch.cat(rows, 1)
+
+
+def close(plan: TreePlan, heads: int = 2, dim: int = 8) -> None:
+    q, k, v, grad = inputs_of(plan.length, heads, dim)
+    found = BlockAttention.apply(q, k, v, plan, 0.3)
+    got = torch.autograd.grad(found, (q, k, v), grad)
+    for wanted in (alone(q, k, v, plan, 0.3), dense(q, k, v, plan.dense == 0, 0.3)):
+        torch.testing.assert_close(found, wanted, **EXACT)
+        for mine, theirs in zip(got, torch.autograd.grad(wanted, (q, k, v), grad), strict=True):
+            torch.testing.assert_close(mine, theirs, **EXACT)
+
+
+# --- the kernel ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("crossing", [1, 10, 256])
+@settings(max_examples=60, deadline=None)
+@given(forests())
+@example([(1, [])])
+@example([(1, [(1, 1), (0, 1), (1, 1)]), (1, [])])  # nothing but single tokens
+@example([(8, [(5, 7), (5, 8), (3, 8)]), (9, [(9, 8), (0, 7), (2, 1)])])  # padded groups
+@example([(6, [(0, 4), (6, 4)]), (6, [(6, 4), (6, 4), (2, 4)])])  # shared 0 between others
+def test_blocks_equal_dense_masks_and_separate_sequences(crossing, forest):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "CROSSING_TOKENS", crossing)
+        close(plan_of(forest))
+
+
+@pytest.mark.parametrize("waste", [1.0, 1.25, 100.0])
+@settings(max_examples=30, deadline=None)
+@given(forests())
+def test_padding_of_a_group_takes_part_in_nothing(waste, forest):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "WASTE", waste)
+        plan = plan_of(forest)
+        close(plan)
+        padded = any(valid is not None for _, valid in plan.groups)
+        ragged = len({s.length for s in plan.stretches}) > 1
+        assert waste == 1.25 or padded == (ragged and waste == 100)
+
+
+def test_long_rows_cross_the_tiles_of_the_kernel():
+    # The kernel cuts queries at 192 and 768 tokens and keys at 512.
+    close(plan_of([(770, [(770, 195), (513, 31)])]), heads=1, dim=4)
+
+
+def test_gradients_by_finite_differences():
+    plan = plan_of([(3, [(2, 2), (3, 2), (0, 1)]), (2, [(1, 3)])])
+    assert any(valid is not None for _, valid in plan.groups) and len(plan.crossings) == 2
+    q, k, v, _ = inputs_of(plan.length, heads=1, dim=3)
+    leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+    assert torch.autograd.gradcheck(lambda *x: BlockAttention.apply(*x, plan, 0.7), leaves)
+
+
+def test_who_sees_whom_by_hand():
+    # A trunk of 3, one token that saw 2 of it, two tokens that saw nothing.
+    seen = plan_of([(3, [(2, 1), (0, 2)])]).dense == 0
+    assert seen.int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 0, 1, 0, 0],
+        [0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 1, 1],
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(forests(), st.integers(1, 20))
+def test_groups_and_crossings_cover_every_stretch_once(forest, crossing):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "CROSSING_TOKENS", crossing)
+        plan = plan_of(forest)
+        kept = [index if valid is None else index[valid] for index, valid in plan.groups]
+        assert sorted(torch.cat([x.flatten() for x in kept]).tolist()) == list(range(plan.length))
+        for index, _ in plan.groups:
+            own = sum(s.length for s in plan.stretches if s.start in index[:, 0].tolist())
+            assert index.numel() <= trees.WASTE * own
+        crossed = [t for c in plan.crossings for t in range(c.start, c.end)]
+        behind = [s for s in plan.stretches if s.shared]
+        assert crossed == [t for s in behind for t in range(s.start, s.start + s.length)]
+
+
+# --- transformers' interface ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("heads", "keys"), [(4, 2), (6, 1), (3, 3)])
+@pytest.mark.parametrize("scaling", [None, 0.4])
+def test_grouped_query_heads(heads, keys, scaling):
+    plan = plan_of([(7, [(7, 3), (4, 3), (4, 1)]), (4, [(2, 5)])])
+    q, k, v, grad = inputs_of(plan.length, heads, 8, keys)
+    out, weights = attention(None, q[None], k[None], v[None], None, scaling, plan=plan)
+    assert weights is None and out.shape == (1, plan.length, heads, 8)
+    found = out[0].transpose(0, 1)
+    got = torch.autograd.grad(found, (q, k, v), grad)
+    # Query head h reads key head h // (heads / keys), as transformers' repeat_kv lays them out.
+    of = torch.arange(heads) // (heads // keys)
+    wanted = dense(q, k[of], v[of], plan.dense == 0, scaling or 8**-0.5)
+    torch.testing.assert_close(found, wanted, **EXACT)
+    for mine, theirs in zip(got, torch.autograd.grad(wanted, (q, k, v), grad), strict=True):
+        torch.testing.assert_close(mine, theirs, **EXACT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lower_precision_stays_within_its_rounding(dtype):
+    plan = plan_of([(40, [(40, 9), (31, 10), (0, 9)]), (20, [(20, 30)])])
+    q, k, v, grad = inputs_of(plan.length)
+    wanted = alone(q, k, v, plan, 0.3)
+    theirs = torch.autograd.grad(wanted, (q, k, v), grad)
+    wanted = wanted.detach()
+    low = [x.detach().to(dtype).requires_grad_() for x in (q, k, v)]
+    found = BlockAttention.apply(*low, plan, 0.3)
+    assert found.dtype == dtype
+    mine = torch.autograd.grad(found, low, grad.to(dtype))
+    bound = 2e-5 if dtype == torch.float32 else 0.15
+    for one, other in zip([found.detach(), *mine], [wanted, *theirs], strict=True):
+        assert float((one.double() - other).norm() / other.norm()) < bound
+        assert float((one.double() - other).abs().max()) < bound * float(other.abs().max())
+
+
+def test_the_models_attention_is_restored_after_use_and_after_an_exception():
+    model = build_model(40, 16, 1, 2, 64, seed=0)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    plan = plan_of([(3, [(1, 1)])])
+    for name in ("sdpa", "eager"):
+        model.set_attn_implementation(name)
+        before = model(ids).logits
+        written = model.generate(ids, max_new_tokens=4, do_sample=False)
+        with tree_attention(model.base_model):
+            used = model(ids, plan=plan, use_cache=False).logits
+        assert not torch.allclose(used[0, -1], before[0, -1])  # the plan hid tokens 1 and 2
+        assert model.config._attn_implementation == name
+        with pytest.raises(RuntimeError, match="inside"), tree_attention(model.base_model):
+            raise RuntimeError("inside")
+        assert model.config._attn_implementation == name
+        assert torch.equal(model(ids).logits, before)
+        assert torch.equal(model.generate(ids, max_new_tokens=4, do_sample=False), written)
+
+
+def test_without_a_plan_it_is_transformers_own_attention():
+    model = build_model(40, 16, 1, 2, 64, seed=0)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with tree_attention(model.base_model):
+        found = model(ids, use_cache=False).logits
+    torch.testing.assert_close(found, model(ids, use_cache=False).logits)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("keys", [4, 2])
+def test_other_devices_give_the_same(keys):
+    forest = [(7, [(7, 3), (4, 3), (4, 1)]), (4, [(2, 5)])]
+    drawn = [x.detach() for x in inputs_of(plan_of(forest).length, 4, 8, keys)]
+    found = []
+    for name in ("cpu", "cuda"):
+        q, k, v, grad = (x.to(name)[None] for x in drawn)
+        leaves = [x.requires_grad_() for x in (q, k, v)]
+        out, _ = attention(None, *leaves, None, plan=plan_of(forest, torch.device(name)))
+        given_back = torch.autograd.grad(out, leaves, grad.transpose(1, 2))
+        found.append([x.detach().cpu() for x in (out, *given_back)])
+    torch.testing.assert_close(found[0], found[1], **EXACT)
