@@ -60,7 +60,10 @@ class OptimizerConfig(Section):
     warmup_steps: int = Field(default=0, ge=0, description="linear warm-up, in optimiser steps")
     max_grad_norm: Rate = Field(default=1.0, description="gradient norm clip")
     tokens_per_microbatch: Count = Field(
-        default=8192, description="padded tokens per forward; changes memory, never results"
+        default=8192, description="tokens per forward; changes memory, never results"
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="compute activations again in the backward pass"
     )
 
 
@@ -193,6 +196,10 @@ class StatesConfig(Section):
     window: Count = Field(default=64, description="tokens per segment of the window splitter")
     threshold: Fraction = Field(
         default=0.2, description="low_probability: a token below it opens a segment"
+    )
+    skip_decided: bool = Field(
+        default=False,
+        description="joint stage: ask for no values where all responses of a problem agree",
     )
 
 

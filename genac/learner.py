@@ -58,6 +58,8 @@ class Learner:
         self.share = share
         self.processed_tokens = 0  # read by the model; what samples share counts once
         self.device = next(model.parameters()).device
+        if optimizer.gradient_checkpointing:
+            getattr(model, "causal_lm", model).gradient_checkpointing_enable()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters,

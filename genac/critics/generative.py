@@ -51,6 +51,7 @@ class GenerativeCritic:
             )
         close = runtime.tokenizer.encode(CLOSE, add_special_tokens=False)
         self.stop_ids = (*stop_ids(runtime), *(close if len(close) == 1 else ()))
+        self.stop = () if len(close) == 1 else (CLOSE,)
         self._piece: dict[int, str] = {}
 
     # --- values --------------------------------------------------------------------------------
@@ -104,6 +105,7 @@ class GenerativeCritic:
                 seed=derive_seed(seed, i, k),
                 temperature=self.cfg.temperature,
                 stop_ids=self.stop_ids,
+                stop=self.stop,
                 watch_ids=self.score_ids,
             )
             for i, k in asked

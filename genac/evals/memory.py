@@ -19,6 +19,7 @@ from typing import Any
 from genac.checkpoint import KEEP
 from genac.config import RunConfig
 from genac.engines.batch import TURN_OVER_BELOW
+from genac.engines.cache import READ_AT_ONCE
 from genac.engines.decoder import Decoder
 from genac.evals.lengths import Candidate, Lengths
 from genac.models.loading import parameter_count
@@ -44,6 +45,7 @@ class Demand:
     longest: int = 0  # sequence in tokens; a micro-batch holds at least one
     cache: int = 0  # per row, kept between calls of the engine
     row: int = 0  # per row, while sampling
+    reading: int = 0  # while prompts are read, whatever the number of rows
     token: int = 0  # per token, while training
     saved: int = 0  # in one checkpoint
 
@@ -54,7 +56,8 @@ class Demand:
     @property
     def peak(self) -> int:
         """What comes and goes: the larger of sampling and training."""
-        return max(self.rows * self.row, max(self.tokens, self.longest) * self.token)
+        training = max(self.tokens, self.longest) * self.token
+        return max(self.rows * self.row, self.reading, training)
 
 
 def demands(
@@ -111,6 +114,7 @@ def language(model: Any, role: str, lengths: tuple[int, int, int], rows: int, bf
         longest=longest,
         cache=round(cache_bytes(model, longest, bf16) * (1 + TURN_OVER_BELOW)),
         row=decoding_bytes(model, read, longest, bf16) + vocab * LOGITS,
+        reading=reading_bytes(model, read, bf16),
         # Only written tokens pass the LM head.
         token=activation_bytes(model, bf16) + round(vocab * LOGITS * new / longest),
         saved=count * (FLOAT + ADAMW),
@@ -193,11 +197,30 @@ def cache_bytes(model: Any, length: int, bf16: bool) -> int:
 
 
 def decoding_bytes(model: Any, read: int, length: int, bf16: bool) -> int:
-    """Per row: reading the prompt (all pairs of one layer) or its longest later step."""
-    _, hidden, inner, queries, keys = widths(model)
+    """Per row: its longest step, and without a decoder of our own reading its whole prompt."""
+    _, _, _, queries, _ = widths(model)
     heads, size = model.config.get_text_config().num_attention_heads, HALF if bf16 else FLOAT
-    flow = read * size * (3 * hidden + 3 * inner + 3 * (queries + 2 * keys))
-    return max(flow, read**2 * (SCORES * heads + 2 * FLOAT), 2 * length * queries * size)
+    step = length * (SCORES * heads + FLOAT)
+    if Decoder.supports(model, length):
+        return step
+    whole = read * flow_bytes(model, bf16) + read**2 * (SCORES * heads + 2 * FLOAT)
+    return max(whole, 2 * length * queries * size)
+
+
+def reading_bytes(model: Any, read: int, bf16: bool) -> int:
+    """Prompts are read READ_AT_ONCE tokens at a time, each against a trunk of up to `read`."""
+    if not Decoder.supports(model, read):
+        return 0
+    heads = model.config.get_text_config().num_attention_heads
+    # The kernel of the CPU holds a mask only, other devices the scores as well.
+    pairs = FLOAT + (SCORES * heads if bf16 else 0)
+    return (READ_AT_ONCE + read) * (flow_bytes(model, bf16) + read * pairs)
+
+
+def flow_bytes(model: Any, bf16: bool) -> int:
+    """What one token takes on its way through a layer."""
+    _, hidden, inner, queries, keys = widths(model)
+    return (HALF if bf16 else FLOAT) * (3 * hidden + 3 * inner + 3 * (queries + 2 * keys))
 
 
 def activation_bytes(model: Any, bf16: bool) -> int:

@@ -10,7 +10,7 @@ from genac.credit import credit
 from genac.critics.base import Critic
 from genac.evals.online import critic_metrics, rollout_metrics
 from genac.evals.policy import evaluate_policy
-from genac.rollout import collect, problems_at
+from genac.rollout import Group, collect, problems_at
 from genac.runs.store import Run
 from genac.runtime import Runtime
 from genac.seeding import derive_seed
@@ -42,7 +42,7 @@ def train(
             )
         # 2 judge
         with cost.clock("critic_sampling", judge):
-            rollouts = [r for group in groups for r in group]
+            rollouts = [r for group in judged(groups, cfg) for r in group]
             estimates = critic.estimate(states_of(rollouts, cfg, actor), step)
         # 3 assign credit
         assigned = credit(groups, estimates, cfg.credit, cfg.rollout.temperature)
@@ -53,12 +53,21 @@ def train(
         with cost.clock("critic_training", critic.runtime):
             metrics |= critic.learn(estimates, step)
         # 5 new weights reach the engines
-        changed = publish(actor, critic, step + 1, rollouts[0].prompt_ids)
+        changed = publish(actor, critic, step + 1, groups[0][0].prompt_ids)
         # 6 log, evaluate, save when due
         metrics |= rollout_metrics(groups) | critic_metrics(estimates) | assigned.metrics
         metrics |= {"publish_changed": changed} | cost.totals() | held_out(setup, actor, loop, step)
         loop.after(step, metrics, groups, estimates, assigned.advantages)
     return loop
+
+
+def judged(groups: Sequence[Group], cfg: RunConfig) -> list[Group]:
+    """The groups whose values are asked for: all, or those whose outcomes differ. The others then
+    have no values, so their advantage is the leave-one-out one, which is 0 where all agree.
+    """
+    if not cfg.states.skip_decided:
+        return list(groups)
+    return [group for group in groups if len({r.reward for r in group} - {None}) > 1]
 
 
 def with_reference(samples: Sequence[Sample], reference: Runtime | None) -> list[Sample]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
 from typing import Any
 
@@ -79,7 +80,7 @@ def chain_model(words: list[int], vocab_size: int) -> Any:
             layer.mlp.down_proj.weight.zero_()
         model.model.embed_tokens.weight.copy_(torch.eye(vocab_size))
         model.lm_head.weight.zero_()
-        for word, following in zip(words, words[1:], strict=False):
+        for word, following in itertools.pairwise(words):
             model.lm_head.weight[following, word] = 1.0
     return model
 

@@ -1,21 +1,55 @@
-"""Padding and grouping: nothing is lost, nothing is invented, and mixed batches are refused."""
+"""Padding, grouping and packing: nothing is lost, nothing is invented, and mixed batches are
+refused.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from genac.batching import STREAMS, microbatches, pad
+from genac.batching import STREAMS, Rows, bundles, cut, microbatches, pad, rows_of
+from genac.prefixes import Family, Kin, families
 from genac.types import Sample, ScoreTarget
+
+Ids = tuple[int, ...]
 
 
 def sample(ids, **streams) -> Sample:
     arrays = {k: np.array(v, np.float32) for k, v in streams.items()}
     mask = arrays.pop("mask", np.ones(len(ids), np.float32))
     return Sample(tuple(ids), mask, "policy", **arrays)
+
+
+@st.composite
+def forests(draw: st.DrawFn) -> list[Ids]:
+    """Sequences that share much: each goes on from somewhere in an earlier one, or is a twin."""
+    tokens = st.lists(st.integers(1, 3), min_size=1, max_size=9)
+    out: list[Ids] = [tuple(draw(tokens)) * 2]
+    for _ in range(draw(st.integers(0, 14))):
+        before = draw(st.sampled_from(out))
+        kept = before[: draw(st.integers(0, len(before)))]
+        out.append(kept + tuple(draw(tokens)) if draw(st.booleans()) or not kept else kept)
+    return draw(st.permutations(out))
+
+
+def members_of(found: list[list[Family]]) -> list[int]:
+    return sorted(i for bundle in found for family in bundle for i in family.members)
+
+
+def holds(rows: Rows, chosen: list[Sample]) -> None:
+    """The packed row holds every sample: its tokens, its positions, and it sees itself alone."""
+    assert rows.packed is not None
+    seen_LL = rows.packed.plan.dense == 0
+    assert rows.packed.plan.length == len(rows.packed.ids_L) == rows.tokens == len(seen_LL)
+    for row, one in enumerate(chosen):
+        place = rows.place_BT[row, : len(one.ids)]
+        assert rows.packed.ids_L[place].tolist() == list(one.ids)
+        assert rows.packed.position_L[place].tolist() == list(range(len(one.ids)))
+        for t in range(len(one.ids)):
+            assert set(seen_LL[place[t]].nonzero()[:, 0].tolist()) == set(place[: t + 1].tolist())
 
 
 @given(st.lists(st.integers(1, 30), max_size=25), st.integers(1, 100))
@@ -46,3 +80,92 @@ def test_pad_by_hand():
 def test_a_stream_that_only_some_samples_carry_is_an_error(name):
     with pytest.raises(ValueError, match=f"carry {name} and some do not"):
         pad([sample((5, 6), **{name: [1, 2]}), sample((5, 6))])
+
+
+# --- what samples share --------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(forests(), st.integers(1, 80))
+@example([(1,), (1,)], 1)
+def test_bundles_hold_every_sample_once_within_the_budget(sequences, budget):
+    for packed in (True, False):
+        found = bundles(sequences, budget, packed=packed)
+        assert members_of(found) == list(range(len(sequences)))
+        for bundle in found:
+            for family in bundle:
+                leader, *rest = family.kin
+                for kin in rest:
+                    assert kin.ids[: kin.shared] == leader.ids[: kin.shared]
+                    assert all(sequences[i] == kin.ids for i in kin.members)
+                assert all(sequences[i] == leader.ids for i in leader.members)
+            tokens = sum(family.tokens for family in bundle)
+            alone = len(bundle) == 1 and len(bundle[0].kin) <= 2
+            assert tokens <= budget or alone
+            if not packed:
+                assert all(len(family.kin) == 1 for family in bundle)
+
+
+@settings(deadline=None)
+@given(forests(), st.integers(1, 80))
+def test_packed_rows_hold_each_sample_as_if_it_were_alone(sequences, budget):
+    samples = [sample(ids, advantages=[i] * len(ids)) for i, ids in enumerate(sequences)]
+    for bundle in bundles(sequences, budget, packed=True):
+        rows = rows_of(samples, bundle, packed=True)
+        members = [i for family in bundle for i in family.members]
+        assert rows.tokens == sum(family.tokens for family in bundle)
+        assert rows.advantages_BT is not None and len(rows.ids_BT) == len(members)
+        assert rows.advantages_BT[:, 0].tolist() == members
+        for row, i in enumerate(members):
+            assert tuple(rows.ids_BT[row, : len(sequences[i])].tolist()) == sequences[i]
+        holds(rows, [samples[i] for i in members])
+
+
+@given(forests())
+def test_padded_rows_place_every_token_where_it_stands(sequences):
+    samples = [sample(ids) for ids in sequences]
+    [bundle] = bundles(sequences, 10**6, packed=False)
+    rows = rows_of(samples, bundle, packed=False)
+    assert rows.packed is None and rows.tokens == len(samples) * max(map(len, sequences))
+    assert torch.equal(rows.ids_BT.flatten()[rows.place_BT], rows.ids_BT)
+
+
+def test_a_packed_row_by_hand():
+    sequences = [(5, 6, 7, 9), (5, 6, 7, 8, 1), (5, 6), (5, 6, 7, 8, 1), (2, 3)]
+    [bundle] = bundles(sequences, 100, packed=True)
+    rows = rows_of([sample(ids) for ids in sequences], bundle, packed=True)
+    assert rows.packed is not None
+    assert rows.packed.ids_L.tolist() == [5, 6, 7, 8, 1, 9, 2, 3]
+    assert rows.packed.position_L.tolist() == [0, 1, 2, 3, 4, 3, 0, 1]
+    assert [i for family in bundle for i in family.members] == [1, 3, 0, 2, 4]
+    assert rows.place_BT[0].tolist() == rows.place_BT[1].tolist() == [0, 1, 2, 3, 4]
+    assert rows.place_BT[2, :4].tolist() == [0, 1, 2, 5]
+    assert rows.place_BT[3, :2].tolist() == [0, 1]
+    assert rows.place_BT[4, :2].tolist() == [6, 7]
+
+
+def test_a_family_beyond_the_budget_is_cut_by_hand():
+    # A prompt of 4 tokens, answered four times with 3, 3, 2 and 2 tokens.
+    prompt = (1, 2, 3, 4)
+    rests = [(5, 5, 5), (6, 6, 6), (7, 7), (8, 8)]
+    [family] = families([prompt + rest for rest in rests])
+    assert family.tokens == 14
+    assert cut(family, 14) == [family]
+    leader, *rest = (Kin(prompt + r, 4, (i,)) for i, r in enumerate(rests))
+    leader = Kin(leader.ids, 7, (0,))
+    again = Kin(prompt, 4, ())
+    assert cut(family, 12) == [Family((leader, *rest[:2])), Family((again, rest[2]))]
+    one_by_one = [Family((leader, rest[0])), *(Family((again, r)) for r in rest[1:])]
+    assert cut(family, 1) == one_by_one
+    assert [part.tokens for part in one_by_one] == [10, 6, 6]
+
+
+def test_a_cut_family_whose_shared_part_outgrows_its_last_members():
+    # The second part reads 5 shared tokens again, of which its only sample has 3.
+    sequences = [(1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 5, 7), (1, 2, 3)]
+    found = cut(families([*sequences, (1, 2, 3, 9)])[0], 7)
+    samples = [sample(ids) for ids in [*sequences, (1, 2, 3, 9)]]
+    assert members_of([[part] for part in found]) == [0, 1, 2, 3] and len(found) == 2
+    for part in found:
+        chosen = [samples[i] for i in part.members]
+        holds(rows_of(samples, [part], packed=True), chosen)

@@ -10,72 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    GemmaConfig,
-    GPTNeoXConfig,
-    LlamaConfig,
-    MistralConfig,
-    Qwen2Config,
-    Qwen3Config,
+from engine_models import (
+    FAST,
+    SLOW,
+    VOCAB,
+    engine_of,
+    forward_logprobs,
+    random_model,
+    same,
 )
 
-from genac.engines.base import Completion, Request
+from genac.engines.base import Request
 from genac.engines.batch import Batch, nucleus
 from genac.engines.cache import Cache
 from genac.engines.decoder import Decoder
 from genac.engines.local import LocalEngine
 from genac.prefixes import trees
 
-VOCAB = 40
-# A wide initialisation keeps the two best logits of random models far apart.
-SHAPE: dict[str, Any] = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-    "pad_token_id": 0,
-    "bos_token_id": None,
-    "eos_token_id": 1,
-}
-GROUPED = SHAPE | {"num_key_value_heads": 2}
-FAST = {
-    "llama": LlamaConfig(**GROUPED),
-    "llama biased, tied": LlamaConfig(**GROUPED, attention_bias=True, tie_word_embeddings=True),
-    "qwen2": Qwen2Config(**GROUPED),
-    "qwen3": Qwen3Config(**GROUPED, head_dim=16),
-    "mistral": MistralConfig(**GROUPED, sliding_window=None),
-    "mistral, wide window": MistralConfig(**GROUPED, sliding_window=64),
-    "gemma": GemmaConfig(**GROUPED, head_dim=8),
-    "llama scaled rope": LlamaConfig(
-        **GROUPED,
-        rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0},
-    ),
-}
-SLOW = {
-    "gpt_neox": GPTNeoXConfig(**SHAPE),
-    "mistral sliding": MistralConfig(**GROUPED, sliding_window=4),
-}
 PROMPTS = [(5, 6, 7), (8,), (9, 10, 11, 12, 13, 14, 15), (3, 2)]
-
-
-def random_model(config: Any, seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config).float().eval()
-    with torch.no_grad():  # biases start at zero and would hide a forgotten one
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                parameter.normal_(std=0.3)
-    return model
-
-
-def engine_of(model: Any, **options: Any) -> LocalEngine:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return LocalEngine(model, max_length=64, **options)
 
 
 @pytest.fixture(scope="module")
@@ -86,18 +38,6 @@ def model() -> Any:
 @pytest.fixture(scope="module")
 def engine(model: Any) -> LocalEngine:
     return engine_of(model)
-
-
-def forward_logprobs(model: Any, prompt: tuple[int, ...], ids: tuple[int, ...]) -> np.ndarray:
-    """What transformers says of the completion: (T, V) log-probabilities."""
-    with torch.no_grad():
-        logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
-    return torch.log_softmax(logits.float(), -1).numpy()
-
-
-def same(one: Completion, other: Completion) -> None:
-    assert one.ids == other.ids and one.finish == other.finish
-    np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [*FAST, *SLOW])
@@ -245,6 +185,28 @@ def test_nan_weights_are_named(name):
         engine_of(model).generate([Request((8, 9), 2, seed=0)])
 
 
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("name", ["qwen3", "gpt_neox"])
+def test_the_request_of_non_finite_logits_is_named(name, share):
+    """A token that only its prompt holds diverges; rows of other lengths come and go around it."""
+    model = random_model((FAST | SLOW)[name])
+    prompts = [(5, 6), (9, 6, 5, 8, 3, 4), (3,), (5, 6, 8), (5, 6, 8, 9, 9), (9, 6, 5)]
+    requests = [Request(p, 1 + i % 3, seed=0, temperature=0.0) for i, p in enumerate(prompts)]
+    engine = engine_of(model, max_rows=3, share=share)
+    said = {token for done in engine.generate(requests) for token in done.ids}
+    diverged = min(set(range(10, VOCAB)) - said)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[diverged] = float("nan")
+    engine.publish(model, 1)
+    engine.generate(requests)  # the others are well
+    for place in range(7):
+        bad = Request((5, 6, diverged, 8), 3, seed=0)
+        with pytest.raises(
+            FloatingPointError, match=rf"for request {place}, .*\(5, 6, {diverged}, 8"
+        ):
+            engine.generate([*requests[:place], bad, *requests[place:]])
+
+
 @pytest.mark.parametrize("name", ["qwen3", "gpt_neox"])
 def test_publish_takes_effect(name):
     old, new = (random_model((FAST | SLOW)[name], seed) for seed in (0, 1))
@@ -269,3 +231,47 @@ def test_weights_reach_the_engine_only_by_publish():
     assert engine.generate([request])[0].ids != before.ids
     engine.publish(source, 2)
     same(engine.generate([request])[0], before)
+
+
+# --- what fits into memory ----------------------------------------------------------------------
+
+
+def test_a_memory_limit_splits_and_says_so(model, engine):
+    """Two layers, keys and values, two heads of 16 float32 numbers: 512 bytes a token."""
+    requests = [Request(PROMPTS[i % 4], 1 + i, seed=i, watch_ids=(3,)) for i in range(9)]
+    longest = max(len(r.prompt_ids) + r.max_new_tokens for r in requests)
+    small = engine_of(model, memory=4 * longest * 512 + 511)
+    with pytest.warns(UserWarning, match=rf"9 rows of {longest} tokens .* sampling 4 at a time"):
+        done = small.generate(requests)
+    for one, other in zip(done, engine.generate(requests), strict=True):
+        same(one, other)
+
+
+def test_less_memory_than_one_row_needs_still_samples(model, engine):
+    requests = [Request(p, 4, seed=0) for p in PROMPTS]
+    with pytest.warns(UserWarning, match="sampling 1 at a time"):
+        done = engine_of(model, memory=1).generate(requests)
+    for one, other in zip(done, engine.generate(requests), strict=True):
+        same(one, other)
+
+
+@pytest.mark.parametrize(("memory", "max_rows"), [(2**30, 512), (4 * 15 * 512, 4)])
+def test_enough_memory_is_silent(model, memory, max_rows):
+    engine = engine_of(model, memory=memory, max_rows=max_rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine.generate([Request((5, 6, 7 + i), 12, seed=i) for i in range(9)])
+
+
+# --- half precision -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma", "qwen2"])
+def test_half_precision_stays_near(name):
+    model = random_model(FAST[name])
+    engine = engine_of(model, dtype=torch.bfloat16)
+    requests = [Request(p, 9, seed=i) for i, p in enumerate(PROMPTS * 3)]
+    for request, done in zip(requests, engine.generate(requests), strict=True):
+        logp = forward_logprobs(model, request.prompt_ids, done.ids)[np.arange(9), done.ids]
+        assert done.logprobs.dtype == np.float32
+        assert np.abs(done.logprobs - logp).mean() < 0.1

@@ -27,7 +27,7 @@ def words(seed: int, count: int) -> Ids:
 def states(cuts: tuple[int, ...], thoughts: int, seed: int = 0) -> list[Ids]:
     """What a critic asks: prefixes of one response, each followed by the question (2, 3, 4)."""
     response = words(seed, 90)
-    return [response[:cut] + (2, 3, 4) for cut in cuts for _ in range(thoughts)]
+    return [(*response[:cut], 2, 3, 4) for cut in cuts for _ in range(thoughts)]
 
 
 def group(length: int, size: int, seed: int = 1) -> list[Ids]:
@@ -156,7 +156,7 @@ def test_half_precision_reads_trunks(model, folded):
         c.logprobs - forward_logprobs(model, r.prompt_ids, c.ids)[np.arange(6), c.ids]
         for r, c in zip(requests, done, strict=True)
     ]
-    assert 0 < np.abs(off).mean() < 0.1
+    assert 0 < np.abs(off).mean() < 0.05  # transformers: 0.02
 
 
 # --- rows that enter a running batch ------------------------------------------------------------
@@ -259,4 +259,3 @@ def test_long_trunks_of_many_rows_are_read_apart():
     assert not folds(trees(group(100, 8), 512), 512)
     assert folds(trees(group(10, 8), 512), 512)  # short
     assert folds(trees([words(s, 100) for s in range(8)], 512), 512)  # not shared
-
