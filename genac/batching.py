@@ -129,7 +129,8 @@ def pack(rows: Rows, bundle: Sequence[Family]) -> Rows:
                 position.append(np.arange(shared, len(kin.ids)))
                 stretches.append(Stretch(start, length, trunk, shared))
             where = np.r_[trunk : trunk + shared, start : start + length]
-            place[row : row + len(kin.members), : len(kin.ids)] = where
+            if kin.members:  # the shared part of a family that was cut belongs to no sample
+                place[row : row + len(kin.members), : len(kin.ids)] = where
             row += len(kin.members)
     plan = TreePlan(len(ids), tuple(stretches), rows.ids_BT.device)
     line = Packed(torch.tensor(ids), torch.from_numpy(np.concatenate(position)), plan)

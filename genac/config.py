@@ -67,6 +67,17 @@ class OptimizerConfig(Section):
     )
 
 
+class LoraConfig(Section):
+    """Low-rank adapters: train a small part of a large model (needs the extra `lora`)."""
+
+    rank: int = Field(default=0, ge=0, description="rank of the adapters, 0 = train all weights")
+    alpha: Count = Field(default=32, description="the adapters' scale is alpha / rank")
+    target_modules: tuple[str, ...] = Field(
+        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        description="names of the linear layers that get one",
+    )
+
+
 class ActorConfig(Section):
     """The policy that is trained."""
 
@@ -79,6 +90,7 @@ class ActorConfig(Section):
     optimizer: OptimizerConfig = Field(
         default_factory=OptimizerConfig, description="actor optimiser"
     )
+    lora: LoraConfig = Field(default_factory=LoraConfig, description="adapters of the actor")
 
 
 class ICCConfig(Section):
@@ -162,6 +174,7 @@ class CriticConfig(Section):
     optimizer: OptimizerConfig = Field(
         default_factory=OptimizerConfig, description="critic optimiser"
     )
+    lora: LoraConfig = Field(default_factory=LoraConfig, description="adapters of the critic")
     generative: GenerativeConfig = Field(
         default_factory=GenerativeConfig, description="generative critic"
     )

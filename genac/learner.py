@@ -59,7 +59,9 @@ class Learner:
         self.processed_tokens = 0  # read by the model; what samples share counts once
         self.device = next(model.parameters()).device
         if optimizer.gradient_checkpointing:
-            getattr(model, "causal_lm", model).gradient_checkpointing_enable()
+            getattr(model, "causal_lm", model).gradient_checkpointing_enable(
+                {"use_reentrant": False}
+            )
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters,

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from genac.config import HardwareConfig, LossConfig, OptimizerConfig
+from genac.config import HardwareConfig, LoraConfig, LossConfig, OptimizerConfig
 from genac.engines.base import Engine, Request
 from genac.engines.local import LocalEngine
 from genac.learner import Learner
 from genac.models.loading import context_length, load_model, load_tokenizer
+from genac.models.lora import attach, load_adapters, save_merged
 from genac.models.value_head import ValueModel, outputs_of
 
 
@@ -62,19 +63,22 @@ class Runtime:
     def save_model(self, folder: Path) -> None:
         """An ordinary Hugging Face folder (plus the value head, where there is one)."""
         try:
-            self.model.save_pretrained(folder)
+            if isinstance(self.model, ValueModel):
+                self.model.save_pretrained(folder)
+            else:
+                save_merged(self.model, folder)
             self.tokenizer.save_pretrained(folder)
         except SafetensorError as error:  # what safetensors raises on a full disk
             raise OSError(errno.EIO, f"{folder} could not be written ({error})") from error
 
     def load_weights(self, folder: Path) -> None:
         """Replaces the weights by those of a saved folder of the same architecture."""
-        source = load_model(str(folder), dtype=next(self.model.parameters()).dtype)
+        model = self.model.causal_lm if isinstance(self.model, ValueModel) else self.model
+        if not load_adapters(model, folder):
+            source = load_model(str(folder), dtype=next(model.parameters()).dtype)
+            model.load_state_dict(source.state_dict())
         if isinstance(self.model, ValueModel):
-            self.model.causal_lm.load_state_dict(source.state_dict())
             self.model.load_head(folder)
-        else:
-            self.model.load_state_dict(source.state_dict())
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,11 @@ def language_model(
     *,
     max_rows: int = 512,
     decay_steps: int | None = None,
+    lora: LoraConfig | None = None,
 ) -> Runtime:
     """Actor, generative critic or reference from a folder or hub name; fp32 master weights."""
-    tokenizer, model = load_tokenizer(path), load_model(path).to(hardware.device)
+    tokenizer, model = load_tokenizer(path), load_model(path)
+    model = attach(model, lora or LoraConfig(), seed=0).to(hardware.device)
     learner = Learner(model, optimizer, loss, bf16=hardware.bf16, decay_steps=decay_steps)
     limit = context_length(model, tokenizer)
     engine = LocalEngine(
@@ -134,10 +140,12 @@ def value_model(
     *,
     trained: bool,
     decay_steps: int | None = None,
+    lora: LoraConfig | None = None,
 ) -> Runtime:
     """A discriminative critic; `trained` = the folder holds a value head to go on from."""
     tokenizer = load_tokenizer(path)
-    model = ValueModel(load_model(path), outputs_of(head, bins))
+    base = attach(load_model(path), lora or LoraConfig(), seed=0)
+    model = ValueModel(base, outputs_of(head, bins))
     if trained:
         model.load_head(Path(path))
     model = model.to(hardware.device)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from genac.models.lora import weight_of
+
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma")
 # Rotary frequencies of these kinds do not depend on the length of the sequence.
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")
@@ -102,7 +104,7 @@ class Decoder:
         attention, mlp = layer.self_attn, layer.mlp
         scale, normed = self.head_dim**-0.5, hasattr(attention, "q_norm")
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        q, k, v = (p.weight.detach().float() for p in projections)
+        q, k, v = (weight_of(p).float() for p in projections)
         bias = None
         if projections[0].bias is not None:
             bias = [p.bias.detach().float() for p in projections]
@@ -119,16 +121,16 @@ class Decoder:
             q = q * scale
             if bias is not None:
                 bias[0] = bias[0] * scale
-        gate_up = torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()]).float()
+        gate_up = torch.cat([weight_of(mlp.gate_proj), weight_of(mlp.up_proj)]).float()
         out_bias = attention.o_proj.bias
         return Layer(
             qkv=cast(torch.cat([q, k, v]) * gain(layer.input_layernorm)),
             qkv_bias=cast(torch.cat(bias)) if bias is not None else None,
             qk_norm=qk_norm,
-            out=cast(attention.o_proj.weight.detach().clone()),
+            out=cast(weight_of(attention.o_proj).clone()),
             out_bias=cast(out_bias.detach().clone()) if out_bias is not None else None,
             gate_up=cast(gate_up * gain(layer.post_attention_layernorm)),
-            down=cast(mlp.down_proj.weight.detach().clone()),
+            down=cast(weight_of(mlp.down_proj).clone()),
         )
 
     def _paired(self, weight: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from genac.models.lora import save_merged
+
 HEAD_FILE = "value_head.safetensors"
 
 
@@ -43,7 +45,7 @@ class ValueModel(nn.Module):
         return self.head(hidden.to(self.head.weight.dtype))
 
     def save_pretrained(self, folder: Path) -> None:
-        self.causal_lm.save_pretrained(folder)
+        save_merged(self.causal_lm, folder)
         save_file(self.head.state_dict(), Path(folder) / HEAD_FILE)
 
     def load_head(self, folder: Path) -> None:

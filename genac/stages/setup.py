@@ -42,6 +42,7 @@ class Setup:
             cfg.actor.optimizer,
             cfg.loss,
             max_rows=cfg.rollout.max_rows,
+            lora=cfg.actor.lora,
         )
 
     def critic(
@@ -76,6 +77,7 @@ class Setup:
                 optimizer,
                 max_rows=rows,
                 decay_steps=decay_steps,
+                lora=cfg.lora,
             )
             critic = GenerativeCritic(runtime, actor, cfg.generative, self.cfg.seed)
             if card:
@@ -91,6 +93,7 @@ class Setup:
             head.bins,
             trained=trained,
             decay_steps=decay_steps,
+            lora=cfg.lora,
         )
         return DiscriminativeCritic(runtime, head, self.cfg.credit.gamma, self.cfg.seed)
 

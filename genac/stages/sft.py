@@ -27,6 +27,7 @@ def key(cfg: RunConfig, traces: Path, start: Path) -> dict[str, Any]:
         "start": start.parent.name if start.name == "model" else str(start),
         "seed": cfg.seed,
         "sft": cfg.stages.sft.model_dump(),
+        "lora": cfg.critic.lora.model_dump(),
         "generative": cfg.critic.generative.model_dump(include={"prompt", "icc"}),
     }
 
@@ -49,7 +50,14 @@ def train(setup: Setup, run: Run, file: Path, start: Path, actor: Runtime) -> No
     per_epoch = max(1, len(traces) // cfg.batch_size)
     steps = cfg.epochs * per_epoch
     # 1 the model to fine-tune, and the prompts it will be asked with later
-    model = language_model("critic", str(start), setup.hardware, cfg.optimizer, decay_steps=steps)
+    model = language_model(
+        "critic",
+        str(start),
+        setup.hardware,
+        cfg.optimizer,
+        decay_steps=steps,
+        lora=setup.cfg.critic.lora,
+    )
     critic = GenerativeCritic(model, actor, setup.cfg.critic.generative, setup.cfg.seed)
     config_hash = stable_hash(key(setup.cfg, file, start))
     loop = Loop(

@@ -1,0 +1,98 @@
+"""Low-rank adapters (LoRA, 2106.09685) through peft: only they are trained and checkpointed.
+
+Engines and saved models get the merged weights, so that everything downstream sees an ordinary
+model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from genac.config import LoraConfig
+
+ADAPTER_FILE = "adapter.safetensors"
+
+
+def attach(model: Any, cfg: LoraConfig, seed: int) -> Any:
+    """Puts adapters into the model (in place); everything else is frozen. Rank 0 does nothing.
+
+    They start as the identity. ValueError without peft, or where no module has a target's name.
+    """
+    if not cfg.rank:
+        return model
+    try:
+        import peft
+    except ImportError as error:
+        raise ValueError("lora.rank needs peft: pip install 'genac[lora]'") from error
+    settings = peft.LoraConfig(
+        r=cfg.rank,
+        lora_alpha=cfg.alpha,
+        target_modules=list(cfg.target_modules),
+        lora_dropout=0.0,
+        bias="none",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            return peft.inject_adapter_in_model(settings, model)
+        except ValueError as error:
+            raise ValueError(
+                f"lora.target_modules {list(cfg.target_modules)} name no module of "
+                f"{model.config.model_type!r}; list its linear layers' names"
+            ) from error
+
+
+def weight_of(module: Any) -> Tensor:
+    """The weight that a linear layer acts with, its adapter merged in."""
+    if not hasattr(module, "get_delta_weight"):
+        return module.weight.detach()
+    base = module.get_base_layer().weight.detach()
+    return base + module.get_delta_weight("default").detach().to(base.dtype)
+
+
+def adapters(model: Any) -> dict[str, Tensor]:
+    """The adapters' parameters by name; empty for a model without."""
+    return {name: p for name, p in model.named_parameters() if ".lora_" in name}
+
+
+def save_merged(model: Any, folder: str | Path) -> None:
+    """An ordinary Hugging Face folder and, beside it, the adapters that a resumed run goes on
+    with.
+    """
+    found = adapters(model)
+    if not found:
+        model.save_pretrained(folder)
+        return
+    merged = {n: weight_of(m) for n, m in model.named_modules() if hasattr(m, "get_delta_weight")}
+    state = {}
+    for name, value in model.state_dict().items():
+        if ".lora_" in name:
+            continue
+        plain = name.replace(".base_layer.", ".")
+        owner = plain.removesuffix(".weight")
+        state[plain] = merged[owner] if plain.endswith(".weight") and owner in merged else value
+    model.save_pretrained(folder, state_dict=state)
+    save_file({n: p.detach().contiguous() for n, p in found.items()}, Path(folder) / ADAPTER_FILE)
+
+
+def load_adapters(model: Any, folder: Path) -> bool:
+    """Restores the adapters of a model that has some; False for a model without."""
+    found = adapters(model)
+    if not found:
+        return False
+    path = folder / ADAPTER_FILE
+    if not path.exists():
+        raise ValueError(
+            f"{folder} holds no {ADAPTER_FILE}, so it was written without lora; start a new "
+            "output_dir, or set lora.rank to 0"
+        )
+    saved = load_file(path)
+    with torch.no_grad():
+        for name, parameter in found.items():
+            parameter.copy_(saved[name])
+    return True

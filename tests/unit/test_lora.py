@@ -1,0 +1,123 @@
+"""Adapters: only they are trained, and everything downstream sees an ordinary model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from genac import checkpoint
+from genac.config import HardwareConfig, LoraConfig, OptimizerConfig
+from genac.engines.base import Request
+from genac.models.lora import adapters
+from genac.models.tiny import save_tiny
+from genac.runtime import Hardware, Runtime, language_model, value_model
+from genac.types import Sample
+
+ASK = Request((5, 6, 7), 8, seed=0, temperature=0.0)
+IDS = (5, 6, 7, 8, 9, 10)
+ONES = np.ones(len(IDS), np.float32)
+FAST = OptimizerConfig(learning_rate=1e-2)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shape = {"hidden_size": 32, "layers": 2, "heads": 2}
+    save_tiny(tmp_path / "model", list("abc"), max_length=64, seed=0, **shape)
+    return tmp_path / "model"
+
+
+def runtime(folder: Path, rank: int = 4) -> Runtime:
+    hardware = Hardware.resolve(HardwareConfig(device="cpu"))
+    return language_model("actor", str(folder), hardware, FAST, lora=LoraConfig(rank=rank))
+
+
+def trained(folder: Path) -> Runtime:
+    out = runtime(folder)
+    for step in range(3):
+        out.learner.learn([Sample(IDS, ONES, "sft")], step)
+    out.publish(1)
+    return out
+
+
+def test_adapters_start_as_the_identity_and_alone_are_trained(folder):
+    plain, adapted = runtime(folder, rank=0), runtime(folder)
+    before = plain.sampler.generate([ASK])[0]
+    after = adapted.sampler.generate([ASK])[0]
+    assert before.ids == after.ids
+    np.testing.assert_array_equal(before.logprobs, after.logprobs)
+    frozen = {n: p.clone() for n, p in adapted.model.named_parameters() if not p.requires_grad}
+    adapted.learner.learn([Sample(IDS, ONES, "sft")], 0)
+    now = dict(adapted.model.named_parameters())
+    assert set(now) - set(frozen) == set(adapters(adapted.model))
+    assert all(torch.equal(now[n], p) for n, p in frozen.items())
+    adapted.publish(1)
+    assert adapted.sampler.generate([ASK])[0].logprobs.tolist() != after.logprobs.tolist()
+
+
+def test_the_engine_samples_from_the_merged_weights(folder):
+    model = trained(folder)
+    done = model.sampler.generate([ASK])[0]
+    sample = Sample(
+        ASK.prompt_ids + done.ids, np.r_[np.zeros(3), np.ones(8)].astype(np.float32), "sft"
+    )
+    found = model.learner.logprobs([sample])[0][3:]
+    np.testing.assert_allclose(found, done.logprobs, atol=1e-5)
+
+
+def test_a_saved_model_is_an_ordinary_one(folder, tmp_path):
+    model = trained(folder)
+    model.save_model(tmp_path / "saved")
+    again = runtime(tmp_path / "saved", rank=0)
+    one, other = (r.sampler.generate([ASK])[0] for r in (model, again))
+    assert one.ids == other.ids
+    np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
+
+
+def test_a_checkpoint_resumes_exactly(folder, tmp_path):
+    whole, first = runtime(folder), runtime(folder)
+    for step in range(4):
+        whole.learner.learn([Sample(IDS, ONES, "sft")], step)
+    for step in range(2):
+        first.learner.learn([Sample(IDS, ONES, "sft")], step)
+    checkpoint.save(tmp_path / "points", 2, {"actor": first}, {})
+    second = runtime(folder)
+    checkpoint.load(checkpoint.complete(tmp_path / "points")[-1], {"actor": second})
+    for step in range(2, 4):
+        second.learner.learn([Sample(IDS, ONES, "sft")], step)
+    for name, parameter in whole.model.named_parameters():
+        assert torch.equal(parameter, dict(second.model.named_parameters())[name]), name
+
+
+def test_a_checkpoint_without_adapters_is_refused(folder, tmp_path):
+    plain = runtime(folder, rank=0)
+    checkpoint.save(tmp_path / "points", 1, {"actor": plain}, {})
+    with pytest.raises(ValueError, match="written without lora"):
+        checkpoint.load(checkpoint.complete(tmp_path / "points")[-1], {"actor": runtime(folder)})
+
+
+def test_a_value_head_beside_adapters(folder, tmp_path):
+    hardware = Hardware.resolve(HardwareConfig(device="cpu"))
+
+    def model(path: Path, *, is_trained: bool, rank: int) -> Runtime:
+        lora = LoraConfig(rank=rank)
+        return value_model(str(path), hardware, FAST, "mse", 1, trained=is_trained, lora=lora)
+
+    one = model(folder, is_trained=False, rank=4)
+    targets = np.zeros(len(IDS), np.float32)
+    for step in range(3):
+        one.learner.learn([Sample(IDS, ONES, "value", targets=targets)], step)
+    one.save_model(tmp_path / "critic")
+    other = model(tmp_path / "critic", is_trained=True, rank=0)
+    wanted, found = one.learner.values([IDS])[0], other.learner.values([IDS])[0]
+    assert abs(wanted[1:] - 0.5).max() > 0.01
+    np.testing.assert_allclose(found[1:], wanted[1:], atol=1e-5)
+
+
+def test_unknown_targets_are_named(folder):
+    hardware = Hardware.resolve(HardwareConfig(device="cpu"))
+    lora = LoraConfig(rank=2, target_modules=("c_attn",))
+    with pytest.raises(ValueError, match=r"c_attn.*'qwen3'"):
+        language_model("actor", str(folder), hardware, FAST, lora=lora)
