@@ -22,6 +22,8 @@ from genac.models.tree_attention import Stretch, TreePlan
 from genac.prefixes import Family, Kin, families
 from genac.types import Sample
 
+# Numbers per stream of a micro-batch, in multiples of the tokens that the model reads.
+STREAMED = 16
 STREAMS = ("mask", "advantages", "old_logprobs", "ref_logprobs", "targets")
 
 
@@ -92,16 +94,27 @@ def bundles(
 
 
 def cut(family: Family, token_budget: int) -> list[Family]:
-    """The family in parts within the budget; every part but the first reads the shared tokens
-    again.
+    """The family in parts within the budget; every part but the first reads again what its
+    sequences share.
+
+    Streams are padded to the longest sequence, so a part also holds a bounded number of sequences.
     """
-    out, kin = [], [family.kin[0]]
-    for one in family.kin[1:]:
-        if len(kin) > 1 and Family((*kin, one)).tokens > token_budget:
+    leader, *rest = family.kin
+    longest = max(len(kin.ids) for kin in family.kin)
+    most = max(2, STREAMED * token_budget // longest)
+    out, kin, tokens, head = [], [leader], len(leader.ids), len(leader.ids)
+    for one in rest:
+        added = len(one.ids) - one.shared
+        # The part's leader may have to grow to what this sequence shares.
+        grown = tokens + added + max(0, one.shared - head)
+        if len(kin) > 1 and (grown > token_budget or len(kin) >= most):
             out.append(Family(tuple(kin)))
-            shared = max(k.shared for k in family.kin[1:])
-            kin = [Kin(family.kin[0].ids[:shared], shared, ())]
+            kin, head = [Kin(leader.ids[: one.shared], one.shared, ())], one.shared
+            grown = head + added
+        elif one.shared > head:
+            kin[0], head = Kin(leader.ids[: one.shared], one.shared, ()), one.shared
         kin.append(one)
+        tokens = grown
     return [*out, Family(tuple(kin))]
 
 

@@ -94,9 +94,11 @@ class Learner:
         totals: Totals = defaultdict(float)
         self.optimizer.zero_grad(set_to_none=True)
         for rows, _ in self._microbatches(samples):
-            loss, measured = self._loss(samples[0].loss, rows, counts)
-            if loss.requires_grad:
-                loss.backward()
+            # The backward pass belongs inside: checkpointed layers attend again in it.
+            with self._attention(rows):
+                loss, measured = self._loss(samples[0].loss, rows, counts)
+                if loss.requires_grad:
+                    loss.backward()
             for key, value in {"loss": loss.detach(), **measured}.items():
                 totals[key] += float(value)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.cfg.max_grad_norm)
@@ -113,7 +115,8 @@ class Learner:
     def _microbatches(self, samples: Sequence[Sample]) -> Iterator[tuple[Rows, list[int]]]:
         """Micro-batches on the device, each with the places of its samples."""
         sequences = [s.ids for s in samples]
-        packed = self.share and packs(self.model, max(map(len, sequences)))
+        packed = self.share and packs(self.model, max(map(len, sequences), default=0))
+        packed = packed and (self.head is not None or plain_head(self.model))
         for bundle in bundles(sequences, self.cfg.tokens_per_microbatch, packed=packed):
             rows = rows_of(samples, bundle, packed=packed).to(self.device)
             self.processed_tokens += rows.tokens
@@ -139,20 +142,24 @@ class Learner:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
+    def _attention(self, rows: Rows) -> Any:
+        """Within it, packed rows can be read."""
+        if rows.packed is None:
+            return contextlib.nullcontext()
+        return tree_attention(self.model.base_model)
+
     def hidden(self, rows: Rows) -> Tensor:
         """Hidden states (L, hidden) of the tokens that the model reads."""
-        base = self.model.base_model
-        if rows.packed is None:
+        base, packed = self.model.base_model, rows.packed
+        if packed is None:
             out = base(input_ids=rows.ids_BT, use_cache=False)
         else:
-            packed = rows.packed
-            with tree_attention(base):
-                out = base(
-                    input_ids=packed.ids_L[None],
-                    position_ids=packed.position_L[None],
-                    use_cache=False,
-                    plan=packed.plan,
-                )
+            out = base(
+                input_ids=packed.ids_L[None],
+                position_ids=packed.position_L[None],
+                use_cache=False,
+                plan=packed.plan,
+            )
         return out.last_hidden_state.flatten(0, 1)
 
     def predictions(
@@ -210,7 +217,7 @@ class Learner:
         self.model.eval()
         out: list[np.ndarray] = [np.zeros(0)] * len(samples)
         for rows, members in self._microbatches(samples):
-            with self._autocast():
+            with self._autocast(), self._attention(rows):
                 result = compute(rows).float().cpu().numpy()
             for row, index in enumerate(members):
                 out[index] = result[row, : len(samples[index].ids)].copy()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 Ids = tuple[int, ...]
 
@@ -16,6 +17,8 @@ Ids = tuple[int, ...]
 # A sequence joins a longer one if that saves it this much of its reading; those that found nobody
 # may still share a prompt with each other.
 SHARED_MOST, SHARED_SOME = 0.5, 0.2
+# Trees may have this many times the rows of the median tree, and SMALL ones any number up to that.
+LARGEST, SMALL = 1.5, 4
 
 
 @dataclass(frozen=True)
@@ -105,27 +108,44 @@ def trees(prompts: Sequence[Ids], max_rows: int) -> list[Tree]:
 
     A trunk ends where the last branch leaves it, so that every prompt has a tail.
     """
-    found = []
+    found: list[Tree] = []
     for family in families(prompts):
         leader, *rest = family.kin
         last = len(leader.ids) - 1
         shared = [min(kin.shared, len(kin.ids) - 1, last) for kin in rest]
-        own = max(shared, default=last)
+        # The leader's tail is no longer than the others', which are read beside it.
+        tails = [len(kin.ids) - n for kin, n in zip(rest, shared, strict=True)]
+        own = max(*shared, len(leader.ids) - max(tails)) if rest else last
         branches = [
             Branch(n, kin.ids[n:], kin.members)
             for n, kin in zip([own, *shared], family.kin, strict=True)
         ]
-        found += split(Tree(leader.ids[:own], tuple(branches)), max_rows)
-    return sorted(found, key=lambda tree: -len(tree.trunk))
+        found.append(Tree(leader.ids[:own], tuple(branches)))
+    parts = [part for tree in found for part in split(tree, max_rows)]
+    return sorted(parts, key=lambda tree: -len(tree.trunk))
 
 
-def split(tree: Tree, max_rows: int) -> list[Tree]:
-    """Trees of at most max_rows rows with the same trunk."""
-    if tree.rows <= max_rows:
+def balanced(found: Sequence[Tree]) -> list[Tree]:
+    """Trees that are much larger than the others split, for those who compute rows in a grid as
+    wide as the largest tree.
+    """
+    most = max(SMALL, round(LARGEST * median([tree.rows for tree in found])))
+    parts = [part for tree in found for part in split(tree, most)]
+    return sorted(parts, key=lambda tree: -len(tree.trunk))
+
+
+def split(tree: Tree, most: int) -> list[Tree]:
+    """Trees of at most `most` rows, each with as much of the trunk as its rows see."""
+    if tree.rows <= most:
         return [tree]
-    single = [(b, m) for b in tree.branches for m in b.members]
-    parts = [single[low : low + max_rows] for low in range(0, len(single), max_rows)]
-    return [Tree(tree.trunk, tuple(regroup(part))) for part in parts]
+    single = [(b, m) for b in sorted(tree.branches, key=lambda b: b.shared) for m in b.members]
+    parts = -(-len(single) // most)
+    size = -(-len(single) // parts)
+    out = []
+    for low in range(0, len(single), size):
+        part = single[low : low + size]
+        out.append(Tree(tree.trunk[: part[-1][0].shared], tuple(regroup(part))))
+    return out
 
 
 def regroup(pairs: Sequence[tuple[Branch, int]]) -> list[Branch]:

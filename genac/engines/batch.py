@@ -186,8 +186,9 @@ class StopStrings:
         self.requests, self.decode = requests, decode
         ends = {string[-1] for request in requests for string in request.stop}
         self.longest = max(len(string) for request in requests for string in request.stop)
-        # A character outside ASCII may be spread over tokens, so then every token could end one.
-        anything = any(ord(end) > 127 for end in ends)
+        # A character outside ASCII may be spread over tokens, and a space may belong to the token
+        # after it: then every token could end one.
+        anything = any(ord(end) > 127 or end.isspace() for end in ends)
         may = [anything or any(end in piece for end in ends) for piece in pieces]
         self.may_end_V = torch.tensor(may, device=device)
 

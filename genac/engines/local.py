@@ -17,7 +17,7 @@ from genac.engines.batch import Batch, StopStrings
 from genac.engines.cache import FOLD_BELOW, Cache, row_bytes
 from genac.engines.decoder import Decoder
 from genac.engines.fallback import ForwardSteps
-from genac.prefixes import Branch, Tree, trees
+from genac.prefixes import Branch, Tree, balanced, trees
 
 
 class LocalEngine:
@@ -71,7 +71,9 @@ class LocalEngine:
         found = trees(prompts, rows) if self.share else alone(prompts)
         steps: Cache | ForwardSteps
         if self.decoder is not None:
-            steps = Cache(self.decoder, fold=folds(found, rows))
+            fold = folds(found)
+            found = found if fold else balanced(found)
+            steps = Cache(self.decoder, fold)
         else:
             steps = ForwardSteps(self.model)
         stops = self._stop_strings(requests)
@@ -139,7 +141,7 @@ def alone(prompts: Sequence[tuple[int, ...]]) -> list[Tree]:
     ]
 
 
-def folds(found: Sequence[Tree], max_rows: int) -> bool:
+def folds(found: Sequence[Tree]) -> bool:
     """Whether trunks are copied into their rows: where they are short or hardly shared, one
     attention over a row costs less than two that are merged.
     """

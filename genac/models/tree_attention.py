@@ -92,10 +92,11 @@ class TreePlan:
         for stretch in self.stretches:
             fits = (
                 current
-                and current[-1].trunk == stretch.trunk
                 and current[-1].start + current[-1].length == stretch.start
+                and current[-1].trunk == stretch.trunk
                 and (
-                    stretch.shared == current[-1].shared or self._tokens(current) < CROSSING_TOKENS
+                    all(stretch.shared == s.shared for s in current)
+                    or self._tokens(current) < CROSSING_TOKENS
                 )
             )
             if not stretch.shared:
@@ -269,7 +270,11 @@ def attention(
     repeat = query.shape[1] // key.shape[1]
     if repeat > 1:
         key, value = (x.repeat_interleave(repeat, 1) for x in (key, value))
-    if query.device.type == "cpu":
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # the kernel below is called past autocast
+        kind = torch.get_autocast_dtype(device)
+        query, key, value = query.to(kind), key.to(kind), value.to(kind)
+    if device == "cpu":
         out = BlockAttention.apply(query[0], key[0], value[0], plan, scale)[None]
     else:
         mask = plan.dense.to(query.dtype)
@@ -291,9 +296,9 @@ def packs(model: Any, longest: int) -> bool:
     plain = all(
         getattr(config, name, None) is None
         for name in ("attn_logit_softcapping", "attention_chunk_size")
-    )
+    ) and not getattr(config, "use_bidirectional_attention", False)
     return (
-        bool(getattr(model, "_supports_attention_backend", False))
+        bool(getattr(model.base_model, "_supports_attention_backend", False))
         and plain
         and not getattr(config, "attention_dropout", 0.0)
         and (

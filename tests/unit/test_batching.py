@@ -121,6 +121,7 @@ def test_packed_rows_hold_each_sample_as_if_it_were_alone(sequences, budget):
         holds(rows, [samples[i] for i in members])
 
 
+@settings(deadline=None)
 @given(forests())
 def test_padded_rows_place_every_token_where_it_stands(sequences):
     samples = [sample(ids) for ids in sequences]

@@ -122,6 +122,19 @@ def test_stop_tokens_end_a_row_and_belong_to_it(engine):
     assert last.finish == "stop" and last.ids == cut.ids
 
 
+def test_what_an_ended_row_would_go_on_to_say_plays_no_part(engine):
+    """It stays in the batch while most others are written; a stop token then is none of its own."""
+    free = engine.generate([Request((5, 6), 2, seed=s) for s in range(8)])
+    assert sum(c.ids[0] != c.ids[1] for c in free) > 4
+    for seed, (first, second) in enumerate(c.ids for c in free):
+        others = [Request((7, 8 + i), 9, seed=i) for i in range(9)]
+        stop_ids = tuple({*range(VOCAB)} - {first})
+        ended = engine.generate([Request((5, 6), 1, seed=seed, stop_ids=stop_ids), *others])[0]
+        assert ended.finish == "length" and ended.ids == (first,)
+        one_more = engine.generate([Request((5, 6), 2, seed=seed, stop_ids=stop_ids), *others])[0]
+        assert one_more.finish == ("length" if second == first else "stop")
+
+
 def test_top_p_keeps_the_smallest_set_that_reaches_the_mass(model, engine):
     probs = np.exp(forward_logprobs(model, (5, 6, 7), (0,))[0])
     order = np.argsort(-probs)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genac.prefixes import Branch, Tree, common_prefix, families, tokens, trees
+from genac.prefixes import Branch, Tree, balanced, common_prefix, families, tokens, trees
 
 # Few tokens, so that prompts drawn at random often begin alike.
 PROMPT = st.lists(st.integers(2, 4), min_size=1, max_size=12).map(tuple)
@@ -146,22 +146,34 @@ def test_states_by_hand():
     problem, answer, question = (5, 6), (7, 8, 9, 10, 11), (3, 4)
     states = [problem + answer[:n] + question for n in (1, 3, 5)]
     (tree,) = trees([states[2], states[0], states[1], states[0]], 8)
-    # The trunk ends where the last branch leaves it: after three tokens of the answer.
-    assert tree.trunk == (5, 6, 7, 8, 9)
+    # The longest prompt's tail is no longer than the others': two tokens, the question.
+    assert tree.trunk == (5, 6, 7, 8, 9, 10, 11)
     assert set(tree.branches) == {
-        Branch(5, (10, 11, 3, 4), (0,)),
+        Branch(7, (3, 4), (0,)),
         Branch(5, (3, 4), (2,)),
         Branch(3, (3, 4), (1, 3)),
     }
-    assert tokens([tree]) == 5 + 4 + 2 + 2
+    assert tokens([tree]) == 7 + 2 + 2 + 2
 
 
 def test_continuations_by_hand():
     """Prefixes without a question: each keeps its own last token to predict from."""
     (tree,) = trees([(5, 6, 7, 8), (5, 6), (5, 6, 7, 8), (5, 6, 7)], 8)
-    assert tree.trunk == (5, 6)
-    branches = {Branch(2, (7, 8), (0, 2)), Branch(2, (7,), (3,)), Branch(1, (6,), (1,))}
+    assert tree.trunk == (5, 6, 7)
+    branches = {Branch(3, (8,), (0, 2)), Branch(2, (7,), (3,)), Branch(1, (6,), (1,))}
     assert set(tree.branches) == branches
+
+
+def test_large_trees_are_balanced():
+    """A state that all responses share does not widen the grid of everybody else's rows."""
+    responses = [numbered(100 * r, 40) for r in range(1, 6)]
+    prompts = [(5, 6, 7, QUESTION)] * 30
+    prompts += [(5, 6, 7, *r[:cut], QUESTION) for r in responses for cut in (20, 30, 40)]
+    found = balanced(trees(prompts, MANY))
+    assert max(tree.rows for tree in found) <= 5
+    assert prompts_of(found) == dict(enumerate(prompts))
+    # The shared state reads its own three tokens again and again, not a response.
+    assert sum(len(tree.trunk) for tree in found) <= 6 * 43 + 8 * 3
 
 
 def test_one_prompt_alone():

@@ -116,7 +116,7 @@ def agree_with_transformers(model: Any, requests: list[Request], done: list[Comp
 @pytest.mark.parametrize("name", APART)
 def test_sharing_does_not_change_completions(model, folded, name):
     requests = requests_of(SETS[name])
-    assert folds(trees(SETS[name], 512), 512) == folded
+    assert folds(trees(SETS[name], 512)) == folded
     agree_with_transformers(model, requests, both_ways(model, requests))
 
 
@@ -130,7 +130,7 @@ def test_every_family(family, folded):
     model = random_model(FAST[family])
     prompts = [*states((12, 30, 50), 2), *group(20, 4), *LONE, *continuations((20, 21), 3)]
     requests = requests_of(prompts)
-    assert folds(trees(prompts, 512), 512) == folded
+    assert folds(trees(prompts, 512)) == folded
     agree_with_transformers(model, requests, both_ways(model, requests))
 
 
@@ -139,7 +139,7 @@ def test_a_prompt_that_is_the_beginning_of_another(model, folded):
     long = words(0, 60)
     prompts = [long[:n] for n in (60, 59, 31, 30) for _ in range(3)]
     requests = requests_of(prompts)
-    assert folds(trees(prompts, 512), 512) == folded
+    assert folds(trees(prompts, 512)) == folded
     agree_with_transformers(model, requests, both_ways(model, requests))
 
 
@@ -203,6 +203,13 @@ def test_reading_in_pieces(model, folded, name, at_once, monkeypatch):
         same(one, other, atol=1e-4)
 
 
+def test_spans_by_hand():
+    sizes = [3, 4, 2, 9, 1, 1, 5]
+    assert cache.spans(sizes, 7) == [(0, 2), (2, 3), (3, 4), (4, 7)]
+    assert cache.spans(sizes, 100) == [(0, 7)]
+    assert cache.spans(sizes, 1) == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7)]
+
+
 # --- what is read -------------------------------------------------------------------------------
 
 
@@ -256,6 +263,6 @@ def test_trunks_of_all_lengths_are_read_once(model, monkeypatch):
 
 
 def test_long_trunks_of_many_rows_are_read_apart():
-    assert not folds(trees(group(100, 8), 512), 512)
-    assert folds(trees(group(10, 8), 512), 512)  # short
-    assert folds(trees([words(s, 100) for s in range(8)], 512), 512)  # not shared
+    assert not folds(trees(group(100, 8), 512))
+    assert folds(trees(group(10, 8), 512))  # short
+    assert folds(trees([words(s, 100) for s in range(8)], 512))  # not shared

@@ -49,6 +49,7 @@ CONFIGS: dict[str, Callable[..., Any]] = {
 PACKED = [name for name in CONFIGS if name != "gpt_neox"]
 SCORE_IDS = tuple(range(3, 14))
 EXACT = {"atol": 1e-11, "rtol": 1e-9}
+POLICY = {"beta": 0.1, "entropy_coef": 0.02, "dual_clip": 2.0, "epsilon": 0.1, "epsilon_high": 0.28}
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def samples_of(loss: str) -> list[Sample]:
     for ids in family_ids():
         size = len(ids)
         mask = (rng.random(size) < 0.6) * stream(0.5, 1.5, size)
-        mask[-1] = 1.0
+        mask[-1], mask[0] = 1.0, 0.0
         streams: dict[str, Any] = {}
         if loss == "policy":
             streams = {
@@ -165,6 +166,33 @@ def test_logprobs_and_gradients_are_those_of_each_sequence_alone(exact, name, to
     torch.testing.assert_close(gradients_of(learner.model), gradients_of(model), **EXACT)
 
 
+def test_the_policy_loss_is_that_of_each_sequence_alone(exact):
+    """Clipped surrogate, KL (k3), entropy bonus and score targets, by plain autograd."""
+    model, samples = model_of("qwen3"), samples_of("policy")
+    learner = learner_of(model, tokens=60, **POLICY)
+    measured = learner._minibatch(samples)
+    terms, scored, weights = [], [], 0
+    for s in samples:
+        logits = model(torch.tensor([s.ids]), use_cache=False).logits[0] / s.temperature
+        if s.score is not None:
+            p = torch.softmax(logits[s.score.at - 1], -1)[list(SCORE_IDS)]
+            scored.append((p * torch.tensor(s.score.rewards)).sum())
+        entropy = torch.distributions.Categorical(logits=logits[:-1]).entropy()
+        logp, mask = logprobs_alone(model, s), torch.tensor(s.mask[1:])
+        old, ref, gain = (
+            torch.tensor(x)[1:] for x in (s.old_logprobs, s.ref_logprobs, s.advantages)
+        )
+        ratio, d = (logp - old).exp(), ref - logp
+        best = torch.minimum(ratio * gain, ratio.clamp(0.9, 1.28) * gain)
+        best = torch.where(gain < 0, torch.maximum(best, 2 * gain), best)
+        terms.append((mask * (0.1 * (d.exp() - 1 - d) - best - 0.02 * entropy)).sum())
+        weights += int((mask != 0).sum())
+    loss = torch.stack(terms).sum() / weights - torch.stack(scored).mean()
+    loss.backward()
+    assert len(scored) > 5 and measured["loss"] == pytest.approx(loss.item(), rel=1e-9)
+    torch.testing.assert_close(gradients_of(learner.model), gradients_of(model), **EXACT)
+
+
 @pytest.mark.parametrize(("head", "outputs"), [("mse", 1), ("hl_gauss", 51)])
 def test_values_are_those_of_each_sequence_alone(tiny_model, head, outputs):
     model = ValueModel(tiny_model, outputs)
@@ -181,8 +209,6 @@ def test_values_are_those_of_each_sequence_alone(tiny_model, head, outputs):
 
 
 # --- against the learner without packing ---------------------------------------------------------
-
-POLICY = {"beta": 0.1, "entropy_coef": 0.02, "dual_clip": 2.0, "epsilon": 0.1}
 
 
 @pytest.mark.parametrize(
