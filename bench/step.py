@@ -11,6 +11,7 @@ stage for real instead (its earlier stages are trained first, unless they are on
 
 from __future__ import annotations
 
+import argparse
 import random
 import subprocess
 import sys
@@ -45,14 +46,20 @@ def main() -> None:
         args.prompts = 2
     limits = roofline(args.device)
     print(f"GEMM roofline {limits['gemm_gflops']:.0f} GFLOP/s, copy {limits['copy_gbs']:.0f} GB/s")
-    reference, seconds, phases = shape(args, args.thought, METHODS)
+    reference, seconds, phases = shape(args, args.thought, ("genac", "ppo", "grpo"))
     result = {
         "genac_vs_ppo": reference["genac"]["value"],
-        "vineppo_vs_ppo": reference["vineppo"]["value"],
         "ratios": {"reference": reference},
         "phases": {"reference": phases},
         "roofline": limits,
     }
+    # Nine continuations per state take minutes: a quarter of the problems is enough.
+    few = argparse.Namespace(**(vars(args) | {"prompts": max(1, args.prompts // 4)}))
+    vine, more, phases = shape(few, args.thought, ("vineppo", "ppo"))
+    result["vineppo_vs_ppo"] = vine["vineppo"]["value"]
+    result["ratios"]["a quarter of the problems"] = vine
+    result["phases"]["a quarter of the problems"] = phases
+    seconds |= {f"{name}, a quarter of the problems": values for name, values in more.items()}
     if not args.quick:
         longer, more, phases = shape(args, 4 * args.thought, ("genac", "ppo"))
         result["ratios"]["4 x thoughts"] = longer

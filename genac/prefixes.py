@@ -121,7 +121,9 @@ def trees(prompts: Sequence[Ids], max_rows: int) -> list[Tree]:
             for n, kin in zip([own, *shared], family.kin, strict=True)
         ]
         found.append(Tree(leader.ids[:own], tuple(branches)))
-    parts = [part for tree in found for part in split(tree, max_rows)]
+    # Parts of a large tree leave room for each other: one need not wait for an empty batch.
+    most = max(min(SMALL, max_rows), max_rows // 4)
+    parts = [p for tree in found for p in (split(tree, most) if tree.rows > max_rows else [tree])]
     return sorted(parts, key=lambda tree: -len(tree.trunk))
 
 

@@ -25,8 +25,9 @@ from genac.prefixes import Branch, Tree
 # The CPU kernel behind scaled_dot_product_attention; called itself because it also returns the
 # log-sum-exp that merging parts needs.
 FLASH: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+WASTE, SMALL = 2.0, 256  # padding: at most so many times what is needed, beyond a few tokens
 READ_AT_ONCE = 8192  # prompt tokens per forward: bounds the activations of reading
-FOLD_BELOW = 48  # trunks shorter than this are cheaper copied into their rows than read apart
+FOLD_BELOW = 32  # trunks shorter than this are cheaper copied into their rows than read apart
 
 
 class Cache:
@@ -60,7 +61,8 @@ class Cache:
         """
         trunk = self._read_trunks([tree.trunk for tree in trees])
         parts, logits = [], []
-        for low, high in spans([sum(len(b.tail) for b in t.branches) for t in trees], READ_AT_ONCE):
+        sizes = [(len(t.branches), max(len(b.tail) for b in t.branches)) for t in trees]
+        for low, high in spans(sizes, READ_AT_ONCE):
             part, found = self._read_branches(trees[low:high], trunk[:, :, low:high])
             parts.append(part)
             logits.append(found)
@@ -133,7 +135,7 @@ class Cache:
         out = self._empty(len(trunks), width)
         if not width:
             return out
-        for low, high in spans([len(t) for t in trunks], READ_AT_ONCE):
+        for low, high in spans([(1, len(t)) for t in trunks], READ_AT_ONCE):
             part = trunks[low:high]
             longest = max(1, *(len(t) for t in part))
             ids = torch.tensor([t + (0,) * (longest - len(t)) for t in part], device=device)
@@ -342,12 +344,19 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[T
     return torch.softmax(scores, -1).to(q.dtype) @ v, torch.logsumexp(scores, -1)
 
 
-def spans(sizes: Sequence[int], budget: int) -> list[tuple[int, int]]:
-    """Consecutive stretches of at most `budget` in sum; a larger single one stands alone."""
-    out, low, total = [], 0, 0
-    for index, size in enumerate(sizes):
-        if index > low and total + size > budget:
+def spans(sizes: Sequence[tuple[int, int]], budget: int) -> list[tuple[int, int]]:
+    """Consecutive stretches to compute together, of items of (rows, tokens per row at most).
+
+    Rows are padded to the longest, so a stretch ends where that would pass the budget or waste more
+    than it holds; a single item may be larger.
+    """
+    out, low = [], 0
+    rows = longest = held = 0
+    for index, (count, tokens) in enumerate(sizes):
+        padded = (rows + count) * max(longest, tokens)
+        wasteful = padded > WASTE * (held + count * tokens) + SMALL
+        if index > low and (padded > budget or wasteful):
             out.append((low, index))
-            low, total = index, 0
-        total += size
+            low, rows, longest, held = index, 0, 0, 0
+        rows, longest, held = rows + count, max(longest, tokens), held + count * tokens
     return [*out, (low, len(sizes))]

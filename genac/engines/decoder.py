@@ -48,6 +48,8 @@ class Decoder:
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
         config = model.config
+        if dtype == torch.float64:
+            raise ValueError("the decoder computes in float32 or less; use model.float()")
         self.dtype, self.family = dtype, config.model_type
         self.eps = config.rms_norm_eps
         self.heads = config.num_attention_heads
@@ -78,6 +80,7 @@ class Decoder:
             and (layer_types == {"full_attention"} or whole)
             and whole
             and not getattr(config, "mlp_bias", False)
+            and not getattr(config, "use_bidirectional_attention", False)
         )
 
     @torch.no_grad()

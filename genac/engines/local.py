@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,8 +36,11 @@ class LocalEngine:
         memory: int | None = None,
     ) -> None:
         """tokenizer is needed for stop strings only. share=False reads every prompt alone (to
-        measure what sharing saves). memory: bytes that keys and values may take at a time.
+        measure what sharing saves). memory: bytes that keys and values may take at a time; half of
+        what is free by default.
         """
+        if max_rows < 1:
+            raise ValueError(f"max_rows is {max_rows}; at least one row has to run")
         self.max_length, self.max_rows, self.version = max_length, max_rows, 0
         self.processed_tokens = 0
         self.tokenizer, self.share, self.memory = tokenizer, share, memory
@@ -83,14 +87,15 @@ class LocalEngine:
 
     def _rows_that_fit(self, requests: Sequence[Request]) -> int:
         """max_rows, or fewer where their keys and values would pass the memory limit."""
-        if self.memory is None or self.decoder is None:
+        if self.decoder is None:
             return self.max_rows
-        longest = max(len(r.prompt_ids) + r.max_new_tokens for r in requests)
-        fit = max(1, int(self.memory // row_bytes(self.decoder, longest)))
+        memory = self.memory or available(self.device) // 2
+        longest = max(len(r.prompt_ids) for r in requests) + max(r.max_new_tokens for r in requests)
+        fit = max(1, memory // row_bytes(self.decoder, longest))
         if fit < min(self.max_rows, len(requests)):
             warnings.warn(
                 f"{min(self.max_rows, len(requests))} rows of {longest} tokens do not fit into "
-                f"{self.memory / 2**20:.0f} MiB of keys and values; sampling {fit} at a time. "
+                f"{memory / 2**20:.1f} MiB of keys and values; sampling {fit} at a time. "
                 "Lower rollout.max_rows or the completion limit to choose the split yourself",
                 stacklevel=3,
             )
@@ -120,6 +125,18 @@ class LocalEngine:
     def _check(self, request: Request) -> None:
         if not request.prompt_ids:
             raise ValueError("an empty prompt cannot be continued; give at least one token")
+        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self.vocab_size:
+            raise ValueError(
+                f"prompt token {max(request.prompt_ids)} is not among the model's "
+                f"{self.vocab_size}; was it encoded by another tokenizer?"
+            )
+        if not 0 < request.top_p <= 1 or request.temperature < 0:
+            raise ValueError(
+                f"top_p {request.top_p} must lie in (0, 1] and temperature {request.temperature} "
+                "must not be negative"
+            )
+        if isinstance(request.stop, str):
+            raise ValueError(f"stop is the string {request.stop!r}; give a tuple of strings")
         if request.max_new_tokens < 1:
             raise ValueError(
                 f"max_new_tokens is {request.max_new_tokens}; ask for at least one token"
@@ -131,6 +148,16 @@ class LocalEngine:
                 f"tokens = {needed} exceeds the context of {self.max_length}; shorten the prompt, "
                 "lower the completion limit or use a model with a longer context"
             )
+
+
+def available(device: torch.device) -> int:
+    """Bytes that keys and values could take."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    info = Path("/proc/meminfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+    return free[0] if free else 2**34
 
 
 def alone(prompts: Sequence[tuple[int, ...]]) -> list[Tree]:

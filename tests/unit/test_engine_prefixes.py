@@ -189,7 +189,7 @@ def test_prompts_that_share_nothing_stay_apart():
 
 def test_more_requests_than_rows_are_split_over_trees_of_one_trunk():
     found = trees([(5, 6, 7)] * 7, 3)
-    assert [tree.rows for tree in found] == [3, 3, 1]
+    assert sorted(tree.rows for tree in found) == [1, 3, 3]
     assert {tree.trunk for tree in found} == {(5, 6)}
     assert tokens(found) == 3 * 3  # each part reads its prompt
 

@@ -204,10 +204,13 @@ def test_reading_in_pieces(model, folded, name, at_once, monkeypatch):
 
 
 def test_spans_by_hand():
-    sizes = [3, 4, 2, 9, 1, 1, 5]
-    assert cache.spans(sizes, 7) == [(0, 2), (2, 3), (3, 4), (4, 7)]
-    assert cache.spans(sizes, 100) == [(0, 7)]
-    assert cache.spans(sizes, 1) == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7)]
+    """Rows x the longest of them count, since rows are padded to it."""
+    sizes = [(1, 30), (2, 20), (1, 50), (4, 10)]
+    assert cache.spans(sizes, 90) == [(0, 2), (2, 3), (3, 4)]
+    assert cache.spans(sizes, 10_000) == [(0, 4)]
+    assert cache.spans(sizes, 1) == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    # One long prompt beside many short ones: reading them together would be mostly padding.
+    assert cache.spans([(1, 4000), (150, 20)], 10**9) == [(0, 1), (1, 2)]
 
 
 # --- what is read -------------------------------------------------------------------------------
