@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/genac
 
-.PHONY: help setup demo test test-slow lint types check compare clean
+.PHONY: help setup demo test test-slow lint types check compare bench clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
@@ -35,6 +35,10 @@ check: lint types test  ## what CI runs
 
 compare: setup   ## every algorithm on the default task, three seeds, the table in docs/results
 	$(RUN) compare recipes/compare-arithmetic.yaml
+
+bench: setup     ## speed: rough figures of every benchmark
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	for name in engine critic step trl scale; do $(BIN)/python bench/$$name.py --quick || exit 1; done
 
 clean:           ## remove the environment and all runs
 	rm -rf .venv runs

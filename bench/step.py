@@ -166,6 +166,7 @@ class Worker:
             assigned = credit(groups, estimates, cfg.credit, cfg.rollout.temperature)
             actor.learner.learn(assigned.samples, step)
         with cost.clock("critic_training", critic.runtime):
+            critic.observe(rollouts)
             critic.learn(estimates, step)
         with cost.clock("publish", None):
             publish(actor, critic, step + 1, rollouts[0].prompt_ids)

@@ -21,6 +21,7 @@ from packaging.specifiers import SpecifierSet
 from genac.config import RunConfig
 from genac.critics.generative import single_token_scores
 from genac.critics.prompts import size_text
+from genac.engines import local
 from genac.evals import memory
 from genac.evals.lengths import LETTERS, Candidate, Lengths, candidates, measure
 from genac.evals.memory import as_text
@@ -121,7 +122,7 @@ def fits(found: Findings, needs: Sequence[memory.Demand], hardware: Hardware) ->
         text = f"{d.role} holds {as_text(d.held)}, caches {as_text(d.kept)} ({d.rows} rows)"
         found.add("ok", f"memory: {text}, works in {as_text(d.peak)} ({d.tokens} tokens)")
     need, cuda = memory.total(needs), hardware.device.type == "cuda"
-    free = torch.cuda.mem_get_info()[0] if cuda else memory.free_ram()
+    free = torch.cuda.mem_get_info()[0] if cuda else local.free_ram()
     text = f"memory: about {as_text(need)} needed, {as_text(free)} free"
     remedy = cheaper(needs, memory.smaller(needs, ROOMY * free))
     found.judge(need <= ROOMY * free, text, remedy, "FAIL" if need > free else "warn")

@@ -172,8 +172,3 @@ def common_prefix(one: Ids, other: Ids) -> int:
         else:
             high = middle
     return low
-
-
-def tokens(found: Sequence[Tree]) -> int:
-    """Prompt tokens that are read when every trunk and every distinct branch is read once."""
-    return sum(len(tree.trunk) + sum(len(b.tail) for b in tree.branches) for tree in found)

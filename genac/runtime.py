@@ -22,6 +22,7 @@ from genac.learner import Learner
 from genac.models.loading import context_length, load_model, load_tokenizer
 from genac.models.lora import attach, load_adapters, save_merged
 from genac.models.value_head import ValueModel, outputs_of
+from genac.seeding import derive_seed
 
 
 @dataclass
@@ -115,10 +116,11 @@ def language_model(
     max_rows: int = 512,
     decay_steps: int | None = None,
     lora: LoraConfig | None = None,
+    seed: int = 0,
 ) -> Runtime:
     """Actor, generative critic or reference from a folder or hub name; fp32 master weights."""
     tokenizer, model = load_tokenizer(path), load_model(path)
-    model = attach(model, lora or LoraConfig(), seed=0).to(hardware.device)
+    model = attach(model, lora or LoraConfig(), derive_seed(seed, "lora", role)).to(hardware.device)
     learner = Learner(model, optimizer, loss, bf16=hardware.bf16, decay_steps=decay_steps)
     limit = context_length(model, tokenizer)
     engine = LocalEngine(
@@ -141,10 +143,11 @@ def value_model(
     trained: bool,
     decay_steps: int | None = None,
     lora: LoraConfig | None = None,
+    seed: int = 0,
 ) -> Runtime:
     """A discriminative critic; `trained` = the folder holds a value head to go on from."""
     tokenizer = load_tokenizer(path)
-    base = attach(load_model(path), lora or LoraConfig(), seed=0)
+    base = attach(load_model(path), lora or LoraConfig(), derive_seed(seed, "lora", "critic"))
     model = ValueModel(base, outputs_of(head, bins))
     if trained:
         model.load_head(Path(path))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from fakes import ALPHABET
+from hypothesis import settings
 
 from genac.config import HardwareConfig, LossConfig, OptimizerConfig
 from genac.models.loading import load_model, load_tokenizer
@@ -17,6 +18,9 @@ from genac.models.tiny import save_tiny
 from genac.runtime import Hardware, Runtime, language_model
 
 CONTEXT = 2048
+# How long an example takes depends on what else the machine does.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -28,7 +28,7 @@ LEVELS = {
     "ops": 1,
     "runs": 1,
     "models": 2,
-    "engines": 2,
+    "engines": 3,
     "batching": 3,
     "learner": 4,
     "runtime": 5,

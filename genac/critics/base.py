@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from genac.runtime import Runtime
-from genac.types import Estimate, State
+from genac.types import Estimate, Rollout, State
 
 Metrics = dict[str, float]
 
@@ -19,6 +19,10 @@ class Critic(Protocol):
 
     def estimate(self, states: Sequence[State], step: int) -> list[Estimate]:
         """One estimate per state, in order; a value of None is missing."""
+        ...
+
+    def observe(self, rollouts: Sequence[Rollout]) -> None:
+        """Sees all responses of a step, also those that no value was asked for, before `learn`."""
         ...
 
     def learn(self, estimates: Sequence[Estimate], step: int) -> Metrics:
@@ -48,6 +52,11 @@ def unique_states(states: Sequence[State]) -> tuple[list[State], list[int]]:
     return first, index
 
 
+def rollouts_of(states: Sequence[State]) -> list[Rollout]:
+    """The responses that the states belong to, each once, in order."""
+    return list({id(state.rollout): state.rollout for state in states}.values())
+
+
 def pooled_returns(states: Sequence[State]) -> list[float | None]:
     """For each state the mean reward over all rollouts that pass through it (None = nobody scored).
 
@@ -69,6 +78,9 @@ class NoCritic:
 
     def estimate(self, states: Sequence[State], step: int) -> list[Estimate]:
         return []
+
+    def observe(self, rollouts: Sequence[Rollout]) -> None:
+        return None
 
     def learn(self, estimates: Sequence[Estimate], step: int) -> Metrics:
         return {}

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from genac.config import GenerativeConfig
-from genac.critics.base import Metrics, pooled_returns, unique_states
+from genac.critics.base import Metrics, pooled_returns, rollouts_of, unique_states
 from genac.critics.parsing import CLOSE, OPEN, SCORES, parse_score, score_position
 from genac.critics.prompts import Context, PromptBuilder, size_text, template
 from genac.engines.base import Completion, Request
@@ -27,7 +27,7 @@ from genac.ops.stats import RunningMean
 from genac.rollout import stop_ids
 from genac.runtime import Runtime
 from genac.seeding import derive_seed
-from genac.types import Estimate, Sample, ScoreTarget, State, Thought
+from genac.types import Estimate, Rollout, Sample, ScoreTarget, State, Thought
 
 GRID = np.arange(SCORES) / (SCORES - 1)
 
@@ -56,10 +56,9 @@ class GenerativeCritic:
 
     # --- values --------------------------------------------------------------------------------
 
-    def observe(self, states: Sequence[State]) -> None:
+    def observe(self, rollouts: Sequence[Rollout]) -> None:
         """Moves the running success rate by one batch of rollouts."""
-        rewards = {id(s.rollout): s.rollout.reward for s in states}.values()
-        self.rate.update([r for r in rewards if r is not None])
+        self.rate.update([r.reward for r in rollouts if r.reward is not None])
 
     def context(self) -> Context | None:
         """What the prompt says of the actor now; None where conditioning is off or nothing is
@@ -73,7 +72,7 @@ class GenerativeCritic:
         """Identical states are asked once. A prompt beyond the context leaves the value missing."""
         unique, index = unique_states(states)
         if self.rate.value is None:  # the first batch sets it: a start at 0 would mislead for long
-            self.observe(states)
+            self.observe(rollouts_of(states))
         context = self.context()
         prompts = [self.prompts.render(state, context) for state in unique]
         thoughts = self.think(prompts, derive_seed(self.seed, "thought", step))
@@ -143,7 +142,6 @@ class GenerativeCritic:
     def learn(self, estimates: Sequence[Estimate], step: int) -> Metrics:
         """REINFORCE on the thoughts of the estimated states."""
         states = [e.state for e in estimates]
-        self.observe(states)
         targets = (
             pooled_returns(states) if self.cfg.pool_states else [s.rollout.reward for s in states]
         )

@@ -1,4 +1,4 @@
-"""A decoder for the Llama / Qwen family on a transformers model's own weights.
+"""A decoder for the Llama, Qwen, Mistral and Gemma families on a transformers model's own weights.
 
 It computes what transformers computes (tested per family) with fewer operations per step, and with
 an attention that the caller supplies together with its preallocated cache.
@@ -58,7 +58,6 @@ class Decoder:
         rotary = model.model.rotary_emb
         self.inv_freq = rotary.inv_freq.detach().float()
         self.rope_scale = float(getattr(rotary, "attention_scaling", 1.0))
-        self.parameters = sum(p.numel() for p in model.parameters())
         self.load(model)
 
     @staticmethod

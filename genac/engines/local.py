@@ -1,11 +1,12 @@
 """The embedded default engine: samples in process from a transformers model.
 
-Prompts that begin alike are read once. The Llama / Qwen family runs on its own decoder, every other
+Prompts that begin alike are read once. The families of decoder.py run on it, every other
 architecture on transformers' forward.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ class LocalEngine:
         self.tokenizer, self.share, self.memory = tokenizer, share, memory
         self.device = next(model.parameters()).device
         self._pieces: list[str] | None = None
+        self._said = False  # that rows are split for want of memory
         self.decoder: Decoder | None = None
         if Decoder.supports(model, max_length):
             self.decoder = Decoder(model, dtype or next(model.parameters()).dtype)
@@ -89,10 +91,11 @@ class LocalEngine:
         """max_rows, or fewer where their keys and values would pass the memory limit."""
         if self.decoder is None:
             return self.max_rows
-        memory = self.memory or available(self.device) // 2
+        memory = self.memory or free_memory(self.device) // 2
         longest = max(len(r.prompt_ids) for r in requests) + max(r.max_new_tokens for r in requests)
         fit = max(1, memory // row_bytes(self.decoder, longest))
-        if fit < min(self.max_rows, len(requests)):
+        if fit < min(self.max_rows, len(requests)) and not self._said:
+            self._said = True
             warnings.warn(
                 f"{min(self.max_rows, len(requests))} rows of {longest} tokens do not fit into "
                 f"{memory / 2**20:.1f} MiB of keys and values; sampling {fit} at a time. "
@@ -126,9 +129,10 @@ class LocalEngine:
         if not request.prompt_ids:
             raise ValueError("an empty prompt cannot be continued; give at least one token")
         if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self.vocab_size:
+            bad = next(i for i in request.prompt_ids if not 0 <= i < self.vocab_size)
             raise ValueError(
-                f"prompt token {max(request.prompt_ids)} is not among the model's "
-                f"{self.vocab_size}; was it encoded by another tokenizer?"
+                f"prompt token {bad} is not among the model's {self.vocab_size}; was it encoded by "
+                "another tokenizer?"
             )
         if not 0 < request.top_p <= 1 or request.temperature < 0:
             raise ValueError(
@@ -150,14 +154,19 @@ class LocalEngine:
             )
 
 
-def available(device: torch.device) -> int:
-    """Bytes that keys and values could take."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    info = Path("/proc/meminfo")
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on the device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_ram()
+
+
+def free_ram() -> int:
+    """Bytes that can be had without swapping, under the container's limit if there is one."""
+    info, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
     lines = info.read_text().splitlines() if info.exists() else []
     free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-    return free[0] if free else 2**34
+    free = free or [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    most = limit.read_text().strip() if limit.exists() else "max"
+    return min(free[0], int(most)) if most.isdigit() else free[0]
 
 
 def alone(prompts: Sequence[tuple[int, ...]]) -> list[Tree]:

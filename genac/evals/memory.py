@@ -10,10 +10,8 @@ constants were measured on Qwen2 and Qwen3 models, whose training peaks they mee
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from genac.checkpoint import KEEP
@@ -157,16 +155,6 @@ def as_text(count: float) -> str:
 def checkpoint_bytes(needs: Sequence[Demand]) -> int:
     """A loop's checkpoints, those kept and the one being written, and the models at its end."""
     return sum((KEEP + 1) * d.saved + d.parameters * FLOAT for d in needs if d.saved)
-
-
-def free_ram() -> int:
-    """Bytes that can be had without swapping, under the container's limit if there is one."""
-    info, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
-    lines = info.read_text().splitlines() if info.exists() else []
-    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-    free = free or [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    most = limit.read_text().strip() if limit.exists() else "max"
-    return min(free[0], int(most)) if most.isdigit() else free[0]
 
 
 # --- models --------------------------------------------------------------------------------------

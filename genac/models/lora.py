@@ -1,7 +1,7 @@
-"""Low-rank adapters (LoRA, 2106.09685) through peft: only they are trained and checkpointed.
+"""Low-rank adapters (LoRA, 2106.09685) through peft: only they are trained.
 
 Engines and saved models get the merged weights, so that everything downstream sees an ordinary
-model.
+model; a checkpoint holds the adapters as well, which a resumed run goes on with.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ def attach(model: Any, cfg: LoraConfig, seed: int) -> Any:
     """
     if not cfg.rank:
         return model
+    heads = {"lm_head", "embed_tokens"} & set(cfg.target_modules)
+    if heads:
+        raise ValueError(
+            f"lora.target_modules names {sorted(heads)}; embeddings and LM heads take no adapter "
+            "here: name linear layers inside the transformer blocks"
+        )
     try:
         import peft
     except ImportError as error:
@@ -42,8 +48,8 @@ def attach(model: Any, cfg: LoraConfig, seed: int) -> Any:
             return peft.inject_adapter_in_model(settings, model)
         except ValueError as error:
             raise ValueError(
-                f"lora.target_modules {list(cfg.target_modules)} name no module of "
-                f"{model.config.model_type!r}; list its linear layers' names"
+                f"lora.target_modules {list(cfg.target_modules)} do not fit "
+                f"{model.config.model_type!r} ({error}); list its linear layers' names"
             ) from error
 
 

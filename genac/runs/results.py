@@ -64,7 +64,8 @@ def headline(summary: Summary) -> str:
         best = f"best floor {number(min(floors))}" if floors else ""
         cells.append(("critic MSE", number(mse), best))
     for key, label in (("seconds", "time"), ("tokens", "tokens")):
-        total = sum(v for v in part(summary, key).values() if is_number(v))
+        found = {k: v for k, v in part(summary, key).items() if is_number(v)}
+        total = sum(v for k, v in found.items() if key == "seconds" or k != "evaluation")
         if total:
             cells.append((label, seconds(total) if key == "seconds" else number(total), ""))
     return tiles(cells) if cells else ""

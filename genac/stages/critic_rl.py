@@ -13,6 +13,7 @@ from typing import Any
 
 from genac.config import RunConfig
 from genac.credit import credit
+from genac.critics.base import rollouts_of
 from genac.evals.online import critic_metrics, rollout_metrics
 from genac.rollout import World, collect, problems_at
 from genac.runs.store import Run, stable_hash
@@ -37,7 +38,7 @@ def key(cfg: RunConfig, start: Path, actor: Path) -> dict[str, Any]:
         ),
         "gamma": cfg.credit.gamma,
         "task": cfg.task.model_dump(exclude={"shift"}),
-        "states": cfg.states.model_dump(),
+        "states": cfg.states.model_dump(exclude={"skip_decided"}),
         "granularity": cfg.credit.granularity,
         "rollout": cfg.rollout.model_dump(exclude={"max_rows"}),
         "critic_rl": cfg.stages.critic_rl.model_dump(),
@@ -80,6 +81,7 @@ def train(setup: Setup, run: Run, start: Path, actor: Runtime, config_hash: str)
         states = subset(states_of(rollouts, cfg, actor), stage.max_states, f"{cfg.seed}/{step}")
         estimates = critic.estimate(states, step)
         # 3 learn from the returns
+        critic.observe(rollouts_of(states))
         measured = critic.learn(estimates, step)
         critic.runtime.publish(step + 1)
         advantages = credit(groups, estimates, cfg.credit, cfg.rollout.temperature).advantages

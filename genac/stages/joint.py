@@ -51,6 +51,7 @@ def train(
             samples = with_reference(assigned.samples, reference)
             metrics = actor.learner.learn(samples, derive_seed(cfg.seed, "joint", step))
         with cost.clock("critic_training", critic.runtime):
+            critic.observe([r for group in groups for r in group])
             metrics |= critic.learn(estimates, step)
         # 5 new weights reach the engines
         changed = publish(actor, critic, step + 1, groups[0][0].prompt_ids)

@@ -202,7 +202,7 @@ def panel_key(setup: Setup, actor: Path) -> dict[str, Any]:
         "actor": actor.parent.name if actor.name == "model" else str(actor),
         "seed": cfg.seed,
         "task": cfg.task.model_dump(exclude={"shift"}),
-        "states": cfg.states.model_dump(),
+        "states": cfg.states.model_dump(exclude={"skip_decided"}),
         "sampling": cfg.rollout.model_dump(
             include={"max_completion_length", "temperature", "top_p"}
         ),

@@ -43,6 +43,7 @@ class Setup:
             cfg.loss,
             max_rows=cfg.rollout.max_rows,
             lora=cfg.actor.lora,
+            seed=cfg.seed,
         )
 
     def critic(
@@ -78,6 +79,7 @@ class Setup:
                 max_rows=rows,
                 decay_steps=decay_steps,
                 lora=cfg.lora,
+                seed=self.cfg.seed,
             )
             critic = GenerativeCritic(runtime, actor, cfg.generative, self.cfg.seed)
             if card:
@@ -94,6 +96,7 @@ class Setup:
             trained=trained,
             decay_steps=decay_steps,
             lora=cfg.lora,
+            seed=self.cfg.seed,
         )
         return DiscriminativeCritic(runtime, head, self.cfg.credit.gamma, self.cfg.seed)
 

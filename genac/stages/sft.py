@@ -57,6 +57,7 @@ def train(setup: Setup, run: Run, file: Path, start: Path, actor: Runtime) -> No
         cfg.optimizer,
         decay_steps=steps,
         lora=setup.cfg.critic.lora,
+        seed=setup.cfg.seed,
     )
     critic = GenerativeCritic(model, actor, setup.cfg.critic.generative, setup.cfg.seed)
     config_hash = stable_hash(key(setup.cfg, file, start))

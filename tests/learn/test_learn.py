@@ -10,6 +10,7 @@ import torch
 import toy
 
 from genac.algorithms import ALGORITHMS
+from genac.critics.base import rollouts_of
 from genac.critics.monte_carlo import monte_carlo_values
 from genac.evals.policy import evaluate_policy
 from genac.rollout import collect, problems_at
@@ -91,7 +92,9 @@ def test_critic_learns_a_frozen_actor(name: str, base: Path) -> None:
 
     first, constant = error()
     for step in range(60):
-        critic.learn(judge(step), step)
+        estimates = judge(step)
+        critic.observe(rollouts_of([e.state for e in estimates]))
+        critic.learn(estimates, step)
         critic.runtime.publish(step + 1)
     last, _ = error()
     print(f"{name}: {first:.4f} -> {last:.4f}, constant {constant:.4f}")

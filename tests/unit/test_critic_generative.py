@@ -9,6 +9,7 @@ import pytest
 from fakes import ScriptedEngine, byte_tokenizer, make_rollout, runtime_with, says
 
 from genac.config import GenerativeConfig, ICCConfig
+from genac.critics.base import rollouts_of
 from genac.critics.generative import GenerativeCritic, leave_one_out_mean, single_token_scores
 from genac.types import Estimate, Problem, Sample, State
 
@@ -154,6 +155,20 @@ def test_requests_stop_at_the_closing_tag_and_watch_the_scores(build, tokenizer)
     assert request.temperature == 0.6 and request.max_new_tokens == 32
 
 
+def test_a_closing_tag_of_several_tokens_stops_as_a_string(tiny_model, tokenizer):
+    """Real vocabularies rarely hold the tag; the actor's tokenizer plays no part in it."""
+    split = byte_tokenizer()
+    engine = ScriptedEngine(lambda request: says(split, score(5)))
+    critic_runtime = runtime_with(engine, split, tiny_model, "critic")
+    actor = runtime_with(engine, tokenizer, tiny_model)
+    cfg = GenerativeConfig(prompt="compact", max_new_tokens=32)
+    critic = GenerativeCritic(critic_runtime, actor, cfg, seed=0)
+    (estimate,) = critic.estimate([state()], 0)
+    (request,) = engine.asked
+    assert request.stop == ("</answer>",) and estimate.value == 0.5
+    assert split.encode("</answer>")[0] not in request.stop_ids
+
+
 def test_score_tokens_need_one_token_each(tokenizer):
     assert len(set(single_token_scores(tokenizer))) == 11
     assert single_token_scores(byte_tokenizer()) == ()  # "10" takes two
@@ -181,13 +196,14 @@ def test_a_context_without_room_for_any_prompt_is_an_error(build):
 def test_success_rate_starts_at_the_first_batch_and_then_moves_by_momentum(build):
     critic = build([score(5)], icc=ICCConfig(success_rate_momentum=0.9))
     first = [state((5,), 1.0), state((6,), 0.0), state((7,), None)]
-    estimates = critic.estimate(first, step=0)
+    critic.estimate(first, step=0)
     assert critic.rate.value == 0.5
-    critic.learn(estimates, step=0)
+    critic.observe(rollouts_of(first))
     assert critic.rate.value == 0.5
     second = critic.estimate([state((5,), 1.0)], step=1)
     assert critic.rate.value == 0.5  # asked under the rate of the past
-    critic.learn(second, step=1)
+    # Responses that no value was asked for count as well.
+    critic.observe([*rollouts_of([e.state for e in second]), make_rollout((9,), 1.0)])
     assert critic.rate.value == pytest.approx(0.9 * 0.5 + 0.1 * 1.0)
 
 

@@ -14,6 +14,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from genac import doctor
 from genac.algorithms import merge
 from genac.doctor import Findings, examine
+from genac.engines import local
 from genac.engines.cache import row_bytes
 from genac.engines.local import LocalEngine
 from genac.evals import memory
@@ -122,7 +123,7 @@ def test_a_missing_device_fails(diagnose) -> None:
 
 
 def test_memory_that_does_not_fit_names_keys_and_numbers(diagnose, monkeypatch, recipe) -> None:
-    monkeypatch.setattr(memory, "free_ram", lambda: 64 * 2**20)
+    monkeypatch.setattr(local, "free_ram", lambda: 64 * 2**20)
     rollout = {"max_completion_length": 48, "max_rows": 65536}
     (line,) = diagnose(rollout=rollout, algorithm="grpo")
     assert line.startswith("FAIL memory: about ") and "64 MiB free; lower " in line
@@ -136,7 +137,7 @@ def test_memory_that_does_not_fit_names_keys_and_numbers(diagnose, monkeypatch, 
         "stages": merge(recipe()["stages"], {"base": {"optimizer": small}}),
     }
     assert rows < 65536 and diagnose(rollout=rollout, algorithm="grpo", **overrides) == []
-    monkeypatch.setattr(memory, "free_ram", lambda: 2**10)
+    monkeypatch.setattr(local, "free_ram", lambda: 2**10)
     assert "models alone are too large" in diagnose()[0]
 
 

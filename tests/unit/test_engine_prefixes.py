@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genac.prefixes import Branch, Tree, balanced, common_prefix, families, tokens, trees
+from genac.prefixes import Branch, Tree, balanced, common_prefix, families, trees
 
 # Few tokens, so that prompts drawn at random often begin alike.
 PROMPT = st.lists(st.integers(2, 4), min_size=1, max_size=12).map(tuple)
@@ -16,6 +16,11 @@ PROMPTS = st.lists(PROMPT, min_size=1, max_size=24)
 ROWS = st.integers(1, 8)
 MANY = 10_000
 QUESTION = 9  # begins a question; no response holds it
+
+
+def tokens(found: list[Tree]) -> int:
+    """Prompt tokens read when every trunk and every distinct branch is read once."""
+    return sum(len(tree.trunk) + sum(len(b.tail) for b in tree.branches) for tree in found)
 
 
 def prompts_of(found: list[Tree]) -> dict[int, tuple[int, ...]]:
