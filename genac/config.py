@@ -72,8 +72,8 @@ class LoraConfig(Section):
 
     rank: int = Field(default=0, ge=0, description="rank of the adapters, 0 = train all weights")
     alpha: Count = Field(default=32, description="the adapters' scale is alpha / rank")
-    target_modules: tuple[str, ...] = Field(
-        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    target_modules: list[str] = Field(
+        default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         description="names of the linear layers that get one",
     )
 

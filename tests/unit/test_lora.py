@@ -116,8 +116,15 @@ def test_a_value_head_beside_adapters(folder, tmp_path):
     np.testing.assert_allclose(found[1:], wanted[1:], atol=1e-5)
 
 
+def test_heads_and_embeddings_take_no_adapter(folder):
+    hardware = Hardware.resolve(HardwareConfig(device="cpu"))
+    lora = LoraConfig(rank=2, target_modules=["q_proj", "lm_head"])
+    with pytest.raises(ValueError, match=r"\['lm_head'\]"):
+        language_model("actor", str(folder), hardware, FAST, lora=lora)
+
+
 def test_unknown_targets_are_named(folder):
     hardware = Hardware.resolve(HardwareConfig(device="cpu"))
-    lora = LoraConfig(rank=2, target_modules=("c_attn",))
+    lora = LoraConfig(rank=2, target_modules=["c_attn"])
     with pytest.raises(ValueError, match=r"c_attn.*'qwen3'"):
         language_model("actor", str(folder), hardware, FAST, lora=lora)
