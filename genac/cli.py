@@ -17,6 +17,7 @@ USAGE = """genac VERB [ARGUMENTS]
   eval RUN                                  held-out success, shifts and critic of a finished run,
   again
   compare FILE                              several algorithms and seeds of one recipe, as a table
+  paper FILE                                one experiment of recipes/paper, with its results page
   score CRITIC PROBLEM PARTIAL              a saved critic's value and reasoning for a partial
   solution
   report RUN [RUN ...]                      writes report.html
@@ -62,6 +63,12 @@ def compare(arguments: Sequence[str]) -> None:
     from genac.stages.compare import compare as run_compare
 
     print(run_compare(one(arguments, "compare FILE"), arguments[1:]))
+
+
+def paper(arguments: Sequence[str]) -> None:
+    from genac.experiments.plan import run_experiment
+
+    print(run_experiment(one(arguments, "paper FILE")))
 
 
 def score(arguments: Sequence[str]) -> None:
@@ -110,6 +117,7 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "pretrain-critic": stage("pretrain-critic"),
     "eval": evaluate,
     "compare": compare,
+    "paper": paper,
     "score": score,
     "report": report,
     "doctor": doctor,

@@ -165,7 +165,7 @@ class DiscriminativeConfig(Section):
 class CriticConfig(Section):
     """Where values come from."""
 
-    kind: Literal["generative", "discriminative", "monte_carlo", "none"] = Field(
+    kind: Literal["generative", "discriminative", "monte_carlo", "exact", "none"] = Field(
         default="generative", description="kind of critic"
     )
     model_name_or_path: str | None = Field(

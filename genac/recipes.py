@@ -9,7 +9,8 @@ Precedence, weakest first: field defaults, algorithm, preset, recipe, per_algori
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,24 @@ def value_after(arguments: Sequence[str], flag: str) -> str | None:
         if item.startswith(flag + "="):
             return item.split("=", 1)[1]
     return None
+
+
+def expand(variants: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Variants with a `grid` (dotted key -> values): every combination under its own name."""
+    out = {}
+    for name, variant in variants.items():
+        grid = variant.get("grid", {})
+        plain = {k: v for k, v in variant.items() if k != "grid"}
+        for values in itertools.product(*grid.values()):
+            chosen = plain
+            for key, value in zip(grid, values, strict=True):
+                nested: Any = value
+                for part in reversed(key.split(".")):
+                    nested = {part: nested}
+                chosen = merge(chosen, nested)
+            label = ",".join(f"{k.split('.')[-1]}={v}" for k, v in zip(grid, values, strict=True))
+            out[f"{name},{label}" if label else name] = chosen
+    return out
 
 
 def as_yaml(cfg: RunConfig) -> str:

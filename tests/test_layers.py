@@ -40,6 +40,7 @@ LEVELS = {
     "evals": 8,
     "scoring": 8,
     "stages": 9,
+    "experiments": 10,
     "doctor": 10,
     "cli": 11,
     "__main__": 12,

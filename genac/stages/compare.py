@@ -14,7 +14,6 @@ variants:
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
@@ -29,7 +28,7 @@ import numpy as np
 from genac.algorithms import merge
 from genac.config import RunConfig
 from genac.ops.stats import mean_interval
-from genac.recipes import as_yaml, read_recipe, resolve
+from genac.recipes import as_yaml, expand, read_recipe, resolve
 from genac.runs.store import Run, atomic_write
 from genac.stages.pipeline import config_hash, prepare
 from genac.stages.setup import Setup, prepared_config
@@ -75,24 +74,6 @@ def planned(plan: dict[str, Any]) -> dict[tuple[str, int], RunConfig]:
             }
             configs[name, seed] = resolve(recipe, merge(merge(common, variant), place))
     return configs
-
-
-def expand(variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Grids as single variants named after their values."""
-    out = {}
-    for name, variant in variants.items():
-        grid = variant.get("grid", {})
-        plain = {k: v for k, v in variant.items() if k != "grid"}
-        for values in itertools.product(*grid.values()):
-            chosen = plain
-            for key, value in zip(grid, values, strict=True):
-                nested: Any = value
-                for part in reversed(key.split(".")):
-                    nested = {part: nested}
-                chosen = merge(chosen, nested)
-            label = ",".join(f"{k.split('.')[-1]}={v}" for k, v in zip(grid, values, strict=True))
-            out[f"{name},{label}" if label else name] = chosen
-    return out
 
 
 def run_alone(cfg: RunConfig) -> None:

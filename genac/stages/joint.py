@@ -33,7 +33,7 @@ def train(
     models = {"actor": actor} | ({"critic": critic.runtime} if critic.runtime else {})
     loop = Loop(run, "joint", cfg.stages.joint, models, critic, config_hash)
     cost, count = loop.cost, cfg.rollout.num_prompts
-    judge = critic.runtime or (actor if cfg.critic.kind == "monte_carlo" else None)
+    judge = critic.runtime or (actor if cfg.critic.kind in ("monte_carlo", "exact") else None)
     for step in loop:
         # 1 act
         with cost.clock("actor_sampling", actor):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,28 @@ DONE = "done.json"
 def ensure(root: str | Path, stage: str, key: dict[str, Any], build: Callable[[Run], None]) -> Path:
     """The folder root/stage-HASH; `build` fills it unless it is finished already.
 
-    A half-built folder is handed to `build` again, which resumes from its own checkpoints.
+    A half-built folder is handed to `build` again, which resumes from its own checkpoints. Where
+    two processes want the same stage, the second waits and finds it done.
     """
     folder = Path(root) / f"{stage}-{stable_hash(key)}"
-    if not (folder / DONE).exists():
-        run = Run.open(folder) if Run.exists(folder) else Run.create(folder, key, environment())
-        build(run)
-        atomic_write(folder / DONE, json.dumps({"stage": stage, "key": key}, indent=1, default=str))
+    if (folder / DONE).exists():
+        return folder
+    with alone(folder):
+        if not (folder / DONE).exists():
+            run = Run.open(folder) if Run.exists(folder) else Run.create(folder, key, environment())
+            build(run)
+            note = {"stage": stage, "key": key}
+            atomic_write(folder / DONE, json.dumps(note, indent=1, default=str))
     return folder
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Held by one process at a time; the operating system frees it when that process dies."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.parent / f"{folder.name}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def adopt(run: Run, stage_folder: Path) -> None:

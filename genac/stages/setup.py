@@ -10,6 +10,7 @@ from typing import Any
 from genac.config import RunConfig
 from genac.critics.base import Critic, NoCritic
 from genac.critics.discriminative import DiscriminativeCritic
+from genac.critics.exact import ExactCritic
 from genac.critics.generative import GenerativeCritic
 from genac.critics.monte_carlo import MonteCarloCritic
 from genac.models.value_head import HEAD_FILE
@@ -62,6 +63,8 @@ class Setup:
             return NoCritic()
         if kind == "monte_carlo":
             return MonteCarloCritic(actor, self.world, cfg.num_continuations)
+        if kind == "exact":
+            return ExactCritic(actor, self.world)
         assert path is not None
         card = critic_card(path)
         if card and card["kind"] != kind:

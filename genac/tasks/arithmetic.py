@@ -125,6 +125,11 @@ class ArithmeticTask:
         left = "".join(operation[0] for operation in remaining)
         return OracleTrace("".join([*steps, f"left{left}\n"]), score)
 
+    def lines_right(self, problem: Problem, partial: str) -> int | None:
+        """How many lines of the solution stand, None where the newest value is wrong."""
+        checks, wrong = check_lines(problem, partial)
+        return None if wrong else len(checks)
+
     def alphabet(self) -> list[str]:
         digits = [str(d) for d in range(10)]
         operators = [f"{operator}{d}" for operator in "+-*" for d in digits]

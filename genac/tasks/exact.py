@@ -135,6 +135,15 @@ class ModularTask:
         reasoning = " ".join([*checks, "left", *left])
         return OracleTrace(reasoning, guess_score(len(left) / total, success_rate))
 
+    def lines_right(self, problem: Problem, partial: str) -> int | None:
+        """How many lines of the solution stand, None where the newest value is wrong."""
+        position = read_partial(problem, partial)
+        if position is None:
+            return None
+        value, done = position
+        truth = true_values(problem.extras["start"], problem.extras["operations"], self.modulus)
+        return done if value == truth[min(done, len(truth) - 1)] else None
+
     def alphabet(self) -> list[str]:
         values = [str(v) for v in range(self.modulus)]
         results = [f"={v}" for v in values]

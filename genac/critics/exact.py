@@ -1,0 +1,74 @@
+"""Values read from the actor's own probabilities: an upper bound on what any critic could give.
+
+On tasks whose solution is one fixed text, a partial response that is still right ends well if the
+actor goes on with the solution:
+
+    V(s) = prod_t p(y_t | y_<t)    over the tokens y_t of the solution that are left
+
+and one whose newest value is wrong is worth 0. This leaves out that a second error may cancel the
+first (under a tenth of wrong prefixes on `arithmetic`), and reads p after the solution's own lines
+where an earlier error has been cancelled. Everything else is exact: no sampling, one forward pass
+per problem.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from genac.critics.base import NoCritic
+from genac.rollout import World, encode_prompt
+from genac.runtime import Runtime
+from genac.types import Estimate, Problem, Sample, State
+
+
+class ExactCritic(NoCritic):
+    """For tasks that have `lines_right`; ValueError for others."""
+
+    def __init__(self, actor: Runtime, world: World) -> None:
+        if not hasattr(world.task, "lines_right"):
+            raise ValueError(
+                f"critic.kind 'exact' needs a task that knows its one solution, and "
+                f"{world.task.name!r} does not; use arithmetic or exact, or critic.kind monte_carlo"
+            )
+        self.actor, self.world = actor, world
+
+    def estimate(self, states: Sequence[State], step: int) -> list[Estimate]:
+        problems = {s.rollout.problem.text: s.rollout.problem for s in states}
+        tables = dict(zip(problems, self._tables(list(problems.values())), strict=True))
+        return [
+            Estimate(s, self._value(s, tables[s.rollout.problem.text]), version=self.actor.version)
+            for s in states
+        ]
+
+    def _value(self, state: State, table: list[float]) -> float | None:
+        ids = state.rollout.response_ids[: state.start]
+        partial = self.actor.tokenizer.decode(list(ids), skip_special_tokens=True)
+        if partial and not partial.endswith("\n"):
+            return None  # in the middle of a line nothing is known
+        done = self.world.task.lines_right(state.rollout.problem, partial)  # pyright: ignore[reportAttributeAccessIssue]
+        return 0.0 if done is None else table[min(done, len(table) - 1)]
+
+    def _tables(self, problems: list[Problem]) -> list[list[float]]:
+        """For each problem the value after 0, 1, ... right lines."""
+        tokenizer, samples, starts = self.actor.tokenizer, [], []
+        for problem in problems:
+            prompt = encode_prompt(tokenizer, problem)
+            text = self.world.task.demonstration(problem, random.Random(0), 0.0)
+            lines = [
+                tokenizer.encode(line, add_special_tokens=False)
+                for line in text.splitlines(keepends=True)
+            ]
+            ids = (*prompt, *(i for line in lines for i in line), tokenizer.eos_token_id)
+            mask = np.zeros(len(ids), np.float32)
+            mask[len(prompt) :] = 1.0
+            temperature = self.world.rollout.temperature
+            samples.append(Sample(ids, mask, "policy", temperature=temperature))
+            starts.append(len(prompt) + np.cumsum([0, *map(len, lines)])[:-1])
+        found = self.actor.learner.logprobs(samples)
+        return [
+            [float(np.exp(logprobs[start:].sum())) for start in places]
+            for logprobs, places in zip(found, starts, strict=True)
+        ]

@@ -1,0 +1,1 @@
+"""Experiments: each claim of the method as a recipe, a set of cells and a page of results."""

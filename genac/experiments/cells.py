@@ -1,0 +1,97 @@
+"""Cells, the units of an experiment: each is done once, kept on disk, and several run at a time.
+
+A cell is a function of JSON-able arguments with a JSON-able result. What is finished is read back,
+so an interrupted experiment goes on where it stopped; delete the folder to measure again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genac.runs.store import atomic_write, stable_hash
+
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Finished cells lie in `folder`; up to `processes` workers of one CPU thread do the others."""
+
+    folder: Path
+    processes: int = 1
+
+    def map(self, function: Callable[..., Any], items: Sequence[Arguments]) -> list[Any]:
+        """function(**item) for each item, in order; equal items are done once.
+
+        ValueError names the cell that failed and its log; finished cells stay.
+        """
+        files = [self.file(function, item) for item in items]
+        open_cells = {f: i for f, i in zip(files, items, strict=True) if not f.exists()}
+        if open_cells:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            print(f"{function.__name__}: {len(open_cells)} of {len(set(files))} cells", flush=True)
+            self._work(function, open_cells)
+        return [json.loads(f.read_text())["result"] for f in files]
+
+    def file(self, function: Callable[..., Any], item: Arguments) -> Path:
+        return self.folder / f"{function.__name__}-{stable_hash(item)}.json"
+
+    def _work(self, function: Callable[..., Any], cells: dict[Path, Arguments]) -> None:
+        if self.processes == 1:
+            for file, item in cells.items():
+                one(function, item, file)
+            return
+        begin, done = time.monotonic(), 0
+        # Workers start afresh ("spawn"): torch's threads do not survive a fork.
+        spawn = multiprocessing.get_context("spawn")
+        with single_threads(), ProcessPoolExecutor(self.processes, mp_context=spawn) as pool:
+            waiting = {pool.submit(one, function, i, f): f for f, i in cells.items()}
+            try:
+                for future in as_completed(waiting):
+                    future.result()
+                    done += 1
+                    passed = time.monotonic() - begin
+                    print(f"  {done}/{len(cells)} after {passed:.0f} s", flush=True)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def one(function: Callable[..., Any], item: Arguments, file: Path) -> None:
+    """Does one cell; what it prints goes to a log beside its result."""
+    log, begin = file.with_suffix(".log"), time.monotonic()
+    try:
+        with (
+            open(log, "w") as out,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(out),
+        ):
+            result = function(**item)
+    except Exception as error:
+        raise ValueError(f"{function.__name__} failed: {error!r}; its log is {log}") from error
+    row = {"arguments": item, "result": result, "seconds": time.monotonic() - begin}
+    atomic_write(file, json.dumps(row))
+    log.unlink()
+
+
+@contextlib.contextmanager
+def single_threads() -> Iterator[None]:
+    """Processes started inside compute on one thread each: that is faster than sharing the cores."""
+    old = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if old is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = old

@@ -1,0 +1,94 @@
+"""Figures of the results pages: SVG, one series per method, intervals as bars."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Okabe and Ito's palette, which colour-blind people can tell apart.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#999999")
+MARKERS = "osD^vPX*"
+
+
+def lines(
+    title: str,
+    series: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]],
+    x: str,
+    y: str,
+    log_x: bool = False,
+) -> str:
+    """One line per series of (x, interval), its 95 % interval as a band."""
+    figure, axes = canvas(title, x, y)
+    for index, (name, points) in enumerate(series.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        xs, means = [p[0] for p in points], [p[1]["mean"] for p in points]
+        marker = MARKERS[index % len(MARKERS)] if len(points) <= 16 else None
+        axes.plot(xs, means, color=colour, marker=marker, markersize=4, label=name, linewidth=1.5)
+        band = [(a, p["low"], p["high"]) for a, p in points if p.get("low") is not None]
+        if band:
+            axes.fill_between(*zip(*band, strict=True), color=colour, alpha=0.12, linewidth=0)
+    if log_x:
+        axes.set_xscale("log")
+    axes.legend(frameon=False, fontsize=8)
+    return as_svg(figure, title)
+
+
+def dots(title: str, series: Mapping[str, Mapping[str, Mapping[str, Any]]], y: str = "") -> str:
+    """Categories along x, one dot with an error bar per series."""
+    figure, axes = canvas(title, "", y)
+    categories = list(dict.fromkeys(c for points in series.values() for c in points))
+    for index, (name, points) in enumerate(series.items()):
+        shift = 0.12 * (index - (len(series) - 1) / 2)
+        xs = [categories.index(c) + shift for c in points]
+        means = [p["mean"] for p in points.values()]
+        errors = [
+            [p["mean"] - p["low"] if p.get("low") is not None else 0 for p in points.values()],
+            [p["high"] - p["mean"] if p.get("high") is not None else 0 for p in points.values()],
+        ]
+        axes.errorbar(
+            xs, means, yerr=errors, fmt=MARKERS[index % len(MARKERS)], markersize=5,
+            color=COLOURS[index % len(COLOURS)], label=name, capsize=2, linewidth=1,
+        )  # fmt: skip
+    axes.set_xticks(range(len(categories)), categories, fontsize=8, rotation=20, ha="right")
+    axes.legend(frameon=False, fontsize=8)
+    return as_svg(figure, title)
+
+
+def reliability(title: str, series: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Predicted against actual value by decile, the diagonal being perfect."""
+    figure, axes = canvas(title, "predicted value", "Monte-Carlo value")
+    axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1)
+    for index, (name, bins) in enumerate(series.items()):
+        known = [b for b in bins if b["count"]]
+        axes.plot(
+            [b["predicted"] for b in known], [b["actual"] for b in known], label=name,
+            color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], markersize=4,
+        )  # fmt: skip
+    axes.legend(frameon=False, fontsize=8)
+    return as_svg(figure, title)
+
+
+def canvas(title: str, x: str, y: str) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.grid(axis="y", alpha=0.25)
+    axes.tick_params(labelsize=8)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def as_svg(figure: Any, title: str) -> str:
+    import matplotlib
+
+    buffer = io.StringIO()
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": title}
+    with matplotlib.rc_context(settings):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

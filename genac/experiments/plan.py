@@ -1,0 +1,124 @@
+"""genac paper FILE: one experiment of recipes/paper as a command.
+
+A plan is YAML: `experiment` names the module, `recipe` the runs' recipe, `results` the files to
+write (NAME.json, NAME.md, NAME.svg), `folder` where cells and runs are kept, `seeds`, `processes`,
+`overrides` for every run, and what the experiment itself asks for (see its module).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from genac.algorithms import merge
+from genac.config import RunConfig
+from genac.experiments.cells import Cells
+from genac.recipes import read_recipe, resolve
+from genac.runs.store import atomic_write
+
+REQUIRED = ("experiment", "recipe", "results", "folder", "seeds")
+EXPERIMENTS = (
+    *("regime", "approximation", "sizes", "icc"),
+    *("downstream", "compute", "representation", "ablation"),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan that was read and checked; `values` holds all keys of the file."""
+
+    file: str
+    values: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    cells: Cells
+
+    def config(self, *overrides: Mapping[str, Any], **last: Any) -> RunConfig:
+        """The recipe under the plan's overrides and then these, left to right."""
+        values: dict[str, Any] = dict(self.values.get("overrides", {}))
+        for over in (*overrides, last):
+            values = merge(values, dict(over))
+        folder = {"stages": {"folder": f"{self.values['folder']}/stages"}}
+        return resolve(dict(self.recipe), merge(folder, values))
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.values["seeds"]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.values["folder"])
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an experiment found: `figures` at the top level of its JSON, rows for the results page,
+    a paragraph, and a drawing."""
+
+    figures: dict[str, Any]
+    rows: list[dict[str, str]]  # claim, ours, verdict
+    text: str
+    svg: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def read_plan(file: str | Path) -> Plan:
+    """ValueError where a key is missing or the experiment is unknown."""
+    values = read_recipe(file)
+    missing = [key for key in REQUIRED if key not in values]
+    if missing:
+        raise ValueError(f"{file} lacks {', '.join(missing)}; see genac/experiments/plan.py")
+    if values["experiment"] not in EXPERIMENTS:
+        raise ValueError(
+            f"{file}: experiment is {values['experiment']!r}; use one of {', '.join(EXPERIMENTS)}"
+        )
+    if not values["seeds"]:
+        raise ValueError(f"{file}: seeds is empty; give at least one, and several for an interval")
+    cells = Cells(Path(values["folder"]) / "cells", values.get("processes", 1))
+    return Plan(str(file), values, read_recipe(values["recipe"]), cells)
+
+
+def run_experiment(file: str | Path) -> str:
+    """Runs what is not finished yet and writes the results; returns the paragraph."""
+    plan = read_plan(file)
+    module = importlib.import_module(f"genac.experiments.{plan.values['experiment']}")
+    findings: Findings = module.run(plan)
+    results = Path(plan.values["results"])
+    results.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        **findings.figures,
+        "rows": findings.rows,
+        "seeds": plan.seeds,
+        "command": f"genac paper {file}",
+        "commit": commit(),
+        "machine": f"{platform.machine()}, {plan.cells.processes} processes of one thread",
+        **findings.extra,
+        "plan": dict(plan.values),
+    }
+    atomic_write(results.with_suffix(".json"), json.dumps(record, indent=1))
+    atomic_write(results.with_suffix(".md"), findings.text.rstrip() + "\n")
+    if findings.svg:
+        atomic_write(results.with_suffix(".svg"), findings.svg)
+    return findings.text
+
+
+def commit() -> str | None:
+    """The commit of the code at hand, marked where files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        name = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            capture_output=True, text=True, check=True, cwd=here,
+        ).stdout.strip()  # fmt: skip
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--", ".."],
+            capture_output=True, text=True, check=True, cwd=here,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{name} with changes" if changed else name

@@ -1,0 +1,57 @@
+"""Joint runs as cells, and what experiments read from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genac.config import RunConfig
+from genac.ops.stats import mean_interval
+from genac.runs.store import Run, stable_hash
+
+Interval = dict[str, Any]
+
+
+def joint_run(config: dict[str, Any]) -> dict[str, Any]:
+    """A cell: a whole run. -> held-out success before, during and after, and its cost."""
+    from genac.stages.compare import curve
+    from genac.stages.pipeline import train
+
+    cfg = RunConfig(**config)
+    run = Run.open(train(cfg))
+    summary = run.summary()
+    return {
+        "before": summary["success_before"]["mean"],
+        "final": summary["success_after"]["mean"],
+        "curve": curve(run, cfg),
+        "cost": {k: summary[k] for k in ("seconds", "tokens", "flops")},
+        "folder": cfg.output_dir,
+    }
+
+
+def placed(cfg: RunConfig, folder: Path) -> dict[str, Any]:
+    """The config with a run folder of its own, named by what it is."""
+    values = cfg.model_dump()
+    name = stable_hash({k: v for k, v in values.items() if k not in ("output_dir", "name")})
+    return values | {"output_dir": str(folder / "runs" / name)}
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Mean over seeds with its 95 % t interval."""
+    mean, low, high = mean_interval(list(values))
+    return {"mean": mean, "low": low, "high": high, "values": list(values)}
+
+
+def show(found: Interval, digits: int = 3) -> str:
+    """0.512 [0.480, 0.544]"""
+    if found["low"] is None:
+        return f"{found['mean']:.{digits}f}"
+    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+
+
+def difference(a: Sequence[float], b: Sequence[float]) -> Interval:
+    """Paired difference a - b over seeds."""
+    return interval((np.asarray(a) - np.asarray(b)).tolist())
