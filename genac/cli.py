@@ -16,6 +16,8 @@ USAGE = """genac VERB [ARGUMENTS]
   pretrain-critic RECIPE [--key value ...]  stages 1 and 2 only: critic SFT and critic RL
   eval RUN                                  held-out success, shifts and critic of a finished run,
   again
+  eval critic RUN [CRITIC ...]              critics against panels of the run's actor, as a table
+                                            (--problems N --continuations K)
   compare FILE                              several algorithms and seeds of one recipe, as a table
   paper FILE                                one experiment of recipes/paper, with its results page
   score CRITIC PROBLEM PARTIAL              a saved critic's value and reasoning for a partial
@@ -54,6 +56,11 @@ def stage(until: str) -> Callable[[Sequence[str]], None]:
 
 
 def evaluate(arguments: Sequence[str]) -> None:
+    if arguments[:1] == ["critic"]:
+        from genac.stages.judge import evaluate_critics
+
+        print(evaluate_critics(arguments[1:]))
+        return
     from genac.stages.evaluate import evaluate_run
 
     print(evaluate_run(one(arguments, "eval RUN")))

@@ -1,71 +1,159 @@
-"""A critic against a panel: error, ranking, calibration, beside the floors it must beat."""
+"""A critic against a panel: error, ranking, calibration and cost, beside the floors it must beat.
+
+Every statistic with an interval is a ratio of two sums over problems (squared error and states,
+ranked pairs and pairs, hits and pools), kept per problem in `by_problem`: so it can be resampled by
+problem, alone or paired with another critic on the same panel.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from genac.critics.base import Critic
 from genac.evals.ground_truth import Panel
+from genac.models.loading import parameter_count
 from genac.ops import stats
 from genac.types import Estimate
+
+POOLS = (2, 4, 8, 16)
+POOL_DRAWS = 64  # pools per problem and size
+FRACTIONS = ("start", "first third", "second third", "last third")
+Sums = dict[str, list[list[float]]]  # statistic -> (numerator, denominator) per problem
 
 
 def evaluate_critic(critic: Critic, panel: Panel) -> dict[str, Any]:
     """Errors are squared differences to the Monte-Carlo value; see docs/metrics.md for each key."""
-    return score_estimates(critic.estimate(panel.states, step=-1), panel)
+    runtime, begin = critic.runtime, time.perf_counter()
+    before = runtime.processed_tokens if runtime else 0
+    estimates = critic.estimate(panel.states, step=-1)
+    found = score_estimates(estimates, panel)
+    found["seconds_per_value"] = (time.perf_counter() - begin) / len(estimates)
+    if runtime is not None:
+        tokens = (runtime.processed_tokens - before) / len(estimates)
+        found["tokens_per_value"] = tokens
+        found["flops_per_value"] = 2 * parameter_count(runtime.model) * tokens
+    return found
 
 
-def score_estimates(estimates: list[Estimate], panel: Panel) -> dict[str, Any]:
+def brief(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics without the sums per problem."""
+    return {key: value for key, value in found.items() if key != "by_problem"}
+
+
+def score_estimates(estimates: Sequence[Estimate], panel: Panel) -> dict[str, Any]:
     """The metrics of given estimates of the panel's states."""
-    truth = np.array([v.value for v in panel.values])
-    known = np.array([e.value is not None for e in estimates])
-    predicted = np.array([np.nan if e.value is None else e.value for e in estimates])
-    error = np.where(known, (predicted - truth) ** 2, 1.0)
-    problems = np.array([s.rollout.problem.id for s in panel.states])
-    clusters = [error[problems == p] for p in dict.fromkeys(problems)]
+    truth_N = np.array([v.value for v in panel.values])
+    known_N = np.array([e.value is not None for e in estimates])
+    predicted_N = np.array([np.nan if e.value is None else e.value for e in estimates])
+    sums = problem_sums(predicted_N, panel)
     result: dict[str, Any] = {
         "states": len(estimates),
-        "problems": len(clusters),
-        "parse_rate": float(known.mean()),
+        "problems": len(sums["mse"]),
+        "parse_rate": float(known_N.mean()),
         # A missing score counts as an error of 1, so that silence never looks like skill.
-        "mse": float(error.mean()),
-        "mse_interval": stats.bootstrap_interval(clusters),
+        **{key: value for key in sums for key, value in with_interval(key, sums).items()},
         "mse_noise": panel.noise,
+        "bias": float(np.mean(predicted_N[known_N] - truth_N[known_N])) if known_N.any() else None,
+        "by_problem": sums,
     }
-    if known.any():
-        result |= _parsed_only(
-            predicted[known], truth[known], _inner(panel, known), problems[known]
-        )
+    result["top1_by_pool"] = {
+        str(size): {
+            "accuracy": result.pop(f"top1_{size}"),
+            "interval": result.pop(f"top1_{size}_interval"),
+            "chance": result.pop(f"chance_{size}"),
+        }
+        for size in POOLS
+    }
+    result["mse_by_fraction"] = {name: result.pop(f"mse, {name}") for name in FRACTIONS}
+    for unused in [
+        *(f"chance_{s}_interval" for s in POOLS),
+        *(f"mse, {f}_interval" for f in FRACTIONS),
+    ]:
+        result.pop(unused)
+    if known_N.any():
+        result |= _parsed_only(predicted_N[known_N], truth_N[known_N])
     return result
 
 
-def _inner(panel: Panel, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which parsed states come after the start, and the outcome of the response each was taken
-    from.
-    """
-    states = [s for s, k in zip(panel.states, known, strict=True) if k]
-    return np.array([s.start > 0 for s in states]), np.array(
-        [s.rollout.reward == 1.0 for s in states]
+def with_interval(key: str, sums: Sums) -> dict[str, Any]:
+    """{key: ratio, key_interval: [low, high]}; None where nothing was counted."""
+    sums_PD = np.array(sums[key])
+    value = ratio(sums_PD.sum(0))
+    if value is None:
+        return {key: None, f"{key}_interval": None}
+    return {key: value, f"{key}_interval": stats.bootstrap_sums(sums_PD, safe_ratio)}
+
+
+def ratio(pair: Any) -> float | None:
+    return float(pair[0] / pair[1]) if pair[1] else None
+
+
+def safe_ratio(sums: np.ndarray) -> np.ndarray:
+    """Numerator by denominator of (..., 2); not a number where nothing was counted."""
+    return np.divide(
+        sums[..., 0], sums[..., 1], out=np.full(sums.shape[:-1], np.nan), where=sums[..., 1] > 0
     )
 
 
-def _parsed_only(
-    predicted: np.ndarray,
-    truth: np.ndarray,
-    inner: tuple[np.ndarray, np.ndarray],
-    problems: np.ndarray,
-) -> dict[str, Any]:
-    later, won = inner
+def problem_sums(predicted_N: np.ndarray, panel: Panel) -> Sums:
+    """For each statistic its numerator and denominator per problem, in the panel's order.
+
+    predicted (N,) with NaN for a missing value. `mse` counts a missing value as an error of 1;
+    `mse_corrected` has the panel's own sampling variance taken off (it can be below 0).
+    """
+    truth_N = np.array([v.value for v in panel.values])
+    noise_N = np.nan_to_num(np.array([v.variance for v in panel.values]))
+    missing_N = np.isnan(predicted_N)
+    error_N = np.where(missing_N, 1.0, (predicted_N - truth_N) ** 2)
+    corrected_N = np.where(missing_N, 1.0, error_N - noise_N)
+    rank_N = np.where(missing_N, -1.0, predicted_N)  # in a pool, a value that is missing comes last
+    won_N = np.array([s.rollout.reward == 1.0 for s in panel.states])
+    inner_N = np.array([s.start > 0 for s in panel.states])
+    part_N = np.array([fraction(s.start, len(s.rollout.response_ids)) for s in panel.states])
+    problems_N = np.array([s.rollout.problem.id for s in panel.states])
+    sums: Sums = {}
+    for number, problem in enumerate(dict.fromkeys(problems_N.tolist())):
+        mine_N = problems_N == problem
+        later_N = mine_N & inner_N
+        ranked_N = later_N & ~missing_N
+        rng = np.random.default_rng(number)
+        rows = {
+            "mse": (error_N[mine_N].sum(), mine_N.sum()),
+            "mse_corrected": (corrected_N[mine_N].sum(), mine_N.sum()),
+            "auc_within_problem": stats.auc_pairs(predicted_N[ranked_N], won_N[ranked_N]),
+            "auc_ceiling": stats.auc_pairs(truth_N[later_N], won_N[later_N]),
+        }
+        for name in FRACTIONS:
+            at_N = mine_N & (part_N == name)
+            rows[f"mse, {name}"] = (error_N[at_N].sum(), at_N.sum())
+        for size in POOLS:
+            hits, chance, pools = stats.pool_hits(
+                rank_N[later_N], truth_N[later_N], size, POOL_DRAWS, rng
+            )
+            rows[f"top1_{size}"], rows[f"chance_{size}"] = (hits, pools), (chance, pools)
+        for key, pair in rows.items():
+            sums.setdefault(key, []).append([float(x) for x in pair])
+    return sums
+
+
+def fraction(start: int, length: int) -> str:
+    """Which part of the response the state stands at."""
+    if start == 0:
+        return FRACTIONS[0]
+    return FRACTIONS[1 + min(2, 3 * start // max(1, length))]
+
+
+def _parsed_only(predicted: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     return {
         "mse_parsed": stats.mse(predicted, truth),
         "mae": stats.mae(predicted, truth),
         "pearson": stats.pearson(predicted, truth),
         "spearman": stats.spearman(predicted, truth),
         "explained_variance": stats.explained_variance(predicted, truth),
-        "auc_within_problem": stats.auc_within(predicted[later], won[later], problems[later]),
-        "auc_ceiling": stats.auc_within(truth[later], won[later], problems[later]),
         # A linear value head may leave [0, 1]; as a probability it is then read as 0 or 1.
         "calibration": stats.calibration_bins(predicted.clip(0, 1), truth),
         "expected_calibration_error": stats.expected_calibration_error(predicted.clip(0, 1), truth),
@@ -81,3 +169,25 @@ def floors(panel: Panel) -> dict[str, float]:
         "mse_constant": float(truth.var()),
         "mse_success_rate": stats.mse(np.array(panel.problem_rate), truth),
     }
+
+
+def compare(
+    a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], key: str, how: str
+) -> dict[str, float]:
+    """Critic a against critic b on the same panels (one per seed), resampled by problem.
+
+    `how` is "ratio" (a / b) or "difference" (a - b) of the statistic `key`, pooled over the panels'
+    problems. -> value, low, high; the interval holds the trainings fixed.
+    """
+    pairs = [
+        np.concatenate([x["by_problem"][key], y["by_problem"][key]], axis=1)
+        for x, y in zip(a, b, strict=True)
+    ]
+    sums_PD = np.concatenate(pairs)
+
+    def statistic(sums: np.ndarray) -> np.ndarray:
+        left, right = safe_ratio(sums[..., :2]), safe_ratio(sums[..., 2:])
+        return left / right if how == "ratio" else left - right
+
+    low, high = stats.bootstrap_sums(sums_PD, statistic)
+    return {"value": float(statistic(sums_PD.sum(0))), "low": low, "high": high}

@@ -4,6 +4,7 @@ truth.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from genac.states import split
 from genac.types import Rollout, State
 
 RESPONSES = 8  # per candidate problem
+FEWEST = 2  # two-sided problems of a panel
 FIRST_PROBLEM = 100_000  # of an endless task: apart from those of the success evaluation
 
 
@@ -75,11 +77,11 @@ def two_sided(actor: Runtime, world: World, wanted: int) -> list[Group]:
         found += [g for g in scored if len({r.reward for r in g}) > 1]
         if len(found) >= wanted:
             return found[:wanted]
-    if not found:
+    if len(found) < min(wanted, FEWEST):
         raise NoPanel(
-            "no held-out problem has both right and wrong responses, so no critic panel can be "
-            "built; choose "
-            "an easier or harder task, or set evaluate.panel_problems to 0"
+            f"{len(found) or 'no'} held-out problem has both right and wrong responses, so no "
+            f"critic panel can be built (at least {FEWEST} are needed for an interval); choose an "
+            "easier or harder task, or set evaluate.panel_problems to 0"
         )
     return found
 
@@ -96,8 +98,10 @@ def known_only(states: list[State], values: list[MonteCarloValue], rates: list[f
     return Panel([states[i] for i in kept], [values[i] for i in kept], [rates[i] for i in kept])
 
 
-def save_panel(panel: Panel, file: Path) -> None:
-    rows = [
+def save_panel(panel: Panel, file: Path, actor: Runtime) -> None:
+    """JSON lines: a head that says whose panel it is, then one state per line."""
+    head = {"actor": fingerprint(actor.model), "tokenizer": vocabulary_hash(actor.tokenizer)}
+    rows = [head] + [
         {
             "problem": state.rollout.problem.id,
             "prompt_ids": state.rollout.prompt_ids,
@@ -109,6 +113,7 @@ def save_panel(panel: Panel, file: Path) -> None:
             "end": state.end,
             "value": value.value,
             "count": value.count,
+            "standard_error": None if value.count < 2 else value.variance**0.5,
             "problem_rate": rate,
         }
         for state, value, rate in zip(panel.states, panel.values, panel.problem_rate, strict=True)
@@ -116,9 +121,23 @@ def save_panel(panel: Panel, file: Path) -> None:
     atomic_write(file, "\n".join(json.dumps(row) for row in rows))
 
 
-def load_panel(file: Path, world: World, tokenizer: Any) -> Panel:
-    """A saved panel; problems are made again from their place in the task."""
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
+def load_panel(file: Path, world: World, actor: Runtime) -> Panel:
+    """A saved panel; problems are made again from their place in the task.
+
+    ValueError where it was made by another actor or tokenizer, or for another task.
+    """
+    head, *rows = [json.loads(line) for line in file.read_text().splitlines()]
+    if head.get("tokenizer") != vocabulary_hash(actor.tokenizer):
+        raise ValueError(
+            f"the panel {file} was made with another tokenizer than this actor's, so its token "
+            "prefixes mean something else; build a panel with this actor"
+        )
+    if head.get("actor") != fingerprint(actor.model):
+        raise ValueError(
+            f"the panel {file} was made by another actor (or another checkpoint of it): its values "
+            "are that actor's; build a panel with this actor"
+        )
+    tokenizer = actor.tokenizer
     wanted = {row["problem"] for row in rows}
     size = world.task.size("heldout")
     first, last = (FIRST_PROBLEM, FIRST_PROBLEM + 100_000) if size is None else (0, size)
@@ -129,10 +148,30 @@ def load_panel(file: Path, world: World, tokenizer: Any) -> Panel:
         problem = problems_at(world, "heldout", index, 1)[0]
         if problem.id in wanted:
             problems[problem.id] = problem
+    if lost := sorted(wanted - set(problems)):
+        raise ValueError(
+            f"the panel {file} has problems that this task does not ({lost[0]!r} and "
+            f"{len(lost) - 1} more); give the task, seed and options that it was built with"
+        )
     rollouts: dict[tuple[str, int], Rollout] = {}
     states = [_state(row, problems, rollouts, tokenizer) for row in rows]
     values = [MonteCarloValue(row["value"], row["count"]) for row in rows]
     return Panel(states, values, [row["problem_rate"] for row in rows])
+
+
+def fingerprint(model: Any) -> str:
+    """Tells checkpoints apart: a hash over a few weights of every parameter."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        few = parameter.detach().flatten()[:: max(1, parameter.numel() // 32)][:32]
+        digest.update(name.encode() + few.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def vocabulary_hash(tokenizer: Any) -> str:
+    return hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()[
+        :12
+    ]
 
 
 def _state(

@@ -59,6 +59,8 @@ def critic_metrics(estimates: Sequence[Estimate]) -> Metrics:
         "critic/mse": stats.mse(value, reward),
         "critic/explained_variance": stats.explained_variance(value, reward),
         "critic/score_mean": float(value.mean()),
+        # Above 0: the critic promises more than the actor keeps. A stale one drifts below.
+        "critic/bias": float((value - reward).mean()),
         "critic/distinct_scores": float(len(scores)),
         "critic/advantage_gap": float(won.mean() - lost.mean()) if len(won) and len(lost) else None,
         "critic/auc_within_problem": stats.auc_within(

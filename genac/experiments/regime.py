@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from genac.experiments.figures import dots
 from genac.experiments.plan import Findings, Plan
 from genac.experiments.runs import difference, interval, joint_run, placed, show
 from genac.recipes import expand
+from genac.runs.figures import dots
 
 MEASURES = {"final": "final success", "mean": "mean over training"}
 

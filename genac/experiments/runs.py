@@ -28,7 +28,27 @@ def joint_run(config: dict[str, Any]) -> dict[str, Any]:
         "final": summary["success_after"]["mean"],
         "curve": curve(run, cfg),
         "cost": {k: summary[k] for k in ("seconds", "tokens", "flops")},
+        "critic": {
+            key: [row.get(f"critic/{key}") for row in run.metrics("joint")]
+            for key in ("bias", "mse", "explained_variance", "auc_within_problem")
+        },
         "folder": cfg.output_dir,
+    }
+
+
+def columns(
+    config: dict[str, Any], folder: str, tasks: dict[str, dict[str, Any]]
+) -> dict[str, float]:
+    """A cell: held-out success of a run's actor on other tasks (name -> task options)."""
+    from genac.evals.policy import evaluate_policy
+    from genac.stages.setup import Setup, make_world
+
+    cfg = RunConfig(**config)
+    actor = Setup.of(cfg).actor(Path(folder) / "actor")
+    count, samples = cfg.evaluate.during, cfg.evaluate.num_samples
+    return {
+        name: evaluate_policy(actor, make_world(cfg, **options), count, samples).mean
+        for name, options in tasks.items()
     }
 
 

@@ -131,6 +131,46 @@ def auc_within(scores: ArrayLike, labels: ArrayLike, groups: ArrayLike) -> float
     return total / pairs if pairs else None
 
 
+def auc_pairs(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
+    """(pairs ranked rightly, pairs) of one group, ties counting half: their ratio is its AUC.
+
+    Sums over groups of both give `auc_within`. scores (N,), labels (N,) of 0/1, N may be 0.
+    """
+    labels_N = np.asarray(labels).astype(bool)
+    pairs = float(labels_N.sum() * (~labels_N).sum())
+    score = auc(scores, labels_N.astype(int)) if pairs else None
+    return (pairs * score, pairs) if score is not None else (0.0, 0.0)
+
+
+def pool_hits(
+    scores: ArrayLike,
+    values: ArrayLike,
+    pool_size: int,
+    draws: int,
+    rng: np.random.Generator,
+    tolerance: float = 0.05,
+) -> tuple[float, float, int]:
+    """How often the candidate of highest score is among the best, and what chance would give.
+
+    Draws `draws` pools of `pool_size` candidates without replacement. A candidate is good if its
+    value >= best of the pool - tolerance; a pool where all are good says nothing and is dropped.
+    -> (sum over pools of the fraction of good ones among those that share the top score, sum of the
+    fraction of good ones in the pool, pools kept); (0, 0, 0) with fewer candidates than a pool.
+    """
+    assert pool_size >= 2 and draws >= 1
+    scores_N, values_N = np.asarray(scores, np.float64), np.asarray(values, np.float64)
+    assert scores_N.shape == values_N.shape
+    hits, chance, pools = 0.0, 0.0, 0
+    for _ in range(draws if len(scores_N) >= pool_size else 0):
+        pool = rng.choice(len(scores_N), size=pool_size, replace=False)
+        good = values_N[pool] >= values_N[pool].max() - tolerance - ROUNDING
+        if good.all():
+            continue
+        hits += float(good[scores_N[pool] == scores_N[pool].max()].mean())
+        chance, pools = chance + float(good.mean()), pools + 1
+    return hits, chance, pools
+
+
 def top1_accuracy(
     groups: Sequence[tuple[ArrayLike, ArrayLike]],
     pool_size: int,
@@ -138,26 +178,13 @@ def top1_accuracy(
     rng: np.random.Generator,
     tolerance: float = 0.05,
 ) -> tuple[float | None, float | None]:
-    """How often the candidate of highest score is among the best, and what chance would give.
+    """(accuracy, chance): means of `pool_hits` over the pools of all groups (scores, values).
 
-    From each group (scores, true values) draw `draws` pools of `pool_size` candidates without
-    replacement. A candidate is good if its value >= best of the pool - tolerance; a pool where all
-    are good says nothing and is dropped. accuracy = mean over pools of the fraction of good ones
-    among those that share the top score; chance = mean fraction of good ones in the pool.
     Groups smaller than the pool are skipped. (None, None) when no pool is left.
     """
-    assert pool_size >= 2 and draws >= 1
-    hits, chances = [], []
-    for scores, values in groups:
-        scores_N, values_N = _pair(scores, values)
-        for _ in range(draws if len(scores_N) >= pool_size else 0):
-            pool = rng.choice(len(scores_N), size=pool_size, replace=False)
-            good = values_N[pool] >= values_N[pool].max() - tolerance - ROUNDING
-            if good.all():
-                continue
-            hits.append(good[scores_N[pool] == scores_N[pool].max()].mean())
-            chances.append(good.mean())
-    return (float(np.mean(hits)), float(np.mean(chances))) if hits else (None, None)
+    found = [pool_hits(s, v, pool_size, draws, rng, tolerance) for s, v in groups]
+    hits, chance, pools = (sum(column) for column in zip(*found, strict=True))
+    return (hits / pools, chance / pools) if pools else (None, None)
 
 
 # --- calibration --------------------------------------------------------------------------------
@@ -239,6 +266,31 @@ def bootstrap_interval(
     rng = np.random.default_rng(seed)
     picks = rng.integers(len(clusters), size=(draws, len(clusters)))
     found = [float(statistic(np.concatenate([clusters[i] for i in pick]))) for pick in picks]
+    low, high = np.quantile(found, ((1 - level) / 2, (1 + level) / 2))
+    return float(low), float(high)
+
+
+def bootstrap_sums(
+    sums: ArrayLike,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """`bootstrap_interval` for statistics of sums over clusters, which needs no concatenation.
+
+    sums (P, D): what each of P clusters adds to D sums. `statistic` maps (draws, D) to (draws,).
+    Draws in which it is not a number are left out.
+    """
+    sums_PD = np.asarray(sums, dtype=np.float64)
+    assert sums_PD.ndim == 2 and len(sums_PD), "no observations"
+    rng = np.random.default_rng(seed)
+    size = len(sums_PD)
+    counts = rng.multinomial(size, np.full(size, 1 / size), size=draws)
+    found = np.asarray(statistic(counts @ sums_PD))
+    found = found[np.isfinite(found)]
+    if not len(found):
+        return float("nan"), float("nan")
     low, high = np.quantile(found, ((1 - level) / 2, (1 + level) / 2))
     return float(low), float(high)
 

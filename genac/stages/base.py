@@ -30,9 +30,11 @@ CHECK = "<check>"
 
 def key(cfg: RunConfig) -> dict[str, Any]:
     """Everything the base model depends on."""
+    task = cfg.task.model_dump(exclude={"shift"})
     return {
         "seed": cfg.seed,
-        "task": cfg.task.model_dump(exclude={"shift"}),
+        # Options that the stage overrides do not reach the base model.
+        "task": task | {"options": task["options"] | cfg.stages.base.options},
         "tiny": cfg.actor.tiny.model_dump(),
         "base": cfg.stages.base.model_dump(),
     }

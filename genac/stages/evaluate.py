@@ -8,10 +8,11 @@ from typing import Any
 
 from genac.config import RunConfig
 from genac.critics.generative import GenerativeCritic
-from genac.evals.critic import evaluate_critic, floors
-from genac.evals.ground_truth import NoPanel, build_panel
+from genac.evals.critic import brief, evaluate_critic, floors
+from genac.evals.ground_truth import NoPanel
 from genac.evals.policy import evaluate_policy
 from genac.runs.store import Run, atomic_write
+from genac.stages.panels import stored_panel
 from genac.stages.setup import Setup, make_world
 
 
@@ -43,13 +44,7 @@ def evaluate_under(cfg: RunConfig, folder: Path, options: dict[str, Any]) -> dic
     if isinstance(critic, GenerativeCritic):
         critic.rate.update(success.mean)
     try:
-        panel = build_panel(
-            actor,
-            setup.world,
-            cfg.states,
-            cfg.evaluate.panel_problems,
-            cfg.evaluate.panel_continuations,
-        )
+        panel = stored_panel(base, folder / "actor", actor, options)
     except NoPanel as error:
         return result | {"critic": {"skipped": str(error)}}
-    return result | {"critic": evaluate_critic(critic, panel) | floors(panel)}
+    return result | {"critic": brief(evaluate_critic(critic, panel)) | floors(panel)}

@@ -13,15 +13,15 @@ from typing import Any
 
 from genac.config import RunConfig
 from genac.critics.generative import GenerativeCritic
-from genac.evals.critic import evaluate_critic, floors
-from genac.evals.ground_truth import NoPanel, Panel, build_panel, load_panel, revalue, save_panel
+from genac.evals.critic import brief, evaluate_critic, floors
+from genac.evals.ground_truth import Panel, revalue
 from genac.evals.policy import evaluate_policy
 from genac.runs.report import write_report
 from genac.runs.store import Run, environment, stable_hash
 from genac.runtime import Runtime
 from genac.stages import base, critic_rl, joint, sft, synthesize
-from genac.stages.loop import warn
-from genac.stages.outputs import adopt, ensure
+from genac.stages.outputs import adopt
+from genac.stages.panels import fixed_panel
 from genac.stages.setup import Setup, prepared_config, save_critic
 
 
@@ -61,7 +61,7 @@ def train(cfg: RunConfig) -> Path:
     after = evaluate_policy(actor, setup.world, cfg.evaluate.num_problems, cfg.evaluate.num_samples)
     if panel is not None and cfg.critic.kind in ("generative", "discriminative"):
         later = revalue(panel, actor, early.world, cfg.evaluate.panel_continuations)
-        report["after_joint"] = evaluate_critic(critic, later) | floors(later)
+        report["after_joint"] = brief(evaluate_critic(critic, later)) | floors(later)
     # 5 keep the models and write the account
     actor.save_model(run.path / "actor")
     if critic.runtime is not None:
@@ -175,41 +175,6 @@ def prepare_until(cfg: RunConfig, verb: str) -> Path:
     return sft.sft_critic(setup, traces, start, setup.actor(actor))
 
 
-def fixed_panel(setup: Setup, actor_path: Path, actor: Runtime) -> Panel | None:
-    """The panel of the starting actor; built once and shared by every run that starts from it."""
-    cfg = setup.cfg.evaluate
-    if not cfg.panel_problems:
-        return None
-
-    def build(run: Run) -> None:
-        panel = build_panel(
-            actor, setup.world, setup.cfg.states, cfg.panel_problems, cfg.panel_continuations
-        )
-        save_panel(panel, run.path / "panel.jsonl")
-
-    wanted = panel_key(setup, actor_path)
-    try:
-        folder = ensure(setup.cfg.stages.folder, "panel", wanted, build)
-    except NoPanel as reason:
-        warn(f"no critic panel: {reason}")
-        return None
-    return load_panel(folder / "panel.jsonl", setup.world, actor.tokenizer)
-
-
-def panel_key(setup: Setup, actor: Path) -> dict[str, Any]:
-    cfg = setup.cfg
-    return {
-        "actor": actor.parent.name if actor.name == "model" else str(actor),
-        "seed": cfg.seed,
-        "task": cfg.task.model_dump(exclude={"shift"}),
-        "states": cfg.states.model_dump(exclude={"skip_decided"}),
-        "sampling": cfg.rollout.model_dump(
-            include={"max_completion_length", "temperature", "top_p"}
-        ),
-        "panel": cfg.evaluate.model_dump(include={"panel_problems", "panel_continuations"}),
-    }
-
-
 def critic_report(
     setup: Setup, ready: Prepared, actor: Runtime, panel: Panel | None, success: float
 ) -> dict[str, Any]:
@@ -234,4 +199,4 @@ def stage_score(
     critic = setup.critic(path, actor)
     if isinstance(critic, GenerativeCritic):
         critic.rate.update(success)
-    return evaluate_critic(critic, panel)
+    return brief(evaluate_critic(critic, panel))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fakes import EchoTask, FixedCritic, ScriptedEngine, make_rollout, runtime_with, says
 
 from genac.config import OptimizerConfig, RolloutConfig, StatesConfig
 from genac.critics.monte_carlo import MonteCarloValue
 from genac.evals.cost import Cost
-from genac.evals.critic import evaluate_critic, floors
+from genac.evals.critic import compare, evaluate_critic, floors
 from genac.evals.ground_truth import (
     FIRST_PROBLEM,
+    NoPanel,
     Panel,
     build_panel,
     load_panel,
@@ -127,7 +130,7 @@ def test_a_missing_score_is_an_error_of_one(panel):
 
 def test_silence_looks_like_no_skill(panel):
     found = evaluate_critic(fixed(panel, [None] * 4), panel)
-    assert found["mse"] == 1 and found["parse_rate"] == 0 and "auc_within_problem" not in found
+    assert found["mse"] == 1 and found["parse_rate"] == 0 and found["auc_within_problem"] is None
 
 
 def test_auc_is_inside_a_problem_and_leaves_the_start_out(panel):
@@ -137,6 +140,40 @@ def test_auc_is_inside_a_problem_and_leaves_the_start_out(panel):
     starts_only = panel_of([0.8, 0.2, 0.6, 0.4], [0] * 4, [1.0, 0.0, 1.0, 0.0])
     found = evaluate_critic(fixed(starts_only, [0.5] * 4), starts_only)
     assert found["auc_within_problem"] is None and found["mse"] == pytest.approx(0.05)
+
+
+def test_noise_is_taken_off_known_values_only(panel):
+    """Errors .01 and 0 less the variances .16/4 and .24/4; missing ones stay 1."""
+    found = evaluate_critic(fixed(panel, [0.7, None, 0.6, None]), panel)
+    assert found["mse_corrected"] == pytest.approx((0.01 - 0.04 + 1 + 0 - 0.06 + 1) / 4)
+    assert found["mse_corrected_interval"][0] <= found["mse_corrected"]
+
+
+def test_error_by_part_of_the_response(panel):
+    """Starts 1, 2, 1, 0 of 3 tokens: second third, last third, second third, start."""
+    by_part = evaluate_critic(fixed(panel, [0.7, 0.4, 0.6, 0.9]), panel)["mse_by_fraction"]
+    assert by_part["start"] == pytest.approx(0.25) and by_part["first third"] is None
+    assert by_part["second third"] == pytest.approx(0.005)
+    assert by_part["last third"] == pytest.approx(0.04)
+
+
+def test_top1_in_pools_of_one_problem():
+    """Two later states per problem: the first problem is ranked rightly, the second wrongly."""
+    panel = panel_of([0.8, 0.2, 0.6, 0.4], [1, 2, 1, 2], [1.0, 0.0, 1.0, 0.0])
+    found = evaluate_critic(fixed(panel, [0.9, 0.1, 0.2, None]), panel)["top1_by_pool"]
+    assert found["2"]["accuracy"] == 1.0 and found["2"]["chance"] == 0.5
+    found = evaluate_critic(fixed(panel, [0.9, 0.1, 0.2, 0.3]), panel)["top1_by_pool"]
+    assert found["2"]["accuracy"] == 0.5 and found["2"]["interval"] == (0.0, 1.0)
+    assert found["4"] == {"accuracy": None, "interval": None, "chance": None}
+
+
+def test_two_critics_on_one_panel_are_compared_problem_by_problem(panel):
+    good = evaluate_critic(fixed(panel, [0.7, 0.3, 0.5, 0.5]), panel)
+    bad = evaluate_critic(fixed(panel, [0.6, 0.4, 0.4, 0.6]), panel)
+    found = compare([good], [bad], "mse", "ratio")
+    assert found == {k: pytest.approx(0.25) for k in ("value", "low", "high")}
+    gap = compare([good], [good], "auc_within_problem", "difference")
+    assert gap["value"] == 0.0
 
 
 def test_floors_by_hand(panel):
@@ -172,8 +209,9 @@ def test_panel_round_trip(tokenizer, tiny_model, tmp_path: Path, count):
         world_of(EchoTask({"x": 1.0}, count=count)),
     )
     panel = build_panel(actor, world, StatesConfig(), 3, 2)
-    save_panel(panel, tmp_path / "panel.jsonl")
-    again = load_panel(tmp_path / "panel.jsonl", world, tokenizer)
+    file = tmp_path / "panel.jsonl"
+    save_panel(panel, file, actor)
+    again = load_panel(file, world, actor)
     assert again.values == [MonteCarloValue(v.value, v.count) for v in panel.values]
     assert again.problem_rate == panel.problem_rate
     for one, other in zip(panel.states, again.states, strict=True):
@@ -182,7 +220,32 @@ def test_panel_round_trip(tokenizer, tiny_model, tmp_path: Path, count):
         assert one.rollout.problem == other.rollout.problem
         assert (one.rollout.reward, one.rollout.text) == (other.rollout.reward, other.rollout.text)
     critic = FixedCritic(lambda s: len(s.prefix_ids) / 100)
-    assert evaluate_critic(critic, panel) == evaluate_critic(critic, again)
+    one, other = evaluate_critic(critic, panel), evaluate_critic(critic, again)
+    one.pop("seconds_per_value"), other.pop("seconds_per_value")
+    assert one == other
+
+
+def test_a_panel_of_another_actor_tokenizer_or_task_is_refused(tokenizer, tiny_model, tmp_path):
+    actor, task = actor_of(tokenizer, tiny_model, "xy"), EchoTask({"x": 1.0}, count=30)
+    world, file = world_of(task), tmp_path / "panel.jsonl"
+    save_panel(build_panel(actor, world, StatesConfig(), 3, 2), file, actor)
+    stranger = copy.deepcopy(tiny_model)
+    with torch.no_grad():
+        next(stranger.parameters()).add_(1.0)
+    with pytest.raises(ValueError, match="by another actor"):
+        load_panel(file, world, actor_of(tokenizer, stranger, "xy"))
+    words = copy.deepcopy(tokenizer)
+    words.add_tokens(["<new>"])
+    with pytest.raises(ValueError, match="another tokenizer"):
+        load_panel(file, world, actor_of(words, tiny_model, "xy"))
+    with pytest.raises(ValueError, match="problems that this task does not"):
+        load_panel(file, world_of(EchoTask({"x": 1.0}, count=2)), actor)
+
+
+def test_too_few_two_sided_problems_make_no_panel(tokenizer, tiny_model):
+    actor = actor_of(tokenizer, tiny_model, "xy")
+    with pytest.raises(NoPanel, match="1 held-out problem"):
+        build_panel(actor, world_of(EchoTask({"x": 1.0}, count=1)), StatesConfig(), 3, 4)
 
 
 def test_revalue_keeps_the_states(tokenizer, tiny_model):

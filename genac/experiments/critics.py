@@ -1,0 +1,205 @@
+"""Critics as cells: brought up through their stages, and judged on panels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genac.config import RunConfig
+from genac.critics.base import Critic, NoCritic, unique_states
+from genac.critics.discriminative import by_rollout, value_sample
+from genac.critics.exact import ExactCritic
+from genac.critics.generative import GenerativeCritic
+from genac.evals.critic import evaluate_critic, floors
+from genac.evals.ground_truth import Panel
+from genac.evals.policy import evaluate_policy
+from genac.rollout import collect, problems_at, response_text
+from genac.runs.store import Run
+from genac.runtime import Runtime
+from genac.seeding import derive_seed
+from genac.stages.critic_rl import FIRST_PROBLEM
+from genac.stages.judge import load_critic
+from genac.stages.outputs import ensure
+from genac.stages.panels import stored_panel
+from genac.stages.pipeline import prepare
+from genac.stages.setup import Setup, make_world, save_critic
+from genac.states import split
+from genac.types import Estimate, State
+
+Config = dict[str, Any]
+
+
+# --- cells ----------------------------------------------------------------------------------------
+
+
+def bring_up(config: Config) -> dict[str, str | None]:
+    """Every stage before joint training. -> the folders of actor and critic by stage."""
+    ready = prepare(Setup.of(RunConfig(**config)))
+    return {
+        "actor": str(ready.actor),
+        "untrained": text_of(ready.critic_start),
+        "sft": text_of(ready.critic_sft),
+        "rl": text_of(ready.critic),
+    }
+
+
+def panel_made(config: Config, actor: str, options: dict[str, Any]) -> dict[str, float]:
+    """Builds the panel of an actor under a shift. -> the actor's success there, and the floors."""
+    cfg = RunConfig(**config)
+    setup = Setup.of(cfg)
+    runtime = setup.actor(actor)
+    panel = stored_panel(setup, Path(actor), runtime, options)
+    rate = evaluate_policy(
+        runtime, make_world(cfg, **options), cfg.evaluate.num_problems, cfg.evaluate.num_samples
+    )
+    return {"rate": rate.mean, "states": len(panel.states), "noise": panel.noise, **floors(panel)}
+
+
+def judged(
+    config: Config, actor: str, critic: str, options: dict[str, Any], rate: float | None
+) -> dict[str, Any]:
+    """One critic on one panel. `critic` is a folder, or one of PREDICTORS; `rate` is the success
+    rate it is told (None: nothing)."""
+    cfg = RunConfig(**config)
+    setup = Setup.of(cfg)
+    runtime = setup.actor(actor)
+    panel = stored_panel(setup, Path(actor), runtime, options)
+    return evaluate_critic(predictor(setup, runtime, critic, options, rate, panel), panel)
+
+
+def value_regression(config: Config, actor: str, targets: str, learning_rate: float) -> str:
+    """A value head trained on labels without noise, with the stage's rollouts and steps.
+
+    targets: "exact" (the actor's own probability of finishing rightly) or "oracle" (the score that
+    the SFT traces end with). What it cannot learn then is not the noise of returns.
+    """
+    cfg = RunConfig(**config)
+    setup, stage = Setup.of(cfg), cfg.stages.critic_rl
+    key = {"config": config, "actor": actor, "targets": targets, "learning_rate": learning_rate}
+
+    def build(run: Run) -> None:
+        runtime = setup.actor(actor)
+        critic = setup.critic(actor, runtime, learning_rate, stage.steps)
+        assert critic.runtime is not None
+        count = stage.num_prompts or cfg.rollout.num_prompts
+        for step in range(stage.steps):
+            problems = problems_at(setup.world, "train", FIRST_PROBLEM + step * count, count)
+            groups = collect(runtime, setup.world, problems, "critic_rl", step)
+            rollouts = [r for group in groups for r in group]
+            states = split(rollouts, cfg.states, runtime.tokenizer)
+            labels = labels_of(setup, runtime, states, targets)
+            samples = [
+                value_sample(rollout, states, places, labels)
+                for rollout, places in by_rollout(states)
+            ]
+            seed = derive_seed(cfg.seed, "regression", step)
+            run.log("regression", step, critic.runtime.learner.learn(samples, seed))
+        save_critic(critic, cfg, run.path / "model")
+
+    return str(ensure(cfg.stages.folder, "regression", key, build) / "model")
+
+
+def labels_of(setup: Setup, actor: Runtime, states: Sequence[State], targets: str) -> list[float]:
+    if targets == "exact":
+        return [e.value or 0.0 for e in ExactCritic(actor, setup.world).estimate(states, -1)]
+    return [e.value or 0.0 for e in OracleCritic(actor, setup.world, None).estimate(states, -1)]
+
+
+# --- predictors without a model -------------------------------------------------------------------
+
+
+class OracleCritic(NoCritic):
+    """The task's programmatic oracle asked directly: it knows the mathematics, not this actor.
+
+    It stands where a zero-shot API model would stand.
+    """
+
+    def __init__(self, actor: Runtime, world: Any, rate: float | None) -> None:
+        self.actor, self.world, self.rate = actor, world, rate
+
+    def estimate(self, states: Sequence[State], step: int) -> list[Estimate]:
+        unique, index = unique_states(states)
+        scores = []
+        for state in unique:
+            partial = response_text(self.actor.tokenizer, state.rollout.response_ids[: state.start])
+            trace = self.world.task.oracle(state.rollout.problem, partial, self.rate)
+            scores.append(trace.score / 10)
+        return [Estimate(s, scores[i]) for s, i in zip(states, index, strict=True)]
+
+
+class ConstantCritic(NoCritic):
+    """One value for every state: what knowing only the actor's strength is worth."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def estimate(self, states: Sequence[State], step: int) -> list[Estimate]:
+        return [Estimate(s, self.value) for s in states]
+
+
+class HindsightCritic(NoCritic):
+    """The success rate of the state's own problem, known only afterwards: GRPO's baseline."""
+
+    def __init__(self, panel: Panel) -> None:
+        self.rates = {
+            s.rollout.problem.id: r for s, r in zip(panel.states, panel.problem_rate, strict=True)
+        }
+
+    def estimate(self, states: Sequence[State], step: int) -> list[Estimate]:
+        return [Estimate(s, self.rates[s.rollout.problem.id]) for s in states]
+
+
+PREDICTORS = ("oracle", "exact", "rate", "hindsight")
+
+
+def predictor(
+    setup: Setup,
+    actor: Runtime,
+    name: str,
+    options: dict[str, Any],
+    rate: float | None,
+    panel: Panel,
+) -> Critic:
+    world = make_world(setup.cfg, **options)
+    if name == "oracle":
+        return OracleCritic(actor, world, rate)
+    if name == "exact":
+        return ExactCritic(actor, world)
+    if name == "hindsight":
+        return HindsightCritic(panel)
+    if name == "rate":
+        assert rate is not None
+        return ConstantCritic(rate)
+    if not (Path(name) / "critic.json").exists():  # no critic yet: a language model, asked as one
+        critic = setup.critic(name, actor)
+    else:
+        critic = load_critic(setup.cfg, Path(name), actor)
+    if isinstance(critic, GenerativeCritic):
+        critic.rate.value = rate
+    return critic
+
+
+# --- helpers --------------------------------------------------------------------------------------
+
+
+def text_of(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def plain(found: dict[str, Any]) -> dict[str, Any]:
+    """What of a judged cell goes into a result file."""
+    keys = (
+        *("states", "parse_rate", "mse", "mse_interval", "mse_corrected", "mae", "bias"),
+        *("pearson", "spearman", "auc_within_problem", "auc_within_problem_interval"),
+        *("auc_ceiling", "top1_by_pool", "mse_by_fraction", "mse_noise", "calibration"),
+        *("expected_calibration_error", "tokens_per_value", "flops_per_value"),
+        "seconds_per_value",
+    )
+    return {key: found[key] for key in keys if key in found}
+
+
+def mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))

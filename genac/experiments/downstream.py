@@ -1,0 +1,297 @@
+"""Joint RL by every method in a regime where credit matters, at equal samples, tokens and seconds.
+
+Plan: `methods` (name -> overrides with a `grid`), tuned on `tuning_seeds` by final success and then
+run on `seeds`; `bases` (seeds of base model and critic stages, taken in turn by the runs);
+`columns` (held-out tasks by name -> options); `against` (the value-free method whose final success
+is the mark to reach); `bounds` (methods that are no competitors: exact values in place of a critic).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from genac.algorithms import merge
+from genac.experiments.plan import Findings, Plan
+from genac.experiments.runs import (
+    columns,
+    difference,
+    interval,
+    joint_run,
+    placed,
+    show,
+)
+from genac.recipes import expand
+from genac.runs.figures import lines
+
+BUDGETS = ("samples", "tokens", "seconds")
+
+
+def run(plan: Plan) -> Findings:
+    best, grid = tune(plan)
+    configs = {
+        (method, seed): run_config(plan, values, seed)
+        for method, values in best.items()
+        for seed in plan.seeds
+    }
+    found = plan.cells.map(joint_run, [{"config": c} for c in configs.values()])
+    results = dict(zip(configs, found, strict=True))
+    tasks = plan.values["columns"]
+    scores = plan.cells.map(
+        columns,
+        [
+            {"config": config, "folder": results[key]["folder"], "tasks": tasks}
+            for key, config in configs.items()
+        ],
+    )
+    by_column = dict(zip(configs, scores, strict=True))
+    table = {m: account(plan, m, results, by_column) for m in best}
+    add_equal_budgets(plan, table, results)
+    return report(plan, table, grid, {m: settings_of(best[m], plan) for m in best})
+
+
+def run_config(plan: Plan, values: dict[str, Any], seed: int) -> dict[str, Any]:
+    """A run's config: joint training is the seed's own, base and critic come from one of `bases`."""
+    bases = plan.values["bases"]
+    stages = {"stages": {"seed": bases[seed % len(bases)]}}
+    return placed(plan.config(values, stages, seed=seed), plan.folder)
+
+
+def tune(plan: Plan) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """Each method's overrides at its best grid point, and the whole grid's final success."""
+    jobs: dict[tuple[str, str], dict[str, Any]] = {}
+    for method, variant in plan.values["methods"].items():
+        if "like" not in variant:
+            for name, values in expand({method: variant}).items():
+                jobs[method, name] = values
+    seeds = plan.values["tuning_seeds"]
+    items = [
+        {"config": run_config(plan, values, seed)} for values in jobs.values() for seed in seeds
+    ]
+    found = iter(plan.cells.map(joint_run, items))
+    # The end of training alone is one noisy number; the last two evaluations and the final one
+    # together say where the method settles.
+    grid = {key: float(np.mean([late_success(next(found)) for _ in seeds])) for key in jobs}
+    best = {}
+    for method, variant in plan.values["methods"].items():
+        owner = variant.get("like", method)
+        top = max((k for k in grid if k[0] == owner), key=lambda k: grid[k])
+        over = {k: v for k, v in variant.items() if k not in ("like", "grid")}
+        best[method] = merge(jobs[top], over)
+    return best, {name: value for (_, name), value in grid.items()}
+
+
+def late_success(result: dict[str, Any]) -> float:
+    return float(np.mean([*result["curve"]["success"][-2:], result["final"]]))
+
+
+def settings_of(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    cfg = plan.config(values)
+    shown: dict[str, Any] = {"lr": cfg.actor.optimizer.learning_rate}
+    if cfg.credit.estimator == "gae":
+        shown["lambda"] = cfg.credit.lam
+    return shown
+
+
+def account(
+    plan: Plan, method: str, results: dict[Any, Any], by_column: dict[Any, Any]
+) -> dict[str, Any]:
+    """One method over its seeds."""
+    runs = [results[method, seed] for seed in plan.seeds]
+    scores = [by_column[method, seed] for seed in plan.seeds]
+    steps = len(runs[0]["critic"]["bias"]) or 1
+    spent = {
+        kind: [{k: v for k, v in r["cost"][kind].items() if k != "evaluation"} for r in runs]
+        for kind in ("seconds", "tokens", "flops")
+    }
+    return {
+        "final": interval([r["final"] for r in runs]),
+        "mean_over_training": interval([float(np.mean(r["curve"]["success"])) for r in runs]),
+        "columns": {c: interval([s[c] for s in scores]) for c in scores[0]},
+        "column_mean": interval([float(np.mean(list(s.values()))) for s in scores]),
+        "per_step": {
+            kind: float(np.median([sum(s.values()) for s in found])) / steps
+            for kind, found in spent.items()
+        },
+        "curve": {
+            "samples": runs[0]["curve"]["samples"],
+            "success": [
+                interval(list(values))
+                for values in zip(*(r["curve"]["success"] for r in runs), strict=True)
+            ],
+        },
+        "critic": {
+            key: [mean_known(step) for step in zip(*(r["critic"][key] for r in runs), strict=True)]
+            for key in runs[0]["critic"]
+        },
+    }
+
+
+def mean_known(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else None
+
+
+def add_equal_budgets(plan: Plan, table: dict[str, Any], results: dict[Any, Any]) -> None:
+    """Success where the cheapest method's budget ends; samples needed to reach the mark."""
+    against = plan.values["against"]
+    mark = table[against]["final"]["mean"]
+    budgets = {b: min(r["curve"][b][-1] for r in results.values()) for b in BUDGETS}
+    for method, row in table.items():
+        curves = [results[method, seed]["curve"] for seed in plan.seeds]
+        row["at_equal"] = {
+            b: interval([float(np.interp(budgets[b], c[b], c["success"])) for c in curves])
+            for b in BUDGETS
+        }
+        row["samples_to_mark"] = reach(curves, mark)
+    total = table[against]["curve"]["samples"][-1]
+    for row in table.values():
+        row["samples_ratio"] = {
+            k: None if v is None else v / total for k, v in row["samples_to_mark"].items()
+        }
+
+
+def reach(curves: list[dict[str, list[float]]], mark: float) -> dict[str, float | None]:
+    """Samples at which the mean curve first reaches `mark`, with a bootstrap over seeds; None where
+    it does not (the interval's end then lies beyond the budget)."""
+    success = np.array([c["success"] for c in curves])
+    samples = np.array(curves[0]["samples"])
+    rng = np.random.default_rng(0)
+    draws = rng.integers(len(curves), size=(2000, len(curves)))
+    found = np.array([first(samples, success[pick].mean(0), mark) for pick in draws])
+    low, high = np.quantile(found, (0.025, 0.975), method="inverted_cdf")
+    finite = lambda x: float(x) if np.isfinite(x) else None  # noqa: E731
+    return {"value": finite(first(samples, success.mean(0), mark)), "low": finite(low), "high": finite(high)}  # fmt: skip
+
+
+def first(samples: np.ndarray, success: np.ndarray, mark: float) -> float:
+    """Where the piecewise linear curve first reaches `mark`; infinity where it never does."""
+    above = np.nonzero(success >= mark)[0]
+    if not len(above):
+        return float("inf")
+    i = int(above[0])
+    if i == 0:
+        return float(samples[0])
+    part = (mark - success[i - 1]) / (success[i] - success[i - 1])
+    return float(samples[i - 1] + part * (samples[i] - samples[i - 1]))
+
+
+# --- the account ----------------------------------------------------------------------------------
+
+
+def report(
+    plan: Plan, table: dict[str, Any], grid: dict[str, float], settings: dict[str, Any]
+) -> Findings:
+    against, ours = plan.values["against"], plan.values["ours"]
+    rivals = {k: table[v] for k, v in plan.values["rivals"].items()}
+    best_ppo = max(plan.values["ppo_forms"], key=lambda m: table[m]["final"]["mean"])
+    gaps = {
+        name: difference(table[ours]["final"]["values"], row["final"]["values"])
+        for name, row in {f"PPO's best ({best_ppo})": table[best_ppo], **rivals}.items()
+    }
+    svg = lines(
+        "Held-out success against actor samples",
+        {
+            method: list(zip(row["curve"]["samples"], row["curve"]["success"], strict=True))
+            for method, row in table.items()
+        },
+        "responses of the actor",
+        "held-out success",
+    )
+    figures = {
+        "rl_final_success": {m: row["final"] for m, row in table.items()},
+        "rl_samples_ratio_to_grpo": {m: row["samples_ratio"] for m, row in table.items()},
+        "rl_gap_of_genac": gaps,
+    }
+    return Findings(
+        figures,
+        verdicts(table, ours, against, gaps),
+        text(plan, table, settings, gaps),
+        svg,
+        {"methods": table, "settings": settings, "tuning_grid": grid},
+    )
+
+
+def verdicts(
+    table: dict[str, Any], ours: str, against: str, gaps: dict[str, Any]
+) -> list[dict[str, str]]:
+    ratio = table[ours]["samples_ratio"]
+    value, high = ratio["value"], ratio["high"]
+    rows = [
+        {
+            "claim": f"GenAC above {name} in final success at equal samples",
+            "ours": f"{table[ours]['final']['mean']:.3f}; difference {show(gap)}",
+            "verdict": sign(gap),
+        }
+        for name, gap in gaps.items()
+    ]
+    told = "never" if value is None else f"{value:.2f}"
+    ends = f"[{ratio['low'] and round(ratio['low'], 2)}, {high and round(high, 2)}]"
+    rows.append(
+        {
+            "claim": f"GenAC reaches {against}'s final success in at most half of the samples",
+            "ours": f"{told} {ends} of them (none: not within the budget)",
+            "verdict": "agrees" if high is not None and high <= 0.5
+            else "disagrees" if ratio["low"] is None or ratio["low"] > 0.5 else "undecided",
+        }
+    )  # fmt: skip
+    for budget in ("tokens", "seconds"):
+        order = sorted(table, key=lambda m: -table[m]["at_equal"][budget]["mean"])
+        rows.append(
+            {
+                "claim": f"(ours) place at equal {budget}",
+                "ours": f"GenAC {order.index(ours) + 1} of {len(order)}: "
+                f"{show(table[ours]['at_equal'][budget])}, {against} "
+                f"{show(table[against]['at_equal'][budget])}",
+                "verdict": "-",
+            }
+        )
+    return rows
+
+
+def sign(gap: dict[str, Any]) -> str:
+    if gap["low"] is None:
+        return "undecided"
+    return "agrees" if gap["low"] > 0 else "disagrees" if gap["high"] < 0 else "undecided"
+
+
+def text(plan: Plan, table: dict[str, Any], settings: dict[str, Any], gaps: dict[str, Any]) -> str:
+    against = plan.values["against"]
+    head = [
+        f"Held-out success after {table[against]['curve']['samples'][-1]:.0f} responses, seeds "
+        f"{plan.seeds} over base models {plan.values['bases']}: mean [95 % t interval over seeds]. "
+        f"Every method at the best point of its grid (seeds {plan.values['tuning_seeds']}, in the "
+        "JSON).",
+        "",
+        "| method | settings | final | mean over training | six columns | equal tokens | equal "
+        f"seconds | samples to {against}'s final | tokens, s per step |",
+        "|---" * 9 + "|",
+    ]
+    rows = []
+    for name, row in sorted(table.items(), key=lambda item: -item[1]["final"]["mean"]):
+        ratio = row["samples_ratio"]["value"]
+        told = "not reached" if ratio is None else f"{ratio:.2f}"
+        rows.append(
+            f"| {name} | {', '.join(f'{k} {v:g}' for k, v in settings[name].items())} "
+            f"| {show(row['final'])} | {show(row['mean_over_training'])} "
+            f"| {show(row['column_mean'])} | {show(row['at_equal']['tokens'])} "
+            f"| {show(row['at_equal']['seconds'])} | {told} "
+            f"| {row['per_step']['tokens']:,.0f}, {row['per_step']['seconds']:.2f} |"
+        )
+    columns_head = list(table[against]["columns"])
+    more = [
+        "",
+        "| column | " + " | ".join(columns_head) + " |",
+        "|---" * (1 + len(columns_head)) + "|",
+        *(
+            f"| {name} | " + " | ".join(show(row["columns"][c], 2) for c in columns_head) + " |"
+            for name, row in table.items()
+        ),
+        "",
+        "Difference of GenAC in final success: "
+        + "; ".join(f"to {n} {show(g)}" for n, g in gaps.items())
+        + ".",
+    ]
+    return "\n".join([*head, *rows, *more])

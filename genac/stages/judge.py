@@ -1,0 +1,165 @@
+"""genac eval critic RUN [CRITIC ...]: critics against panels, as a table.
+
+The panels are those of the run's actor: its task, and each of its named shifts. The critics are the
+run's own and any others given by folder (a run, or a folder with critic.json), of either kind.
+Written into the run folder: critics.json (everything), critics.md (the table), and
+critics-reliability.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from genac.config import CriticConfig, RunConfig
+from genac.critics.base import Critic
+from genac.critics.generative import GenerativeCritic
+from genac.evals.critic import POOLS, evaluate_critic, floors
+from genac.evals.ground_truth import NoPanel, Panel
+from genac.evals.policy import evaluate_policy
+from genac.runs.figures import reliability
+from genac.runs.store import Run, atomic_write
+from genac.runtime import Runtime
+from genac.stages.panels import stored_panel
+from genac.stages.setup import Setup, critic_card, make_world
+
+Cell = dict[str, Any]
+
+
+def evaluate_critics(arguments: Sequence[str]) -> str:
+    """The command; returns the table."""
+    asked = parser().parse_args(list(arguments))
+    run = Run.open(asked.run)
+    if not (run.path / "actor").is_dir():
+        raise ValueError(f"{asked.run} holds no trained actor yet; let 'genac train' finish first")
+    cfg = with_panel(RunConfig(**run.config()), asked.problems, asked.continuations)
+    own = [asked.run] if (run.path / "critic" / "critic.json").exists() else []
+    folders = {name: critic_folder(name) for name in [*own, *asked.critics]}
+    if not folders:
+        raise ValueError(f"{asked.run} has no critic of its own; name the critics to evaluate")
+    cells = judge(cfg, run.path / "actor", folders)
+    text = markdown(cells, asked.run, cfg)
+    atomic_write(run.path / "critics.json", json.dumps(cells, indent=1))
+    atomic_write(run.path / "critics.md", text)
+    first = cells["in distribution"].items()
+    known = {name: found["calibration"] for name, found in first if "calibration" in found}
+    drawing = reliability("Reliability in distribution", known)
+    atomic_write(run.path / "critics-reliability.svg", drawing)
+    return text
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="genac eval critic")
+    p.add_argument("run", help="a finished run: its actor, task and shifts make the panels")
+    p.add_argument("critics", nargs="*", help="further critics: runs, or folders with critic.json")
+    p.add_argument("--problems", type=int, default=None, help="two-sided problems per panel")
+    p.add_argument("--continuations", type=int, default=None, help="K per state")
+    return p
+
+
+def with_panel(cfg: RunConfig, problems: int | None, continuations: int | None) -> RunConfig:
+    """The config with other panel sizes; ValueError where they make no panel."""
+    problems = cfg.evaluate.panel_problems if problems is None else problems
+    continuations = cfg.evaluate.panel_continuations if continuations is None else continuations
+    if continuations < 2:
+        raise ValueError(
+            f"--continuations {continuations}: a panel needs at least 2 continuations per state, "
+            "since its noise is estimated from them; the usual K is 32"
+        )
+    if problems < 2:
+        raise ValueError(f"--problems {problems}: a panel needs at least 2 problems; 32 are usual")
+    sizes = {"panel_problems": problems, "panel_continuations": continuations}
+    return cfg.model_copy(update={"evaluate": cfg.evaluate.model_copy(update=sizes)})
+
+
+def critic_folder(name: str) -> Path:
+    """The folder with critic.json in what the user named."""
+    for folder in (Path(name), Path(name) / "critic", Path(name) / "model"):
+        if (folder / "critic.json").exists():
+            return folder
+    raise ValueError(
+        f"{name} holds no critic.json; give a run, or the folder of a critic that a run saved"
+    )
+
+
+def judge(cfg: RunConfig, actor_path: Path, critics: dict[str, Path]) -> dict[str, dict[str, Cell]]:
+    """panel -> critic -> metrics; a panel that cannot be built says why."""
+    setup = Setup.of(cfg)
+    actor = setup.actor(actor_path)
+    loaded = {name: load_critic(cfg, path, actor) for name, path in critics.items()}
+    table: dict[str, dict[str, Cell]] = {}
+    for shift, options in {"in distribution": {}, **cfg.task.shift}.items():
+        try:
+            panel = stored_panel(setup, actor_path, actor, options)
+        except NoPanel as reason:
+            table[shift] = {"skipped": {"reason": str(reason)}}
+            continue
+        world = make_world(cfg, **options)
+        rate = evaluate_policy(
+            actor, world, cfg.evaluate.num_problems, cfg.evaluate.num_samples
+        ).mean
+        table[shift] = {name: cell(critic, panel, rate) for name, critic in loaded.items()}
+    return table
+
+
+def load_critic(cfg: RunConfig, folder: Path, actor: Runtime) -> Critic:
+    """A saved critic of either kind, asked as it was asked in training."""
+    card = critic_card(folder)
+    saved = CriticConfig(**card["config"])
+    return Setup.of(cfg.model_copy(update={"critic": saved})).critic(folder, actor)
+
+
+def cell(critic: Critic, panel: Panel, rate: float) -> Cell:
+    """One critic on one panel, told the actor's success rate there."""
+    if isinstance(critic, GenerativeCritic):
+        critic.rate.value = rate
+    return evaluate_critic(critic, panel) | floors(panel)
+
+
+def markdown(table: dict[str, dict[str, Cell]], run: str, cfg: RunConfig) -> str:
+    """One row per panel and critic."""
+    head = (
+        f"Critics on panels of the actor of `{run}`: {cfg.evaluate.panel_continuations} "
+        "continuations per state; [95 % bootstrap interval over problems]. A missing score counts "
+        "as an error of 1.\n\n"
+        "| panel | critic | states | parsed | MSE | less noise | constant | MAE | Pearson | Spearman "
+        "| AUC in problem (ceiling) | top-1 of "
+        + ", ".join(map(str, POOLS))
+        + " (chance) | MSE by part | tokens, ms per value |\n"
+        + "|---" * 14
+        + "|\n"
+    )
+    rows = []
+    for panel, cells in table.items():
+        for name, c in cells.items():
+            if "reason" in c:
+                rows.append(f"| {panel} | - | {c['reason']} |" + " |" * 11 + "\n")
+                continue
+            pools = ", ".join(
+                f"{number(p['accuracy'], 2)} ({number(p['chance'], 2)})"
+                for p in c["top1_by_pool"].values()
+            )
+            parts = " ".join(number(v) for v in c["mse_by_fraction"].values())
+            cost = f"{number(c.get('tokens_per_value'), 1)}, {1000 * c['seconds_per_value']:.2f}"
+            rows.append(
+                f"| {panel} | {name} | {c['states']} | {c['parse_rate']:.3f} "
+                f"| {spread(c, 'mse')} | {number(c['mse_corrected'])} | {c['mse_constant']:.4f} "
+                f"| {number(c.get('mae'))} | {number(c.get('pearson'), 3)} "
+                f"| {number(c.get('spearman'), 3)} | {spread(c, 'auc_within_problem', 3)} "
+                f"({number(c['auc_ceiling'], 3)}) | {pools} | {parts} | {cost} |\n"
+            )
+    return head + "".join(rows)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def spread(c: Cell, key: str, digits: int = 4) -> str:
+    if c[key] is None:
+        return "-"
+    low, high = c[f"{key}_interval"]
+    return f"{c[key]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -1,0 +1,127 @@
+"""Every experiment of recipes/paper in a few seconds: the harness works; its numbers mean nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from micro import MICRO
+
+from genac.algorithms import merge
+from genac.experiments.plan import EXPERIMENTS, read_plan, run_experiment
+
+PAPER = Path(__file__).parents[2] / "recipes" / "paper"
+PANEL = {"evaluate": {"panel_problems": 3, "panel_continuations": 3}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all, so that stages are made once."""
+    return tmp_path_factory.mktemp("paper")
+
+
+def micro_plan(folder: Path, name: str, **keys: Any) -> Path:
+    """A plan of recipes/paper with the micro recipe and the given keys instead of its own."""
+    recipe = folder / "micro.yaml"
+    recipe.write_text(yaml.safe_dump(MICRO))
+    own = yaml.safe_load((PAPER / f"{name}.yaml").read_text())
+    plan = {
+        "experiment": own["experiment"],
+        "recipe": str(recipe),
+        "results": str(folder / "results" / name),
+        "folder": str(folder / "kept"),
+        "seeds": [0],
+        **keys,
+    }
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(plan))
+    return file
+
+
+def result(file: Path) -> dict[str, Any]:
+    text = run_experiment(file)
+    name = Path(yaml.safe_load(file.read_text())["results"])
+    assert name.with_suffix(".md").read_text().strip() == text.strip()
+    found = json.loads(name.with_suffix(".json").read_text())
+    assert found["command"].startswith("genac paper") and found["seeds"]
+    assert {row["verdict"] for row in found["rows"]} <= {"agrees", "disagrees", "undecided", "-"}
+    return found
+
+
+def test_every_plan_of_the_repository_can_be_read():
+    plans = [p for p in PAPER.glob("*.yaml") if "experiment" in yaml.safe_load(p.read_text())]
+    assert {read_plan(p).values["experiment"] for p in plans} == set(EXPERIMENTS)
+
+
+def test_a_plan_without_seeds_or_of_no_experiment_is_refused(folder):
+    with pytest.raises(ValueError, match="seeds is empty"):
+        read_plan(micro_plan(folder, "regime", seeds=[]))
+    with pytest.raises(ValueError, match="use one of regime"):
+        read_plan(micro_plan(folder, "regime", experiment="magic"))
+
+
+METHODS = {
+    "grpo": {"algorithm": "grpo", "grid": {"actor.optimizer.learning_rate": [1e-3, 2e-3]}},
+    "exact": {"algorithm": "vineppo", "critic": {"kind": "exact"}},
+}
+
+
+def test_regime(folder):
+    found = result(micro_plan(folder, "regime", seeds=[0, 1], regimes={"one": {}}, methods=METHODS))
+    row = found["regimes"]["one"]
+    assert set(row["settings"]["grpo"]) == {"grpo,learning_rate=0.001", "grpo,learning_rate=0.002"}
+    assert found["gain_of_exact_values"]["one"] == row["gain"]["final"]
+    assert len(row["gain"]["final"]["values"]) == 2
+
+
+def test_approximation(folder):
+    file = micro_plan(
+        folder,
+        "approximation",
+        overrides=PANEL,
+        tuning_seed=0,
+        shifts={"longer": {"min_steps": 2, "max_steps": 2}},
+        generative="generative",
+        generative_sft="sft",
+        best_of=["head"],
+        critics={
+            "generative": {"algorithm": "genac", "stage": "rl"},
+            "sft": {"like": "generative", "stage": "sft"},
+            "head": {
+                "algorithm": "ppo",
+                "stage": "rl",
+                "grid": {"stages.critic_rl.learning_rate": [1e-3, 2e-3]},
+            },
+        },
+        regression={
+            "exact labels": {
+                "overrides": {"algorithm": "ppo"}, "targets": "exact", "learning_rate": 1e-3,
+            }
+        },
+        predictors=["oracle", "exact", "hindsight", "rate"],
+    )  # fmt: skip
+    found = result(file)
+    assert set(found["mse_ratio_by_shift"]) == {"none", "longer"}
+    assert set(found["critics"]) >= {"generative", "sft", "head", "exact labels", "oracle"}
+    assert set(found["top1_by_pool"]["none"]) == {"2", "4", "8", "16"}
+    assert len(found["tuning"]["grid"]) == 3
+
+
+def test_downstream(folder):
+    methods = merge(METHODS, {
+        "genac": {"algorithm": "genac"},
+        "again": {"like": "genac", "algorithm": "genac", "credit": {"gate": "none"}},
+    })  # fmt: skip
+    file = micro_plan(
+        folder, "downstream", seeds=[0, 1], bases=[0], tuning_seeds=[0], methods=methods,
+        columns={"same": {}, "two": {"min_steps": 2}}, against="grpo", ours="genac",
+        rivals={"GRPO": "grpo"}, ppo_forms=["exact"],
+    )  # fmt: skip
+    found = result(file)
+    assert set(found["rl_final_success"]) == set(methods)
+    row = found["methods"]["genac"]
+    assert set(row["columns"]) == {"same", "two"} and set(row["at_equal"]) >= {"tokens", "seconds"}
+    assert len(row["critic"]["bias"]) == 3
