@@ -125,3 +125,29 @@ def test_downstream(folder):
     row = found["methods"]["genac"]
     assert set(row["columns"]) == {"same", "two"} and set(row["at_equal"]) >= {"tokens", "seconds"}
     assert len(row["critic"]["bias"]) == 3
+
+
+def test_icc(folder):
+    trained = {"stages": {"joint": {"steps": 1, "eval_every": 0}}}
+    file = micro_plan(
+        folder, "icc", overrides=PANEL, actors={"base": {}, "trained": trained}, critic={}
+    )
+    found = result(file)
+    assert set(found["icc"]) == {"untrained", "oracle", "SFT", "SFT + RL"}
+    assert set(found["actors"]) == {"base", "trained"}
+
+
+def test_sizes(folder):
+    file = micro_plan(
+        folder,
+        "sizes",
+        overrides=PANEL,
+        sizes={
+            "small": {"hidden_size": 16, "layers": 1, "heads": 2},
+            "large": {"hidden_size": 32, "layers": 1, "heads": 2},
+        },
+        critics={"generative": {"algorithm": "genac"}, "head": {"algorithm": "ppo"}},
+    )
+    found = result(file)["by_size"]
+    sizes = [found["generative"][s]["parameters"] for s in ("small", "large")]
+    assert sizes[0] < sizes[1] and set(found) == {"generative", "head"}

@@ -1,0 +1,150 @@
+"""Approximation error by size of the critic: the actor, the data and the steps stay the same.
+
+Plan: `sizes` (name -> shape of the critic's model, smallest first), `critics` (kind -> overrides).
+Each size gets a base model of its own, trained on the same examples as the actor's; from there a
+generative critic and a value head are trained as in the approximation experiment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from genac.evals.critic import compare
+from genac.experiments.approximation import actor_config, actors, brackets, made, pooled, verdict
+from genac.experiments.critics import bring_up, judged
+from genac.experiments.plan import Findings, Plan
+from genac.experiments.runs import interval, show
+from genac.models.loading import load_model, parameter_count
+from genac.runs.figures import lines
+
+IN = "none"
+
+
+def run(plan: Plan) -> Findings:
+    bases = actors(plan, plan.seeds)
+    panels = made(plan, bases, {IN: {}})
+    sizes, kinds = plan.values["sizes"], plan.values["critics"]
+    starts = start_models(plan)
+    jobs = [(kind, size, seed) for kind in kinds for size in sizes for seed in plan.seeds]
+    configs = [
+        plan.config(
+            kinds[kind],
+            {
+                "actor": {"model_name_or_path": bases[seed]},
+                "critic": {"model_name_or_path": starts[size, seed]},
+            },
+            seed=seed,
+        ).model_dump()
+        for kind, size, seed in jobs
+    ]
+    brought = plan.cells.map(bring_up, [{"config": c} for c in configs])
+    items = [
+        {
+            "config": actor_config(plan, seed),
+            "actor": bases[seed],
+            "critic": found["rl"],
+            "options": {},
+            "rate": panels[seed, IN]["rate"],
+        }
+        for (_, _, seed), found in zip(jobs, brought, strict=True)
+    ]
+    cells = plan.cells.map(judged, items)
+    table: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for (kind, size, _), cell in zip(jobs, cells, strict=True):
+        table.setdefault((kind, size), []).append(cell)
+    counts = {s: parameter_count(load_model(starts[s, plan.seeds[0]])) for s in sizes}
+    floor = interval([panels[seed, IN]["mse_constant"] for seed in plan.seeds])
+    return report(plan, table, counts, floor)
+
+
+def start_models(plan: Plan) -> dict[tuple[str, int], str]:
+    """(size, seed) -> the base model that a critic of this size starts from."""
+    jobs = [(size, seed) for size in plan.values["sizes"] for seed in plan.seeds]
+    configs = [
+        plan.config(
+            {"algorithm": "grpo", "actor": {"tiny": plan.values["sizes"][size]}}, seed=seed
+        ).model_dump()
+        for size, seed in jobs
+    ]
+    found = plan.cells.map(bring_up, [{"config": c} for c in configs])
+    return {job: str(Path(f["actor"])) for job, f in zip(jobs, found, strict=True)}
+
+
+def report(
+    plan: Plan, table: dict[tuple[str, str], Any], counts: dict[str, int], floor: dict[str, Any]
+) -> Findings:
+    sizes, kinds = list(counts), list(plan.values["critics"])
+    by_size = {
+        kind: {
+            size: {
+                "parameters": counts[size],
+                "mse": interval([c["mse"] for c in table[kind, size]]),
+                "auc": pooled(table[kind, size], "auc_within_problem"),
+                "parse_rate": interval([c["parse_rate"] for c in table[kind, size]]),
+            }
+            for size in sizes
+        }
+        for kind in kinds
+    }
+    steps = {
+        kind: {
+            f"{b} minus {a}": compare(table[kind, b], table[kind, a], "mse", "difference")
+            for a, b in zip(sizes, sizes[1:], strict=False)
+        }
+        for kind in kinds
+    }
+    ours, theirs = kinds[0], kinds[1]
+    falls = lambda kind: all(d["high"] < 0 for d in steps[kind].values())  # noqa: E731
+    rises = lambda kind: any(d["low"] > 0 for d in steps[kind].values())  # noqa: E731
+    ends = compare(table[theirs, sizes[-1]], table[theirs, sizes[0]], "mse", "ratio")
+    rows = [
+        {
+            "claim": "the generative error falls steadily with the critic's size",
+            "ours": told(by_size[ours]),
+            "verdict": verdict(falls(ours), rises(ours)),
+        },
+        {
+            "claim": "the discriminative error does not",
+            "ours": f"{told(by_size[theirs])}; largest to smallest {brackets(ends)}",
+            "verdict": verdict(not falls(theirs) and ends["low"] > 0.8, falls(theirs)),
+        },
+    ]
+    head = [
+        f"Error in distribution by size of the critic, seeds {plan.seeds}: mean [95 % t interval "
+        f"over seeds]; the best constant has {show(floor, 4)}. Same actor, data and steps for all.",
+        "",
+        "| parameters | " + " | ".join(f"{k}: MSE | AUC in problem" for k in kinds) + " |",
+        "|---" * (1 + 2 * len(kinds)) + "|",
+    ]
+    body = [
+        f"| {counts[size]:,} | "
+        + " | ".join(
+            f"{show(by_size[k][size]['mse'], 4)} | {by_size[k][size]['auc'] or float('nan'):.3f}"
+            for k in kinds
+        )
+        + " |"
+        for size in sizes
+    ]
+    tail = [
+        "",
+        "Each size against the one before (MSE, [95 % bootstrap interval over problems]): "
+        + "; ".join(
+            f"{kind}: " + ", ".join(f"{n} {brackets(d, 4)}" for n, d in steps[kind].items())
+            for kind in kinds
+        )
+        + ".",
+    ]
+    svg = lines(
+        "Squared error by size of the critic",
+        {k: [(float(counts[s]), by_size[k][s]["mse"]) for s in sizes] for k in kinds},
+        "parameters",
+        "MSE",
+        log_x=True,
+    )
+    figures = {"by_size": by_size, "by_size_steps": steps}
+    return Findings(figures, rows, "\n".join([*head, *body, *tail]), svg)
+
+
+def told(found: dict[str, Any]) -> str:
+    return ", ".join(f"{row['parameters']:,}: {row['mse']['mean']:.4f}" for row in found.values())
