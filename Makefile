@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/genac
 
-.PHONY: help setup demo test test-slow lint types check compare bench clean
+.PHONY: help setup demo test test-slow lint types check compare results bench clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
@@ -35,6 +35,11 @@ check: lint types test  ## what CI runs
 
 compare: setup   ## every algorithm on the default task, three seeds, the table in docs/results
 	$(RUN) compare recipes/compare-arithmetic.yaml
+
+# The order matters: the regime is chosen before methods are compared in it.
+results: setup   ## every experiment of docs/results, about a night on two CPU cores
+	for name in regime approximation sizes icc downstream representation ablation compute; do \
+	  $(RUN) paper recipes/paper/$$name.yaml || exit 1; done
 
 bench: setup     ## speed: rough figures of every benchmark
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

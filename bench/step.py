@@ -46,30 +46,32 @@ def main() -> None:
         args.prompts = 2
     limits = roofline(args.device)
     print(f"GEMM roofline {limits['gemm_gflops']:.0f} GFLOP/s, copy {limits['copy_gbs']:.0f} GB/s")
-    reference, seconds, phases = shape(args, args.thought, ("genac", "ppo", "grpo"))
+    reference, seconds, phases, cost = shape(args, args.thought, ("genac", "ppo", "grpo"))
     result = {
         "genac_vs_ppo": reference["genac"]["value"],
+        "cost_relative_to_ppo": cost,
         "ratios": {"reference": reference},
         "phases": {"reference": phases},
         "roofline": limits,
     }
     # Nine continuations per state take minutes: a quarter of the problems is enough.
     few = argparse.Namespace(**(vars(args) | {"prompts": max(1, args.prompts // 4)}))
-    vine, more, phases = shape(few, args.thought, ("vineppo", "ppo"))
+    vine, more, phases, cost = shape(few, args.thought, ("vineppo", "ppo"))
     result["vineppo_vs_ppo"] = vine["vineppo"]["value"]
+    result["cost_relative_to_ppo"]["vineppo"] = cost["vineppo"]
     result["ratios"]["a quarter of the problems"] = vine
     result["phases"]["a quarter of the problems"] = phases
     seconds |= {f"{name}, a quarter of the problems": values for name, values in more.items()}
     if not args.quick:
-        longer, more, phases = shape(args, 4 * args.thought, ("genac", "ppo"))
+        longer, more, phases, _ = shape(args, 4 * args.thought, ("genac", "ppo"))
         result["ratios"]["4 x thoughts"] = longer
         result["phases"]["4 x thoughts"] = phases
         seconds |= {f"{name}, 4 x thoughts": values for name, values in more.items()}
     write_json(args, result, seconds)
 
 
-def shape(args, thought: int, methods: tuple[str, ...]) -> tuple[dict, dict, dict]:
-    """Ratios to PPO with their range, raw seconds, and median seconds by phase."""
+def shape(args, thought: int, methods: tuple[str, ...]) -> tuple[dict, dict, dict, dict]:
+    """Ratios to PPO with their range, raw seconds, median seconds by phase, and cost by kind."""
     with tempfile.TemporaryDirectory() as folder:
         workers = {name: Worker(args, name, thought, Path(folder)) for name in methods}
         steps = {name: worker.step for name, worker in workers.items()}
@@ -81,11 +83,24 @@ def shape(args, thought: int, methods: tuple[str, ...]) -> tuple[dict, dict, dic
     rows = [
         [name, median(seconds[name]), ratios[name]["value"]]
         + [f"{phases[name][c]:.2f}" for c in columns]
-        + [f"{workers[name].tokens():,.0f}"]
+        + [f"{workers[name].count('tokens'):,.0f}"]
         for name in methods
     ]
     print(table(["", "s/step", "vs ppo", *columns, "tokens/step"], rows), flush=True)
-    return ratios, seconds, phases
+    counts = {
+        name: {kind: worker.count(kind) for kind in ("tokens", "flops")}
+        for name, worker in workers.items()
+    }
+    return ratios, seconds, phases, relative(counts, ratios)
+
+
+def relative(counts: dict, ratios: dict) -> dict:
+    """Tokens, FLOPs and seconds of a step of each method, PPO's being 1."""
+    return {
+        name: {kind: {"value": count / counts["ppo"][kind]} for kind, count in mine.items()}
+        | {"seconds": ratios[name]}
+        for name, mine in counts.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -178,8 +193,9 @@ class Worker:
         names = dict.fromkeys(name for cost in kept for name in cost.seconds)
         return {name: median(cost.seconds[name] for cost in kept) for name in names}
 
-    def tokens(self) -> float:
-        return self.history[-1].totals()["cost/tokens"]
+    def count(self, kind: str) -> float:
+        """Tokens or FLOPs of the last step."""
+        return self.history[-1].totals()[f"cost/{kind}"]
 
 
 def config(args, name: str, thought: int):
@@ -236,6 +252,7 @@ def recipe(args) -> None:
     from genac.runs.store import Run
 
     rounds, phases, folder = 2 if args.quick else args.repeats, {}, Path(tempfile.mkdtemp())
+    counts: dict[str, dict[str, float]] = {}
 
     def train(name: str, turn: int) -> float:
         out = folder / f"{name}{turn}"
@@ -246,7 +263,12 @@ def recipe(args) -> None:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-        seconds = Run.open(out).summary()["seconds"]
+        summary = Run.open(out).summary()
+        seconds = summary["seconds"]
+        counts[name] = {
+            kind: sum(v for role, v in summary[kind].items() if role != "evaluation")
+            for kind in ("tokens", "flops")
+        }
         seconds = {k: v / args.steps for k, v in seconds.items() if k != "evaluation"}
         phases.setdefault(name, []).append(seconds)
         return sum(seconds.values())
@@ -268,6 +290,7 @@ def recipe(args) -> None:
     result = {
         "genac_vs_ppo_default": ratios["genac"]["value"],
         "vineppo_vs_ppo_default": ratios["vineppo"]["value"],
+        "cost_relative_to_ppo": relative(counts, ratios),
         "ratios": ratios,
         "phases": middle,
     }

@@ -76,6 +76,13 @@ TEMPLATES = {
     "compact": Template(
         "compact", 1, f"{PROBLEM}{RESPONSE}<judge>{{icc}}", "size {size}rate {rate10}\n"
     ),
+    # The same in the order of the paper, to measure what the order does.
+    "compact-paper": Template(
+        "compact-paper",
+        1,
+        f"<judge>{{icc}}{PROBLEM}{RESPONSE}<judge>",
+        "size {size}rate {rate10}\n",
+    ),
 }
 
 

@@ -85,7 +85,7 @@ def one(function: Callable[..., Any], item: Arguments, file: Path) -> None:
 
 @contextlib.contextmanager
 def single_threads() -> Iterator[None]:
-    """Processes started inside compute on one thread each: that is faster than sharing the cores."""
+    """Processes started inside compute on one thread each, which beats sharing the cores."""
     old = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:

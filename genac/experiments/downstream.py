@@ -3,7 +3,8 @@
 Plan: `methods` (name -> overrides with a `grid`), tuned on `tuning_seeds` by final success and then
 run on `seeds`; `bases` (seeds of base model and critic stages, taken in turn by the runs);
 `columns` (held-out tasks by name -> options); `against` (the value-free method whose final success
-is the mark to reach); `bounds` (methods that are no competitors: exact values in place of a critic).
+is the mark to reach); `ours`, `rivals` and `ppo_forms` (whom the verdicts compare). Exact values in
+place of a critic are a method like the others here: what no critic can beat.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def run(plan: Plan) -> Findings:
 
 
 def run_config(plan: Plan, values: dict[str, Any], seed: int) -> dict[str, Any]:
-    """A run's config: joint training is the seed's own, base and critic come from one of `bases`."""
+    """A run's config: joint training is the seed's own, base and critic are one of `bases`."""
     bases = plan.values["bases"]
     stages = {"stages": {"seed": bases[seed % len(bases)]}}
     return placed(plan.config(values, stages, seed=seed), plan.folder)
@@ -162,8 +163,8 @@ def reach(curves: list[dict[str, list[float]]], mark: float) -> dict[str, float 
     draws = rng.integers(len(curves), size=(2000, len(curves)))
     found = np.array([first(samples, success[pick].mean(0), mark) for pick in draws])
     low, high = np.quantile(found, (0.025, 0.975), method="inverted_cdf")
-    finite = lambda x: float(x) if np.isfinite(x) else None  # noqa: E731
-    return {"value": finite(first(samples, success.mean(0), mark)), "low": finite(low), "high": finite(high)}  # fmt: skip
+    ends = {"value": first(samples, success.mean(0), mark), "low": low, "high": high}
+    return {k: float(x) if np.isfinite(x) else None for k, x in ends.items()}
 
 
 def first(samples: np.ndarray, success: np.ndarray, mark: float) -> float:

@@ -60,7 +60,7 @@ def item(
     return {"config": found, "actor": actor, "critic": critic, "options": {}, "rate": rate}
 
 
-def strengths(plan: Plan, seed: int) -> dict[str, str]:
+def strengths(plan: Plan, seed: int) -> dict[str, Any]:
     """Actor -> folder: the base model, and runs of it."""
     base = plan.cells.map(bring_up, [{"config": grpo(plan, seed, {})}])[0]["actor"]
     trained = {name: over for name, over in plan.values["actors"].items() if over}

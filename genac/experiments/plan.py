@@ -101,14 +101,25 @@ def run_experiment(file: str | Path) -> str:
         "plan": dict(plan.values),
     }
     atomic_write(results.with_suffix(".json"), json.dumps(record, indent=1))
-    atomic_write(results.with_suffix(".md"), findings.text.rstrip() + "\n")
+    atomic_write(results.with_suffix(".md"), markdown(findings, record, results.name))
     if findings.svg:
         atomic_write(results.with_suffix(".svg"), findings.svg)
+    page = importlib.import_module("genac.experiments.page")
+    page.update_page(results.parent)
     return findings.text
 
 
+def markdown(findings: Findings, record: dict[str, Any], name: str) -> str:
+    """The paragraph under its command, with the drawing."""
+    drawing = f"![{name}]({name}.svg)\n\n" if findings.svg else ""
+    source = (
+        f"`{record['command']}`, commit {record['commit']}; data in [{name}.json]({name}.json)."
+    )
+    return f"{source}\n\n{drawing}{findings.text.rstrip()}\n"
+
+
 def commit() -> str | None:
-    """The commit of the code at hand, marked where files differ from it; None outside a checkout."""
+    """The commit of the code, marked where files differ from it; None outside a checkout."""
     here = Path(__file__).parent
     try:
         name = subprocess.run(

@@ -7,6 +7,7 @@ generative critic and a value head are trained as in the approximation experimen
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def report(
     steps = {
         kind: {
             f"{b} minus {a}": compare(table[kind, b], table[kind, a], "mse", "difference")
-            for a, b in zip(sizes, sizes[1:], strict=False)
+            for a, b in itertools.pairwise(sizes)
         }
         for kind in kinds
     }

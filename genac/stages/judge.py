@@ -125,8 +125,8 @@ def markdown(table: dict[str, dict[str, Cell]], run: str, cfg: RunConfig) -> str
         f"Critics on panels of the actor of `{run}`: {cfg.evaluate.panel_continuations} "
         "continuations per state; [95 % bootstrap interval over problems]. A missing score counts "
         "as an error of 1.\n\n"
-        "| panel | critic | states | parsed | MSE | less noise | constant | MAE | Pearson | Spearman "
-        "| AUC in problem (ceiling) | top-1 of "
+        "| panel | critic | states | parsed | MSE | less noise | constant | MAE | Pearson "
+        "| Spearman | AUC in problem (ceiling) | top-1 of "
         + ", ".join(map(str, POOLS))
         + " (chance) | MSE by part | tokens, ms per value |\n"
         + "|---" * 14

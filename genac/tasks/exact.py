@@ -31,11 +31,15 @@ from genac.types import Problem
 LABELS = "abcdefghijklmnopqrstuvwxyz"
 OPERATION = re.compile(r"(?:\*(\d+))?\+(\d+)")
 ANSWER = "ans="
+STYLES = ("running", "direct")
 
 
 @dataclass(frozen=True)
 class ModularTask:
-    """Chains of affine maps modulo `modulus`; `noise` is the scripted actor's eps."""
+    """Chains of affine maps modulo `modulus`; `noise` is the scripted actor's eps.
+
+    `style` says whether every step's value is written ("running") or the answer alone ("direct").
+    """
 
     seed: int = 0
     modulus: int = 7
@@ -43,9 +47,12 @@ class ModularTask:
     max_steps: int = 8
     noise: float = 0.1
     name: str = "exact"
+    style: str = "running"
     trusted: bool = True
 
     def __post_init__(self) -> None:
+        if self.style not in STYLES:
+            raise ValueError(f"style is {self.style!r}; use one of {STYLES}")
         if not 1 <= self.min_steps <= self.max_steps <= len(LABELS):
             raise ValueError(
                 f"steps {self.min_steps}..{self.max_steps} are impossible; "
@@ -91,6 +98,12 @@ class ModularTask:
         Raises ValueError where `partial` is a text that the scripted actor never writes.
         """
         check_noise(eps)
+        if self.style == "direct":
+            if not ANSWER.startswith(partial):
+                raise ValueError(
+                    f"partial {partial!r} is no prefix of a direct answer; use {ANSWER!r}"
+                )
+            return f"{ANSWER}{noisy(int(problem.answer), self.modulus, rng, eps)}"
         position = read_partial(problem, partial)
         if position is None:
             raise ValueError(f"partial {partial!r} is no prefix of a scripted response; cut one")
@@ -112,6 +125,8 @@ class ModularTask:
         eps = self.noise if faults is None else check_noise(faults)
         if is_answered(partial):
             return self.verify(problem, partial)
+        if self.style == "direct":
+            return 1 - eps if ANSWER.startswith(partial) else None
         position = read_partial(problem, partial)
         if position is None:
             return None
@@ -125,8 +140,11 @@ class ModularTask:
         """Re-derive each line beside its claim; stop at the first error; name the steps left.
 
         The score guesses: 0 after an error, else equally hard steps at the given success rate, or
-        confidence growing with progress where no rate is given.
+        confidence growing with progress where no rate is given. A direct answer is checked against
+        the oracle's own steps.
         """
+        if self.style == "direct":
+            return self._check_answer(problem, partial, success_rate)
         checks, error = check_lines(problem, partial)
         if error:
             return OracleTrace(" ".join(checks), 0)
@@ -135,8 +153,24 @@ class ModularTask:
         reasoning = " ".join([*checks, "left", *left])
         return OracleTrace(reasoning, guess_score(len(left) / total, success_rate))
 
+    def _check_answer(
+        self, problem: Problem, partial: str, success_rate: float | None
+    ) -> OracleTrace:
+        operations = problem.extras["operations"]
+        truth = true_values(problem.extras["start"], operations, self.modulus)[1:]
+        steps = zip(LABELS, operations, truth, strict=False)
+        own = [f"{label}{operation}={value}" for label, operation, value in steps]
+        if ANSWER.startswith(partial):
+            return OracleTrace(" ".join([*own, "left", "ans"]), guess_score(1.0, success_rate))
+        right = self.verify(problem, partial) == 1.0
+        verdict = f"{ANSWER}{problem.answer} {'ok' if right else 'no'}"
+        score = guess_score(0.0, success_rate) if right else 0
+        return OracleTrace(" ".join([*own, verdict, *(["left"] if right else [])]), score)
+
     def lines_right(self, problem: Problem, partial: str) -> int | None:
         """How many lines of the solution stand, None where the newest value is wrong."""
+        if self.style == "direct":
+            return None if is_answered(partial) and self.verify(problem, partial) != 1.0 else 0
         position = read_partial(problem, partial)
         if position is None:
             return None

@@ -1,0 +1,86 @@
+"""What each item of the `improved` preset does to the critic: one item taken away at a time.
+
+Plan: `variants` (name -> overrides of the improved preset; `whole` names the one with all of them).
+Each variant's critic goes through SFT and critic RL and is judged on the same panel as the others.
+The gate acts in joint training only: the downstream experiment has a run without it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from genac.evals.critic import compare
+from genac.experiments.approximation import IN, actor_config, actors, brackets, made, pooled
+from genac.experiments.critics import bring_up, judged, mean
+from genac.experiments.plan import Findings, Plan
+from genac.experiments.runs import interval, show
+from genac.runs.figures import dots
+
+
+def run(plan: Plan) -> Findings:
+    bases = actors(plan, plan.seeds)
+    panels = made(plan, bases, {IN: {}})
+    variants = plan.values["variants"]
+    jobs = [(name, seed) for name in variants for seed in plan.seeds]
+    configs = [
+        plan.config({"algorithm": "genac"}, variants[name], seed=seed).model_dump()
+        for name, seed in jobs
+    ]
+    brought = plan.cells.map(bring_up, [{"config": c} for c in configs])
+    items = [
+        {
+            "config": actor_config(plan, seed),
+            "actor": bases[seed],
+            "critic": found["rl"],
+            "options": {},
+            "rate": panels[seed, IN]["rate"],
+        }
+        for (_, seed), found in zip(jobs, brought, strict=True)
+    ]
+    table: dict[str, list[dict[str, Any]]] = {}
+    for (name, _), cell in zip(jobs, plan.cells.map(judged, items), strict=True):
+        table.setdefault(name, []).append(cell)
+    return report(plan, table)
+
+
+def report(plan: Plan, table: dict[str, list[dict[str, Any]]]) -> Findings:
+    whole = plan.values["whole"]
+    found = {
+        name: {
+            "mse": interval([c["mse"] for c in cells]),
+            "auc": pooled(cells, "auc_within_problem"),
+            "parse_rate": mean([c["parse_rate"] for c in cells]),
+            "tokens_per_value": mean([c["tokens_per_value"] for c in cells]),
+            "mse_minus_whole": compare(cells, table[whole], "mse", "difference"),
+        }
+        for name, cells in table.items()
+    }
+    rows = [
+        {
+            "claim": f"(ours) {name}: the error rises",
+            "ours": f"MSE {brackets(row['mse_minus_whole'], 4)}, "
+            f"{row['tokens_per_value'] / found[whole]['tokens_per_value']:.2f} x the tokens",
+            "verdict": "agrees"
+            if row["mse_minus_whole"]["low"] > 0
+            else "disagrees"
+            if row["mse_minus_whole"]["high"] < 0
+            else "undecided",
+        }
+        for name, row in found.items()
+        if name != whole
+    ]
+    text = [
+        f"Critics after SFT and critic RL, seeds {plan.seeds}: MSE as mean [95 % t interval over "
+        "seeds]; difference to the whole preset with a [95 % bootstrap interval over problems].",
+        "",
+        "| variant | MSE | minus the whole | AUC in problem | parsed | tokens per value |",
+        "|---" * 6 + "|",
+        *(
+            f"| {name} | {show(row['mse'], 4)} | {brackets(row['mse_minus_whole'], 4)} "
+            f"| {row['auc']:.3f} | {row['parse_rate']:.3f} | {row['tokens_per_value']:.1f} |"
+            for name, row in found.items()
+        ),
+    ]
+    drawn = {"MSE": {name: row["mse"] for name, row in found.items()}}
+    svg = dots("Squared error with one item taken away", drawn, "MSE")
+    return Findings({"ablation": found}, rows, "\n".join(text), svg)
