@@ -62,6 +62,17 @@ def resolve(recipe: dict[str, Any], overrides: dict[str, Any] | None = None) -> 
         raise ValueError(explain(error)) from error
 
 
+def recorded(folder: str | Path, values: Mapping[str, Any]) -> RunConfig:
+    """The config of a run's config.json; ValueError where another version of genac wrote it."""
+    try:
+        return RunConfig(**values)
+    except ValidationError as error:
+        raise ValueError(
+            f"the config of {folder} does not fit this version of genac, train it again:\n"
+            + explain(error)
+        ) from error
+
+
 def explain(error: ValidationError) -> str:
     """One line per problem: the dotted key, what is wrong, and the value given."""
     lines = []

@@ -10,10 +10,11 @@ import contextlib
 import json
 import multiprocessing
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class Cells:
 
     folder: Path
     processes: int = 1
+    commits: set[str] = field(default_factory=set)  # of the code that did the cells read so far
 
     def map(self, function: Callable[..., Any], items: Sequence[Arguments]) -> list[Any]:
         """function(**item) for each item, in order; equal items are done once.
@@ -40,7 +42,9 @@ class Cells:
             self.folder.mkdir(parents=True, exist_ok=True)
             print(f"{function.__name__}: {len(open_cells)} of {len(set(files))} cells", flush=True)
             self._work(function, open_cells)
-        return [json.loads(f.read_text())["result"] for f in files]
+        rows = [json.loads(f.read_text()) for f in files]
+        self.commits.update(row["commit"] for row in rows)
+        return [row["result"] for row in rows]
 
     def file(self, function: Callable[..., Any], item: Arguments) -> Path:
         return self.folder / f"{function.__name__}-{stable_hash(item)}.json"
@@ -78,7 +82,8 @@ def one(function: Callable[..., Any], item: Arguments, file: Path) -> None:
             result = function(**item)
     except Exception as error:
         raise ValueError(f"{function.__name__} failed: {error!r}; its log is {log}") from error
-    row = {"arguments": item, "result": result, "seconds": time.monotonic() - begin}
+    spent = time.monotonic() - begin
+    row = {"arguments": item, "result": result, "seconds": spent, "commit": commit()}
     atomic_write(file, json.dumps(row))
     log.unlink()
 
@@ -95,3 +100,20 @@ def single_threads() -> Iterator[None]:
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = old
+
+
+def commit() -> str:
+    """The commit of the code, marked where its files differ from it."""
+    here = Path(__file__).parent
+    try:
+        name = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            capture_output=True, text=True, check=True, cwd=here,
+        ).stdout.strip()  # fmt: skip
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--", ".."],
+            capture_output=True, text=True, check=True, cwd=here,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "no commit"
+    return f"{name} with changes" if changed else name

@@ -41,7 +41,7 @@ def table(folder: Path) -> str:
 
 
 def row_text(name: str, record: dict[str, Any], row: dict[str, str]) -> str:
-    command = f"`{record['command']}` ({record['commit'] or 'no commit'})"
+    command = f"`{record['command']}` ({record['commit']})"
     seeds = ", ".join(map(str, record["seeds"]))
     return (
         f"| {row['claim']} | {row['ours']} | {row['verdict']} | {seeds} | [{name}]({name}.md): "

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import json
 import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +94,7 @@ def run_experiment(file: str | Path) -> str:
         "rows": findings.rows,
         "seeds": plan.seeds,
         "command": f"genac paper {file}",
-        "commit": commit(),
+        "commit": ", ".join(sorted(plan.cells.commits)),
         "machine": f"{platform.machine()}, {plan.cells.processes} processes of one thread",
         **findings.extra,
         "plan": dict(plan.values),
@@ -116,20 +115,3 @@ def markdown(findings: Findings, record: dict[str, Any], name: str) -> str:
         f"`{record['command']}`, commit {record['commit']}; data in [{name}.json]({name}.json)."
     )
     return f"{source}\n\n{drawing}{findings.text.rstrip()}\n"
-
-
-def commit() -> str | None:
-    """The commit of the code, marked where files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        name = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            capture_output=True, text=True, check=True, cwd=here,
-        ).stdout.strip()  # fmt: skip
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--", ".."],
-            capture_output=True, text=True, check=True, cwd=here,
-        ).stdout.strip()  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{name} with changes" if changed else name

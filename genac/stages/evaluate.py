@@ -11,6 +11,7 @@ from genac.critics.generative import GenerativeCritic
 from genac.evals.critic import brief, evaluate_critic, floors
 from genac.evals.ground_truth import NoPanel
 from genac.evals.policy import evaluate_policy
+from genac.recipes import recorded
 from genac.runs.store import Run, atomic_write
 from genac.stages.panels import stored_panel
 from genac.stages.setup import Setup, make_world
@@ -21,7 +22,7 @@ def evaluate_run(folder: str | Path) -> str:
     run = Run.open(folder)
     if not (run.path / "actor").is_dir():
         raise ValueError(f"{folder} holds no trained actor yet; let 'genac train' finish first")
-    cfg = RunConfig(**run.config())
+    cfg = recorded(run.path, run.config())
     shifts = {"in distribution": {}, **cfg.task.shift}
     found = {name: evaluate_under(cfg, run.path, options) for name, options in shifts.items()}
     text = json.dumps(found, indent=1)

@@ -20,6 +20,7 @@ from genac.critics.generative import GenerativeCritic
 from genac.evals.critic import POOLS, evaluate_critic, floors
 from genac.evals.ground_truth import NoPanel, Panel
 from genac.evals.policy import evaluate_policy
+from genac.recipes import recorded
 from genac.runs.figures import reliability
 from genac.runs.store import Run, atomic_write
 from genac.runtime import Runtime
@@ -35,7 +36,7 @@ def evaluate_critics(arguments: Sequence[str]) -> str:
     run = Run.open(asked.run)
     if not (run.path / "actor").is_dir():
         raise ValueError(f"{asked.run} holds no trained actor yet; let 'genac train' finish first")
-    cfg = with_panel(RunConfig(**run.config()), asked.problems, asked.continuations)
+    cfg = with_panel(recorded(run.path, run.config()), asked.problems, asked.continuations)
     own = [asked.run] if (run.path / "critic" / "critic.json").exists() else []
     folders = {name: critic_folder(name) for name in [*own, *asked.critics]}
     if not folders:

@@ -16,6 +16,7 @@ from genac.critics.generative import GenerativeCritic
 from genac.evals.critic import brief, evaluate_critic, floors
 from genac.evals.ground_truth import Panel, revalue
 from genac.evals.policy import evaluate_policy
+from genac.recipes import recorded
 from genac.runs.report import write_report
 from genac.runs.store import Run, environment, stable_hash
 from genac.runtime import Runtime
@@ -103,7 +104,7 @@ def open_run(cfg: RunConfig) -> Run:
             cfg.output_dir, cfg.model_dump(), environment() | {"config_hash": config_hash(cfg)}
         )
     run = Run.open(cfg.output_dir)
-    old = RunConfig(**run.config())
+    old = recorded(run.path, run.config())
     if config_hash(old) != config_hash(cfg) and not run.metrics():
         # It stopped before anything was done, e.g. at a wrong path: the corrected config takes its
         # place.

@@ -155,7 +155,7 @@ def test_a_finished_stage_is_skipped_and_a_changed_one_gets_its_own_folder(
 ) -> None:
     folder = tmp_path / "own"
     file = recipe(stages={"folder": str(folder)})
-    names = lambda: sorted(p.name for p in folder.iterdir())  # noqa: E731
+    names = lambda: sorted(p.name for p in folder.iterdir() if p.is_dir())  # noqa: E731
     assert genac("synthesize", file).code == 0
     first = names()
     assert [n.split("-")[0] for n in first] == ["base", "traces"]
@@ -239,3 +239,26 @@ def test_verbs_on_a_finished_run(
     scored = genac("score", str(run.path / "critic"), "3 a+4>", "a+4=7\\n")
     assert scored.code == 0 and scored.out.startswith("value ")
     assert genac("env").code == 0
+
+
+def test_critics_against_panels(
+    run_micro: Runs, genac: Callable[..., Answer], refused: Callable[..., str], tmp_path: Path
+) -> None:
+    """The run's own critic and a value head, on the task and on a shift of it."""
+    shift = {"task": {"shift": {"two": {"min_steps": 2}}}, "evaluate": {"num_problems": 4}}
+    run = run_micro(**shift)
+    head = run_micro(**shift, algorithm="ppo", output_dir=str(tmp_path / "head"))
+    sizes = ("--problems", "3", "--continuations", "3")
+    answer = genac("eval", "critic", str(run.path), str(head.path), *sizes)
+    assert answer.code == 0
+    table = json.loads((run.path / "critics.json").read_text())
+    assert set(table) == {"in distribution", "two"}
+    for cells in table.values():
+        assert list(cells) == [str(run.path), str(head.path)]
+        assert all(0 <= cell["mse"] <= 1 and cell["problems"] == 3 for cell in cells.values())
+    assert (run.path / "critics.md").read_text().count(str(head.path)) == 2
+    assert (run.path / "critics-reliability.svg").read_text().startswith("<?xml")
+    assert "at least 2 continuations" in refused(
+        "eval", "critic", str(run.path), "--continuations", "0"
+    )
+    assert "holds no critic.json" in refused("eval", "critic", str(run.path), str(tmp_path))
