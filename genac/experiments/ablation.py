@@ -83,4 +83,4 @@ def report(plan: Plan, table: dict[str, list[dict[str, Any]]]) -> Findings:
     ]
     drawn = {"MSE": {name: row["mse"] for name, row in found.items()}}
     svg = dots("Squared error with one item taken away", drawn, "MSE")
-    return Findings({"ablation": found}, rows, "\n".join(text), svg)
+    return Findings({"ablation": found}, rows, "\n".join(text), {"": svg})

@@ -25,7 +25,7 @@ from genac.experiments.critics import (
 from genac.experiments.plan import Findings, Plan
 from genac.experiments.runs import interval, show
 from genac.recipes import expand
-from genac.runs.figures import dots, lines
+from genac.runs.figures import dots, lines, reliability
 
 IN = "none"  # the panel without shift
 
@@ -208,7 +208,14 @@ def report(
         figures,
         rows(ratios, aucs, pools, stage2, best),
         text(plan, summary, panels, ratios, aucs, stage2, best, chosen),
-        drawing(summary, shifts, [gen, sft, best], pools),
+        {
+            "": drawing(summary, shifts, [gen, sft, best]),
+            "pools": pool_drawing(pools),
+            "reliability": reliability(
+                "Reliability in distribution (first seed)",
+                {c: table[c, IN][0]["calibration"] for c in (gen, best)},
+            ),
+        },
         {
             "critics": summary,
             "cells": {f"{c} | {s}": [plain(x) for x in cells] for (c, s), cells in table.items()},
@@ -338,8 +345,7 @@ def text(plan, summary, panels, ratios, aucs, stage2, best, chosen) -> str:
     return "\n".join([*head, *body, *tail])
 
 
-def drawing(summary: Any, shifts: list[str], names: list[str], pools: Any) -> str:
-    del pools
+def drawing(summary: Any, shifts: list[str], names: list[str]) -> str:
     return dots(
         "Squared error against Monte-Carlo values, by distribution shift",
         {name: {s: summary[name][s]["mse"] for s in shifts} for name in names},

@@ -86,7 +86,7 @@ def report(plan: Plan, found: dict[str, dict[str, Any]]) -> Findings:
         for kind in KINDS
     }
     svg = dots("Cost of an iteration, PPO = 1", drawn)
-    return Findings({"cost_relative_to_ppo": found}, rows, "\n".join(lines), svg)
+    return Findings({"cost_relative_to_ppo": found}, rows, "\n".join(lines), {"": svg})
 
 
 def told(row: dict[str, float]) -> str:

@@ -9,6 +9,7 @@ place of a critic are a method like the others here: what no critic can beat.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -210,7 +211,7 @@ def report(
         figures,
         verdicts(table, ours, against, gaps),
         text(plan, table, settings, gaps),
-        svg,
+        {"": svg, "staleness": staleness_drawing(table)},
         {"methods": table, "settings": settings, "tuning_grid": grid},
     )
 
@@ -258,6 +259,44 @@ def sign(gap: dict[str, Any]) -> str:
     return "agrees" if gap["low"] > 0 else "disagrees" if gap["high"] < 0 else "undecided"
 
 
+def staleness_drawing(table: dict[str, Any]) -> str:
+    """The critic's bias (its value less the return) as its actor improves."""
+    series = {}
+    for method, row in table.items():
+        bias = smooth(row["critic"]["bias"])
+        if bias:
+            series[method] = [(float(i + 1), {"mean": b, "low": None}) for i, b in bias]
+    return lines("Value less return, five steps averaged", series, "step", "bias")
+
+
+def smooth(values: Sequence[float | None], width: int = 5) -> list[tuple[int, float]]:
+    """(last step, mean) of each full window of known values."""
+    known = [(i, v) for i, v in enumerate(values) if v is not None]
+    windows = [known[i : i + width] for i in range(0, len(known) - width + 1, width)]
+    return [(w[-1][0], float(np.mean([v for _, v in w]))) for w in windows]
+
+
+def staleness(table: dict[str, Any]) -> list[str]:
+    """Bias and error against returns by quarter of training."""
+    rows = []
+    for method, row in table.items():
+        bias, error = row["critic"]["bias"], row["critic"]["mse"]
+        if all(b is None for b in bias):
+            continue
+        cells = [
+            f"{mean_known(b):+.2f}, {mean_known(e):.2f}"
+            for b, e in zip(quarters(bias), quarters(error), strict=True)
+            if mean_known(b) is not None
+        ]
+        rows.append(f"| {method} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def quarters(values: Sequence[float | None]) -> list[Sequence[float | None]]:
+    edges = np.linspace(0, len(values), 5).astype(int)
+    return [values[a:b] for a, b in itertools.pairwise(edges)]
+
+
 def text(plan: Plan, table: dict[str, Any], settings: dict[str, Any], gaps: dict[str, Any]) -> str:
     against = plan.values["against"]
     head = [
@@ -290,6 +329,13 @@ def text(plan: Plan, table: dict[str, Any], settings: dict[str, Any], gaps: dict
             f"| {name} | " + " | ".join(show(row["columns"][c], 2) for c in columns_head) + " |"
             for name, row in table.items()
         ),
+        "",
+        "The critic as its actor improves: mean (value - return), squared error against returns, "
+        "by quarter of training.",
+        "",
+        "| method | first | second | third | last |",
+        "|---" * 5 + "|",
+        *staleness(table),
         "",
         "Difference of GenAC in final success: "
         + "; ".join(f"to {n} {show(g)}" for n, g in gaps.items())

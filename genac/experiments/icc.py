@@ -201,7 +201,7 @@ def report(
         {"icc": icc, "icc_rl_minus_sft": stage2, "strength_only": strength},
         rows,
         text(plan, icc, strength, rates, stage2),
-        dots("Squared error with and without in-context conditioning", drawn, "MSE"),
+        {"": dots("Squared error with and without in-context conditioning", drawn, "MSE")},
         {"actors": rates, "panels": {f"seed {s} | {n}": p for (s, n), p in panels.items()}},
     )
 

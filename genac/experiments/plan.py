@@ -57,12 +57,12 @@ class Plan:
 @dataclass(frozen=True)
 class Findings:
     """What an experiment found: `figures` at the top level of its JSON, rows for the results page,
-    a paragraph, and a drawing."""
+    a paragraph, and drawings by name ("" for the main one)."""
 
     figures: dict[str, Any]
     rows: list[dict[str, str]]  # claim, ours, verdict
     text: str
-    svg: str | None = None
+    drawings: dict[str, str] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -101,16 +101,21 @@ def run_experiment(file: str | Path) -> str:
     }
     atomic_write(results.with_suffix(".json"), json.dumps(record, indent=1))
     atomic_write(results.with_suffix(".md"), markdown(findings, record, results.name))
-    if findings.svg:
-        atomic_write(results.with_suffix(".svg"), findings.svg)
+    for name, svg in findings.drawings.items():
+        atomic_write(results.with_name(drawing_file(results.name, name)), svg)
     page = importlib.import_module("genac.experiments.page")
     page.update_page(results.parent)
     return findings.text
 
 
+def drawing_file(name: str, drawing: str) -> str:
+    return f"{name}-{drawing}.svg" if drawing else f"{name}.svg"
+
+
 def markdown(findings: Findings, record: dict[str, Any], name: str) -> str:
     """The paragraph under its command, with the drawing."""
-    drawing = f"![{name}]({name}.svg)\n\n" if findings.svg else ""
+    files = [drawing_file(name, drawing) for drawing in findings.drawings]
+    drawing = "".join(f"![{file}]({file})\n\n" for file in files)
     source = (
         f"`{record['command']}`, commit {record['commit']}; data in [{name}.json]({name}.json)."
     )

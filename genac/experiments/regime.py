@@ -36,13 +36,15 @@ def run(plan: Plan) -> Findings:
         figures={"gain_of_exact_values": {k: v["gain"]["final"] for k, v in table.items()}},
         rows=[],
         text=text(table, plan),
-        svg=dots(
-            "Final held-out success by regime",
-            {
-                method: {regime: v["best"][method]["final"] for regime, v in table.items()}
-                for method in methods
-            },
-        ),
+        drawings={
+            "": dots(
+                "Final held-out success by regime",
+                {
+                    method: {regime: v["best"][method]["final"] for regime, v in table.items()}
+                    for method in methods
+                },
+            )
+        },
         extra={"regimes": table},
     )
 

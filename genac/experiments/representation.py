@@ -242,7 +242,7 @@ def report(
         {"control_gap": gaps[controls[0]], "gap_by_task": gaps},
         rows,
         text(plan, table, gaps, best),
-        svg,
+        {"": svg},
         {"table": table, "learning_rates": {f"{t} | {c}": r for (t, c), r in best.items()}},
     )
 

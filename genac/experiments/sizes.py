@@ -144,7 +144,7 @@ def report(
         log_x=True,
     )
     figures = {"by_size": by_size, "by_size_steps": steps}
-    return Findings(figures, rows, "\n".join([*head, *body, *tail]), svg)
+    return Findings(figures, rows, "\n".join([*head, *body, *tail]), {"": svg})
 
 
 def told(found: dict[str, Any]) -> str:

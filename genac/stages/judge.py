@@ -28,6 +28,7 @@ from genac.stages.panels import stored_panel
 from genac.stages.setup import Setup, critic_card, make_world
 
 Cell = dict[str, Any]
+USUAL = 32  # problems of a panel where the run has none
 
 
 def evaluate_critics(arguments: Sequence[str]) -> str:
@@ -63,7 +64,8 @@ def parser() -> argparse.ArgumentParser:
 
 def with_panel(cfg: RunConfig, problems: int | None, continuations: int | None) -> RunConfig:
     """The config with other panel sizes; ValueError where they make no panel."""
-    problems = cfg.evaluate.panel_problems if problems is None else problems
+    if problems is None:
+        problems = cfg.evaluate.panel_problems or USUAL
     continuations = cfg.evaluate.panel_continuations if continuations is None else continuations
     if continuations < 2:
         raise ValueError(
@@ -71,7 +73,9 @@ def with_panel(cfg: RunConfig, problems: int | None, continuations: int | None) 
             "since its noise is estimated from them; the usual K is 32"
         )
     if problems < 2:
-        raise ValueError(f"--problems {problems}: a panel needs at least 2 problems; 32 are usual")
+        raise ValueError(
+            f"--problems {problems}: a panel needs at least 2 problems; {USUAL} are usual"
+        )
     sizes = {"panel_problems": problems, "panel_continuations": continuations}
     return cfg.model_copy(update={"evaluate": cfg.evaluate.model_copy(update=sizes)})
 

@@ -261,4 +261,5 @@ def test_critics_against_panels(
     assert "at least 2 continuations" in refused(
         "eval", "critic", str(run.path), "--continuations", "0"
     )
-    assert "holds no critic.json" in refused("eval", "critic", str(run.path), str(tmp_path))
+    asked = ("eval", "critic", str(run.path), str(tmp_path), *sizes)
+    assert "holds no critic.json" in refused(*asked)
