@@ -1,14 +1,14 @@
-"""Values read from the actor's own probabilities: an upper bound on what any critic could give.
+"""Values read from the actor's own probabilities: nearly what a perfect critic would give.
 
 On tasks whose solution is one fixed text, a partial response that is still right ends well if the
 actor goes on with the solution:
 
     V(s) = prod_t p(y_t | y_<t)    over the tokens y_t of the solution that are left
 
-and one whose newest value is wrong is worth 0. This leaves out that a second error may cancel the
-first (under a tenth of wrong prefixes on `arithmetic`), and reads p after the solution's own lines
-where an earlier error has been cancelled. Everything else is exact: no sampling, one forward pass
-per problem.
+and one whose newest value is wrong is worth 0. There is no sampling, only one forward pass per
+problem. It leaves out that a second error may cancel the first (under a tenth of wrong prefixes on
+`arithmetic`), that an earlier error which was cancelled changes p, and a length limit that cuts the
+solution; the approximation experiment prints its error beside the panel's noise.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ class ExactCritic(NoCritic):
             raise ValueError(
                 f"critic.kind 'exact' needs a task that knows its one solution, and "
                 f"{world.task.name!r} does not; use arithmetic or exact, or critic.kind monte_carlo"
+            )
+        if world.rollout.top_p < 1:
+            raise ValueError(
+                f"critic.kind 'exact' reads whole distributions, but rollout.top_p is "
+                f"{world.rollout.top_p}; set it to 1"
             )
         self.actor, self.world = actor, world
 

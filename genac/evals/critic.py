@@ -30,8 +30,8 @@ def evaluate_critic(critic: Critic, panel: Panel) -> dict[str, Any]:
     runtime, begin = critic.runtime, time.perf_counter()
     before = runtime.processed_tokens if runtime else 0
     estimates = critic.estimate(panel.states, step=-1)
-    found = score_estimates(estimates, panel)
-    found["seconds_per_value"] = (time.perf_counter() - begin) / len(estimates)
+    seconds = (time.perf_counter() - begin) / len(estimates)
+    found = score_estimates(estimates, panel) | {"seconds_per_value": seconds}
     if runtime is not None:
         tokens = (runtime.processed_tokens - before) / len(estimates)
         found["tokens_per_value"] = tokens
@@ -41,7 +41,7 @@ def evaluate_critic(critic: Critic, panel: Panel) -> dict[str, Any]:
 
 def brief(found: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics without the sums per problem."""
-    return {key: value for key, value in found.items() if key != "by_problem"}
+    return {k: v for k, v in found.items() if k not in ("by_problem", "problem_ids")}
 
 
 def score_estimates(estimates: Sequence[Estimate], panel: Panel) -> dict[str, Any]:
@@ -59,6 +59,7 @@ def score_estimates(estimates: Sequence[Estimate], panel: Panel) -> dict[str, An
         "mse_noise": panel.noise,
         "bias": float(np.mean(predicted_N[known_N] - truth_N[known_N])) if known_N.any() else None,
         "by_problem": sums,
+        "problem_ids": list(dict.fromkeys(s.rollout.problem.id for s in panel.states)),
     }
     result["top1_by_pool"] = {
         str(size): {
@@ -110,7 +111,7 @@ def problem_sums(predicted_N: np.ndarray, panel: Panel) -> Sums:
     missing_N = np.isnan(predicted_N)
     error_N = np.where(missing_N, 1.0, (predicted_N - truth_N) ** 2)
     corrected_N = np.where(missing_N, 1.0, error_N - noise_N)
-    rank_N = np.where(missing_N, -1.0, predicted_N)  # in a pool, a value that is missing comes last
+    rank_N = np.where(missing_N, -np.inf, predicted_N)  # what is missing is ranked last
     won_N = np.array([s.rollout.reward == 1.0 for s in panel.states])
     inner_N = np.array([s.start > 0 for s in panel.states])
     part_N = np.array([fraction(s.start, len(s.rollout.response_ids)) for s in panel.states])
@@ -119,12 +120,11 @@ def problem_sums(predicted_N: np.ndarray, panel: Panel) -> Sums:
     for number, problem in enumerate(dict.fromkeys(problems_N.tolist())):
         mine_N = problems_N == problem
         later_N = mine_N & inner_N
-        ranked_N = later_N & ~missing_N
         rng = np.random.default_rng(number)
         rows = {
             "mse": (error_N[mine_N].sum(), mine_N.sum()),
             "mse_corrected": (corrected_N[mine_N].sum(), mine_N.sum()),
-            "auc_within_problem": stats.auc_pairs(predicted_N[ranked_N], won_N[ranked_N]),
+            "auc_within_problem": stats.auc_pairs(rank_N[later_N], won_N[later_N]),
             "auc_ceiling": stats.auc_pairs(truth_N[later_N], won_N[later_N]),
         }
         for name in FRACTIONS:
@@ -172,22 +172,40 @@ def floors(panel: Panel) -> dict[str, float]:
 
 
 def compare(
-    a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], key: str, how: str
-) -> dict[str, float]:
-    """Critic a against critic b on the same panels (one per seed), resampled by problem.
+    a: Sequence[Mapping[str, Any]],
+    b: Sequence[Mapping[str, Any]],
+    key: str,
+    how: str,
+    groups: Sequence[Any] | None = None,
+) -> dict[str, Any]:
+    """Critic a against critic b on the same panels (one per training), resampled by problem.
 
     `how` is "ratio" (a / b) or "difference" (a - b) of the statistic `key`, pooled over the panels'
-    problems. -> value, low, high; the interval holds the trainings fixed.
+    problems. `groups` names the training each panel belongs to, where a training has several panels
+    that share problems (actors of one base model): a problem is then resampled with all its states.
+    -> value, low, high (trainings fixed; None where nothing was counted) and the value of each
+    training.
     """
-    pairs = [
-        np.concatenate([x["by_problem"][key], y["by_problem"][key]], axis=1)
-        for x, y in zip(a, b, strict=True)
-    ]
-    sums_PD = np.concatenate(pairs)
+    groups = list(range(len(a))) if groups is None else groups
+    clusters: dict[tuple[Any, str], np.ndarray] = {}
+    for group, x, y in zip(groups, a, b, strict=True):
+        rows = np.concatenate([x["by_problem"][key], y["by_problem"][key]], axis=1)
+        for problem, row in zip(x["problem_ids"], rows, strict=True):
+            clusters[group, problem] = clusters.get((group, problem), 0.0) + row
 
     def statistic(sums: np.ndarray) -> np.ndarray:
         left, right = safe_ratio(sums[..., :2]), safe_ratio(sums[..., 2:])
-        return left / right if how == "ratio" else left - right
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return left / right if how == "ratio" else left - right
 
-    low, high = stats.bootstrap_sums(sums_PD, statistic)
-    return {"value": float(statistic(sums_PD.sum(0))), "low": low, "high": high}
+    low, high = stats.bootstrap_sums(list(clusters.values()), statistic)
+    by_training = [
+        finite(statistic(np.sum([v for (g, _), v in clusters.items() if g == group], axis=0)))
+        for group in dict.fromkeys(groups)
+    ]
+    value = finite(statistic(np.sum(list(clusters.values()), axis=0)))
+    return {"value": value, "low": low, "high": high, "by_training": by_training}
+
+
+def finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None

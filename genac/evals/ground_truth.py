@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,11 @@ def two_sided(actor: Runtime, world: World, wanted: int) -> list[Group]:
             f"critic panel can be built (at least {FEWEST} are needed for an interval); choose an "
             "easier or harder task, or set evaluate.panel_problems to 0"
         )
+    warnings.warn(
+        f"the panel has {len(found)} problems with both outcomes instead of {wanted}: intervals "
+        "are wide",
+        stacklevel=2,
+    )
     return found
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 from genac.evals.critic import compare
-from genac.experiments.approximation import IN, actor_config, actors, brackets, made, pooled
+from genac.experiments.approximation import actor_config, actors, made
+from genac.experiments.approximation_report import IN, pooled
 from genac.experiments.critics import bring_up, judged, mean
 from genac.experiments.plan import Findings, Plan
 from genac.experiments.runs import interval, show
+from genac.experiments.verdicts import above, below, brackets, shown, verdict
 from genac.runs.figures import dots
 
 
@@ -60,11 +62,7 @@ def report(plan: Plan, table: dict[str, list[dict[str, Any]]]) -> Findings:
             "claim": f"(ours) {name}: the error rises",
             "ours": f"MSE {brackets(row['mse_minus_whole'], 4)}, "
             f"{row['tokens_per_value'] / found[whole]['tokens_per_value']:.2f} x the tokens",
-            "verdict": "agrees"
-            if row["mse_minus_whole"]["low"] > 0
-            else "disagrees"
-            if row["mse_minus_whole"]["high"] < 0
-            else "undecided",
+            "verdict": verdict(above(row["mse_minus_whole"], 0), below(row["mse_minus_whole"], 0)),
         }
         for name, row in found.items()
         if name != whole
@@ -77,7 +75,7 @@ def report(plan: Plan, table: dict[str, list[dict[str, Any]]]) -> Findings:
         "|---" * 6 + "|",
         *(
             f"| {name} | {show(row['mse'], 4)} | {brackets(row['mse_minus_whole'], 4)} "
-            f"| {row['auc']:.3f} | {row['parse_rate']:.3f} | {row['tokens_per_value']:.1f} |"
+            f"| {shown(row['auc'])} | {row['parse_rate']:.3f} | {row['tokens_per_value']:.1f} |"
             for name, row in found.items()
         ),
     ]

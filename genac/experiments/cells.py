@@ -52,13 +52,13 @@ class Cells:
     def _work(self, function: Callable[..., Any], cells: dict[Path, Arguments]) -> None:
         if self.processes == 1:
             for file, item in cells.items():
-                one(function, item, file)
+                one(function, item, file, commit())
             return
-        begin, done = time.monotonic(), 0
+        begin, done, name = time.monotonic(), 0, commit()
         # Workers start afresh ("spawn"): torch's threads do not survive a fork.
         spawn = multiprocessing.get_context("spawn")
         with single_threads(), ProcessPoolExecutor(self.processes, mp_context=spawn) as pool:
-            waiting = {pool.submit(one, function, i, f): f for f, i in cells.items()}
+            waiting = {pool.submit(one, function, i, f, name): f for f, i in cells.items()}
             try:
                 for future in as_completed(waiting):
                     future.result()
@@ -70,8 +70,8 @@ class Cells:
                 raise
 
 
-def one(function: Callable[..., Any], item: Arguments, file: Path) -> None:
-    """Does one cell; what it prints goes to a log beside its result."""
+def one(function: Callable[..., Any], item: Arguments, file: Path, name: str) -> None:
+    """Does one cell with the code of commit `name`; what it prints goes to a log beside it."""
     log, begin = file.with_suffix(".log"), time.monotonic()
     try:
         with (
@@ -83,7 +83,7 @@ def one(function: Callable[..., Any], item: Arguments, file: Path) -> None:
     except Exception as error:
         raise ValueError(f"{function.__name__} failed: {error!r}; its log is {log}") from error
     spent = time.monotonic() - begin
-    row = {"arguments": item, "result": result, "seconds": spent, "commit": commit()}
+    row = {"arguments": item, "result": result, "seconds": spent, "commit": name}
     atomic_write(file, json.dumps(row))
     log.unlink()
 

@@ -20,7 +20,7 @@ from genac.rollout import collect, problems_at, response_text
 from genac.runs.store import Run
 from genac.runtime import Runtime
 from genac.seeding import derive_seed
-from genac.stages.critic_rl import FIRST_PROBLEM
+from genac.stages.critic_rl import FIRST_PROBLEM, stage_world
 from genac.stages.judge import load_critic
 from genac.stages.outputs import ensure
 from genac.stages.panels import stored_panel
@@ -55,7 +55,9 @@ def panel_made(config: Config, actor: str, options: dict[str, Any]) -> dict[str,
     rate = evaluate_policy(
         runtime, make_world(cfg, **options), cfg.evaluate.num_problems, cfg.evaluate.num_samples
     )
-    return {"rate": rate.mean, "states": len(panel.states), "noise": panel.noise, **floors(panel)}
+    problems = len({s.rollout.problem.id for s in panel.states})
+    counts = {"states": len(panel.states), "problems": problems}
+    return {"rate": rate.mean, **counts, "noise": panel.noise, **floors(panel)}
 
 
 def judged(
@@ -81,16 +83,19 @@ def value_regression(config: Config, actor: str, targets: str, learning_rate: fl
     key = {"config": config, "actor": actor, "targets": targets, "learning_rate": learning_rate}
 
     def build(run: Run) -> None:
-        runtime = setup.actor(actor)
-        critic = setup.critic(actor, runtime, learning_rate, stage.steps)
+        runtime, world = setup.actor(actor), stage_world(setup)
+        critic = setup.critic(actor, runtime, learning_rate, stage.steps if stage.decay else None)
         assert critic.runtime is not None
         count = stage.num_prompts or cfg.rollout.num_prompts
+        run.truncate_after("regression", -1)  # an interrupted one starts again
         for step in range(stage.steps):
-            problems = problems_at(setup.world, "train", FIRST_PROBLEM + step * count, count)
-            groups = collect(runtime, setup.world, problems, "critic_rl", step)
+            problems = problems_at(world, "train", FIRST_PROBLEM + step * count, count)
+            groups = collect(runtime, world, problems, "critic_rl", step)
             rollouts = [r for group in groups for r in group]
             states = split(rollouts, cfg.states, runtime.tokenizer)
-            labels = labels_of(setup, runtime, states, targets)
+            found = teacher(setup, runtime, targets).estimate(states, -1)
+            states = [e.state for e in found if e.value is not None]
+            labels = [e.value for e in found if e.value is not None]
             samples = [
                 value_sample(rollout, states, places, labels)
                 for rollout, places in by_rollout(states)
@@ -102,10 +107,11 @@ def value_regression(config: Config, actor: str, targets: str, learning_rate: fl
     return str(ensure(cfg.stages.folder, "regression", key, build) / "model")
 
 
-def labels_of(setup: Setup, actor: Runtime, states: Sequence[State], targets: str) -> list[float]:
+def teacher(setup: Setup, actor: Runtime, targets: str) -> Critic:
+    """Whose values a regression learns."""
     if targets == "exact":
-        return [e.value or 0.0 for e in ExactCritic(actor, setup.world).estimate(states, -1)]
-    return [e.value or 0.0 for e in OracleCritic(actor, setup.world, None).estimate(states, -1)]
+        return ExactCritic(actor, setup.world)
+    return OracleCritic(actor, setup.world, None)
 
 
 # --- predictors without a model -------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -95,11 +96,12 @@ def run_experiment(file: str | Path) -> str:
         "seeds": plan.seeds,
         "command": f"genac paper {file}",
         "commit": ", ".join(sorted(plan.cells.commits)),
-        "machine": f"{platform.machine()}, {plan.cells.processes} processes of one thread",
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "processes": plan.cells.processes,
         **findings.extra,
         "plan": dict(plan.values),
     }
-    atomic_write(results.with_suffix(".json"), json.dumps(record, indent=1))
+    atomic_write(results.with_suffix(".json"), json.dumps(record, indent=1, allow_nan=False))
     atomic_write(results.with_suffix(".md"), markdown(findings, record, results.name))
     for name, svg in findings.drawings.items():
         atomic_write(results.with_name(drawing_file(results.name, name)), svg)

@@ -276,11 +276,11 @@ def bootstrap_sums(
     draws: int = 2000,
     seed: int = 0,
     level: float = 0.95,
-) -> tuple[float, float]:
+) -> tuple[float | None, float | None]:
     """`bootstrap_interval` for statistics of sums over clusters, which needs no concatenation.
 
     sums (P, D): what each of P clusters adds to D sums. `statistic` maps (draws, D) to (draws,).
-    Draws in which it is not a number are left out.
+    Draws in which it is not a number are left out; (None, None) where it never is one.
     """
     sums_PD = np.asarray(sums, dtype=np.float64)
     assert sums_PD.ndim == 2 and len(sums_PD), "no observations"
@@ -290,7 +290,7 @@ def bootstrap_sums(
     found = np.asarray(statistic(counts @ sums_PD))
     found = found[np.isfinite(found)]
     if not len(found):
-        return float("nan"), float("nan")
+        return None, None
     low, high = np.quantile(found, ((1 - level) / 2, (1 + level) / 2))
     return float(low), float(high)
 

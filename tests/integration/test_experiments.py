@@ -103,6 +103,7 @@ def test_approximation(folder):
         generative="generative",
         generative_sft="sft",
         best_of=["head"],
+        judged=["generative", "sft"],
         critics={
             "generative": {"algorithm": "genac", "stage": "rl"},
             "sft": {"like": "generative", "stage": "sft"},
@@ -172,7 +173,7 @@ def test_sizes(folder):
 def test_representation(folder):
     options = {"noise": 0.5, "style": "direct"}
     file = micro_plan(
-        folder, "representation", tuning_seed=5, depths=[1], width=16, steps=3, tuning_steps=2,
+        folder, "representation", tuning_seed=5, depths=[1], width=16, steps=3,
         batch=4, lengths=[1, 2], problems=5, learning_rates=[1e-3, 2e-3], controls=["progress"],
         tasks={
             "maps": {"name": "exact", "states": "answered", "options": {"modulus": 5, **options}},
@@ -181,7 +182,7 @@ def test_representation(folder):
     )  # fmt: skip
     found = result(file)
     assert set(found["table"]["maps"]) == {"generative", "depth 1"}
-    assert found["control_gap"]["best head"] == "depth 1"
+    assert found["control_gap"]["progress"]["best head"] == "depth 1"
 
 
 def test_ablation(folder):

@@ -130,7 +130,8 @@ def test_a_missing_score_is_an_error_of_one(panel):
 
 def test_silence_looks_like_no_skill(panel):
     found = evaluate_critic(fixed(panel, [None] * 4), panel)
-    assert found["mse"] == 1 and found["parse_rate"] == 0 and found["auc_within_problem"] is None
+    assert found["mse"] == 1 and found["parse_rate"] == 0
+    assert found["auc_within_problem"] == 0.5
 
 
 def test_auc_is_inside_a_problem_and_leaves_the_start_out(panel):
@@ -171,9 +172,24 @@ def test_two_critics_on_one_panel_are_compared_problem_by_problem(panel):
     good = evaluate_critic(fixed(panel, [0.7, 0.3, 0.5, 0.5]), panel)
     bad = evaluate_critic(fixed(panel, [0.6, 0.4, 0.4, 0.6]), panel)
     found = compare([good], [bad], "mse", "ratio")
-    assert found == {k: pytest.approx(0.25) for k in ("value", "low", "high")}
+    assert [found[k] for k in ("value", "low", "high")] == pytest.approx([0.25] * 3)
+    assert found["by_training"] == pytest.approx([0.25])
     gap = compare([good], [good], "auc_within_problem", "difference")
     assert gap["value"] == 0.0
+
+
+def test_panels_of_one_training_are_resampled_together(panel):
+    """Two panels with the same problems: as clusters of one training they are two, not four."""
+    good = evaluate_critic(fixed(panel, [0.8, 0.2, 0.5, 0.4]), panel)
+    bad = evaluate_critic(fixed(panel, [0.6, 0.4, 0.4, 0.9]), panel)
+    apart = compare([good, good], [bad, bad], "mse", "difference")
+    together = compare([good, good], [bad, bad], "mse", "difference", groups=[0, 0])
+    assert apart["value"] == pytest.approx(together["value"])
+    assert len(apart["by_training"]) == 2 and len(together["by_training"]) == 1
+    single = compare([good], [bad], "mse", "difference")
+    assert together["low"] == pytest.approx(single["low"])
+    none = compare([good], [good], "mse", "ratio")
+    assert none["value"] == 1.0
 
 
 def test_floors_by_hand(panel):

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genac.experiments.approximation import verdict
 from genac.experiments.cells import Cells
-from genac.experiments.downstream import first, reach
+from genac.experiments.downstream import first, samples_ratio
+from genac.experiments.verdicts import above, below, brackets, verdict
 from genac.stages.outputs import ensure
 
 
@@ -62,13 +62,27 @@ def test_a_stage_is_built_by_one_and_awaited_by_the_other(tmp_path: Path):
 
 
 def test_samples_to_a_mark_by_hand():
-    """Reached half way between 16 and 32 samples; a mark above the curve is never reached."""
-    curves = [{"samples": [0, 16, 32], "success": [0.2, 0.4, 0.8]}] * 3
-    assert reach(curves, 0.6) == pytest.approx({"value": 24.0, "low": 24.0, "high": 24.0})
-    assert reach(curves, 0.9) == {"value": None, "low": None, "high": None}
+    """The mark 0.6 is reached at 24 samples, half way between 16 and 32; the other needs 48."""
+    ours = [{"samples": [0, 16, 32, 48], "success": [0.2, 0.4, 0.8, 0.9]}] * 3
+    theirs = [{"samples": [0, 16, 32, 48], "success": [0.2, 0.3, 0.5, 0.6]}] * 3
+    half = {"value": 0.5, "low": 0.5, "high": 0.5}
+    assert samples_ratio(ours, theirs) == pytest.approx(half)
+    assert samples_ratio(ours, theirs, before=24)["value"] == pytest.approx(1.0)
+    assert samples_ratio(theirs, ours) == {"value": None, "low": None, "high": None}
+    assert samples_ratio(ours, ours)["value"] == 1.0
     assert first(np.array([0, 16]), np.array([0.5, 0.6]), 0.4) == 0.0
 
 
 def test_verdicts():
     assert verdict(True, False) == "agrees" and verdict(False, True) == "disagrees"
     assert verdict(False, False) == "undecided"
+
+
+def test_an_interval_alone_is_not_enough_for_a_verdict():
+    """One training on the other side of the mark leaves it undecided."""
+    found = {"value": 0.5, "low": 0.4, "high": 0.6, "by_training": [0.45, 0.55]}
+    assert below(found, 0.7) and not above(found, 0.7) and not below(found, 0.55)
+    assert not below(found | {"by_training": [0.3, 0.9]}, 0.7)
+    assert above(found, 0.3) and not above(found | {"by_training": [0.2, 0.9]}, 0.3)
+    empty = {"value": None, "low": None, "high": None, "by_training": [None]}
+    assert not below(empty, 1) and not above(empty, 1) and brackets(empty) == "-"

@@ -1,0 +1,41 @@
+"""When an experiment may say "agrees".
+
+An interval over problems holds the trainings fixed, so it says nothing of their luck: a verdict
+also asks that every training (seed) lies on the same side. Anything else is undecided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Found = Mapping[str, Any]  # value, low, high, by_training
+
+
+def below(found: Found, mark: float) -> bool:
+    """The interval and every training lie below the mark."""
+    return surely([found["high"], *found.get("by_training", ())], lambda x: x < mark)
+
+
+def above(found: Found, mark: float) -> bool:
+    """The interval and every training lie above the mark."""
+    return surely([found["low"], *found.get("by_training", ())], lambda x: x > mark)
+
+
+def surely(values: list[float | None], holds: Any) -> bool:
+    return all(v is not None and holds(v) for v in values)
+
+
+def verdict(agrees: bool, disagrees: bool) -> str:
+    return "agrees" if agrees else "disagrees" if disagrees else "undecided"
+
+
+def brackets(found: Found, digits: int = 2) -> str:
+    """0.21 [0.15, 0.30], or a dash where nothing was counted."""
+    if found["value"] is None or found["low"] is None:
+        return "-"
+    return f"{found['value']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+
+
+def shown(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
