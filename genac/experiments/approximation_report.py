@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,11 +58,10 @@ def report(
         "top1_by_pool": pools,
         "rl_minus_sft_by_shift": stage2,
     }
-    floor = np.mean([p["mse_constant"] for (_, s), p in panels.items() if s == IN])
-    learnt = summary[best][IN]["mse"]["mean"] < floor
+    floor = float(np.mean([p["mse_constant"] for (_, s), p in panels.items() if s == IN]))
     return Findings(
         figures,
-        rows(figures, pools, best, bool(learnt)),
+        rows(figures, pools, Heads.of(plan, chosen, summary[best][IN]["mse"]["mean"], floor)),
         text(plan, summary, panels, figures, best, chosen),
         {
             "": drawing(summary, shifts, [gen, sft, best]),
@@ -95,22 +95,42 @@ def across(cells: list[dict[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def rows(figures: dict[str, Any], pools: Any, best: str, learnt: bool) -> list[dict[str, str]]:
-    """Verdicts on heads that learnt nothing (no better than a constant) would say nothing of
-    heads: they are undecided then, and say so."""
+@dataclass(frozen=True)
+class Heads:
+    """Whether the best value head speaks for value heads: one that is no better than a constant may
+    only have been trained too little, unless the longest training of the grid was no better."""
+
+    best: str
+    remark: str
+    enough: bool
+
+    @classmethod
+    def of(cls, plan: Plan, chosen: dict[str, Any], error: float, floor: float) -> Heads:
+        best, longest = chosen["best discriminative"], plan.values.get("longest")
+        if error < floor:
+            return cls(best, "", True)
+        flat = "no better than the best constant in hindsight"
+        if longest is None or longest == best:
+            return cls(best, f"; {flat}, perhaps trained too little", False)
+        tried = min(e for s, e in chosen["grid"].items() if s.startswith(longest))
+        own = min(e for s, e in chosen["grid"].items() if s.startswith(best))
+        return cls(best, f"; {flat}; {longest}: {tried:.4f} against {own:.4f} when tuned", True)
+
+
+def rows(figures: dict[str, Any], pools: Any, heads: Heads) -> list[dict[str, str]]:
+    """Verdicts stay undecided where the heads' training may simply be too short."""
     ratios, aucs = figures["mse_ratio_by_shift"], figures["auc_gap_by_shift"]
     without, stage2 = figures["mse_ratio_without_shifted_rate"], figures["rl_minus_sft_by_shift"]
     last = list(ratios)[-1]
     sized = [p for shift in pools.values() for p in shift.values() if p["value"] is not None]
-    heads = "" if learnt else "; the head is no better than a constant"
 
     def judge(agrees: bool, disagrees: bool) -> str:
-        return verdict(agrees, disagrees) if learnt else "undecided"
+        return verdict(agrees, disagrees) if heads.enough else "undecided"
 
     return [
         {
             "claim": "generative error below discriminative in distribution",
-            "ours": f"ratio {brackets(ratios[IN])} ({best}{heads})",
+            "ours": f"ratio {brackets(ratios[IN])} ({heads.best}{heads.remark})",
             "verdict": judge(below(ratios[IN], 1), above(ratios[IN], 1)),
         },
         {

@@ -92,9 +92,8 @@ def test_size_text(count, text):
 
 
 def test_unknown_template():
-    with pytest.raises(
-        ValueError, match=r"'other'; use one of \['compact', 'paper', 'trunk-first'\]"
-    ):
+    known = r"\['compact', 'compact-paper', 'paper', 'trunk-first'\]"
+    with pytest.raises(ValueError, match=rf"'other'; use one of {known}"):
         template("other")
 
 
