@@ -111,7 +111,8 @@ class GenerativeConfig(Section):
     """The generative critic."""
 
     prompt: str = Field(
-        default="paper", description="prompt template: paper | trunk-first | compact"
+        default="paper",
+        description="prompt template: paper | trunk-first | compact | compact-paper",
     )
     icc: ICCConfig = Field(default_factory=ICCConfig, description="in-context conditioning")
     num_samples: Count = Field(default=1, description="thoughts per state")
