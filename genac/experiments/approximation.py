@@ -2,7 +2,8 @@
 
 For each seed a base model, a generative critic (SFT, then RL) and value heads are made anew, and
 all are judged on the same panels. Plan: `critics` (name -> overrides, the `stage` to judge, and a
-`grid` tuned on `tuning_seed` by the error in distribution; `like` takes another's tuned settings),
+`grid` tuned on `tuning_seed` by the error in distribution; `like` takes another's tuned settings
+and puts its own overrides on top),
 `best_of` (which critics stand for "discriminative": the best of them on the tuning seed), `judged`
 (which others are made anew for every seed), `regression` (value heads on labels without noise),
 `predictors` (critics without a model), `shifts` (panel name -> task options).
@@ -12,11 +13,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from genac.algorithms import merge
 from genac.experiments.approximation_report import IN, report
 from genac.experiments.critics import bring_up, judged, panel_made, value_regression
 from genac.experiments.plan import Findings, Plan
 from genac.recipes import expand
 
+NOT_OVERRIDES = ("like", "stage", "grid")
 TOLD_IN = " (told the rate in distribution)"
 
 
@@ -90,7 +93,8 @@ def folders(plan: Plan, chosen: dict[str, Any], seeds: list[int]) -> dict[tuple[
     wanted = {c: wanted[c] for c in named}
     jobs = [(c, seed) for c in wanted for seed in seeds]
     owner = {c: wanted[c].get("like", c) for c in wanted}
-    tuned = {c: settings[o][chosen["settings"][o]] for c, o in owner.items()}
+    own = {c: {k: v for k, v in wanted[c].items() if k not in NOT_OVERRIDES} for c in wanted}
+    tuned = {c: merge(settings[o][chosen["settings"][o]], own[c]) for c, o in owner.items()}
     configs = [plan.config(tuned[c], seed=seed).model_dump() for c, seed in jobs]
     brought = plan.cells.map(bring_up, [{"config": c} for c in configs])
     return {(c, s): b[wanted[c]["stage"]] for (c, s), b in zip(jobs, brought, strict=True)}

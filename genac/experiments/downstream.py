@@ -165,6 +165,7 @@ def add_equal_budgets(plan: Plan, table: dict[str, Any], results: dict[Any, Any]
             for b in BUDGETS
         }
         marks = [results[against, seed]["curve"] for seed in plan.seeds]
+        row["minus_against"] = difference(row["final"]["values"], table[against]["final"]["values"])
         row["samples_ratio"] = samples_ratio(curves, marks)
         row["samples_ratio_with_preparation"] = samples_ratio(
             curves, marks, row["responses_before"]
@@ -373,7 +374,9 @@ def text(plan: Plan, table: dict[str, Any], settings: dict[str, Any], gaps: dict
         "|---" * 5 + "|",
         *staleness(table),
         "",
-        "Difference of GenAC in final success: "
+        f"Final success less that of {against}, paired by seed: "
+        + "; ".join(f"{n} {show(row['minus_against'])}" for n, row in table.items())
+        + ". Difference of GenAC: "
         + "; ".join(f"to {n} {show(g)}" for n, g in gaps.items())
         + ".",
     ]
