@@ -40,8 +40,10 @@ def evaluate_critic(critic: Critic, panel: Panel) -> dict[str, Any]:
 
 
 def brief(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics without the sums per problem."""
-    return {k: v for k, v in found.items() if k not in ("by_problem", "problem_ids")}
+    """The metrics without the sums per problem, and without the clock: equal runs have equal
+    summaries."""
+    left_out = ("by_problem", "problem_ids", "seconds_per_value")
+    return {k: v for k, v in found.items() if k not in left_out}
 
 
 def score_estimates(estimates: Sequence[Estimate], panel: Panel) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def ensure(root: str | Path, stage: str, key: dict[str, Any], build: Callable[[R
 def alone(folder: Path) -> Iterator[None]:
     """Held by one process at a time; the operating system frees it when that process dies."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.parent / f"{folder.name}.lock", "w") as file:
+    with open(folder.parent / f".{folder.name}.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
