@@ -154,6 +154,7 @@ def test_icc(folder):
     assert set(found["actors"]) == {"base", "trained"}
 
 
+@pytest.mark.slow
 def test_sizes(folder):
     file = micro_plan(
         folder,
@@ -185,6 +186,7 @@ def test_representation(folder):
     assert found["control_gap"]["progress"]["best head"] == "depth 1"
 
 
+@pytest.mark.slow
 def test_ablation(folder):
     variants = {
         "improved": {},
@@ -197,6 +199,7 @@ def test_ablation(folder):
     assert found["ablation"]["improved"]["mse_minus_whole"]["value"] == 0.0
 
 
+@pytest.mark.slow
 def test_compute(folder):
     small = ["--quick", "--repeats", "1", "--hidden", "32", "--layers", "1", "--heads", "2"]
     short = ["--response", "32", "--states", "4", "--thought", "8", "--threads", "1"]
