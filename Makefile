@@ -37,7 +37,7 @@ compare: setup   ## every algorithm on the default task, three seeds, the table 
 	$(RUN) compare recipes/compare-arithmetic.yaml
 
 # The order matters: the regime is chosen before methods are compared in it.
-results: setup   ## every experiment of docs/results, about a night on two CPU cores
+results: setup   ## every experiment of docs/results; hours on two CPU cores
 	for name in regime approximation sizes icc downstream representation ablation compute; do \
 	  $(RUN) paper recipes/paper/$$name.yaml || exit 1; done
 

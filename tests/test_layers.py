@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "genac"
 
 # A name is a folder or a module of genac; modules of one folder may import each other.
 LEVELS = {
+    "sections": -1,
     "types": 0,
     "config": 0,
     "seeding": 0,
@@ -45,7 +46,17 @@ LEVELS = {
     "cli": 11,
     "__main__": 12,
 }
-LIGHT = ("types", "config", "seeding", "algorithms", "prefixes", "recipes", "tasks", "runs")
+LIGHT = (
+    "sections",
+    "types",
+    "config",
+    "seeding",
+    "algorithms",
+    "prefixes",
+    "recipes",
+    "tasks",
+    "runs",
+)
 HEAVY = {"torch", "transformers", "ray", "vllm", "wandb", "matplotlib"}
 
 MODULES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py"))

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from genac.evals.critic import compare
-from genac.experiments.approximation import actor_config, actors, made
+from genac.experiments.approximation import actors, made, trained_and_judged
 from genac.experiments.approximation_report import IN, pooled
-from genac.experiments.critics import bring_up, judged, mean
+from genac.experiments.critics import mean
 from genac.experiments.plan import Findings, Plan
 from genac.experiments.runs import interval, show
 from genac.experiments.verdicts import above, below, brackets, shown, verdict
@@ -28,19 +28,9 @@ def run(plan: Plan) -> Findings:
         plan.config({"algorithm": "genac"}, variants[name], seed=seed).model_dump()
         for name, seed in jobs
     ]
-    brought = plan.cells.map(bring_up, [{"config": c} for c in configs])
-    items = [
-        {
-            "config": actor_config(plan, seed),
-            "actor": bases[seed],
-            "critic": found["rl"],
-            "options": {},
-            "rate": panels[seed, IN]["rate"],
-        }
-        for (_, seed), found in zip(jobs, brought, strict=True)
-    ]
+    cells = trained_and_judged(plan, bases, panels, configs, ["rl"] * len(jobs))
     table: dict[str, list[dict[str, Any]]] = {}
-    for (name, _), cell in zip(jobs, plan.cells.map(judged, items), strict=True):
+    for (name, _), cell in zip(jobs, cells, strict=True):
         table.setdefault(name, []).append(cell)
     return report(plan, table)
 

@@ -14,13 +14,12 @@ from __future__ import annotations
 from typing import Any
 
 from genac.algorithms import merge
-from genac.experiments.approximation_report import IN, report
+from genac.experiments.approximation_report import IN, TOLD_IN, report
 from genac.experiments.critics import bring_up, judged, panel_made, value_regression
 from genac.experiments.plan import Findings, Plan
 from genac.recipes import expand
 
 NOT_OVERRIDES = ("like", "stage", "grid")
-TOLD_IN = " (told the rate in distribution)"
 
 
 def run(plan: Plan) -> Findings:
@@ -63,19 +62,10 @@ def tune(plan: Plan) -> dict[str, Any]:
     base = actors(plan, [seed])[seed]
     jobs = [(critic, s, v) for critic, options in settings.items() for s, v in options.items()]
     configs = [plan.config(values, seed=seed).model_dump() for _, _, values in jobs]
-    brought = plan.cells.map(bring_up, [{"config": c} for c in configs])
-    panel = made(plan, {seed: base}, {IN: {}})[seed, IN]
-    items = [
-        {
-            "config": actor_config(plan, seed),
-            "actor": base,
-            "critic": found[plan.values["critics"][critic]["stage"]],
-            "options": {},
-            "rate": panel["rate"],
-        }
-        for (critic, _, _), found in zip(jobs, brought, strict=True)
-    ]
-    errors = [found["mse"] for found in plan.cells.map(judged, items)]
+    stages = [plan.values["critics"][critic]["stage"] for critic, _, _ in jobs]
+    panels = made(plan, {seed: base}, {IN: {}})
+    found = trained_and_judged(plan, {seed: base}, panels, configs, stages)
+    errors = [cell["mse"] for cell in found]
     grid = {(c, s): e for (c, s, _), e in zip(jobs, errors, strict=True)}
     best = {c: min(options, key=lambda s, c=c: grid[c, s]) for c, options in settings.items()}
     heads = plan.values["best_of"]
@@ -84,6 +74,28 @@ def tune(plan: Plan) -> dict[str, Any]:
         "grid": {f"{s}": e for (_, s), e in grid.items()},
         "best discriminative": min(heads, key=lambda c: grid[c, best[c]]),
     }
+
+
+def trained_and_judged(
+    plan: Plan,
+    bases: dict[int, str],
+    panels: dict[tuple[int, str], dict[str, float]],
+    configs: list[dict[str, Any]],
+    stages: list[str],
+) -> list[dict[str, Any]]:
+    """Brings a critic up from each config and judges it, after its stage, in distribution."""
+    brought = plan.cells.map(bring_up, [{"config": c} for c in configs])
+    items = [
+        {
+            "config": actor_config(plan, config["seed"]),
+            "actor": bases[config["seed"]],
+            "critic": found[stage],
+            "options": {},
+            "rate": panels[config["seed"], IN]["rate"],
+        }
+        for config, found, stage in zip(configs, brought, stages, strict=True)
+    ]
+    return plan.cells.map(judged, items)
 
 
 def folders(plan: Plan, chosen: dict[str, Any], seeds: list[int]) -> dict[tuple[str, int], str]:

@@ -15,6 +15,7 @@ from genac.experiments.verdicts import above, below, brackets, shown, verdict
 from genac.runs.figures import dots, lines, reliability
 
 IN = "none"  # the panel without shift
+TOLD_IN = " (told the rate in distribution)"  # the generative critic's row that is told no more
 
 
 def report(
@@ -33,26 +34,14 @@ def report(
         for s in shifts
     }
     stage2 = {s: compare(table[gen, s], table[sft, s], "mse", "difference") for s in shifts}
-    pools = {
-        s: {
-            str(k): {
-                **compare(table[gen, s], table[best, s], f"top1_{k}", "difference"),
-                "generative": pooled(table[gen, s], f"top1_{k}"),
-                "discriminative": pooled(table[best, s], f"top1_{k}"),
-                "chance": pooled(table[gen, s], f"chance_{k}"),
-            }
-            for k in POOLS
-        }
-        for s in shifts
-    }
+    pools = {s: top1_by_pool(table[gen, s], table[best, s]) for s in shifts}
     summary = {
         critic: {shift: across(table[critic, shift]) for shift in shifts} for critic in critics
     }
-    told_in = next(c for c in critics if c.startswith(gen) and "told" in c)
     figures = {
         "mse_ratio_by_shift": ratios,
         "mse_ratio_without_shifted_rate": {
-            s: compare(table[told_in, s], table[best, s], "mse", "ratio") for s in shifts
+            s: compare(table[gen + TOLD_IN, s], table[best, s], "mse", "ratio") for s in shifts
         },
         "auc_gap_by_shift": aucs,
         "top1_by_pool": pools,
@@ -78,6 +67,19 @@ def report(
             "tuning": chosen,
         },
     )
+
+
+def top1_by_pool(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pool size -> the accuracies, chance, and the difference with its interval."""
+    return {
+        str(k): {
+            **compare(ours, theirs, f"top1_{k}", "difference"),
+            "generative": pooled(ours, f"top1_{k}"),
+            "discriminative": pooled(theirs, f"top1_{k}"),
+            "chance": pooled(ours, f"chance_{k}"),
+        }
+        for k in POOLS
+    }
 
 
 def pooled(cells: list[dict[str, Any]], key: str) -> float | None:
@@ -118,30 +120,39 @@ class Heads:
 
 
 def rows(figures: dict[str, Any], pools: Any, heads: Heads) -> list[dict[str, str]]:
-    """Verdicts stay undecided where the heads' training may simply be too short."""
-    ratios, aucs = figures["mse_ratio_by_shift"], figures["auc_gap_by_shift"]
-    without, stage2 = figures["mse_ratio_without_shifted_rate"], figures["rl_minus_sft_by_shift"]
+    """Verdicts on heads stay undecided where the heads' training may simply be too short."""
+    compared = error_rows(figures, heads) + ranking_rows(figures, pools)
+    if not heads.enough:
+        compared = [row | {"verdict": "undecided"} for row in compared]
+    stage2 = figures["rl_minus_sft_by_shift"]
+    return [
+        *compared,
+        {
+            "claim": "RL pretraining lowers the error of SFT",
+            "ours": each(stage2, 4),
+            "verdict": verdict(below(stage2[IN], 0), above(stage2[IN], 0)),
+        },
+    ]
+
+
+def error_rows(figures: dict[str, Any], heads: Heads) -> list[dict[str, str]]:
+    ratios, without = figures["mse_ratio_by_shift"], figures["mse_ratio_without_shifted_rate"]
     last = list(ratios)[-1]
-    sized = [p for shift in pools.values() for p in shift.values() if p["value"] is not None]
-
-    def judge(agrees: bool, disagrees: bool) -> str:
-        return verdict(agrees, disagrees) if heads.enough else "undecided"
-
     return [
         {
             "claim": "generative error below discriminative in distribution",
             "ours": f"ratio {brackets(ratios[IN])} ({heads.best}{heads.remark})",
-            "verdict": judge(below(ratios[IN], 1), above(ratios[IN], 1)),
+            "verdict": verdict(below(ratios[IN], 1), above(ratios[IN], 1)),
         },
         {
             "claim": "(aim) at most a quarter of it",
             "ours": f"ratio {brackets(ratios[IN])}",
-            "verdict": judge(below(ratios[IN], 0.25), above(ratios[IN], 0.25)),
+            "verdict": verdict(below(ratios[IN], 0.25), above(ratios[IN], 0.25)),
         },
         {
             "claim": "generative error below discriminative under every shift",
             "ours": each(ratios) + "; told the rate in distribution only: " + each(without),
-            "verdict": judge(
+            "verdict": verdict(
                 all(below(r, 1) for r in [*ratios.values(), *without.values()]),
                 any(above(r, 1) for r in ratios.values()),
             ),
@@ -149,7 +160,7 @@ def rows(figures: dict[str, Any], pools: Any, heads: Heads) -> list[dict[str, st
         {
             "claim": "(aim) at most half of it under every shift",
             "ours": each(ratios),
-            "verdict": judge(
+            "verdict": verdict(
                 all(below(r, 0.5) for r in ratios.values()),
                 any(above(r, 0.5) for r in ratios.values()),
             ),
@@ -157,28 +168,30 @@ def rows(figures: dict[str, Any], pools: Any, heads: Heads) -> list[dict[str, st
         {
             "claim": "the gap widens with the shift",
             "ours": f"ratio {brackets(ratios[IN])} without, {brackets(ratios[last])} at {last}",
-            "verdict": judge(
+            "verdict": verdict(
                 ratios[last]["high"] < ratios[IN]["low"], ratios[last]["low"] > ratios[IN]["high"]
             ),
         },
+    ]
+
+
+def ranking_rows(figures: dict[str, Any], pools: Any) -> list[dict[str, str]]:
+    aucs = figures["auc_gap_by_shift"]
+    sized = [p for shift in pools.values() for p in shift.values() if p["value"] is not None]
+    return [
         {
             "claim": "generative ahead in top-1 ranking at every pool size",
             "ours": "in distribution " + each(pools[IN]),
-            "verdict": judge(
+            "verdict": verdict(
                 bool(sized) and all(above(p, 0) for p in sized), any(below(p, 0) for p in sized)
             ),
         },
         {
             "claim": "(aim) AUC within a problem at least 0.2 higher",
             "ours": each(aucs),
-            "verdict": judge(
+            "verdict": verdict(
                 all(above(a, 0.2) for a in aucs.values()), any(below(a, 0.2) for a in aucs.values())
             ),
-        },
-        {
-            "claim": "RL pretraining lowers the error of SFT",
-            "ours": each(stage2, 4),
-            "verdict": verdict(below(stage2[IN], 0), above(stage2[IN], 0)),
         },
     ]
 
@@ -192,42 +205,56 @@ def text(
 ) -> str:
     shifts = list(figures["mse_ratio_by_shift"])
     rates = {s: interval([p["rate"] for (_, x), p in panels.items() if x == s]) for s in shifts}
-    floor = {
-        s: interval([p["mse_constant"] for (_, x), p in panels.items() if x == s]) for s in shifts
-    }
-    head = [
-        f"Squared error against Monte-Carlo values, seeds {plan.seeds} (base model and critics "
-        "made anew for each): mean [95 % t interval over seeds]. Ratios and gaps below: pooled "
-        "over the seeds' panels, [95 % bootstrap interval over problems, trainings fixed].",
-        "",
-        "| critic | " + " | ".join(f"{s} (actor {rates[s]['mean']:.2f})" for s in shifts) + " |",
-        "|---" * (1 + len(shifts)) + "|",
-        "| best constant | " + " | ".join(f"{floor[s]['mean']:.4f}" for s in shifts) + " |",
+    titles = [f"{s} (actor {rates[s]['mean']:.2f})" for s in shifts]
+    constant = [
+        interval([p["mse_constant"] for (_, x), p in panels.items() if x == s]) for s in shifts
     ]
-    body = [
-        f"| {name} | " + " | ".join(show(row[s]["mse"], 4) for s in shifts) + " |"
+    ceilings = [optional(summary[best][s], "auc_ceiling", 2) for s in shifts]
+    return "\n".join(
+        [
+            f"Squared error against Monte-Carlo values, seeds {plan.seeds} (base model and critics "
+            "made anew for each): mean [95 % t interval over seeds]. Ratios and gaps below: pooled "
+            "over the seeds' panels, [95 % bootstrap interval over problems, trainings fixed].",
+            "",
+            *header("critic", titles),
+            "| best constant | " + " | ".join(f"{c['mean']:.4f}" for c in constant) + " |",
+            *by_critic(summary, shifts, "mse", 4),
+            "",
+            "AUC within a problem (ceiling: that of the Monte-Carlo values themselves, "
+            + ", ".join(ceilings)
+            + "):",
+            "",
+            *header("critic", shifts),
+            *by_critic(summary, shifts, "auc_within_problem", 3),
+            "",
+            comparison(figures, best),
+            "",
+            details(summary, figures),
+            "",
+            f"Settings tuned on seed {plan.values['tuning_seed']} (error in distribution): "
+            + "; ".join(f"{s} {e:.4f}" for s, e in chosen["grid"].items())
+            + ".",
+        ]
+    )
+
+
+def header(first: str, names: list[str]) -> list[str]:
+    return [f"| {first} | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
+
+
+def by_critic(summary: Any, shifts: list[str], key: str, digits: int) -> list[str]:
+    return [
+        f"| {name} | " + " | ".join(optional(row[s], key, digits) for s in shifts) + " |"
         for name, row in summary.items()
     ]
-    aucs_by = [
-        f"| {name} | " + " | ".join(
-            show(row[s]["auc_within_problem"], 3) if "auc_within_problem" in row[s] else "-"
-            for s in shifts
-        ) + " |"
-        for name, row in summary.items()
-    ]  # fmt: skip
-    tail = [
-        "",
-        "AUC within a problem (ceiling: that of the Monte-Carlo values themselves, "
-        + ", ".join(
-            show(summary[best][s]["auc_ceiling"], 2) if "auc_ceiling" in summary[best][s] else "-"
-            for s in shifts
-        )
-        + "):",
-        "",
-        "| critic | " + " | ".join(shifts) + " |",
-        "|---" * (1 + len(shifts)) + "|",
-        *aucs_by,
-        "",
+
+
+def optional(row: dict[str, Any], key: str, digits: int) -> str:
+    return show(row[key], digits) if key in row else "-"
+
+
+def comparison(figures: dict[str, Any], best: str) -> str:
+    return (
         f"Generative (SFT + RL) to the best value head ({best}): MSE ratio "
         + each(figures["mse_ratio_by_shift"])
         + ". The same, told the rate in distribution under every shift: "
@@ -236,8 +263,13 @@ def text(
         + each(figures["auc_gap_by_shift"])
         + ". RL minus SFT (MSE) "
         + each(figures["rl_minus_sft_by_shift"], 4)
-        + ".",
-        "",
+        + "."
+    )
+
+
+def details(summary: Any, figures: dict[str, Any]) -> str:
+    """Ranking by pool size, error by part of the response."""
+    return (
         "Top-1 ranking in distribution (value heads' accuracy, chance): "
         + "; ".join(
             f"pool of {k}: {shown(p['generative'], 2)} ({shown(p['discriminative'], 2)}, "
@@ -249,13 +281,8 @@ def text(
             f"{c} " + ", ".join(shown(v) for v in row[IN]["mse_by_fraction"].values())
             for c, row in summary.items()
         )
-        + ".",
-        "",
-        f"Settings tuned on seed {plan.values['tuning_seed']} (error in distribution): "
-        + "; ".join(f"{s} {e:.4f}" for s, e in chosen["grid"].items())
-        + ".",
-    ]
-    return "\n".join([*head, *body, *tail])
+        + "."
+    )
 
 
 def drawing(summary: Any, shifts: list[str], names: list[str]) -> str:

@@ -43,7 +43,7 @@ class Cells:
             print(f"{function.__name__}: {len(open_cells)} of {len(set(files))} cells", flush=True)
             self._work(function, open_cells)
         rows = [json.loads(f.read_text()) for f in files]
-        self.commits.update(row.get("commit", "unknown") for row in rows)
+        self.commits.update(row["commit"] for row in rows)
         return [row["result"] for row in rows]
 
     def file(self, function: Callable[..., Any], item: Arguments) -> Path:

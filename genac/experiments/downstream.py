@@ -26,7 +26,7 @@ from genac.experiments.runs import (
     placed,
     show,
 )
-from genac.experiments.verdicts import shown, verdict
+from genac.experiments.verdicts import above, below, shown, verdict
 from genac.recipes import expand
 from genac.runs.figures import lines
 
@@ -93,10 +93,10 @@ def late_success(result: dict[str, Any]) -> float:
 
 def settings_of(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
     cfg = plan.config(values)
-    shown: dict[str, Any] = {"lr": cfg.actor.optimizer.learning_rate}
+    found: dict[str, Any] = {"lr": cfg.actor.optimizer.learning_rate}
     if cfg.credit.estimator == "gae":
-        shown["lambda"] = cfg.credit.lam
-    return shown
+        found["lambda"] = cfg.credit.lam
+    return found
 
 
 def account(
@@ -199,10 +199,10 @@ def samples_ratio(
 
 def first(samples: np.ndarray, success: np.ndarray, mark: float) -> float:
     """Where the piecewise linear curve first reaches `mark`; infinity where it never does."""
-    above = np.nonzero(success >= mark)[0]
-    if not len(above):
+    reached = np.nonzero(success >= mark)[0]
+    if not len(reached):
         return float("inf")
-    i = int(above[0])
+    i = int(reached[0])
     if i == 0:
         return float(samples[0])
     part = (mark - success[i - 1]) / (success[i] - success[i - 1])
@@ -252,7 +252,7 @@ def verdicts(
         {
             "claim": f"GenAC above {name} in final success at equal samples",
             "ours": f"{table[ours]['final']['mean']:.3f}; difference {show(gap)}",
-            "verdict": sign(gap),
+            "verdict": verdict(above(gap, 0), below(gap, 0)),
         }
         for name, gap in gaps.items()
     ]
@@ -288,12 +288,6 @@ def part(ratio: dict[str, float | None]) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def sign(gap: dict[str, Any]) -> str:
-    if gap["low"] is None:
-        return "undecided"
-    return "agrees" if gap["low"] > 0 else "disagrees" if gap["high"] < 0 else "undecided"
-
-
 def staleness_drawing(table: dict[str, Any]) -> str:
     """The critic's bias (its value less the return) as its actor improves."""
     series = {}
@@ -319,9 +313,8 @@ def staleness(table: dict[str, Any]) -> list[str]:
         if all(b is None for b in bias):
             continue
         cells = [
-            f"{mean_known(b):+.2f}, {mean_known(e):.2f}"
+            "-" if mean_known(b) is None else f"{mean_known(b):+.2f}, {mean_known(e):.2f}"
             for b, e in zip(quarters(bias), quarters(error), strict=True)
-            if mean_known(b) is not None
         ]
         rows.append(f"| {method} | " + " | ".join(cells) + " |")
     return rows
@@ -342,9 +335,9 @@ def text(plan: Plan, table: dict[str, Any], settings: dict[str, Any], gaps: dict
         "training; what a critic's earlier stages cost is not in them (the responses they used are "
         "a column), nor are VinePPO's continuations counted as samples.",
         "",
-        "| method | settings | final | mean over training | six columns | equal tokens | equal "
-        f"seconds | samples to {against}'s final, {against} = 1 | responses before | tokens, s per "
-        "step |",
+        "| method | settings | final | mean over training | "
+        f"{len(plan.values['columns'])} columns | equal tokens | equal seconds "
+        f"| samples to {against}'s final, {against} = 1 | responses before | tokens, s per step |",
         "|---" * 10 + "|",
     ]
     rows = []

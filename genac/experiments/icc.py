@@ -27,6 +27,7 @@ from genac.states import split
 
 STAGES = ("untrained", "oracle", "SFT", "SFT + RL")
 TOLD = {"with ICC": True, "without ICC": False}
+GRPO = {"algorithm": "grpo"}
 
 
 def run(plan: Plan) -> Findings:
@@ -69,9 +70,6 @@ def strengths(plan: Plan, seed: int) -> dict[str, Any]:
     found = plan.cells.map(joint_run, [{"config": c} for c in runs])
     folders = {name: f"{r['folder']}/actor" for name, r in zip(trained, found, strict=True)}
     return {name: folders.get(name, base) for name in plan.values["actors"]}
-
-
-GRPO = {"algorithm": "grpo"}
 
 
 def grpo(plan: Plan, seed: int, over: dict[str, Any]) -> dict[str, Any]:
@@ -177,8 +175,22 @@ def report(
         name: interval([p["rate"] for (_, n), p in panels.items() if n == name])
         for name in plan.values["actors"]
     }
+    drawn = {
+        told: {s: {"mean": icc[s][told.split()[0]]["mse"], "low": None} for s in STAGES[1:]}
+        for told in TOLD
+    }
+    return Findings(
+        {"icc": icc, "icc_rl_minus_sft": stage2, "strength_only": strength},
+        verdicts(icc, stage2, strength, ranks),
+        text(plan, icc, strength, rates, stage2),
+        {"": dots("Squared error with and without in-context conditioning", drawn, "MSE")},
+        {"actors": rates, "panels": {f"seed {s} | {n}": p for (s, n), p in panels.items()}},
+    )
+
+
+def verdicts(icc: Any, stage2: Any, strength: Any, ranks: Any) -> list[dict[str, str]]:
     asked = [s for s in STAGES if s != "untrained"]
-    rows = [
+    return [
         {
             "claim": "ICC lowers the error at every stage",
             "ours": "; ".join(f"{s} {brackets(icc[s]['difference'], 4)}" for s in asked)
@@ -205,17 +217,6 @@ def report(
             "verdict": verdict(above(ranks, 0), below(ranks, 0)),
         },
     ]
-    drawn = {
-        told: {s: {"mean": icc[s][told.split()[0]]["mse"], "low": None} for s in STAGES[1:]}
-        for told in TOLD
-    }
-    return Findings(
-        {"icc": icc, "icc_rl_minus_sft": stage2, "strength_only": strength},
-        rows,
-        text(plan, icc, strength, rates, stage2),
-        {"": dots("Squared error with and without in-context conditioning", drawn, "MSE")},
-        {"actors": rates, "panels": {f"seed {s} | {n}": p for (s, n), p in panels.items()}},
-    )
 
 
 def paired(a: list[dict[str, Any]], b: list[dict[str, Any]], key: str = "mse") -> dict[str, Any]:

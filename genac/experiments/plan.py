@@ -19,6 +19,7 @@ from typing import Any
 from genac.algorithms import merge
 from genac.config import RunConfig
 from genac.experiments.cells import Cells
+from genac.experiments.page import update_page
 from genac.recipes import read_recipe, resolve
 from genac.runs.store import atomic_write
 
@@ -33,7 +34,6 @@ EXPERIMENTS = (
 class Plan:
     """A plan that was read and checked; `values` holds all keys of the file."""
 
-    file: str
     values: Mapping[str, Any]
     recipe: Mapping[str, Any]
     cells: Cells
@@ -80,7 +80,7 @@ def read_plan(file: str | Path) -> Plan:
     if not values["seeds"]:
         raise ValueError(f"{file}: seeds is empty; give at least one, and several for an interval")
     cells = Cells(Path(values["folder"]) / "cells", values.get("processes", 1))
-    return Plan(str(file), values, read_recipe(values["recipe"]), cells)
+    return Plan(values, read_recipe(values["recipe"]), cells)
 
 
 def run_experiment(file: str | Path) -> str:
@@ -105,8 +105,7 @@ def run_experiment(file: str | Path) -> str:
     atomic_write(results.with_suffix(".md"), markdown(findings, record, results.name))
     for name, svg in findings.drawings.items():
         atomic_write(results.with_name(drawing_file(results.name, name)), svg)
-    page = importlib.import_module("genac.experiments.page")
-    page.update_page(results.parent)
+    update_page(results.parent, EXPERIMENTS)
     return findings.text
 
 

@@ -8,20 +8,17 @@ generative critic and a value head are trained as in the approximation experimen
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 from genac.evals.critic import compare
-from genac.experiments.approximation import actor_config, actors, made
-from genac.experiments.approximation_report import pooled
-from genac.experiments.critics import bring_up, judged
+from genac.experiments.approximation import actors, made, trained_and_judged
+from genac.experiments.approximation_report import IN, pooled
+from genac.experiments.critics import bring_up
 from genac.experiments.plan import Findings, Plan
 from genac.experiments.runs import interval, show
 from genac.experiments.verdicts import above, below, brackets, shown, verdict
 from genac.models.loading import load_model, parameter_count
 from genac.runs.figures import lines
-
-IN = "none"
 
 
 def run(plan: Plan) -> Findings:
@@ -41,18 +38,7 @@ def run(plan: Plan) -> Findings:
         ).model_dump()
         for kind, size, seed in jobs
     ]
-    brought = plan.cells.map(bring_up, [{"config": c} for c in configs])
-    items = [
-        {
-            "config": actor_config(plan, seed),
-            "actor": bases[seed],
-            "critic": found["rl"],
-            "options": {},
-            "rate": panels[seed, IN]["rate"],
-        }
-        for (_, _, seed), found in zip(jobs, brought, strict=True)
-    ]
-    cells = plan.cells.map(judged, items)
+    cells = trained_and_judged(plan, bases, panels, configs, ["rl"] * len(jobs))
     table: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for (kind, size, _), cell in zip(jobs, cells, strict=True):
         table.setdefault((kind, size), []).append(cell)
@@ -71,7 +57,7 @@ def start_models(plan: Plan) -> dict[tuple[str, int], str]:
         for size, seed in jobs
     ]
     found = plan.cells.map(bring_up, [{"config": c} for c in configs])
-    return {job: str(Path(f["actor"])) for job, f in zip(jobs, found, strict=True)}
+    return {job: f["actor"] for job, f in zip(jobs, found, strict=True)}
 
 
 def report(
@@ -97,13 +83,29 @@ def report(
         }
         for kind in kinds
     }
-    ours, theirs = kinds[0], kinds[1]
+    figures = {"by_size": by_size, "by_size_steps": steps}
+    svg = lines(
+        "Squared error by size of the critic",
+        {k: [(float(counts[s]), by_size[k][s]["mse"]) for s in sizes] for k in kinds},
+        "parameters",
+        "MSE",
+        log_x=True,
+    )
+    text = account(plan, by_size, steps, floor)
+    return Findings(figures, rows(plan, table, by_size, steps, floor), text, {"": svg})
+
+
+def rows(
+    plan: Plan, table: dict[tuple[str, str], Any], by_size: Any, steps: Any, floor: dict[str, Any]
+) -> list[dict[str, str]]:
+    sizes = list(plan.values["sizes"])
+    ours, theirs = list(plan.values["critics"])[:2]
     falls = lambda kind: all(below(d, 0) for d in steps[kind].values())  # noqa: E731
     rises = lambda kind: any(above(d, 0) for d in steps[kind].values())  # noqa: E731
     # Heads that are no better than a constant at any size say nothing of what size does to heads.
     learnt = any(row["mse"]["mean"] < floor["mean"] for row in by_size[theirs].values())
     ends = compare(table[theirs, sizes[-1]], table[theirs, sizes[0]], "mse", "ratio")
-    rows = [
+    return [
         {
             "claim": "the generative error falls steadily with the critic's size",
             "ours": told(by_size[ours]),
@@ -115,6 +117,11 @@ def report(
             "verdict": verdict(learnt and above(ends, 0.8), falls(theirs)),
         },
     ]
+
+
+def account(plan: Plan, by_size: Any, steps: Any, floor: dict[str, Any]) -> str:
+    kinds = list(by_size)
+    counts = {size: row["parameters"] for size, row in by_size[kinds[0]].items()}
     head = [
         f"Error in distribution by size of the critic, seeds {plan.seeds}: mean [95 % t interval "
         f"over seeds]; the best constant has {show(floor, 4)}. Same actor, data and steps for all.",
@@ -128,7 +135,7 @@ def report(
             f"{show(by_size[k][size]['mse'], 4)} | {shown(by_size[k][size]['auc'])}" for k in kinds
         )
         + " |"
-        for size in sizes
+        for size in counts
     ]
     tail = [
         "",
@@ -139,15 +146,7 @@ def report(
         )
         + ".",
     ]
-    svg = lines(
-        "Squared error by size of the critic",
-        {k: [(float(counts[s]), by_size[k][s]["mse"]) for s in sizes] for k in kinds},
-        "parameters",
-        "MSE",
-        log_x=True,
-    )
-    figures = {"by_size": by_size, "by_size_steps": steps}
-    return Findings(figures, rows, "\n".join([*head, *body, *tail]), {"": svg})
+    return "\n".join([*head, *body, *tail])
 
 
 def told(found: dict[str, Any]) -> str:

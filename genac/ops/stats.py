@@ -171,22 +171,6 @@ def pool_hits(
     return hits, chance, pools
 
 
-def top1_accuracy(
-    groups: Sequence[tuple[ArrayLike, ArrayLike]],
-    pool_size: int,
-    draws: int,
-    rng: np.random.Generator,
-    tolerance: float = 0.05,
-) -> tuple[float | None, float | None]:
-    """(accuracy, chance): means of `pool_hits` over the pools of all groups (scores, values).
-
-    Groups smaller than the pool are skipped. (None, None) when no pool is left.
-    """
-    found = [pool_hits(s, v, pool_size, draws, rng, tolerance) for s, v in groups]
-    hits, chance, pools = (sum(column) for column in zip(*found, strict=True))
-    return (hits / pools, chance / pools) if pools else (None, None)
-
-
 # --- calibration --------------------------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ def lines(
             axes.fill_between(*zip(*band, strict=True), color=colour, alpha=0.12, linewidth=0)
     if log_x:
         axes.set_xscale("log")
-    axes.legend(frameon=False, fontsize=8)
+    legend(axes)
     return as_svg(figure, title)
 
 
@@ -51,7 +51,7 @@ def dots(title: str, series: Mapping[str, Mapping[str, Mapping[str, Any]]], y: s
             color=COLOURS[index % len(COLOURS)], label=name, capsize=2, linewidth=1,
         )  # fmt: skip
     axes.set_xticks(range(len(categories)), categories, fontsize=8, rotation=20, ha="right")
-    axes.legend(frameon=False, fontsize=8)
+    legend(axes)
     return as_svg(figure, title)
 
 
@@ -65,7 +65,7 @@ def reliability(title: str, series: Mapping[str, Sequence[Mapping[str, Any]]]) -
             [b["predicted"] for b in known], [b["actual"] for b in known], label=name,
             color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], markersize=4,
         )  # fmt: skip
-    axes.legend(frameon=False, fontsize=8)
+    legend(axes)
     return as_svg(figure, title)
 
 
@@ -82,6 +82,11 @@ def canvas(title: str, x: str, y: str) -> tuple[Any, Any]:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure, axes
+
+
+def legend(axes: Any) -> None:
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize=8)
 
 
 def as_svg(figure: Any, title: str) -> str:

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from genac.config import LoopStage, RunConfig
+from genac.config import RunConfig
 from genac.models.tiny import save_tiny
 from genac.rollout import encode_prompt
 from genac.runs.store import Run, stable_hash
 from genac.runtime import Hardware, language_model
+from genac.sections import LoopStage
 from genac.seeding import derive_seed
 from genac.stages.loop import Loop
 from genac.stages.outputs import ensure

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from genac.config import RunConfig
-from genac.critics.generative import GenerativeCritic
-from genac.evals.critic import brief, evaluate_critic, floors
+from genac.evals.critic import brief
 from genac.evals.ground_truth import NoPanel
 from genac.evals.policy import evaluate_policy
 from genac.recipes import recorded
 from genac.runs.store import Run, atomic_write
+from genac.stages.judge import cell
 from genac.stages.panels import stored_panel
 from genac.stages.setup import Setup, make_world
 
@@ -42,10 +42,8 @@ def evaluate_under(cfg: RunConfig, folder: Path, options: dict[str, Any]) -> dic
     if cfg.critic.kind not in ("generative", "discriminative") or not cfg.evaluate.panel_problems:
         return result
     critic = setup.critic(folder / "critic", actor)
-    if isinstance(critic, GenerativeCritic):
-        critic.rate.update(success.mean)
     try:
         panel = stored_panel(base, folder / "actor", actor, options)
     except NoPanel as error:
         return result | {"critic": {"skipped": str(error)}}
-    return result | {"critic": brief(evaluate_critic(critic, panel)) | floors(panel)}
+    return result | {"critic": brief(cell(critic, panel, success.mean))}

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from genac import checkpoint
-from genac.config import CriticStage, LoopStage
 from genac.critics.base import Critic
 from genac.evals.cost import Cost
 from genac.rollout import Group
@@ -15,6 +14,7 @@ from genac.runs.alarms import Alarms
 from genac.runs.progress import Progress
 from genac.runs.store import Run
 from genac.runtime import Runtime
+from genac.sections import CriticStage, LoopStage
 from genac.types import Estimate
 
 SHOWN = (

@@ -13,10 +13,8 @@ from genac.stages.outputs import ensure
 from genac.stages.setup import Setup, make_world
 
 
-def fixed_panel(
-    setup: Setup, actor_path: Path, actor: Runtime, options: dict[str, Any] | None = None
-) -> Panel | None:
-    """The panel of an actor under the run's task, or under a shift of it (`options`).
+def fixed_panel(setup: Setup, actor_path: Path, actor: Runtime) -> Panel | None:
+    """The panel of an actor under the run's task.
 
     None where none is asked for, or where no problem is both solved and failed (with a warning).
     """
@@ -24,14 +22,15 @@ def fixed_panel(
     if not cfg.panel_problems:
         return None
     try:
-        return stored_panel(setup, actor_path, actor, options or {})
+        return stored_panel(setup, actor_path, actor, {})
     except NoPanel as reason:
         warn(f"no critic panel: {reason}")
         return None
 
 
 def stored_panel(setup: Setup, actor_path: Path, actor: Runtime, options: dict[str, Any]) -> Panel:
-    """The same, from disk where it was built before; raises NoPanel."""
+    """The panel under a shift of the task (`options`), from disk where it was built before; raises
+    NoPanel."""
     cfg = setup.cfg
     world = make_world(cfg, **options) if options else setup.world
 

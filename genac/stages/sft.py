@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from genac.config import LoopStage, RunConfig
+from genac.config import RunConfig
 from genac.critics.generative import GenerativeCritic
 from genac.critics.parsing import CLOSE, OPEN
 from genac.critics.prompts import Context
 from genac.runs.store import Run, stable_hash
 from genac.runtime import Runtime, language_model
+from genac.sections import LoopStage
 from genac.stages.loop import Loop
 from genac.stages.outputs import ensure
 from genac.stages.setup import Setup, save_critic

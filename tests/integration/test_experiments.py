@@ -72,11 +72,11 @@ def test_the_page_keeps_its_prose_and_takes_its_table_from_the_files(folder):
               "plan": {"experiment": "regime"}}  # fmt: skip
     (results / "map.json").write_text(json.dumps(record))
     (results / "README.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    assert update_page(results)
+    assert update_page(results, EXPERIMENTS)
     text = (results / "README.md").read_text()
     assert text.startswith("before") and text.endswith("after\n") and "old" not in text
     assert "| c | o | agrees | 0, 1 | [map](map.md): `genac paper x` (abc) |" in text
-    assert not update_page(folder)
+    assert not update_page(folder, EXPERIMENTS)
 
 
 METHODS = {

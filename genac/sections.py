@@ -1,0 +1,141 @@
+"""Sections of the configuration that stages are made of: an optimiser, each stage, their order."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values are validated once and never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class OptimizerConfig(Section):
+    """AdamW and how a step is cut into micro-batches."""
+
+    learning_rate: Rate = Field(default=1e-6, description="peak learning rate")
+    weight_decay: float = Field(default=0.01, ge=0, description="decoupled weight decay")
+    adam_beta1: Fraction = Field(default=0.9, description="AdamW beta 1")
+    adam_beta2: Fraction = Field(default=0.98, description="AdamW beta 2")
+    warmup_steps: int = Field(default=0, ge=0, description="linear warm-up, in optimiser steps")
+    max_grad_norm: Rate = Field(default=1.0, description="gradient norm clip")
+    tokens_per_microbatch: Count = Field(
+        default=8192, description="tokens per forward; changes memory, never results"
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="compute activations again in the backward pass"
+    )
+
+
+class BaseStage(Section):
+    """Supervised training of the base model on imperfect demonstrations and on checking."""
+
+    steps: int = Field(default=900, ge=0, description="optimiser steps")
+    batch_size: Count = Field(default=32, description="sequences per step")
+    optimizer: OptimizerConfig = Field(
+        default_factory=lambda: OptimizerConfig(learning_rate=1.5e-3, warmup_steps=20),
+        description="optimiser",
+    )
+    fault_rate: Fraction = Field(default=1.0, description="scale of the task's systematic faults")
+    clean_fraction: Fraction = Field(
+        default=0.7, description="first part of the steps, on clean demonstrations"
+    )
+    check_fraction: Fraction = Field(
+        default=0.5, description="share of checking traces (score-less)"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="task option overrides, e.g. more lengths"
+    )
+
+
+class SynthesizeStage(Section):
+    """Reasoning traces of an oracle on partial responses of the actor."""
+
+    oracle: Literal["task", "calibrated", "outcome"] = Field(
+        default="task",
+        description="programmatic oracle, the same calibrated on rollouts, or the outcome mean",
+    )
+    num_prompts: Count = Field(default=512, description="problems")
+    num_generations: Count = Field(default=4, description="responses per problem")
+    num_states: Count = Field(
+        default=6000, description="traces kept, balanced over error and position"
+    )
+    vary_success_rate: bool = Field(
+        default=True, description="tell the oracle rates over [0, 1] rather than the actor's own"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="task option overrides")
+
+
+class SFTStage(Section):
+    """Stage 1: the critic imitates the oracle's traces."""
+
+    epochs: int = Field(default=2, ge=0, description="passes over the traces, 0 = skip")
+    batch_size: Count = Field(default=32, description="traces per step")
+    optimizer: OptimizerConfig = Field(
+        default_factory=lambda: OptimizerConfig(learning_rate=1e-3, warmup_steps=20),
+        description="optimiser",
+    )
+
+
+class LoopStage(Section):
+    """Stage 3: joint training."""
+
+    steps: int = Field(default=100, ge=0, description="steps")
+    save_every: Count = Field(default=10, description="steps between checkpoints")
+    eval_every: int = Field(
+        default=10, ge=0, description="steps between held-out evaluations, 0 = only at the end"
+    )
+    log_rollouts_every: int = Field(
+        default=10, ge=0, description="steps between stored rollouts and estimates, 0 = never"
+    )
+
+
+class CriticStage(Section):
+    """Stage 2: the critic learns from returns, the actor is frozen."""
+
+    steps: int = Field(default=40, ge=0, description="steps, 0 = skip the stage")
+    num_prompts: int | None = Field(
+        default=None, ge=1, description="problems per step; none = rollout.num_prompts"
+    )
+    num_generations: int | None = Field(
+        default=None, ge=1, description="responses per problem; none = rollout.num_generations"
+    )
+    max_states: int | None = Field(
+        default=None, ge=1, description="unique states judged per step, drawn at random; none = all"
+    )
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="peak learning rate; none = critic.optimizer.learning_rate"
+    )
+    decay: bool = Field(default=True, description="learning rate falls linearly to a tenth")
+    save_every: Count = Field(default=10, description="steps between checkpoints")
+    log_rollouts_every: int = Field(
+        default=10, ge=0, description="steps between stored rollouts and estimates, 0 = never"
+    )
+
+
+class StagesConfig(Section):
+    """The stages and their order."""
+
+    base: BaseStage = Field(default_factory=BaseStage, description="base model")
+    synthesize: SynthesizeStage = Field(
+        default_factory=SynthesizeStage, description="oracle traces"
+    )
+    sft: SFTStage = Field(default_factory=SFTStage, description="critic SFT")
+    critic_rl: CriticStage = Field(default_factory=CriticStage, description="critic pretraining")
+    joint: LoopStage = Field(default_factory=LoopStage, description="joint RL")
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        description="seed of the stages before joint training; none = the run's seed",
+    )
+    folder: str = Field(
+        default="runs/stages",
+        description="where stage outputs are kept, by hash, and shared between runs",
+    )
