@@ -18,6 +18,9 @@ USAGE = """genac VERB [ARGUMENTS]
   again
   eval critic RUN [CRITIC ...]              critics against panels of the run's actor, as a table
                                             (--problems N --continuations K)
+  eval benchmarks MODEL [NAME ...]          avg@k and pass@k of a run's actor or any model on data
+                                            sets (none named: AIME24/25, AMC23, MATH500, Minerva,
+                                            OlympiadBench)
   compare FILE                              several algorithms and seeds of one recipe, as a table
   paper FILE                                one experiment of recipes/paper, with its results page
   score CRITIC PROBLEM PARTIAL              a saved critic's value and reasoning for a partial
@@ -60,6 +63,11 @@ def evaluate(arguments: Sequence[str]) -> None:
         from genac.stages.judge import evaluate_critics
 
         print(evaluate_critics(arguments[1:]))
+        return
+    if arguments[:1] == ["benchmarks"]:
+        from genac.stages.benchmarks import evaluate_benchmarks
+
+        print(evaluate_benchmarks(arguments[1:]))
         return
     from genac.stages.evaluate import evaluate_run
 

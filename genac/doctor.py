@@ -27,7 +27,7 @@ from genac.evals.lengths import LETTERS, Candidate, Lengths, candidates, measure
 from genac.evals.memory import as_text
 from genac.models.loading import parameter_count
 from genac.runtime import Hardware
-from genac.tasks import make_task
+from genac.tasks import account, make_task
 from genac.tasks.base import SPLITS, Task
 from genac.tasks.check import check
 
@@ -164,6 +164,8 @@ def splits(found: Findings, cfg: RunConfig, task: Task) -> None:
         size = "unlimited" if task.size(split) is None else task.size(split)
         remedy = "add rows, or change task.options.heldout_fraction"
         found.judge(size != 0, f"task: {size} {split} problems", remedy)
+    for name, count in account(task).get("removed", {}).items():
+        found.add("ok", f"task: {count} training rows left out that hold a problem of {name}")
     size, asked = task.size("heldout"), cfg.evaluate.num_problems
     if size and size < asked:
         text = f"evaluate.num_problems is {asked} but there are {size} held-out problems"
