@@ -51,7 +51,11 @@ class Critic:
             )
         cfg = CriticConfig(**saved["config"])
         runtime = language_model(
-            "critic", str(folder), Hardware.resolve(HardwareConfig()), cfg.optimizer
+            "critic",
+            str(folder),
+            Hardware.resolve(HardwareConfig()),
+            cfg.optimizer,
+            load=cfg.load.model_copy(update={"dtype": "fp32"}),
         )
         size = saved.get("actor_size")
         icc = cfg.generative.icc.model_copy(update={"actor_size": size})
