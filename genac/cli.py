@@ -26,8 +26,8 @@ USAGE = """genac VERB [ARGUMENTS]
   score CRITIC PROBLEM PARTIAL              a saved critic's value and reasoning for a partial
   solution
   report RUN [RUN ...]                      writes report.html
-  doctor RECIPE [--key value ...]           versions, threads, memory and context checks for a
-  recipe
+  doctor RECIPE [--gpu GIB] [--key ...]     versions, threads, memory and context checks for a
+                                            recipe, here or for a GPU elsewhere
   env                                       versions and machine
 
 'genac train RECIPE --help' lists every key.
@@ -105,9 +105,14 @@ def report(arguments: Sequence[str]) -> None:
 
 def doctor(arguments: Sequence[str]) -> None:
     from genac.doctor import examine
-    from genac.recipes import from_command_line
+    from genac.recipes import from_command_line, value_after
 
-    lines, healthy = examine(from_command_line(arguments, "genac doctor"))
+    asked = list(arguments)
+    gpu = value_after(asked, "--gpu")
+    if gpu is not None:
+        place = next(i for i, word in enumerate(asked) if word.split("=")[0] == "--gpu")
+        del asked[place : place + (1 if "=" in asked[place] else 2)]
+    lines, healthy = examine(from_command_line(asked, "genac doctor"), gigabytes(gpu))
     print("\n".join(lines))
     if not healthy:
         raise SystemExit(2)
@@ -117,6 +122,17 @@ def env(arguments: Sequence[str]) -> None:
     from genac.runs.store import environment
 
     print("\n".join(f"{key}: {value}" for key, value in environment().items()))
+
+
+def gigabytes(text: str | None) -> float | None:
+    """The memory that --gpu names, in GiB."""
+    try:
+        size = None if text is None else float(text)
+    except ValueError as error:
+        raise ValueError(f"--gpu {text}: give the GPU's memory in GiB, e.g. --gpu 80") from error
+    if size is not None and size <= 0:
+        raise ValueError(f"--gpu {text}: give the GPU's memory in GiB, e.g. --gpu 80")
+    return size
 
 
 def one(arguments: Sequence[str], usage: str) -> str:
