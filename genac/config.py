@@ -299,6 +299,9 @@ class RunConfig(Section):
     preset: Literal["paper", "improved"] = Field(
         default="improved", description="genac only: the paper's choices or ours"
     )
+    report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field(
+        default=[], description="trackers that get the metrics too"
+    )
     task: TaskConfig = Field(default_factory=TaskConfig, description="task")
     actor: ActorConfig = Field(default_factory=ActorConfig, description="actor")
     critic: CriticConfig = Field(default_factory=CriticConfig, description="critic")

@@ -17,7 +17,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -43,6 +44,7 @@ from genac.runs.tables import (
     read,
     rollout_row,
 )
+from genac.runs.trackers import Trackers
 from genac.types import Estimate, Rollout
 
 __all__ = ["Run", "atomic_write", "environment", "stable_hash"]
@@ -57,6 +59,7 @@ class Run:
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
+        self._trackers: Trackers | None = None
         self._repaired: set[str] = set()
 
     @classmethod
@@ -102,6 +105,29 @@ class Run:
         """One line of metrics. A non-finite number is kept, as the string "nan" or "inf"."""
         self._append(
             "metrics.jsonl", {"stage": stage, "step": step, "time": time.time(), **metrics}
+        )
+        if self._trackers is not None:
+            self._trackers.log(stage, step, metrics)
+
+    @contextmanager
+    def reporting(self, names: Sequence[str]) -> Iterator[None]:
+        """Within it, what is logged also goes to these trackers."""
+        tell = lambda name, error: self._without(name, error)  # noqa: E731
+        self._trackers = Trackers(names, self.path, self.config(), tell)
+        try:
+            yield
+        finally:
+            self._trackers.close()
+            self._trackers = None
+
+    def _without(self, tracker: str, error: Exception) -> None:
+        message = f"{type(error).__name__}: {error}"
+        self.event("tracker_failed", tracker=tracker, error=message[:500])
+        print(
+            f"{tracker} failed ({message[:200]}); the run goes on without it, metrics.jsonl has "
+            "everything",
+            file=sys.stderr,
+            flush=True,
         )
 
     def event(self, kind: str, **fields: Any) -> None:

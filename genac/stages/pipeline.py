@@ -43,6 +43,13 @@ def train(cfg: RunConfig) -> Path:
     setup, early, run = Setup.of(cfg), Setup.of(prepared_config(cfg)), open_run(cfg)
     if (run.path / "summary.json").exists():
         return run.path
+    with run.reporting(cfg.report_to):
+        return train_in(setup, early, run)
+
+
+def train_in(setup: Setup, early: Setup, run: Run) -> Path:
+    """The same in an open run folder."""
+    cfg = setup.cfg
     started = time.perf_counter()
     # 1 the stages before joint training, each skipped when its output exists
     ready = prepare(early)
@@ -93,6 +100,7 @@ def config_hash(cfg: RunConfig) -> str:
     skipped = {
         "output_dir": True,
         "name": True,
+        "report_to": True,
         "stages": {"folder"},
         "critic": {"generative": {"force_prompt"}},
     }
@@ -122,7 +130,7 @@ def open_run(cfg: RunConfig) -> Run:
     return run
 
 
-NO_RESULT = ("output_dir", "name", "stages.folder", "critic.generative.force_prompt")
+NO_RESULT = ("output_dir", "name", "report_to", "stages.folder", "critic.generative.force_prompt")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

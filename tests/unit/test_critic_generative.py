@@ -261,7 +261,8 @@ def test_pooled_targets_are_the_mean_return_and_train_once(build):
 
 def test_unscored_responses_train_nothing(build):
     critic = build([score(5)])
-    assert critic.learn(critic.estimate([state(reward=None)], step=0), step=0) == {}
+    found = critic.learn(critic.estimate([state(reward=None)], step=0), step=0)
+    assert found == {"critic/unasked_rate": 0.0, "critic/truncated_rate": 0.0}
     assert critic.rate.value is None
 
 
