@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from genac.tasks.base import SPLITS, OracleTrace, normalised
-from genac.tasks.rewards import load_reward
+from genac.tasks.rewards import final_answer, load_reward, normalise
 from genac.types import Problem
 
 Row = dict[str, Any]
@@ -107,6 +107,10 @@ class FileTask:
 
     def verify(self, problem: Problem, text: str) -> float | None:
         return self._score(problem, text)
+
+    def answer_of(self, text: str) -> str | None:
+        """The final answer as text; a reward that knows more (that 1/2 is 0.5) is not asked."""
+        return normalise(final_answer(text)) or None
 
     def demonstration(self, problem: Problem, rng: random.Random, fault_rate: float) -> str:
         """The reference answer: a data file knows no faults."""
