@@ -61,6 +61,11 @@ def evaluate(arguments: Sequence[str]) -> None:
 
         print(evaluate_critics(arguments[1:]))
         return
+    if arguments[:1] == ["search"]:
+        from genac.stages.searching import evaluate_search
+
+        print(evaluate_search(arguments[1:]))
+        return
     from genac.stages.evaluate import evaluate_run
 
     print(evaluate_run(one(arguments, "eval RUN")))
