@@ -18,10 +18,17 @@ USAGE = """genac VERB [ARGUMENTS]
   again
   eval critic RUN [CRITIC ...]              critics against panels of the run's actor, as a table
                                             (--problems N --continuations K)
+  eval search RUN [RUN ...]                 best-of-n, voting and beam search by the critic beside
+                                            majority vote at equal tokens (--n N ... --problems N)
   compare FILE                              several algorithms and seeds of one recipe, as a table
   paper FILE                                one experiment of recipes/paper, with its results page
   score CRITIC PROBLEM PARTIAL              a saved critic's value and reasoning for a partial
   solution
+  generate ACTOR [PROBLEM ...]              solutions, the best by a critic (--critic CRITIC
+                                            --search sample|majority|best-of-n|weighted|beam --n N)
+  serve CRITIC                              a saved critic as an HTTP endpoint (extra `serve`)
+  push RUN|FOLDER REPO_ID                   models and their cards onto the hub (--private
+                                            --only actor|critic --dry-run)
   report RUN [RUN ...]                      writes report.html
   doctor RECIPE [--key value ...]           versions, threads, memory and context checks for a
   recipe
@@ -93,6 +100,32 @@ def score(arguments: Sequence[str]) -> None:
     print(f"value {judged.value}\n{judged.rationale}")
 
 
+def serve(arguments: Sequence[str]) -> None:
+    try:
+        import fastapi
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f"genac serve needs {error.name}, which is not installed; pip install 'genac[serve]'"
+        ) from error
+    del fastapi
+    from genac.serving.command import serve as run
+
+    run(arguments)
+
+
+def push(arguments: Sequence[str]) -> None:
+    from genac.stages.push import push as upload
+
+    print(upload(arguments))
+
+
+def generate(arguments: Sequence[str]) -> None:
+    from genac.stages.generate import generate as run
+
+    print(run(arguments))
+
+
 def report(arguments: Sequence[str]) -> None:
     from genac.runs.report import write_report
 
@@ -131,6 +164,9 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "compare": compare,
     "paper": paper,
     "score": score,
+    "generate": generate,
+    "serve": serve,
+    "push": push,
     "report": report,
     "doctor": doctor,
     "env": env,

@@ -17,6 +17,7 @@ from typing import Any
 from genac.types import Problem, State
 
 PROBLEM, RESPONSE = "{problem}", "{response}"
+REMEMBERED = 4096  # problems whose tokens are kept
 
 TASK = (
     "You will see a problem and the beginning of one attempt to solve it. Predict the expected "
@@ -143,6 +144,8 @@ class PromptBuilder:
         self, problem: Problem, response: Sequence[int], context: Context | None
     ) -> tuple[int, ...]:
         if problem.text not in self._problems:
+            if len(self._problems) >= REMEMBERED:  # a server meets new problems for ever
+                self._problems.clear()
             self._problems[problem.text] = self._plain(problem.text)
         before, between, after = self._template_pieces(context)
         return (*before, *self._problems[problem.text], *between, *response, *after)

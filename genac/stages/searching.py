@@ -10,7 +10,6 @@ each run folder: search.json (everything, with the outcome per problem) and sear
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from genac.config import RunConfig
-from genac.critics.generative import GenerativeCritic
 from genac.models.loading import parameter_count
 from genac.ops.stats import bootstrap_interval, mean_interval
 from genac.recipes import recorded
@@ -30,7 +28,8 @@ from genac.runtime import Runtime
 from genac.search.beam import beam_search
 from genac.search.candidates import Candidate, Searcher, answers, draw, judged, values
 from genac.search.rules import RULES, best
-from genac.stages.judge import critic_folder, load_critic
+from genac.stages.generate import generative
+from genac.stages.judge import critic_folder
 from genac.stages.setup import Setup, make_world
 from genac.types import Problem
 
@@ -134,18 +133,6 @@ def shifted(cfg: RunConfig, name: str | None) -> dict[str, Any]:
     if name not in cfg.task.shift:
         raise ValueError(f"--shift {name!r}: the run names the shifts {sorted(cfg.task.shift)}")
     return cfg.task.shift[name]
-
-
-def generative(cfg: RunConfig, folder: Path, actor: Runtime) -> GenerativeCritic:
-    """A saved generative critic, told the actor's success rate as it was when it was saved."""
-    critic = load_critic(cfg, folder, actor)
-    if not isinstance(critic, GenerativeCritic):
-        raise ValueError(
-            f"the critic in {folder} is not generative; a search asks a generative one"
-        )
-    card = json.loads((folder / "critic.json").read_text())
-    critic.restore({k: card[k] for k in ("success_rate", "prompt_hash")})
-    return critic
 
 
 def measure(bench: Bench, sizes: Sequence[int]) -> dict[str, Any]:
