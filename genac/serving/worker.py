@@ -98,6 +98,10 @@ class Worker:
         return self._thread.is_alive()
 
     @property
+    def ending(self) -> bool:
+        return self._ending.is_set()
+
+    @property
     def queued(self) -> int:
         return self._waiting.qsize()
 
@@ -107,7 +111,7 @@ class Worker:
         The future raises Unfit for an item that cannot be judged, and what the engine raised where
         it failed.
         """
-        if self._ending.is_set() or not self.alive:
+        if self.ending or not self.alive:
             raise Stopped
         job = Job(tuple(items), thoughts or self.critic.thoughts)
         try:
@@ -117,7 +121,7 @@ class Worker:
         return job.done
 
     def _run(self) -> None:
-        while not self._ending.is_set():
+        while not self.ending:
             if batch := self._take():
                 self._answer(batch)
         if self._next is not None:
