@@ -79,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--search", choices=[*RULES, "beam"], default="sample")
     p.add_argument("--n", type=int, default=8, help="candidates per problem (and round of a beam)")
     p.add_argument("--width", type=int, help="beams kept of n; half of them where not named")
+    p.add_argument("--thoughts", type=int, help="of the critic per state; else as in training")
     p.add_argument("--value-at", choices=("last", "end"), default="last")
     p.add_argument("--max-tokens", type=int, help="response limit")
     p.add_argument("--temperature", type=float)
@@ -122,11 +123,17 @@ def critic_of(asked: argparse.Namespace, source: Source, actor: Runtime) -> Gene
     name = asked.critic or (asked.actor if source.task is not None else None)
     if name is None:
         raise ValueError(f"--search {asked.search} asks a critic for values; name it by --critic")
-    return generative(source.cfg, critic_folder(name), actor)
+    return generative(source.cfg, critic_folder(name), actor, asked.thoughts)
 
 
-def generative(cfg: RunConfig, folder: Path, actor: Runtime) -> GenerativeCritic:
-    """A saved generative critic, told the actor's success rate as it was when it was saved."""
+def generative(
+    cfg: RunConfig, folder: Path, actor: Runtime, thoughts: int | None = None
+) -> GenerativeCritic:
+    """A saved generative critic, told the actor's success rate as it was when it was saved. Its
+    values are means over `thoughts` per state (None = as many as in training).
+    """
+    if thoughts is not None and thoughts < 1:
+        raise ValueError(f"--thoughts is {thoughts}; ask for at least one per state")
     critic = load_critic(cfg, folder, actor)
     if not isinstance(critic, GenerativeCritic):
         raise ValueError(
@@ -134,6 +141,8 @@ def generative(cfg: RunConfig, folder: Path, actor: Runtime) -> GenerativeCritic
         )
     card = json.loads((folder / "critic.json").read_text())
     critic.restore({k: card[k] for k in ("success_rate", "prompt_hash")})
+    if thoughts is not None:
+        critic.cfg = critic.cfg.model_copy(update={"num_samples": thoughts})
     return critic
 
 

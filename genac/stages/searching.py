@@ -46,6 +46,7 @@ class Bench:
     setup: Setup
     critic: Runtime
     problems: list[Problem]
+    thoughts: int
 
     @property
     def size_A(self) -> int:
@@ -104,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("runs", nargs="+", help="finished runs with a generative critic")
     p.add_argument("--n", type=int, nargs="+", default=SIZES, help="candidates per problem")
     p.add_argument("--problems", type=int, default=128, help="held-out problems")
+    p.add_argument("--thoughts", type=int, help="of the critic per state; else as in training")
     p.add_argument("--critic", default=None, help="another critic than the run's own")
     p.add_argument("--shift", default=None, help="a task.shift of the run instead of its own task")
     return p
@@ -118,13 +120,13 @@ def open_bench(name: str, asked: argparse.Namespace) -> Bench:
     setup = Setup.of(cfg)
     setup = Setup(cfg, setup.hardware, make_world(cfg, **shifted(cfg, asked.shift)))
     actor = setup.actor(run.path / "actor")
-    critic = generative(cfg, critic_folder(asked.critic or name), actor)
+    critic = generative(cfg, critic_folder(asked.critic or name), actor, asked.thoughts)
     search = Searcher(actor, critic, cfg.rollout, cfg.states, cfg.seed)
     size = setup.world.task.size("heldout")
     count = asked.problems if size is None else min(asked.problems, size)
     problems = problems_at(setup.world, "heldout", 0, count)
     assert critic.runtime is not None
-    return Bench(search, setup, critic.runtime, problems)
+    return Bench(search, setup, critic.runtime, problems, critic.cfg.num_samples)
 
 
 def shifted(cfg: RunConfig, name: str | None) -> dict[str, Any]:
@@ -159,7 +161,8 @@ def measure(bench: Bench, sizes: Sequence[int]) -> dict[str, Any]:
         add("beam", n, bench.outcomes([g[best(answers(task, g), values(g))] for g in kept]), cost_b)
         add("oracle", n, bench.oracle(groups), cost)
     match(bench, rows, one_cost)
-    return {"problems": len(bench.problems), "parameters": sizes_of(bench), "rows": rows}
+    asked = {"problems": len(bench.problems), "thoughts": bench.thoughts}
+    return asked | {"parameters": sizes_of(bench), "rows": rows}
 
 
 def sizes_of(bench: Bench) -> dict[str, int]:
@@ -207,7 +210,7 @@ def markdown(result: dict[str, Any]) -> str:
     head = (
         f"Search on {result['problems']} held-out problems of `{result['run']}` "
         f"(seed {result['seed']}); actor {sizes['actor']:,} and critic {sizes['critic']:,} "
-        "parameters; [95 % bootstrap interval over problems]. Tokens are what the engines "
+        f"parameters, thoughts per state: {result['thoughts']}; [95 % bootstrap interval over problems]. Tokens are what the engines "
         "processed per problem.\n\n"
         "| method | n | success | tokens (actor + critic) | MFLOP | majority at equal tokens "
         "| gain | majority at equal FLOPs |\n" + "|---" * 8 + "|\n"

@@ -13,9 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-
-pytest.importorskip("fastapi")
-uvicorn = pytest.importorskip("uvicorn")
+import uvicorn
 
 from genac.scoring import Ids, Judgement, Prompt
 from genac.serving.app import Limits, create_app
