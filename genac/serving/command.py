@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import sys
 from collections.abc import Sequence
@@ -31,7 +32,9 @@ def serve(arguments: Sequence[str]) -> None:
             file=sys.stderr,
         )
     app = create_app(critic, critic.describe(), limits)
-    uvicorn.run(app, host=asked.host, port=asked.port, log_level="warning")
+    print(f"serving {asked.critic} on http://{asked.host}:{asked.port}", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
+        uvicorn.run(app, host=asked.host, port=asked.port, log_level="warning")
 
 
 def parser() -> argparse.ArgumentParser:

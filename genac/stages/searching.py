@@ -170,33 +170,34 @@ def sizes_of(bench: Bench) -> dict[str, int]:
 
 
 def match(bench: Bench, rows: list[dict[str, Any]], one: dict[str, float]) -> None:
-    """Adds to each row that asked the critic the majority vote its tokens and FLOPs would buy.
-
-    The number of samples is rounded up, so the vote never has less. Votes are drawn once per
-    number.
-    """
+    """Adds to each row that asked the critic the majority vote its tokens and FLOPs would buy."""
     largest = max((r for r in rows if r["method"] == "majority"), key=lambda r: r["n"])
     votes: dict[int, dict[str, Any]] = {}
+
+    def vote_of(m: int) -> dict[str, Any]:
+        if m not in votes:
+            groups, cost = bench.metered(lambda: draw(bench.search, bench.problems, m))
+            votes[m] = cost | {"n": m, "by_problem": bench.choose(groups, "majority")}
+        return votes[m]
+
     for row in (r for r in rows if r["critic_tokens"]):
         for unit in ("tokens", "flops"):
             per_sample = (largest[unit] - one[unit]) / (largest["n"] - 1)
-            m = min(MOST, 1 + int(np.ceil((row[unit] - one[unit]) / per_sample)))
-            if m not in votes:
-                groups, cost = bench.metered(lambda m=m: draw(bench.search, bench.problems, m))
-                votes[m] = cost | {"by_problem": bench.choose(groups, "majority")}
-            vote = votes[m]
-            gain = np.subtract(row["by_problem"], vote["by_problem"])
-            low, high = interval(gain.tolist())
-            row[f"majority_at_equal_{unit}"] = {
-                "n": m,
-                "success": float(np.mean(vote["by_problem"])),
-                "tokens": vote["tokens"],
-                "flops": vote["flops"],
-                "gain": float(gain.mean()),
-                "low": low,
-                "high": high,
-                "by_problem": vote["by_problem"],
-            }
+            m, vote = 1, one
+            # What a sample costs depends on what is shared and batched, so it is bought until the
+            # vote really had no less to spend.
+            while vote[unit] < row[unit] and m < MOST:
+                m = min(MOST, m + max(1, int(np.ceil((row[unit] - vote[unit]) / per_sample))))
+                vote = vote_of(m)
+            row[f"majority_at_equal_{unit}"] = beside(row, vote_of(m))
+
+
+def beside(row: dict[str, Any], vote: dict[str, Any]) -> dict[str, Any]:
+    """The vote, and what the row gains over it with an interval over problems (paired)."""
+    gain = np.subtract(row["by_problem"], vote["by_problem"])
+    low, high = interval(gain.tolist())
+    outcome = {"success": float(np.mean(vote["by_problem"])), "gain": float(gain.mean())}
+    return vote | outcome | {"low": low, "high": high}
 
 
 def interval(outcomes: Sequence[float]) -> tuple[float, float]:
@@ -210,8 +211,8 @@ def markdown(result: dict[str, Any]) -> str:
     head = (
         f"Search on {result['problems']} held-out problems of `{result['run']}` "
         f"(seed {result['seed']}); actor {sizes['actor']:,} and critic {sizes['critic']:,} "
-        f"parameters, thoughts per state: {result['thoughts']}; [95 % bootstrap interval over problems]. Tokens are what the engines "
-        "processed per problem.\n\n"
+        f"parameters, thoughts per state: {result['thoughts']}; [95 % bootstrap interval over "
+        "problems]. Tokens are what the engines processed per problem.\n\n"
         "| method | n | success | tokens (actor + critic) | MFLOP | majority at equal tokens "
         "| gain | majority at equal FLOPs |\n" + "|---" * 8 + "|\n"
     )

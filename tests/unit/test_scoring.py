@@ -72,7 +72,7 @@ def test_chat_messages_are_read_as_their_text(critic):
 
 def test_the_success_rate_reaches_the_prompt(critic):
     assert critic.prompt("b>", "c") == critic.prompt("b>", "c", 0.5) != critic.prompt("b>", "c", 1)
-    with pytest.raises(ValueError, match="success_rate is 1.5"):
+    with pytest.raises(ValueError, match=r"success_rate is 1\.5"):
         critic.prompt("b>", "c", 1.5)
 
 
