@@ -141,3 +141,15 @@ def test_push_lists_both_models(run, genac: Callable[..., Answer]):
     assert "critic.json" in answer.out and "README.md" in answer.out
     one = genac("push", str(run.path), "me/thing", "--only", "critic", "--dry-run")
     assert one.out.startswith("me/thing:") and "-actor" not in one.out
+
+
+def test_a_critic_that_stands_alone_gets_a_card_without_figures(run, genac, tmp_path):
+    alone = shutil.copytree(run.path / "critic", tmp_path / "alone")
+    (alone / "README.md").unlink()
+    assert genac("push", str(alone), "me/thing", "--dry-run").code == 0
+    card = (alone / "README.md").read_text()
+    assert "## Prompt" in card and "## Metrics" not in card
+    assert ModelCard(card).data.to_dict()["tags"][:2] == ["genac", "generative-critic"]
+    # Inside its run the figures come back.
+    assert genac("push", str(run.path / "critic"), "me/thing", "--dry-run").code == 0
+    assert "## Metrics" in (run.path / "critic" / "README.md").read_text()

@@ -118,3 +118,10 @@ def test_a_name_the_hub_does_not_give(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="owner/nothing is no folder here, and the hub"):
         Critic.from_pretrained("owner/nothing")
+
+
+def test_only_so_many_problems_are_remembered(critic, monkeypatch):
+    monkeypatch.setattr("genac.critics.prompts.REMEMBERED", 2)
+    wanted = [critic.prompt(f"{'a' * n}>", "b") for n in range(1, 6)]
+    assert wanted == [critic.prompt(f"{'a' * n}>", "b") for n in range(1, 6)]
+    assert len(critic._critic.prompts._problems) <= 2
