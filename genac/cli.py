@@ -20,6 +20,9 @@ USAGE = """genac VERB [ARGUMENTS]
                                             (--problems N --continuations K)
   eval search RUN [RUN ...]                 best-of-n, voting and beam search by the critic beside
                                             majority vote at equal tokens (--n N ... --problems N)
+  eval benchmarks MODEL [NAME ...]          avg@k and pass@k of a run's actor or any model on data
+                                            sets (none named: AIME24/25, AMC23, MATH500, Minerva,
+                                            OlympiadBench)
   compare FILE                              several algorithms and seeds of one recipe, as a table
   paper FILE                                one experiment of recipes/paper, with its results page
   score CRITIC PROBLEM PARTIAL              a saved critic's value and reasoning for a partial
@@ -30,8 +33,8 @@ USAGE = """genac VERB [ARGUMENTS]
   push RUN|FOLDER REPO_ID                   models and their cards onto the hub (--private
                                             --only actor|critic --dry-run)
   report RUN [RUN ...]                      writes report.html
-  doctor RECIPE [--key value ...]           versions, threads, memory and context checks for a
-  recipe
+  doctor RECIPE [--gpu GIB] [--key ...]     versions, threads, memory and context checks for a
+                                            recipe, here or for a GPU elsewhere
   env                                       versions and machine
 
 'genac train RECIPE --help' lists every key.
@@ -72,6 +75,11 @@ def evaluate(arguments: Sequence[str]) -> None:
         from genac.stages.searching import evaluate_search
 
         print(evaluate_search(arguments[1:]))
+        return
+    if arguments[:1] == ["benchmarks"]:
+        from genac.stages.benchmarks import evaluate_benchmarks
+
+        print(evaluate_benchmarks(arguments[1:]))
         return
     from genac.stages.evaluate import evaluate_run
 
@@ -135,9 +143,14 @@ def report(arguments: Sequence[str]) -> None:
 
 def doctor(arguments: Sequence[str]) -> None:
     from genac.doctor import examine
-    from genac.recipes import from_command_line
+    from genac.recipes import from_command_line, value_after
 
-    lines, healthy = examine(from_command_line(arguments, "genac doctor"))
+    asked = list(arguments)
+    gpu = value_after(asked, "--gpu")
+    if gpu is not None:
+        place = next(i for i, word in enumerate(asked) if word.split("=")[0] == "--gpu")
+        del asked[place : place + (1 if "=" in asked[place] else 2)]
+    lines, healthy = examine(from_command_line(asked, "genac doctor"), gigabytes(gpu))
     print("\n".join(lines))
     if not healthy:
         raise SystemExit(2)
@@ -147,6 +160,17 @@ def env(arguments: Sequence[str]) -> None:
     from genac.runs.store import environment
 
     print("\n".join(f"{key}: {value}" for key, value in environment().items()))
+
+
+def gigabytes(text: str | None) -> float | None:
+    """The memory that --gpu names, in GiB."""
+    try:
+        size = None if text is None else float(text)
+    except ValueError as error:
+        raise ValueError(f"--gpu {text}: give the GPU's memory in GiB, e.g. --gpu 80") from error
+    if size is not None and size <= 0:
+        raise ValueError(f"--gpu {text}: give the GPU's memory in GiB, e.g. --gpu 80")
+    return size
 
 
 def one(arguments: Sequence[str], usage: str) -> str:

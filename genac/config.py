@@ -53,6 +53,20 @@ class LoraConfig(Section):
     )
 
 
+class LoadConfig(Section):
+    """How a model and its tokenizer are loaded. Safetensors only, never remote code."""
+
+    dtype: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="of the stored weights; bf16 halves a base that LoRA freezes"
+    )
+    attn_implementation: str | None = Field(
+        default=None, description="as in transformers, where its own attention is used; none = auto"
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="for the chat template, e.g. {enable_thinking: false}"
+    )
+
+
 class ActorConfig(Section):
     """The policy that is trained."""
 
@@ -66,6 +80,7 @@ class ActorConfig(Section):
         default_factory=OptimizerConfig, description="actor optimiser"
     )
     lora: LoraConfig = Field(default_factory=LoraConfig, description="adapters of the actor")
+    load: LoadConfig = Field(default_factory=LoadConfig, description="loading the actor")
 
 
 class ICCConfig(Section):
@@ -112,6 +127,10 @@ class GenerativeConfig(Section):
     force_prompt: bool = Field(
         default=False, description="go on with a critic that was trained under another prompt"
     )
+    too_long: Literal["drop", "truncate"] = Field(
+        default="drop",
+        description="a prompt beyond the context: no value, or the response's middle left out",
+    )
     states_per_step: Count = Field(
         default=4096, description="at most this many states train the critic per step"
     )
@@ -151,6 +170,7 @@ class CriticConfig(Section):
         default_factory=OptimizerConfig, description="critic optimiser"
     )
     lora: LoraConfig = Field(default_factory=LoraConfig, description="adapters of the critic")
+    load: LoadConfig = Field(default_factory=LoadConfig, description="loading the critic")
     generative: GenerativeConfig = Field(
         default_factory=GenerativeConfig, description="generative critic"
     )
@@ -307,6 +327,13 @@ class RunConfig(Section):
                 "value head "
                 "gives a value per token; set credit.granularity to 'states'"
             )
+        for role, model in (("actor", self.actor), ("critic", self.critic)):
+            if model.load.dtype == "bf16" and not model.lora.rank:
+                raise ValueError(
+                    f"{role}.load.dtype is 'bf16' but {role}.lora.rank is 0: trained weights are "
+                    "kept in fp32, or small updates round to nothing; set a rank, or dtype fp32 "
+                    "(hardware.precision bf16 still computes in bf16)"
+                )
         if self.credit.estimator != "gae" and self.rollout.num_generations < 2:
             raise ValueError(
                 f"rollout.num_generations is {self.rollout.num_generations}: "

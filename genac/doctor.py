@@ -27,7 +27,7 @@ from genac.evals.lengths import LETTERS, Candidate, Lengths, candidates, measure
 from genac.evals.memory import as_text
 from genac.models.loading import parameter_count
 from genac.runtime import Hardware
-from genac.tasks import make_task
+from genac.tasks import account, make_task
 from genac.tasks.base import SPLITS, Task
 from genac.tasks.check import check
 
@@ -57,14 +57,16 @@ class Findings:
                 self.add("FAIL", f"{what}: {error}")
 
 
-def examine(cfg: RunConfig) -> tuple[list[str], bool]:
-    """The findings about a recipe, and whether none of them is a FAIL."""
+def examine(cfg: RunConfig, gpu_gib: float | None = None) -> tuple[list[str], bool]:
+    """The findings about a recipe, and whether none of them is a FAIL. `gpu_gib`: for a run on a
+    GPU of that memory, wherever this is asked."""
     found, hardware = Findings(), None
     versions(found)
     threads(found, cfg)
     with found.attempt("device"):
-        hardware = Hardware.resolve(cfg.hardware)
-        found.add("ok", f"device: {hardware.device.type}, {'bf16' if hardware.bf16 else 'fp32'}")
+        hardware = Hardware.resolve(cfg.hardware) if gpu_gib is None else elsewhere(cfg)
+        where = hardware.device.type if gpu_gib is None else f"a GPU of {gpu_gib:g} GiB"
+        found.add("ok", f"device: {where}, {'bf16' if hardware.bf16 else 'fp32'}")
     with found.attempt("task"):
         task = make_task(cfg.task, cfg.seed)
         splits(found, cfg, task)
@@ -77,8 +79,10 @@ def examine(cfg: RunConfig) -> tuple[list[str], bool]:
         contexts(found, cfg, models, lengths)
         if hardware is not None:
             needs = memory.demands(cfg, models, lengths, bf16=hardware.bf16)
-            fits(found, needs, hardware)
-            disk(found, cfg, needs)
+            free = free_bytes(hardware) if gpu_gib is None else round(gpu_gib * 2**30)
+            fits(found, cfg, needs, free)
+            if gpu_gib is None:
+                disk(found, cfg, needs)
     return found.lines, not any(line.startswith("FAIL") for line in found.lines)
 
 
@@ -116,22 +120,37 @@ def threads(found: Findings, cfg: RunConfig) -> None:
     found.judge(number <= (cores or 1), text, remedy, "warn")
 
 
-def fits(found: Findings, needs: Sequence[memory.Demand], hardware: Hardware) -> None:
+def elsewhere(cfg: RunConfig) -> Hardware:
+    """The CUDA device that a run will have on another machine."""
+    return Hardware(torch.device("cuda"), bf16=cfg.hardware.precision != "fp32")
+
+
+def free_bytes(hardware: Hardware) -> int:
+    cuda = hardware.device.type == "cuda"
+    return torch.cuda.mem_get_info()[0] if cuda else local.free_ram()
+
+
+def fits(found: Findings, cfg: RunConfig, needs: Sequence[memory.Demand], free: int) -> None:
     """What the models of the joint stage take, against what is free."""
     for d in needs:
         text = f"{d.role} holds {as_text(d.held)}, caches {as_text(d.kept)} ({d.rows} rows)"
         found.add("ok", f"memory: {text}, works in {as_text(d.peak)} ({d.tokens} tokens)")
-    need, cuda = memory.total(needs), hardware.device.type == "cuda"
-    free = torch.cuda.mem_get_info()[0] if cuda else local.free_ram()
+    need = memory.total(needs)
     text = f"memory: about {as_text(need)} needed, {as_text(free)} free"
-    remedy = cheaper(needs, memory.smaller(needs, ROOMY * free))
+    remedy = cheaper(cfg, needs, memory.smaller(needs, ROOMY * free))
     found.judge(need <= ROOMY * free, text, remedy, "FAIL" if need > free else "warn")
 
 
-def cheaper(needs: Sequence[memory.Demand], cut: Sequence[memory.Demand] | None) -> str:
+def cheaper(
+    cfg: RunConfig, needs: Sequence[memory.Demand], cut: Sequence[memory.Demand] | None
+) -> str:
     """Which keys to lower, and to what."""
     if cut is None:
-        return "the models alone are too large: use smaller ones, or hardware.precision bf16"
+        roles = [("actor", cfg.actor), ("critic", cfg.critic)][: len(needs)]
+        full = [f"{role}.lora.rank 16 with {role}.load.dtype bf16" for role, m in roles
+                if not m.lora.rank]  # fmt: skip
+        ways = [*full, "smaller models", "hardware.precision bf16"]
+        return f"the models alone are too large: use {', or '.join(ways)}"
     steps = [("rollout.max_rows", needs[0].rows, cut[0].rows)]
     for old, new in zip(needs, cut, strict=True):
         steps += [(f"{key}.tokens_per_microbatch", old.tokens, new.tokens) for key in old.keys]
@@ -164,6 +183,8 @@ def splits(found: Findings, cfg: RunConfig, task: Task) -> None:
         size = "unlimited" if task.size(split) is None else task.size(split)
         remedy = "add rows, or change task.options.heldout_fraction"
         found.judge(size != 0, f"task: {size} {split} problems", remedy)
+    for name, count in account(task).get("removed", {}).items():
+        found.add("ok", f"task: {count} training rows left out that hold a problem of {name}")
     size, asked = task.size("heldout"), cfg.evaluate.num_problems
     if size and size < asked:
         text = f"evaluate.num_problems is {asked} but there are {size} held-out problems"

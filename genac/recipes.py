@@ -21,7 +21,13 @@ from pydantic import ValidationError
 from genac.algorithms import ALGORITHMS, PRESETS, merge
 from genac.config import RunConfig
 
-OPTION_PATHS = ("task.options.", "stages.base.options.", "stages.synthesize.options.")
+OPTION_PATHS = (
+    "task.options.",
+    "stages.base.options.",
+    "stages.synthesize.options.",
+    "actor.load.chat_template_kwargs.",
+    "critic.load.chat_template_kwargs.",
+)
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

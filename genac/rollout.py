@@ -13,6 +13,7 @@ from typing import Any
 
 from genac.config import RolloutConfig
 from genac.engines.base import Request
+from genac.models.loading import chat_text
 from genac.runtime import Runtime
 from genac.seeding import derive_seed
 from genac.tasks.base import Task
@@ -70,8 +71,7 @@ def encode_prompt(tokenizer: Any, problem: Problem) -> tuple[int, ...]:
         messages = [{"role": "user", "content": messages}]
     if not tokenizer.chat_template:
         return tuple(tokenizer.encode(problem.text + "\n"))
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tuple(tokenizer.encode(text, add_special_tokens=False))
+    return tuple(tokenizer.encode(chat_text(tokenizer, messages), add_special_tokens=False))
 
 
 def collect(

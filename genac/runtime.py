@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from genac.config import HardwareConfig, LoraConfig, LossConfig, OptimizerConfig
+from genac.config import HardwareConfig, LoadConfig, LoraConfig, LossConfig, OptimizerConfig
 from genac.engines.base import Engine, Request
 from genac.engines.local import LocalEngine
 from genac.learner import Learner
@@ -106,6 +106,18 @@ class Hardware:
         )
 
 
+def loaded(role: str, path: str, hardware: Hardware, load: LoadConfig) -> tuple[Any, Any]:
+    """Tokenizer and model. ValueError for stored bf16 weights where fp32 is computed."""
+    if load.dtype == "bf16" and not hardware.bf16:
+        raise ValueError(
+            f"{role}.load.dtype is 'bf16' but computation is in fp32 on {hardware.device.type}; "
+            "set hardware.precision bf16, or dtype fp32"
+        )
+    dtype = torch.bfloat16 if load.dtype == "bf16" else torch.float32
+    tokenizer = load_tokenizer(path, load.chat_template_kwargs)
+    return tokenizer, load_model(path, dtype, load.attn_implementation)
+
+
 def language_model(
     role: str,
     path: str,
@@ -116,10 +128,11 @@ def language_model(
     max_rows: int = 512,
     decay_steps: int | None = None,
     lora: LoraConfig | None = None,
+    load: LoadConfig | None = None,
     seed: int = 0,
 ) -> Runtime:
-    """Actor, generative critic or reference from a folder or hub name; fp32 master weights."""
-    tokenizer, model = load_tokenizer(path), load_model(path)
+    """Actor, generative critic or reference from a folder or hub name; trained weights are fp32."""
+    tokenizer, model = loaded(role, path, hardware, load or LoadConfig())
     model = attach(model, lora or LoraConfig(), derive_seed(seed, "lora", role)).to(hardware.device)
     learner = Learner(model, optimizer, loss, bf16=hardware.bf16, decay_steps=decay_steps)
     limit = context_length(model, tokenizer)
@@ -143,11 +156,12 @@ def value_model(
     trained: bool,
     decay_steps: int | None = None,
     lora: LoraConfig | None = None,
+    load: LoadConfig | None = None,
     seed: int = 0,
 ) -> Runtime:
     """A discriminative critic; `trained` = the folder holds a value head to go on from."""
-    tokenizer = load_tokenizer(path)
-    base = attach(load_model(path), lora or LoraConfig(), derive_seed(seed, "lora", "critic"))
+    tokenizer, base = loaded("critic", path, hardware, load or LoadConfig())
+    base = attach(base, lora or LoraConfig(), derive_seed(seed, "lora", "critic"))
     model = ValueModel(base, outputs_of(head, bins))
     if trained:
         model.load_head(Path(path))

@@ -73,7 +73,12 @@ class Critic:
             raise ValueError(f"batch_size is {batch_size}; use at least 1")
         hardware = HardwareConfig(device=device, precision=precision, threads=threads)
         runtime = language_model(
-            "critic", str(place), Hardware.resolve(hardware), cfg.optimizer, max_rows=batch_size
+            "critic",
+            str(place),
+            Hardware.resolve(hardware),
+            cfg.optimizer,
+            max_rows=batch_size,
+            load=cfg.load.model_copy(update={"dtype": "fp32"}),
         )
         icc = cfg.generative.icc.model_copy(update={"actor_size": saved.get("actor_size")})
         generative = cfg.generative.model_copy(update={"icc": icc})

@@ -73,8 +73,8 @@ class GenerativeCritic:
         unique, index = unique_states(states)
         if self.rate.value is None:  # the first batch sets it: a start at 0 would mislead for long
             self.observe(rollouts_of(states))
-        context = self.context()
-        prompts = [self.prompts.render(state, context) for state in unique]
+        context, limit = self.context(), self.room if self.cfg.too_long == "truncate" else None
+        prompts = [self.prompts.render(state, context, limit) for state in unique]
         thoughts = self.think(prompts, derive_seed(self.seed, "thought", step))
         return [
             Estimate(state, self.value(thoughts[i]), thoughts[i], self._runtime.version)
@@ -148,18 +148,29 @@ class GenerativeCritic:
 
     def learn(self, estimates: Sequence[Estimate], step: int) -> Metrics:
         """REINFORCE on the thoughts of the estimated states."""
+        counts = self._lengths(estimates)
         states = [e.state for e in estimates]
         targets = (
             pooled_returns(states) if self.cfg.pool_states else [s.rollout.reward for s in states]
         )
         chosen = self._training_set(estimates, targets, step)
         if not chosen:
-            return {}
+            return counts
         samples, rewards = self._samples(chosen)
         measured = self._runtime.learner.learn(samples, seed=derive_seed(self.seed, "critic", step))
-        return {
+        return counts | {
             "critic/reward": float(np.mean(rewards)),
             **{f"critic/{k}": v for k, v in measured.items()},
+        }
+
+    def _lengths(self, estimates: Sequence[Estimate]) -> Metrics:
+        """How often a prompt was too long: not asked at all, or with the middle left out."""
+        if not estimates:
+            return {}
+        full = [any(len(t.prompt_ids) == self.room for t in e.thoughts) for e in estimates]
+        return {
+            "critic/unasked_rate": float(np.mean([not e.thoughts for e in estimates])),
+            "critic/truncated_rate": float(np.mean(full)) if self.cfg.too_long != "drop" else 0.0,
         }
 
     def _training_set(

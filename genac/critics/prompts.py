@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from genac.models.loading import chat_text
 from genac.types import Problem, State
 
 PROBLEM, RESPONSE = "{problem}", "{response}"
 REMEMBERED = 4096  # problems whose tokens are kept
+GAP = "\n[...]\n"  # stands where a response too long for the context was cut
 
 TASK = (
     "You will see a problem and the beginning of one attempt to solve it. Predict the expected "
@@ -119,20 +121,35 @@ class PromptBuilder:
         self._pieces: dict[str, list[tuple[int, ...]]] = {}
         self._problems: dict[str, tuple[int, ...]] = {}
 
-    def render(self, state: State, context: Context | None) -> tuple[int, ...]:
-        """Token ids of the prompt about a state."""
+    def render(
+        self, state: State, context: Context | None, limit: int | None = None
+    ) -> tuple[int, ...]:
+        """Token ids of the prompt about a state. With a `limit`, a longer one leaves out the middle
+        of the response, where that is enough."""
         rollout = state.rollout
-        return self.render_ids(rollout.problem, rollout.response_ids[: state.start], context)
+        return self.render_ids(rollout.problem, rollout.response_ids[: state.start], context, limit)
 
     def render_ids(
-        self, problem: Problem, partial: Sequence[int], context: Context | None
+        self,
+        problem: Problem,
+        partial: Sequence[int],
+        context: Context | None,
+        limit: int | None = None,
     ) -> tuple[int, ...]:
         """The same for a partial response given as the actor's tokens; special ones are left
         out.
         """
         kept = tuple(i for i in partial if i not in self.special)
         response = kept if self.same_tokenizer else self._plain(self._decode(kept))
-        return self.assemble(problem, response, context)
+        whole = self.assemble(problem, response, context)
+        if limit is None or len(whole) <= limit:
+            return whole
+        gap = self._plain(GAP)
+        room = limit - (len(whole) - len(response)) - len(gap)
+        if room < 2:
+            return whole
+        end = room - room // 2
+        return self.assemble(problem, (*response[: room // 2], *gap, *response[-end:]), context)
 
     def render_text(
         self, problem: Problem, partial: str, context: Context | None
@@ -167,10 +184,7 @@ class PromptBuilder:
     def _chat(self, text: str) -> str:
         if not self.tokenizer.chat_template:
             return text
-        message = [{"role": "user", "content": text}]
-        return self.tokenizer.apply_chat_template(
-            message, tokenize=False, add_generation_prompt=True
-        )
+        return chat_text(self.tokenizer, [{"role": "user", "content": text}])
 
     def _bos(self) -> tuple[int, ...]:
         return (

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from genac.config import RunConfig
+from genac.config import LoadConfig, RunConfig
 from genac.critics.prompts import Context, PromptBuilder, template
 from genac.models.loading import context_length, load_tokenizer
 from genac.models.tiny import build_model, build_tokenizer
@@ -74,14 +74,14 @@ def guess(text: str) -> int:
 
 def candidates(cfg: RunConfig) -> dict[str, Candidate]:
     """The models by role; a critic without a name starts from the actor's."""
-    models = {"actor": candidate(cfg, cfg.actor.model_name_or_path)}
+    models = {"actor": candidate(cfg, cfg.actor.model_name_or_path, cfg.actor.load)}
     if cfg.critic.kind in ("generative", "discriminative"):
         given = cfg.critic.model_name_or_path
-        models["critic"] = candidate(cfg, given) if given else models["actor"]
+        models["critic"] = candidate(cfg, given, cfg.critic.load) if given else models["actor"]
     return models
 
 
-def candidate(cfg: RunConfig, path: str | None) -> Candidate:
+def candidate(cfg: RunConfig, path: str | None, load: LoadConfig) -> Candidate:
     """A named model from its config alone, or the tiny one that the base stage will build."""
     if path is None:
         tiny = cfg.actor.tiny
@@ -101,7 +101,7 @@ def candidate(cfg: RunConfig, path: str | None) -> Candidate:
         raise ValueError(
             f"no causal LM in {path!r} ({reason:.200}); give a Hugging Face folder or a hub name"
         ) from error
-    return Candidate(model, load_tokenizer(path) if local else None)
+    return Candidate(model, load_tokenizer(path, load.chat_template_kwargs) if local else None)
 
 
 def on_meta(config: Any) -> Any:

@@ -5,7 +5,8 @@
     smaller(needs, limit)     # the same work in pieces that fit
 
 The per-row and per-token terms follow what engines/decoder.py and learner.py allocate; their
-constants were measured on Qwen2 and Qwen3 models, whose training peaks they meet within a third.
+constants were measured on Qwen2 and Qwen3 models, whose training peaks they meet within a third,
+with and without gradient checkpointing.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from genac.checkpoint import KEEP
-from genac.config import RunConfig
+from genac.config import ActorConfig, CriticConfig, LoraConfig, RunConfig
 from genac.engines.batch import TURN_OVER_BELOW
 from genac.engines.cache import READ_AT_ONCE
 from genac.engines.decoder import Decoder
 from genac.evals.lengths import Candidate, Lengths
 from genac.models.loading import parameter_count
+from genac.ops.tensors import CHUNK_TOKENS, KEPT_LOGITS
 
 FLOAT, HALF = 4, 2
 ADAMW = 2 * FLOAT  # two moments per trained parameter
 SCORES = 12  # bytes per attention score in the decoder's explicit softmax
 LOGITS = 5 * FLOAT  # bytes per logit with its temporaries
+AGAIN = 2  # layers' worth of activations while one is computed again
 BACKWARD, AUTOCAST = 1.3, 0.7  # peak over what autograd keeps; what of it remains under bf16
 MOST_HALVINGS = 10
 
@@ -45,6 +48,8 @@ class Demand:
     row: int = 0  # per row, while sampling
     reading: int = 0  # while prompts are read, whatever the number of rows
     token: int = 0  # per token, while training
+    logits: int = 0  # per token besides, up to `most_logits`: the learner takes them in chunks
+    most_logits: int = 0
     saved: int = 0  # in one checkpoint
 
     @property
@@ -54,8 +59,44 @@ class Demand:
     @property
     def peak(self) -> int:
         """What comes and goes: the larger of sampling and training."""
-        training = max(self.tokens, self.longest) * self.token
+        tokens = max(self.tokens, self.longest)
+        training = tokens * self.token + min(tokens * self.logits, self.most_logits)
         return max(self.rows * self.row, self.reading, training)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a model is stored and trained."""
+
+    stored: int = FLOAT  # bytes of a weight
+    adapters: int = 0  # LoRA's parameters, 0 = all weights are trained
+    checkpointing: bool = False
+
+    @classmethod
+    def of(cls, model: Any, cfg: ActorConfig | CriticConfig) -> Trained:
+        return cls(
+            HALF if cfg.load.dtype == "bf16" else FLOAT,
+            adapter_count(model, cfg.lora),
+            cfg.optimizer.gradient_checkpointing,
+        )
+
+    def held(self, count: int, trained: int | None = None) -> int:
+        """Weights, and of what is trained gradients and both moments."""
+        own = self.adapters or (count if trained is None else trained)
+        return count * self.stored + own * (FLOAT + ADAMW) + self.adapters * FLOAT
+
+    def saved(self, count: int) -> int:
+        """A checkpoint: the weights, and the moments (and adapters) that go on."""
+        return count * self.stored + (self.adapters or count) * ADAMW + self.adapters * FLOAT
+
+
+FULL = Trained()
+
+
+def adapter_count(model: Any, cfg: LoraConfig) -> int:
+    """Parameters of the adapters: rank * (in + out) for each linear layer that gets one."""
+    found = [m for n, m in model.named_modules() if n.split(".")[-1] in cfg.target_modules]
+    return sum(cfg.rank * (m.in_features + m.out_features) for m in found)
 
 
 def demands(
@@ -68,17 +109,21 @@ def demands(
     # Monte-Carlo continuations start from prefixes as long as a response.
     branches = kind == "monte_carlo" or cfg.evaluate.panel_problems > 0
     read = longest if branches else lengths.prompt
-    found = [language(actor, "actor", (read, longest, new), rows, bf16)]
+    sizes = (read, longest, new)
+    found = [language(actor, "actor", sizes, rows, bf16, Trained.of(actor, cfg.actor))]
     if kind == "generative":
         thought = cfg.critic.generative.max_new_tokens
         read = max(1, min(lengths.question + new, models["critic"].limit - thought))
         critic = models["critic"].model
         sizes = (read, read + thought, thought)
-        found.append(language(critic, "critic", sizes, rows, bf16))
+        how = Trained.of(critic, cfg.critic)
+        found.append(language(critic, "critic", sizes, rows, bf16, how))
     elif kind == "discriminative":
-        found.append(value_head(models["critic"].model, longest, bf16))
+        critic = models["critic"].model
+        found.append(value_head(critic, longest, bf16, Trained.of(critic, cfg.critic)))
     if cfg.loss.beta:
-        held = parameter_count(actor) * FLOAT + engine_bytes(actor, bf16)
+        stored = Trained.of(actor, cfg.actor).stored
+        held = parameter_count(actor) * stored + engine_bytes(actor, bf16)
         found.append(Demand("reference", parameter_count(actor), held))
     return [with_microbatch(cfg, demand) for demand in found]
 
@@ -100,32 +145,42 @@ def with_microbatch(cfg: RunConfig, demand: Demand) -> Demand:
     return replace(demand, keys=tuple(sizes), tokens=max(sizes.values(), default=0))
 
 
-def language(model: Any, role: str, lengths: tuple[int, int, int], rows: int, bf16: bool) -> Demand:
+def language(
+    model: Any,
+    role: str,
+    lengths: tuple[int, int, int],
+    rows: int,
+    bf16: bool,
+    how: Trained = FULL,
+) -> Demand:
     """Actor or generative critic. lengths: read at once, whole sequence, written, at most."""
     read, longest, new = lengths
     count, vocab = parameter_count(model), model.config.get_text_config().vocab_size
     return Demand(
         role,
         count,
-        held=count * (2 * FLOAT + ADAMW) + engine_bytes(model, bf16),
+        held=how.held(count) + engine_bytes(model, bf16),
         rows=rows,
         longest=longest,
         cache=round(cache_bytes(model, longest, bf16) * (1 + TURN_OVER_BELOW)),
         row=decoding_bytes(model, read, longest, bf16) + vocab * LOGITS,
         reading=reading_bytes(model, read, bf16),
-        # Only written tokens pass the LM head.
-        token=activation_bytes(model, bf16) + round(vocab * LOGITS * new / longest),
-        saved=count * (FLOAT + ADAMW),
+        token=activation_bytes(model, bf16, how.checkpointing),
+        logits=round(vocab * LOGITS * new / longest),  # only written tokens pass the LM head
+        most_logits=max(CHUNK_TOKENS * vocab, KEPT_LOGITS) * LOGITS,
+        saved=how.saved(count),
     )
 
 
-def value_head(model: Any, longest: int, bf16: bool) -> Demand:
+def value_head(model: Any, longest: int, bf16: bool, how: Trained = FULL) -> Demand:
     """A discriminative critic: never samples, and its LM head is not trained."""
     count = parameter_count(model)
     trained = count - sum(p.numel() for p in model.get_output_embeddings().parameters())
-    held, saved = (count * FLOAT + trained * n for n in (FLOAT + ADAMW, ADAMW))
-    token = activation_bytes(model, bf16)
-    return Demand("critic", count, held, longest=longest, token=token, saved=saved)
+    token = activation_bytes(model, bf16, how.checkpointing)
+    saved = count * how.stored + (how.adapters or trained) * ADAMW
+    return Demand(
+        "critic", count, how.held(count, trained), longest=longest, token=token, saved=saved
+    )
 
 
 def total(needs: Sequence[Demand]) -> int:
@@ -211,8 +266,10 @@ def flow_bytes(model: Any, bf16: bool) -> int:
     return (HALF if bf16 else FLOAT) * (3 * hidden + 3 * inner + 3 * (queries + 2 * keys))
 
 
-def activation_bytes(model: Any, bf16: bool) -> int:
-    """Per token, what a backward pass needs."""
+def activation_bytes(model: Any, bf16: bool, checkpointing: bool = False) -> int:
+    """Per token, what a backward pass needs; with checkpointing each layer's input, and what
+    computing one again takes."""
     layers, hidden, inner, queries, keys = widths(model)
-    kept = layers * (6 * hidden + 4 * (queries + keys) + 4 * inner)
-    return round(kept * FLOAT * BACKWARD * (AUTOCAST if bf16 else 1.0))
+    layer = (6 * hidden + 4 * (queries + keys) + 4 * inner) * FLOAT * BACKWARD
+    layer *= AUTOCAST if bf16 else 1.0
+    return round(layers * hidden * FLOAT + AGAIN * layer if checkpointing else layers * layer)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 hf_logging.disable_progress_bar()
 
 
-def load_tokenizer(name_or_path: str) -> Any:
-    """A tokenizer with a padding token; special tokens inside plain text stay plain text."""
+def load_tokenizer(name_or_path: str, template_kwargs: Mapping[str, Any] | None = None) -> Any:
+    """A tokenizer with a padding token; its chat template always gets `template_kwargs`."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -34,11 +37,36 @@ def load_tokenizer(name_or_path: str) -> Any:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if template_kwargs:
+        # On the object: whoever renders a prompt of this model asks the template the same way.
+        tokenizer.apply_chat_template = functools.partial(
+            tokenizer.apply_chat_template, **template_kwargs
+        )
     return tokenizer
 
 
-def load_model(name_or_path: str, dtype: torch.dtype = torch.float32) -> Any:
-    """A causal LM from a local folder or the hub, in `dtype`."""
+def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
+    """The messages as the tokenizer's chat template writes them, up to where the answer begins.
+
+    Raises ValueError where the template refuses them (a role it does not know, for example).
+    """
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        roles = [message.get("role") for message in messages]
+        raise ValueError(
+            f"the chat template of {tokenizer.name_or_path!r} cannot write messages of the roles "
+            f"{roles} ({error}); leave out roles that it does not know (task.options.system), or "
+            "correct load.chat_template_kwargs"
+        ) from error
+
+
+def load_model(
+    name_or_path: str, dtype: torch.dtype = torch.float32, attention: str | None = None
+) -> Any:
+    """A causal LM from a local folder or the hub, in `dtype`; `attention` as in transformers."""
     folder = Path(name_or_path)
     if folder.is_dir() and not (folder / "config.json").exists():
         raise ValueError(
@@ -47,9 +75,13 @@ def load_model(name_or_path: str, dtype: torch.dtype = torch.float32) -> Any:
         )
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            name_or_path, dtype=dtype, trust_remote_code=False, use_safetensors=True
+            name_or_path,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise ValueError(
             f"no causal LM could be loaded from {name_or_path!r} ({_first_line(error)}); "
             "give a model name on the hub or a local Hugging Face folder"

@@ -45,12 +45,15 @@ def attach(model: Any, cfg: LoraConfig, seed: int) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            return peft.inject_adapter_in_model(settings, model)
+            model = peft.inject_adapter_in_model(settings, model)
         except ValueError as error:
             raise ValueError(
                 f"lora.target_modules {list(cfg.target_modules)} do not fit "
                 f"{model.config.model_type!r} ({error}); list its linear layers' names"
             ) from error
+    for parameter in adapters(model).values():  # trained, so fp32 whatever the base is stored in
+        parameter.data = parameter.data.float()
+    return model
 
 
 def weight_of(module: Any) -> Tensor:

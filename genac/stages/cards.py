@@ -57,7 +57,13 @@ def actor_card(folder: Path, config: Mapping[str, Any], summary: Mapping[str, An
         metrics_section(metrics),
         "## Use\n\nThe prompt is the problem as it stands, through the tokenizer's chat template "
         "where there is one.",
-        python(ACTOR_USE.format(limit=limit, temperature=config["rollout"]["temperature"])),
+        python(
+            ACTOR_USE.format(
+                limit=limit,
+                temperature=config["rollout"]["temperature"],
+                chat=config["actor"].get("load", {}).get("chat_template_kwargs", {}),
+            )
+        ),
         LIMITS,
     )
 
@@ -173,7 +179,9 @@ tokenizer, model = (c.from_pretrained(folder) for c in (AutoTokenizer, AutoModel
 problem = "..."
 if tokenizer.chat_template:
     message = [{{"role": "user", "content": problem}}]
-    text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        message, tokenize=False, add_generation_prompt=True, **{chat}
+    )
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
 else:
     ids = tokenizer(problem, return_tensors="pt").input_ids
@@ -208,7 +216,9 @@ def prompt_ids(problem, partial):
     text, bos = TEMPLATE, []
     if tokenizer.chat_template:
         message = [{{"role": "user", "content": text}}]
-        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(
+            message, tokenize=False, add_generation_prompt=True, **{chat}
+        )
     elif tokenizer.bos_token_id is not None:
         bos = tokenizer.encode("")[:1]
     ids = list(bos)
@@ -301,6 +311,7 @@ def use_section(chosen: Template, saved: Mapping[str, Any], cfg: CriticConfig) -
     heat = cfg.generative.temperature
     plain = PLAIN_USE.format(
         template=chosen.text.replace("{icc}", icc),
+        chat=cfg.load.chat_template_kwargs,
         limit=cfg.generative.max_new_tokens,
         sample=heat > 0,
         temperature=f"temperature={heat}, " if heat > 0 else "",

@@ -32,6 +32,7 @@ def key(cfg: RunConfig, start: Path, actor: Path) -> dict[str, Any]:
     return {
         "start": name(start),
         "actor": name(actor),
+        "load": cfg.actor.load.model_dump(),
         "seed": cfg.seed,
         "critic": cfg.critic.model_dump(
             exclude={"model_name_or_path": True, "generative": {"force_prompt"}}

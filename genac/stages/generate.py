@@ -24,8 +24,8 @@ from genac.search.candidates import Candidate, Searcher, draw, judged, values
 from genac.search.rules import RULES, Answers, best
 from genac.stages.judge import critic_folder, load_critic
 from genac.stages.setup import make_world
+from genac.tasks.answers import final_answer, normalise
 from genac.tasks.base import Task
-from genac.tasks.rewards import final_answer, normalise
 from genac.types import Problem
 
 NEED_CRITIC = ("best-of-n", "weighted", "beam")
@@ -53,7 +53,11 @@ def generate(arguments: Sequence[str]) -> str:
     source = open_source(asked)
     problems = problems_of(asked, source)
     actor = language_model(
-        "actor", str(source.folder), Hardware.resolve(HardwareConfig()), OptimizerConfig()
+        "actor",
+        str(source.folder),
+        Hardware.resolve(HardwareConfig()),
+        OptimizerConfig(),
+        load=source.cfg.actor.load,
     )
     search = Searcher(
         actor, critic_of(asked, source, actor), source.cfg.rollout, source.cfg.states, asked.seed

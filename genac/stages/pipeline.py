@@ -25,6 +25,7 @@ from genac.stages.cards import write_cards
 from genac.stages.outputs import adopt
 from genac.stages.panels import fixed_panel
 from genac.stages.setup import Setup, prepared_config, save_critic
+from genac.tasks import account
 
 
 @dataclass
@@ -76,6 +77,7 @@ def train(cfg: RunConfig) -> Path:
             "success_after": after.as_dict(),
             "pass_at_k": after.pass_at_k,
             "critic": report,
+            "data": account(setup.world.task),
             "config_hash": config_hash(cfg),
             "versions": environment(),
             "wall_seconds": time.perf_counter() - started,

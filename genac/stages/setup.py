@@ -44,6 +44,7 @@ class Setup:
             cfg.loss,
             max_rows=cfg.rollout.max_rows,
             lora=cfg.actor.lora,
+            load=cfg.actor.load,
             seed=cfg.seed,
         )
 
@@ -82,6 +83,7 @@ class Setup:
                 max_rows=rows,
                 decay_steps=decay_steps,
                 lora=cfg.lora,
+                load=cfg.load,
                 seed=self.cfg.seed,
             )
             critic = GenerativeCritic(runtime, actor, cfg.generative, self.cfg.seed)
@@ -99,6 +101,7 @@ class Setup:
             trained=trained,
             decay_steps=decay_steps,
             lora=cfg.lora,
+            load=cfg.load,
             seed=self.cfg.seed,
         )
         return DiscriminativeCritic(runtime, head, self.cfg.credit.gamma, self.cfg.seed)

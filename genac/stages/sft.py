@@ -29,6 +29,7 @@ def key(cfg: RunConfig, traces: Path, start: Path) -> dict[str, Any]:
         "seed": cfg.seed,
         "sft": cfg.stages.sft.model_dump(),
         "lora": cfg.critic.lora.model_dump(),
+        "load": cfg.critic.load.model_dump(),
         "generative": cfg.critic.generative.model_dump(include={"prompt", "icc"}),
     }
 
@@ -58,6 +59,7 @@ def train(setup: Setup, run: Run, file: Path, start: Path, actor: Runtime) -> No
         cfg.optimizer,
         decay_steps=steps,
         lora=setup.cfg.critic.lora,
+        load=setup.cfg.critic.load,
         seed=setup.cfg.seed,
     )
     critic = GenerativeCritic(model, actor, setup.cfg.critic.generative, setup.cfg.seed)

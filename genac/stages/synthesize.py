@@ -43,6 +43,7 @@ class Trace:
 def key(cfg: RunConfig, actor: Path) -> dict[str, Any]:
     return {
         "actor": actor.parent.name if actor.name == "model" else str(actor),
+        "load": cfg.actor.load.model_dump(),
         "seed": cfg.seed,
         "task": cfg.task.model_dump(exclude={"shift"}),
         "synthesize": cfg.stages.synthesize.model_dump(),

@@ -24,6 +24,11 @@ TASKS: dict[str, Callable[..., Any]] = {
 }
 
 
+def account(task: Task) -> dict[str, Any]:
+    """What a task of data says of its rows (sizes, rows left out); empty for a generated one."""
+    return task.account() if isinstance(task, FileTask) else {}
+
+
 def make_task(cfg: TaskConfig, seed: int, **overrides: Any) -> Task:
     """The configured task; `overrides` replace settings of its generator (e.g. a distribution
     shift).

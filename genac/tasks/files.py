@@ -1,65 +1,116 @@
-"""The user's own data: a JSONL, JSON, Parquet or CSV file of prompts and answers.
+"""Problems from data: the user's own file, or a data set of the hub.
 
     {"prompt": "What is 2 + 3?", "answer": "5", "topic": "sums"}        one row of problems.jsonl
 
-`prompt` is a string or a list of chat messages; columns beside prompt and answer become the
+The prompt is a string or a list of chat messages; columns beside prompt and answer become the
 problem's extras, which a reward function gets by keyword. A problem belongs to the held-out split
-by the hash of its white-space-normalised prompt, so duplicates never cross the line.
+by the hash of its white-space-normalised prompt, so duplicates never cross the line; or the
+held-out split is a source of its own, whose problems are taken out of the training rows.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import json
 import random
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from genac.tasks.answers import final_answer, normalise
 from genac.tasks.base import SPLITS, OracleTrace, normalised
-from genac.tasks.rewards import final_answer, load_reward, normalise
+from genac.tasks.overlap import Overlap
+from genac.tasks.rewards import load_reward
+from genac.tasks.sources import SOURCES, Row, columns, rows
 from genac.types import Problem
-
-Row = dict[str, Any]
 
 
 @dataclass
 class FileTask:
-    """Problems of a file. `reward` is a spec of `rewards.load_reward`; None = "match".
+    """Problems of a source (`sources.rows`). `reward` is a spec of `rewards.load_reward`; None =
+    "match".
 
     The order within a split is a shuffle by `seed`; an index past the end starts the next epoch,
-    which is shuffled anew.
+    which is shuffled anew. `instruction` is written behind each prompt, `system` before it.
+    Training rows whose prompt holds a problem of a source in `decontaminate`, or of `heldout`, are
+    left out; `account` says how many.
     """
 
     path: str
     heldout_fraction: float = 0.1
-    prompt_column: str = "prompt"
-    answer_column: str = "answer"
+    prompt_column: str | None = None
+    answer_column: str | None = None
     reward: str | None = None
     seed: int = 0
     name: str = "file"
+    split: str | None = None
+    config: str | None = None
+    heldout: str | None = None
+    heldout_split: str | None = None
+    instruction: str = ""
+    system: str = ""
+    decontaminate: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not 0 <= self.heldout_fraction < 1:
             raise ValueError(f"heldout_fraction is {self.heldout_fraction}; use 0 <= fraction < 1")
         self._score = load_reward(self.reward or "match")
-        rows = enumerate(read_rows(Path(self.path)), 1)
         self._problems: dict[str, list[Problem]] = {split: [] for split in SPLITS}
-        for number, row in rows:
-            problem = self._problem(number, row)
-            heldout = hash_fraction(problem.text) < self.heldout_fraction
-            self._problems["heldout" if heldout else "train"].append(problem)
+        self._removed: dict[str, int] = {}
+        found = list(self._read(self.path, self.split, self.name))
+        against = {name: problem_texts(name) for name in self.decontaminate}
+        if self.heldout is not None:
+            asked = list(self._read(self.heldout, self.heldout_split, f"{self.name}-heldout"))
+            self._problems["heldout"] = [self._dressed(p) for p in asked]
+            against["heldout"] = [problem.text for problem in asked]
+        found = self._clean(found, against)
+        for problem in found:
+            drawn = hash_fraction(problem.text) < self.heldout_fraction
+            split = "heldout" if drawn and self.heldout is None else "train"
+            self._problems[split].append(self._dressed(problem))
+
+    def _read(self, path: str, split: str | None, name: str) -> Iterable[Problem]:
+        found = rows(path, split, self.config if path == self.path else None)
+        known = SOURCES.get(path)
+        names = columns(found[0], path, self.prompt_column, self.answer_column, known)
+        for number, row in enumerate(found, 1):
+            yield self._problem(f"{name}-{number}", f"row {number} of {path!r}", row, *names)
+
+    def _clean(self, found: list[Problem], against: dict[str, list[str]]) -> list[Problem]:
+        """Without the problems that other sources hold, which are counted."""
+        for name, texts in against.items():
+            overlap = Overlap(texts)
+            kept = [problem for problem in found if not overlap.in_text(problem.text)]
+            self._removed[name], found = len(found) - len(kept), kept
+        return found
+
+    def account(self) -> dict[str, Any]:
+        """How many problems each split holds, and how many were left out, by whose they are."""
+        sizes = {split: len(problems) for split, problems in self._problems.items()}
+        return {"path": self.path, **sizes, "removed": dict(self._removed)}
+
+    def _dressed(self, problem: Problem) -> Problem:
+        """The problem as it is asked: with the instruction, behind the system's message."""
+        if not self.instruction and not self.system:
+            return problem
+        prompt = problem.prompt
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        if self.instruction:
+            *before, last = messages
+            messages = [*before, last | {"content": f"{last['content']}\n\n{self.instruction}"}]
+        if self.system:
+            messages = [{"role": "system", "content": self.system}, *messages]
+        plain = isinstance(prompt, str) and not self.system
+        return replace(problem, prompt=messages[0]["content"] if plain else messages)
 
     def __getstate__(self) -> Row:
         """Settings only: the verifier's process gets each problem with its response."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def __setstate__(self, state: Row) -> None:
-        self.__dict__.update(state, _problems={})
+        self.__dict__.update(state, _problems={}, _removed={})
         self._score = load_reward(self.reward or "match")
 
     @property
@@ -86,24 +137,28 @@ class FileTask:
             raise ValueError(f"split is {split!r}; use one of {SPLITS}")
         return self._problems[split]
 
-    def _problem(self, number: int, row: Row) -> Problem:
-        for column in (self.prompt_column, self.answer_column):
+    def _problem(
+        self, name: str, where: str, row: Row, prompt_column: str, answer_column: str
+    ) -> Problem:
+        for column in (prompt_column, answer_column):
             if row.get(column) in (None, "", []):
                 raise ValueError(
-                    f"row {number} of {self.path!r} has no {column!r}, only {list(row)}; "
-                    "set prompt_column and answer_column to the names that the file uses"
+                    f"{where} has no {column!r}, only {list(row)}; set prompt_column and "
+                    "answer_column to the names that the data use"
                 )
-        prompt, answer = row[self.prompt_column], row[self.answer_column]
+        prompt, answer = row[prompt_column], row[answer_column]
         if not is_prompt(prompt):
             raise ValueError(
-                f"row {number} of {self.path!r}: {self.prompt_column!r} is {prompt!r:.80}; write a "
-                "string or a list of messages {'role': ..., 'content': ...}"
+                f"{where}: {prompt_column!r} is {prompt!r:.80}; write a string or a list of "
+                "messages {'role': ..., 'content': ...}"
             )
-        extras = {k: v for k, v in row.items() if k != self.prompt_column}
-        if self.answer_column == "answer" and isinstance(answer, str):
+        extras = {k: v for k, v in row.items() if k != prompt_column}
+        if answer_column == "answer" and isinstance(answer, str):
             del extras["answer"]  # otherwise kept for reward functions: another name, or no string
+        if isinstance(answer, list) and len(answer) == 1:
+            answer = answer[0]  # OlympiadBench lists its answers
         text = json.dumps(answer) if isinstance(answer, list | dict) else str(answer)
-        return Problem(f"{self.name}-{number}", prompt, text, self.name, extras)
+        return Problem(name, prompt, text, self.name, extras)
 
     def verify(self, problem: Problem, text: str) -> float | None:
         return self._score(problem, text)
@@ -126,6 +181,13 @@ class FileTask:
         """Words, digits and signs of all prompts and answers (for models made from a config)."""
         problems = [problem for split in SPLITS for problem in self._problems[split]]
         return vocabulary(text for p in problems for text in (p.text, p.answer))
+
+
+def problem_texts(name: str) -> list[str]:
+    """The prompts of a source, whatever its answers are called."""
+    found = rows(name)
+    column, _ = columns(found[0] | {"answer": ""}, name, None, None, SOURCES.get(name))
+    return [Problem("", row[column], "").text for row in found]
 
 
 def is_prompt(value: Any) -> bool:
@@ -160,87 +222,3 @@ def vocabulary(texts: Iterable[str]) -> list[str]:
     for text in texts:
         words.update(re.findall(r"[^\W\d_]+|.", text))
     return sorted(words)
-
-
-# --- reading -------------------------------------------------------------------------------------
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a data file, at least one. Raises ValueError naming the file and the place."""
-    if path.suffix not in READERS:
-        raise ValueError(
-            f"data file {str(path)!r} has the extension {path.suffix!r}; use one of {list(READERS)}"
-        )
-    if not path.is_file():
-        raise ValueError(f"data file {str(path)!r} does not exist; give the path from {Path.cwd()}")
-    try:
-        rows = READERS[path.suffix](path)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"data file {str(path)!r} is not UTF-8 ({error}); convert it") from error
-    if not rows:
-        raise ValueError(f"data file {str(path)!r} has no rows; write at least one")
-    return rows
-
-
-def read_jsonl(path: Path) -> list[Row]:
-    rows = []
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                rows.append(_as_row(_parse(line, f"line {number} of {str(path)!r}"), number, path))
-    return rows
-
-
-def read_json(path: Path) -> list[Row]:
-    data = _parse(path.read_text(encoding="utf-8-sig"), f"{str(path)!r}")
-    if not isinstance(data, list):
-        raise ValueError(f"{str(path)!r} holds a {type(data).__name__}; write a list of objects")
-    return [_as_row(value, number, path) for number, value in enumerate(data, 1)]
-
-
-def read_csv(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, strict=True)
-        try:
-            rows = list(reader)
-        except csv.Error as error:
-            raise ValueError(f"line {reader.line_num} of {str(path)!r}: {error}") from error
-    for number, row in enumerate(rows, 1):
-        if None in row:
-            raise ValueError(
-                f"row {number} of {str(path)!r} has more fields than columns; quote the commas"
-            )
-    return rows
-
-
-def read_parquet(path: Path) -> list[Row]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{str(path)!r} is no readable Parquet file: {error}") from error
-
-
-def _parse(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place} is not JSON ({error}); write one value per line") from error
-
-
-def _as_row(value: Any, number: int, path: Path) -> Row:
-    if not isinstance(value, dict):
-        raise ValueError(
-            f"line {number} of {str(path)!r} is {value!r:.60}; write an object with named columns"
-        )
-    return value
-
-
-READERS: dict[str, Callable[[Path], list[Row]]] = {
-    ".jsonl": read_jsonl,
-    ".json": read_json,
-    ".parquet": read_parquet,
-    ".csv": read_csv,
-}

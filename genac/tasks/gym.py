@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from genac.tasks.answers import final_answer, normalise
 from genac.tasks.base import SPLITS, OracleTrace, split_of
 from genac.tasks.files import shuffled, vocabulary
-from genac.tasks.rewards import final_answer, normalise
 from genac.types import Problem
 
 

@@ -1,29 +1,35 @@
 """Rewards: load a scorer and check its range.
 
-    load_reward("match" | "math" | "pkg.mod:fn" | "path/to/file.py:fn")  ->  scorer(problem, text)
+    load_reward("match" | "math" | "format" | "short")            built in, see answers.py
+    load_reward("pkg.mod:fn" | "path/to/file.py:fn")              yours, TRL's signature
+    load_reward("verl:path/to/file.py:compute_score")             yours, verl's signature
+    load_reward("0.9 * math + 0.1 * format")                      a weighted mean
+    ->  scorer(problem, text)
 
-A user's function has TRL's signature, `fn(prompts=..., completions=..., **columns) -> list[float |
-None]`. It is called with one response at a time, by `genac.tasks.verifier` in a worker process with
-a time limit. A reward outside [0, 1] is a bug and crashes.
+A function of TRL's signature is `fn(prompts=..., completions=..., **columns) -> list[float |
+None]`, plain or async. It is called with one response at a time, by `genac.tasks.verifier` in a
+worker process with a time limit. A reward outside [0, 1] is a bug and crashes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib
 import importlib.util
 import inspect
-import logging
+import re
 import sys
-from collections.abc import Callable
-from decimal import Decimal, InvalidOperation
+from collections.abc import Callable, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from genac.tasks.answers import BUILTIN, Scorer
 from genac.types import Problem
 
-Scorer = Callable[[Problem, str], float | None]
+WEIGHTED = re.compile(r"\s*([0-9.]+)\s*\*\s*(.+?)\s*")
+VERL = "verl:"
 
 
 class RewardError(ValueError):
@@ -32,22 +38,55 @@ class RewardError(ValueError):
 
 def load_reward(spec: str) -> Scorer:
     """The scorer that `spec` names. Raises ValueError naming what is missing and the remedy."""
+    terms = spec.split(" + ")
+    if len(terms) > 1 or WEIGHTED.fullmatch(spec):
+        return weighted(spec, terms)
     if spec in BUILTIN:
         return BUILTIN[spec]()
-    place, _, name = spec.rpartition(":")
+    place, _, name = spec.removeprefix(VERL).rpartition(":")
     if not place or not name:
         raise ValueError(
-            f"reward {spec!r} is unknown; use one of {sorted(BUILTIN)}, 'pkg.mod:fn' or "
-            "'path/to/file.py:fn'"
+            f"reward {spec!r} is unknown; use one of {sorted(BUILTIN)}, 'pkg.mod:fn', "
+            "'path/to/file.py:fn', 'verl:path/to/file.py:compute_score', or a sum of them with "
+            "weights ('0.9 * math + 0.1 * format')"
         )
     module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place, spec)
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(f"reward {spec!r}: {place} has no function {name!r}; define it there")
-    return functools.partial(call_reward, function, spec)
+    call = call_verl if spec.startswith(VERL) else call_reward
+    return functools.partial(call, function, spec)
 
 
-def call_reward(function: Callable[..., Any], spec: str, problem: Problem, text: str) -> Any:
+def weighted(spec: str, terms: Sequence[str]) -> Scorer:
+    """The mean of several rewards. The weights must sum to 1, so that it stays in [0, 1]."""
+    found = [WEIGHTED.fullmatch(term) for term in terms]
+    if not all(found):
+        raise ValueError(
+            f"reward {spec!r}: every term needs a weight, as in '0.9 * math + 0.1 * format'"
+        )
+    weights = [float(m[1]) for m in found if m]
+    if abs(sum(weights) - 1) > 1e-6:
+        raise ValueError(
+            f"reward {spec!r}: the weights sum to {sum(weights):g}; make it 1, so that the reward "
+            "stays in [0, 1]"
+        )
+    parts = [load_reward(m[2]) for m in found if m]
+    return functools.partial(weigh, spec, weights, parts)
+
+
+def weigh(
+    spec: str, weights: Sequence[float], parts: Sequence[Scorer], problem: Problem, text: str
+) -> float | None:
+    """None where any part cannot judge the response: half a reward would look like a bad one."""
+    found = [check_outcome(part(problem, text), spec) for part in parts]
+    known = [v for v in found if v is not None]
+    return sum(w * v for w, v in zip(weights, known, strict=True)) if found == known else None
+
+
+def call_reward(
+    function: Callable[..., Any], spec: str, problem: Problem, text: str
+) -> float | None:
     """One response judged by a function of TRL's signature, which gets the keywords it accepts.
 
     The columns are `answer` and the problem's extras, each a list of one. A chat prompt's
@@ -58,6 +97,37 @@ def call_reward(function: Callable[..., Any], spec: str, problem: Problem, text:
     completion = [{"role": "assistant", "content": text}] if chat else text
     columns = {"answer": problem.answer, **problem.extras}
     columns |= {"prompts": problem.prompt, "completions": completion}
+    columns = accepted(function, spec, columns, problem)
+    result = settled(function(**{name: [value] for name, value in columns.items()}))
+    if not hasattr(result, "__len__") or isinstance(result, str | dict) or len(result) != 1:
+        raise RewardError(
+            f"reward {spec!r} returned {result!r:.100} for one completion; return a list with one "
+            "number in [0, 1] (or None) for each completion"
+        )
+    return result[0]
+
+
+def call_verl(function: Callable[..., Any], spec: str, problem: Problem, text: str) -> float | None:
+    """The same for verl's `compute_score(data_source, solution_str, ground_truth, extra_info)`,
+    which returns a number or a dict with `score`."""
+    columns = {
+        "data_source": problem.extras.get("data_source", problem.task),
+        "solution_str": text,
+        "ground_truth": problem.answer,
+        "extra_info": problem.extras.get("extra_info", {}),
+    }
+    result = settled(function(**accepted(function, spec, columns, problem)))
+    if isinstance(result, dict):
+        if "score" not in result:
+            raise RewardError(f"reward {spec!r} returned {result!r:.100}; a dict needs 'score'")
+        return result["score"]
+    return result
+
+
+def accepted(
+    function: Callable[..., Any], spec: str, columns: dict[str, Any], problem: Problem
+) -> dict[str, Any]:
+    """Those of the columns that the function takes. RewardError where it needs others."""
     parameters = inspect.signature(function).parameters.values()
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         columns = {p.name: columns[p.name] for p in parameters if p.name in columns}
@@ -67,13 +137,16 @@ def call_reward(function: Callable[..., Any], spec: str, problem: Problem, text:
             f"reward {spec!r} needs {missing}, which the data do not have; give the argument a "
             f"default or use one of the columns {sorted(problem.extras)}"
         )
-    result = function(**{name: [value] for name, value in columns.items()})
-    if not hasattr(result, "__len__") or isinstance(result, str | dict) or len(result) != 1:
-        raise RewardError(
-            f"reward {spec!r} returned {result!r:.100} for one completion; return a list with one "
-            "number in [0, 1] (or None) for each completion"
-        )
-    return result[0]
+    return columns
+
+
+def settled(result: Any) -> Any:
+    """The result of an async function, once it is there."""
+    return asyncio.run(_await(result)) if inspect.isawaitable(result) else result
+
+
+async def _await(result: Any) -> Any:
+    return await result
 
 
 VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -99,80 +172,6 @@ def _load_module(place: str, spec: str) -> Any:
         raise ValueError(
             f"reward {spec!r}: {error}; install it, or name the file as 'path/to/file.py:fn'"
         ) from error
-
-
-def match_answer(problem: Problem, text: str) -> float:
-    """1.0 where the final answers are equal as normalised text or as decimal numbers, else 0.0."""
-    got, wanted = normalise(final_answer(text)), normalise(final_answer(problem.answer))
-    return float(got == wanted or _equal_numbers(got, wanted))
-
-
-def _load_math() -> Scorer:
-    try:
-        import math_verify
-    except ImportError as error:
-        raise ValueError(
-            "reward 'math' needs math-verify, which is not installed; pip install genac[tasks]"
-        ) from error
-    # It warns that its own time limits are off. They use signal.alarm; the worker has a better one.
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
-    return functools.partial(match_math, math_verify)
-
-
-def match_math(math_verify: Any, problem: Problem, text: str) -> float | None:
-    """1.0 where math-verify finds the answers equivalent; None for an unreadable reference."""
-    reference = problem.answer
-    if "$" not in reference and "\\boxed" not in reference:
-        reference = (
-            f"${final_answer(reference)}$"  # bare "x^2 + 1" would be read as its last number
-        )
-    gold = math_verify.parse(reference, parsing_timeout=None)
-    found = math_verify.parse(text, parsing_timeout=None)
-    return float(math_verify.verify(gold, found, timeout_seconds=None)) if gold else None
-
-
-BUILTIN: dict[str, Callable[[], Scorer]] = {"match": lambda: match_answer, "math": _load_math}
-
-
-def final_answer(text: str) -> str:
-    r"""What stands after the last 'ans=' or '####' or in the last \boxed{} or <answer></answer>,
-    whichever comes last; without any, the last line. Linear in the length of the text.
-    """
-    text = text.strip()
-    candidates = [_rest_of_line(text, "ans="), _rest_of_line(text, "####"), _boxed(text)]
-    end = text.rfind("</answer>")
-    start = text.rfind("<answer>", 0, max(end, 0))
-    if start >= 0:
-        candidates.append((start, text[start + len("<answer>") : end]))
-    position, answer = max(candidates, key=lambda found: found[0])
-    return answer.strip() if position >= 0 else text.rsplit("\n", 1)[-1].strip()
-
-
-def _rest_of_line(text: str, marker: str) -> tuple[int, str]:
-    start = text.rfind(marker)
-    return start, text[start + len(marker) :].split("\n", 1)[0]
-
-
-def _boxed(text: str) -> tuple[int, str]:
-    start, marker = text.rfind("\\boxed{"), len("\\boxed{")
-    depth = 1
-    for end in range(start + marker, len(text)) if start >= 0 else ():
-        depth += {"{": 1, "}": -1}.get(text[end], 0)
-        if depth == 0:
-            return start, text[start + marker : end]
-    return -1, ""
-
-
-def normalise(answer: str) -> str:
-    """Surrounding blanks, commas, dollar signs and trailing dots removed."""
-    return answer.replace(",", "").replace("$", "").strip().rstrip(".").strip()
-
-
-def _equal_numbers(one: str, other: str) -> bool:
-    try:
-        return Decimal(one) == Decimal(other)
-    except InvalidOperation:
-        return False
 
 
 def check_outcome(value: Any, name: str) -> float | None:

@@ -2,9 +2,9 @@
 
     Verifier(task).verify([(problem, text), ...])  ->  [Outcome, ...]
 
-A task that is not `trusted` is asked in a worker process, one response at a time under a time
-limit, so that an exception, a hang or a crash is that response's `Outcome.reason`. A reward outside
-[0, 1] or a broken signature is a bug and raises.
+A task that is not `trusted` is asked in worker processes, each with one response at a time under a
+time limit, so that an exception, a hang or a crash is that response's `Outcome.reason`. A reward
+outside [0, 1] or a broken signature is a bug and raises.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -27,6 +29,8 @@ from genac.tasks.rewards import RewardError, check_outcome
 from genac.types import Problem
 
 START_LIMIT = 60.0  # seconds for a worker to import what the task needs
+WORKERS = min(8, os.cpu_count() or 1)
+ITEMS_PER_WORKER = 8  # fewer are judged sooner than another process has started
 UNJUDGED = "the verifier returned None: it cannot judge this response"
 
 
@@ -38,9 +42,9 @@ class Outcome(NamedTuple):
 
 
 class Verifier:
-    """Judges responses of one task. `trusted` tasks run in process, others in a worker process that
-    is killed and restarted when one response takes more than `time_limit` seconds. Usable from any
-    thread.
+    """Judges responses of one task. `trusted` tasks run in process, others in a pool of worker
+    processes; one is killed and restarted when a response takes more than `time_limit` seconds.
+    Usable from any thread.
     """
 
     def __init__(self, task: Task, time_limit: float = 5.0):
@@ -49,24 +53,51 @@ class Verifier:
         self.task, self.time_limit = task, time_limit
         self.name = getattr(task, "reward", None) or task.name
         self._lock = threading.Lock()
-        self._worker: Worker | None = None
+        self._slots = [Slot(task, time_limit) for _ in range(WORKERS)]
 
     def verify(self, items: Sequence[tuple[Problem, str]]) -> list[Outcome]:
         """One outcome per (problem, response). Raises RewardError for a reward outside [0, 1]."""
-        ask = self._in_process if self.task.trusted else self._in_worker
         with self._lock:
-            return [self._outcome(*ask(problem, text)) for problem, text in items]
+            if self.task.trusted:
+                return [self._outcome(*judge(self.task, *item)) for item in items]
+            return self._in_workers(items)
 
     def close(self) -> None:
-        """End the worker; the next `verify` starts another."""
+        """End the workers; the next `verify` starts others."""
         with self._lock:
-            self._stop()
+            for slot in self._slots:
+                slot.stop()
 
     def __enter__(self) -> Verifier:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _in_workers(self, items: Sequence[tuple[Problem, str]]) -> list[Outcome]:
+        """A thread per worker takes the next open item; the first bug ends all of them."""
+        waiting = deque(enumerate(items))
+        found: list[Outcome] = [Outcome(None)] * len(items)
+
+        def work(slot: Slot) -> None:
+            try:
+                for index, (problem, text) in taken(waiting):
+                    found[index] = self._outcome(*slot.ask(problem, text))
+            except BaseException:  # a bug: what the other workers would find is not read
+                waiting.clear()
+                raise
+
+        needed = min(WORKERS, -(-len(items) // ITEMS_PER_WORKER))
+        if needed <= 1:
+            work(self._slots[0])
+            return found
+        with ThreadPoolExecutor(needed) as pool:
+            try:
+                for job in [pool.submit(work, slot) for slot in self._slots[:needed]]:
+                    job.result()
+            finally:  # interrupted: what is left would never be read
+                waiting.clear()
+        return found
 
     def _outcome(self, kind: str, payload: Any) -> Outcome:
         if kind == "contract":
@@ -76,28 +107,43 @@ class Verifier:
         reward = check_outcome(payload, self.name)
         return Outcome(reward, UNJUDGED if reward is None else "")
 
-    def _in_process(self, problem: Problem, text: str) -> tuple[str, Any]:
-        return judge(self.task, problem, text)
 
-    def _in_worker(self, problem: Problem, text: str) -> tuple[str, Any]:
-        if self._worker is None:
-            self._worker = Worker(self.task, self.time_limit)
+def taken(waiting: deque[Any]) -> Iterator[Any]:
+    """Items off the queue's front until it is empty, shared with other threads."""
+    while True:
         try:
-            return self._worker.ask(problem, text)
+            item = waiting.popleft()
+        except IndexError:
+            return
+        yield item
+
+
+class Slot:
+    """A place for a worker process, which is started when it is first asked and after a failure."""
+
+    def __init__(self, task: Task, time_limit: float):
+        self.task, self.time_limit = task, time_limit
+        self.worker: Worker | None = None
+
+    def ask(self, problem: Problem, text: str) -> tuple[str, Any]:
+        if self.worker is None:
+            self.worker = Worker(self.task, self.time_limit)
+        try:
+            return self.worker.ask(problem, text)
         except TimeoutError:
-            self._stop()
+            self.stop()
             return "failed", f"the verifier took more than {self.time_limit:g} s and was stopped"
         except (EOFError, OSError):
-            self._stop()
+            self.stop()
             return "failed", "the verifier's process died"
         except BaseException:  # interrupted between question and answer: they no longer match
-            self._stop()
+            self.stop()
             raise
 
-    def _stop(self) -> None:
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
+    def stop(self) -> None:
+        if self.worker is not None:
+            self.worker.stop()
+            self.worker = None
 
 
 def judge(task: Task, problem: Problem, text: str) -> tuple[str, Any]:

@@ -1,5 +1,6 @@
 """Reward functions as a user writes them (TRL's signature), some of them bad."""
 
+import asyncio
 import os
 import time
 
@@ -35,3 +36,21 @@ def wants_more(completions, rubric):
 
 def wrong_length(completions):
     return [0.0, 1.0]
+
+
+async def slowly(completions, answer):
+    await asyncio.sleep(0)
+    return [float(c == a) for c, a in zip(completions, answer, strict=True)]
+
+
+def compute_score(data_source, solution_str, ground_truth, extra_info=None):
+    assert (data_source, extra_info) == ("sums", {"index": 7})
+    return {"score": float(solution_str == ground_truth), "acc": True}
+
+
+def compute_number(solution_str, ground_truth, **rest):
+    return 0.5
+
+
+def compute_nothing(**columns):
+    return {"acc": 1.0}

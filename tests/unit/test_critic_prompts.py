@@ -254,3 +254,43 @@ def test_a_million_characters_are_missing_and_not_a_crash(plain, tokenizer, tiny
     assert [e.value for e in found] == [None, 0.5] and found[0].thoughts == ()
     assert time.perf_counter() - start < 10
     assert np.isfinite(found[1].thoughts[0].logprobs).all()
+
+
+# --- prompts beyond the context -------------------------------------------------------------------
+
+
+def test_the_middle_of_a_long_response_is_left_out(plain):
+    builder = PromptBuilder(template("trunk-first"), plain, plain)
+    state = state_of(encode(plain, "begin " + "x" * 200 + " end"))
+    whole = builder.render(state, None)
+    cut = builder.render(state, None, len(whole) - 100)
+    assert len(cut) == len(whole) - 100
+    text = plain.decode(cut)
+    assert "Partial solution:\nbegin xxx" in text and "xxx end\n" in text and "\n[...]\n" in text
+    assert text.startswith("Problem:\n2+3?") and text.endswith("Your judgement:\n")
+    assert builder.render(state, None, len(whole)) == whole
+    assert builder.render(state, None, 20) == whole  # nothing of the response would be left
+
+
+@pytest.mark.parametrize(("too_long", "asked"), [("drop", 1), ("truncate", 2)])
+def test_a_state_beyond_the_context_is_dropped_or_cut_and_counted(
+    plain, tiny_model, too_long, asked
+):
+    engine = ScriptedEngine(lambda request: says(plain, "ok <answer>7</answer>"))
+    cfg = GenerativeConfig(
+        prompt="trunk-first", max_new_tokens=40, too_long=too_long, icc=ICCConfig(enabled=False)
+    )
+    short, long = state_of(encode(plain, "ab")), state_of(encode(plain, "ab" * 400))
+    prompt = PromptBuilder(template("trunk-first"), plain, plain).render(short, None)
+    runtime = replace(
+        runtime_with(engine, plain, tiny_model, "critic"), max_length=len(prompt) + 200
+    )
+    critic = GenerativeCritic(runtime, runtime, cfg, seed=0)
+    estimates = critic.estimate([short, long], 0)
+    assert [e.value for e in estimates] == ([0.7, None] if asked == 1 else [0.7, 0.7])
+    assert all(len(t.prompt_ids) <= critic.room for e in estimates for t in e.thoughts)
+    assert critic.learn([], 0) == {}
+    assert critic._lengths(estimates) == {
+        "critic/unasked_rate": 0.5 if asked == 1 else 0.0,
+        "critic/truncated_rate": 0.0 if asked == 1 else 0.5,
+    }

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from genac import checkpoint
-from genac.config import HardwareConfig, LoraConfig, OptimizerConfig
+from genac.config import HardwareConfig, LoadConfig, LoraConfig, OptimizerConfig
 from genac.engines.base import Request
 from genac.models.lora import adapters
 from genac.models.tiny import save_tiny
@@ -128,3 +128,25 @@ def test_unknown_targets_are_named(folder):
     lora = LoraConfig(rank=2, target_modules=["c_attn"])
     with pytest.raises(ValueError, match=r"c_attn.*'qwen3'"):
         language_model("actor", str(folder), hardware, FAST, lora=lora)
+
+
+def test_a_base_in_bf16_under_adapters_in_fp32(folder, tmp_path):
+    hardware = Hardware.resolve(HardwareConfig(device="cpu", precision="bf16"))
+    lora, load = LoraConfig(rank=4), LoadConfig(dtype="bf16")
+    model = language_model("actor", str(folder), hardware, FAST, lora=lora, load=load)
+    kinds = {p.requires_grad: p.dtype for p in model.model.parameters()}
+    assert kinds == {True: torch.float32, False: torch.bfloat16}
+    losses = [model.learner.learn([Sample(IDS, ONES, "sft")], step)["loss"] for step in range(8)]
+    assert losses[-1] < losses[0]
+    model.publish(1)
+    before = model.sampler.generate([ASK])[0]
+    model.save_model(tmp_path / "saved")
+    again = language_model("actor", str(tmp_path / "saved"), hardware, FAST)
+    np.testing.assert_allclose(before.logprobs, again.sampler.generate([ASK])[0].logprobs, atol=0.1)
+
+
+def test_bf16_weights_are_only_stored_where_bf16_is_computed(folder):
+    hardware = Hardware.resolve(HardwareConfig(device="cpu"))
+    load = LoadConfig(dtype="bf16")
+    with pytest.raises(ValueError, match=r"actor\.load\.dtype is 'bf16' but .* is in fp32"):
+        language_model("actor", str(folder), hardware, FAST, lora=LoraConfig(rank=2), load=load)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from genac.tasks import verifier as verifying
+from genac.tasks.answers import final_answer
 from genac.tasks.files import FileTask
-from genac.tasks.rewards import check_outcome, final_answer, load_reward
+from genac.tasks.rewards import check_outcome, load_reward
 from genac.tasks.verifier import Outcome, Verifier
 from genac.types import Problem
 
@@ -217,10 +218,84 @@ def test_trusted_tasks_need_no_process(monkeypatch):
         verifier.verify([(PROBLEM, "big")])
 
 
+def test_many_responses_are_judged_side_by_side(tmp_path, monkeypatch):
+    """Two workers, two hangs of half a second each among forty: every outcome at its place."""
+    monkeypatch.setattr(verifying, "WORKERS", 2)
+    texts = ["fine"] * 18 + ["hang", "none", "hang", "die"] + ["fine"] * 18
+    with Verifier(file_task(tmp_path, user("misbehaving")), time_limit=0.5) as verifier:
+        found = verifier.verify([(PROBLEM, text) for text in texts])
+        used = [slot.worker for slot in verifier._slots]
+        with pytest.raises(ValueError, match="misbehaving"):
+            verifier.verify([(PROBLEM, t) for t in ["fine"] * 20 + ["big"] + ["fine"] * 20])
+        assert verifier.verify([(PROBLEM, "fine")]) == [Outcome(0.25)]
+    assert [o.reward for o in found] == [
+        None if t in ("hang", "none", "die") else 0.25 for t in texts
+    ]
+    assert "0.5 s" in found[18].reason and "0.5 s" in found[20].reason
+    assert "died" in found[21].reason
+    assert None not in used
+
+
+def test_weighted_rewards():
+    score = load_reward("0.75 * match + 0.25 * format")
+    assert score(PROBLEM, r"\boxed{5}") == 1.0
+    assert score(PROBLEM, "ans=5") == 0.75
+    assert score(PROBLEM, r"\boxed{6}") == 0.25
+    none = load_reward(f"0.5 * match + 0.5 * {user('misbehaving')}")
+    assert none(PROBLEM, "none") is None
+    assert none(PROBLEM, "5") == 0.5 * 1 + 0.5 * 0.25
+    assert load_reward("1.0 * match")(PROBLEM, "5") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("0.5 * match + 0.6 * format", "sum to 1.1"),
+        ("match + 0.5 * format", "every term needs a weight"),
+        ("0.5 * match + 0.5 * best", "'best' is unknown"),
+    ],
+)
+def test_weighted_rewards_that_cannot_be(spec, message):
+    with pytest.raises(ValueError, match=message):
+        load_reward(spec)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r"\boxed{5}", 1.0),
+        (r"<think>5?</think> \boxed{5}", 1.0),
+        (r"<think>\boxed{5}</think>", 0.0),
+        (r"<think>\boxed{5}", 0.0),
+        (r"a</think>b \boxed{5}", 0.0),
+        (r"\boxed{ }", 0.0),
+        ("5", 0.0),
+    ],
+)
+def test_format(text, value):
+    assert load_reward("format")(PROBLEM, text) == value
+
+
+def test_short_falls_from_one_to_zero():
+    values = [load_reward("short")(PROBLEM, "x" * n) for n in (0, 2000, 5000, 8000, 9000)]
+    assert values == [1.0, 1.0, 0.5, 0.0, 0.0]
+
+
+def test_async_functions_and_verls_signature():
+    assert load_reward(user("slowly"))(PROBLEM, "5") == 1.0
+    verl = load_reward(f"verl:{user('compute_score')}")
+    row = Problem("p", "2 + 3?", "5", "file", {"data_source": "sums", "extra_info": {"index": 7}})
+    assert verl(row, "5") == 1.0
+    assert verl(row, "6") == 0.0
+    assert load_reward(f"verl:{user('compute_number')}")(row, "5") == 0.5
+    with pytest.raises(ValueError, match="a dict needs 'score'"):
+        load_reward(f"verl:{user('compute_nothing')}")(row, "5")
+
+
 def test_the_worker_ends_with_its_verifier(tmp_path):
     verifier = Verifier(file_task(tmp_path, user("exact")))
     assert verifier.verify([(PROBLEM, "5")]) == [Outcome(1.0)]
-    stop = verifier._worker.stop
+    stop = verifier._slots[0].worker.stop
     del verifier
     assert not stop.alive
     with pytest.raises(ValueError, match="time_limit is 0"):

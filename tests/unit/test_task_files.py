@@ -130,8 +130,8 @@ def test_a_task_is_sent_without_its_rows():
         ("a.jsonl", '{"prompt": "a", "answer": "b"}\n\n[1]', "line 3 of .* write an object"),
         (
             "a.jsonl",
-            '{"question": "a", "answer": "b"}',
-            r"no 'prompt', only \['question', 'answer'",
+            '{"text": "a", "answer": "b"}',
+            r"no 'prompt', only \['text', 'answer'",
         ),
         ("a.jsonl", '{"prompt": "a", "gold": "b"}', r"no 'answer', only \['prompt', 'gold'\]"),
         ("a.jsonl", '{"prompt": "", "answer": "b"}', "row 1 of .* no 'prompt'"),

@@ -1,0 +1,233 @@
+"""Where rows come from: a file, a folder, a known data set by its short name, or the hub.
+
+    rows("problems.jsonl")                        a file, see READERS of files.py
+    rows("gsm8k"), rows("math500")                SOURCES: hub name, configuration, split, columns
+    rows("owner/name", split="train")             any data set of the Hugging Face hub
+    rows("folder", split="test")                  saved by save_to_disk, or a folder of data files
+
+Data sets need the `datasets` library (extra `data`).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set of the hub. `prompt` and `answer` name its columns."""
+
+    hub: str
+    split: str
+    prompt: str = "problem"
+    answer: str = "answer"
+    config: str | None = None
+
+
+SOURCES: dict[str, Source] = {
+    # to train on
+    "gsm8k": Source("openai/gsm8k", "train", "question", config="main"),
+    "gsm8k-test": Source("openai/gsm8k", "test", "question", config="main"),
+    "math": Source("DigitalLearningGmbH/MATH-lighteval", "train", answer="solution"),
+    "math-test": Source("DigitalLearningGmbH/MATH-lighteval", "test", answer="solution"),
+    "deepscaler": Source("agentica-org/DeepScaleR-Preview-Dataset", "train"),
+    "dapo-math": Source(
+        "open-r1/DAPO-Math-17k-Processed", "train", "prompt", "solution", config="en"
+    ),
+    # to evaluate on: the six benchmarks of the paper's tables
+    "aime24": Source("HuggingFaceH4/aime_2024", "train"),
+    "aime25": Source("math-ai/aime25", "test"),
+    "amc23": Source("math-ai/amc23", "test", "question"),
+    "math500": Source("HuggingFaceH4/MATH-500", "test"),
+    "minerva": Source("math-ai/minervamath", "test", "question"),
+    "olympiad": Source(
+        "Hothan/OlympiadBench", "train", "question", "final_answer", config="OE_TO_maths_en_COMP"
+    ),
+}
+BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiad")
+
+# Looked for in this order where the columns are not named: TRL's, then those of the sets above.
+PROMPTS = ("prompt", "problem", "question")
+ANSWERS = ("answer", "final_answer", "solution", "ground_truth")
+
+
+def rows(name: str, split: str | None = None, config: str | None = None) -> list[Row]:
+    """All rows of a source, at least one; verl's with their answer as a column.
+
+    Raises ValueError naming what was looked for and the remedy.
+    """
+    path = Path(name)
+    if path.suffix in READERS:
+        if split or config:
+            raise ValueError(f"{name!r} is a file: split and config belong to data sets; drop them")
+        found = read_file(path)
+    elif path.is_file():
+        raise ValueError(
+            f"data file {name!r} has the extension {path.suffix!r}; use one of {list(READERS)}, or "
+            f"name a data set: {sorted(SOURCES)} or owner/name on the hub"
+        )
+    else:
+        found = from_hub(name, split, config)
+    if not found:
+        raise ValueError(f"{name!r} has no rows; write at least one")
+    return [from_verl(row) for row in found]
+
+
+def from_hub(name: str, split: str | None, config: str | None) -> list[Row]:
+    """Rows of a known or hub data set, or of a folder.
+
+    Raises ValueError where it cannot be had (offline, misspelt, no such split), naming what was
+    looked for and how to give a local copy.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(
+            f"task.path {name!r} is no data file, and data sets need the library 'datasets': "
+            "pip install 'genac[data]'"
+        ) from error
+    known = SOURCES.get(name)
+    place = known.hub if known else name
+    split = split or (known.split if known else "train")
+    config = config or (known.config if known else None)
+    try:
+        saved = [Path(place) / name for name in ("state.json", "dataset_dict.json")]
+        found: Any = (
+            datasets.load_from_disk(place)
+            if any(file.exists() for file in saved)
+            else datasets.load_dataset(place, config, split=split)
+        )
+        chosen = found[split] if isinstance(found, datasets.DatasetDict) else found
+        return [dict(row) for row in chosen]
+    except Exception as error:  # whatever the library, the network or a missing file raises
+        wanted = f"{place!r}" + (f", configuration {config!r}" if config else "")
+        reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
+        raise ValueError(
+            f"data set {wanted}, split {split!r} could not be loaded ({reason:.200}); without a "
+            "network, give task.path a local copy: a .jsonl or .parquet file, or a folder written "
+            "by dataset.save_to_disk()"
+        ) from error
+
+
+def columns(
+    row: Row, where: str, prompt: str | None, answer: str | None, known: Source | None
+) -> tuple[str, str]:
+    """Names of the columns of prompt and answer. ValueError showing the row's keys."""
+    return (
+        _column(row, where, "prompt", [prompt] if prompt else [*named(known, "prompt"), *PROMPTS]),
+        _column(row, where, "answer", [answer] if answer else [*named(known, "answer"), *ANSWERS]),
+    )
+
+
+def named(known: Source | None, which: str) -> list[str]:
+    return [getattr(known, which)] if known else []
+
+
+def _column(row: Row, where: str, which: str, candidates: Sequence[str]) -> str:
+    found = next((c for c in candidates if c in row), None)
+    if found is None:
+        raise ValueError(
+            f"row 1 of {where!r} has no {candidates[0]!r}, only {list(row)}; set "
+            f"task.options.{which}_column to the name that the data use"
+        )
+    return found
+
+
+def from_verl(row: Row) -> Row:
+    """A row of verl's parquet files with the reference answer as a column of its own.
+
+    verl keeps {"reward_model": {"ground_truth": ...}} beside a chat prompt; `data_source` and
+    `extra_info` stay, for a compute_score.
+    """
+    model = row.get("reward_model")
+    if not isinstance(model, Mapping) or "ground_truth" not in model or "answer" in row:
+        return row
+    rest = {k: v for k, v in row.items() if k != "reward_model"}
+    return rest | {"answer": model["ground_truth"]}
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def read_file(path: Path) -> list[Row]:
+    """The rows of a data file, at least one. Raises ValueError naming the file and the place."""
+    if not path.is_file():
+        raise ValueError(f"data file {str(path)!r} does not exist; give the path from {Path.cwd()}")
+    try:
+        rows = READERS[path.suffix](path)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"data file {str(path)!r} is not UTF-8 ({error}); convert it") from error
+    if not rows:
+        raise ValueError(f"data file {str(path)!r} has no rows; write at least one")
+    return rows
+
+
+def read_jsonl(path: Path) -> list[Row]:
+    rows = []
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                rows.append(_as_row(_parse(line, f"line {number} of {str(path)!r}"), number, path))
+    return rows
+
+
+def read_json(path: Path) -> list[Row]:
+    data = _parse(path.read_text(encoding="utf-8-sig"), f"{str(path)!r}")
+    if not isinstance(data, list):
+        raise ValueError(f"{str(path)!r} holds a {type(data).__name__}; write a list of objects")
+    return [_as_row(value, number, path) for number, value in enumerate(data, 1)]
+
+
+def read_csv(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines, strict=True)
+        try:
+            rows = list(reader)
+        except csv.Error as error:
+            raise ValueError(f"line {reader.line_num} of {str(path)!r}: {error}") from error
+    for number, row in enumerate(rows, 1):
+        if None in row:
+            raise ValueError(
+                f"row {number} of {str(path)!r} has more fields than columns; quote the commas"
+            )
+    return rows
+
+
+def read_parquet(path: Path) -> list[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{str(path)!r} is no readable Parquet file: {error}") from error
+
+
+def _parse(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place} is not JSON ({error}); write one value per line") from error
+
+
+def _as_row(value: Any, number: int, path: Path) -> Row:
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"line {number} of {str(path)!r} is {value!r:.60}; write an object with named columns"
+        )
+    return value
+
+
+READERS: dict[str, Callable[[Path], list[Row]]] = {
+    ".jsonl": read_jsonl,
+    ".json": read_json,
+    ".parquet": read_parquet,
+    ".csv": read_csv,
+}

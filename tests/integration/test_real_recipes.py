@@ -1,0 +1,112 @@
+"""The recipes for real models: what the doctor says of their true shapes, and every stage of them
+on a tiny model of the same family with data of the same schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from families import save_family
+from transformers import AutoConfig, Qwen3Config
+
+from genac.algorithms import merge
+from genac.doctor import examine
+from genac.recipes import read_recipe, resolve
+from genac.runs.store import Run
+from genac.stages.pipeline import train
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+NAMES = sorted(p.stem for p in RECIPES.glob("qwen3-*.yaml"))
+ALGORITHMS = ["genac", "ppo", "vineppo", "grpo"]
+# The published shapes; the vocabulary is the models', the tokenizer beside it a small one.
+SHAPES = {
+    "Qwen/Qwen3-1.7B": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28,
+                        "num_attention_heads": 16},
+    "Qwen/Qwen3-4B": {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36,
+                      "num_attention_heads": 32},
+}  # fmt: skip
+ROWS = {
+    "gsm8k": [{"question": f"Ann has {a} pens and buys {b}. How many has she now?",
+               "answer": f"{a} + {b} = <<{a}+{b}={a + b}>>{a + b}\n#### {a + b}"}
+              for a in range(12) for b in range(3)],
+    "math": [{"problem": f"Compute ${a} \\cdot {b}$.", "level": "Level 1", "type": "Algebra",
+              "solution": f"It is $\\boxed{{{a * b}}}$."} for a in range(12) for b in range(3)],
+}  # fmt: skip
+TINY_STEPS: dict[str, Any] = {
+    "rollout": {"num_prompts": 2, "num_generations": 2, "max_completion_length": 12},
+    "critic": {"generative": {"max_new_tokens": 12}, "num_continuations": 2},
+    "stages": {
+        "synthesize": {"num_prompts": 4, "num_generations": 2, "num_states": 8},
+        "critic_rl": {"steps": 1, "num_prompts": 2},
+        "joint": {"steps": 2, "eval_every": 0},
+    },
+    "evaluate": {"num_problems": 2, "num_samples": 1, "during": 2, "panel_problems": 0},
+    "hardware": {"device": "cpu", "threads": 1},
+}
+
+
+def local_copy(name: str, folder: Path, model: str) -> dict[str, Any]:
+    """The recipe with local data of the same schema and a local model."""
+    values = read_recipe(RECIPES / f"{name}.yaml")
+    schema = values["task"]["path"]
+    rows = ROWS[schema]
+    files = {"path": rows[:-6], "heldout": rows[-6:]}
+    for key, part in files.items():
+        (folder / f"{key}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    options = {"heldout": str(folder / "heldout.jsonl")}
+    if "decontaminate" in values["task"]["options"]:
+        options["decontaminate"] = [str(folder / "heldout.jsonl")]
+    places = {
+        "output_dir": str(folder / "run"),
+        "task": {"path": str(folder / "path.jsonl"), "options": options},
+        "stages": {"folder": str(folder / "stages")},
+        **{role: {"model_name_or_path": model} for role in ("actor", "critic")},
+    }
+    return merge(values, places)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "algorithm", ["genac", *(pytest.param(a, marks=pytest.mark.slow) for a in ALGORITHMS[1:])]
+)
+def test_the_doctor_finds_no_fault_on_the_gpu_it_is_for(
+    name: str, algorithm: str, tmp_path: Path
+) -> None:
+    wanted = read_recipe(RECIPES / f"{name}.yaml")["actor"]["model_name_or_path"]
+    folder = Path(save_family("qwen3", tmp_path / "model", context=40_960))
+    shape = SHAPES[wanted] | {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936}
+    small = AutoConfig.from_pretrained(folder)
+    Qwen3Config(
+        **shape, tie_word_embeddings=True, max_position_embeddings=40_960,
+        eos_token_id=small.eos_token_id, pad_token_id=small.pad_token_id,
+    ).save_pretrained(folder)  # fmt: skip
+    cfg = resolve(local_copy(name, tmp_path, str(folder)), {"algorithm": algorithm})
+    lines, healthy = examine(cfg, gpu_gib=80)
+    assert healthy, lines
+    assert any("a GPU of 80 GiB, bf16" in line for line in lines)
+    assert any(line.startswith("ok   memory: about") for line in lines), lines
+    lines, healthy = examine(cfg, gpu_gib=8)
+    (line,) = [line for line in lines if line.startswith("FAIL memory")]
+    assert not healthy and "the models alone are too large" in line
+    assert ("lora.rank 16" in line) == ("lora" not in name)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_stage_on_a_tiny_model_of_the_family(
+    name: str, algorithm: str, tmp_path: Path
+) -> None:
+    model = save_family("qwen3", tmp_path / "model", context=2048)
+    values = merge(local_copy(name, tmp_path, model), TINY_STEPS)
+    for own in values["per_algorithm"].values():
+        own.get("stages", {}).get("critic_rl", {}).update({"steps": 1, "num_prompts": 2})
+        own.pop("critic", None)
+    if "lora" in name:  # frozen weights in bf16 want bf16 arithmetic
+        values["hardware"] = values["hardware"] | {"precision": "bf16"}
+    run = Run.open(train(resolve(values, {"algorithm": algorithm})))
+    assert len(run.metrics("joint")) == 2
+    assert run.summary()["data"]["removed"]
