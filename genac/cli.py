@@ -18,6 +18,8 @@ USAGE = """genac VERB [ARGUMENTS]
   again
   eval critic RUN [CRITIC ...]              critics against panels of the run's actor, as a table
                                             (--problems N --continuations K)
+  eval search RUN [RUN ...]                 best-of-n, voting and beam search by the critic beside
+                                            majority vote at equal tokens (--n N ... --problems N)
   eval benchmarks MODEL [NAME ...]          avg@k and pass@k of a run's actor or any model on data
                                             sets (none named: AIME24/25, AMC23, MATH500, Minerva,
                                             OlympiadBench)
@@ -25,6 +27,11 @@ USAGE = """genac VERB [ARGUMENTS]
   paper FILE                                one experiment of recipes/paper, with its results page
   score CRITIC PROBLEM PARTIAL              a saved critic's value and reasoning for a partial
   solution
+  generate ACTOR [PROBLEM ...]              solutions, the best by a critic (--critic CRITIC
+                                            --search sample|majority|best-of-n|weighted|beam --n N)
+  serve CRITIC                              a saved critic as an HTTP endpoint (extra `serve`)
+  push RUN|FOLDER REPO_ID                   models and their cards onto the hub (--private
+                                            --only actor|critic --dry-run)
   report RUN [RUN ...]                      writes report.html
   doctor RECIPE [--gpu GIB] [--key ...]     versions, threads, memory and context checks for a
                                             recipe, here or for a GPU elsewhere
@@ -64,6 +71,11 @@ def evaluate(arguments: Sequence[str]) -> None:
 
         print(evaluate_critics(arguments[1:]))
         return
+    if arguments[:1] == ["search"]:
+        from genac.stages.searching import evaluate_search
+
+        print(evaluate_search(arguments[1:]))
+        return
     if arguments[:1] == ["benchmarks"]:
         from genac.stages.benchmarks import evaluate_benchmarks
 
@@ -94,6 +106,32 @@ def score(arguments: Sequence[str]) -> None:
     folder, problem, partial = arguments
     judged = Critic.from_pretrained(folder).score(problem, partial.replace("\\n", "\n"))
     print(f"value {judged.value}\n{judged.rationale}")
+
+
+def serve(arguments: Sequence[str]) -> None:
+    try:
+        import fastapi
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f"genac serve needs {error.name}, which is not installed; pip install 'genac[serve]'"
+        ) from error
+    del fastapi
+    from genac.serving.command import serve as run
+
+    run(arguments)
+
+
+def push(arguments: Sequence[str]) -> None:
+    from genac.stages.push import push as upload
+
+    print(upload(arguments))
+
+
+def generate(arguments: Sequence[str]) -> None:
+    from genac.stages.generate import generate as run
+
+    print(run(arguments))
 
 
 def report(arguments: Sequence[str]) -> None:
@@ -150,6 +188,9 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "compare": compare,
     "paper": paper,
     "score": score,
+    "generate": generate,
+    "serve": serve,
+    "push": push,
     "report": report,
     "doctor": doctor,
     "env": env,

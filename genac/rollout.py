@@ -78,15 +78,30 @@ def collect(
     actor: Runtime, world: World, problems: Sequence[Problem], *seed: int | str
 ) -> list[Group]:
     """num_generations scored responses per problem."""
-    size, cfg = world.rollout.num_generations, world.rollout
-    prompts = [encode_prompt(actor.tokenizer, problem) for problem in problems]
-    requests = [
-        request(actor, cfg, prompt, cfg.max_completion_length, derive_seed(world.seed, *seed, p, g))
-        for p, prompt in enumerate(prompts)
-        for g in range(size)
+    size = world.rollout.num_generations
+    seeds = [
+        derive_seed(world.seed, *seed, p, g) for p in range(len(problems)) for g in range(size)
     ]
-    completions = actor.sampler.generate(requests)
-    rollouts = [
+    rollouts = sample(actor, world.rollout, problems, seeds)
+    scores = world.verifier.verify([(r.problem, r.text) for r in rollouts])
+    scored = [
+        replace(r, reward=v, reason=why) for r, (v, why) in zip(rollouts, scores, strict=True)
+    ]
+    return [scored[i : i + size] for i in range(0, len(scored), size)]
+
+
+def sample(
+    actor: Runtime, cfg: RolloutConfig, problems: Sequence[Problem], seeds: Sequence[int]
+) -> list[Rollout]:
+    """Unscored responses, the same number for every problem: one per seed, in order."""
+    size = len(seeds) // len(problems)
+    assert size * len(problems) == len(seeds), "seeds are as many for every problem"
+    prompts = [encode_prompt(actor.tokenizer, problem) for problem in problems]
+    limit = cfg.max_completion_length
+    requests = [
+        request(actor, cfg, prompts[i // size], limit, seed) for i, seed in enumerate(seeds)
+    ]
+    return [
         Rollout(
             problem=problems[i // size],
             group=i // size,
@@ -98,13 +113,8 @@ def collect(
             finish=completion.finish,
             actor_version=actor.version,
         )
-        for i, completion in enumerate(completions)
+        for i, completion in enumerate(actor.sampler.generate(requests))
     ]
-    scores = world.verifier.verify([(r.problem, r.text) for r in rollouts])
-    scored = [
-        replace(r, reward=v, reason=why) for r, (v, why) in zip(rollouts, scores, strict=True)
-    ]
-    return [scored[i : i + size] for i in range(0, len(scored), size)]
 
 
 def request(

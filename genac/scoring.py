@@ -1,4 +1,4 @@
-"""A saved critic as an object: from a folder to values of partial responses.
+"""A saved critic as an object: from a folder or hub name to values of partial responses.
 
 critic = Critic.from_pretrained("runs/arithmetic/critic")
 critic.score("6 a+3 b*7 c-8>", "a+3=9\\n").value
@@ -10,82 +10,232 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import ValidationError
 
 from genac.config import CriticConfig, HardwareConfig
-from genac.critics.generative import GenerativeCritic
+from genac.critics.generative import GRID, GenerativeCritic
 from genac.critics.prompts import Context
+from genac.recipes import explain
 from genac.runtime import Hardware, language_model
-from genac.types import Problem, Thought
+from genac.seeding import derive_seed
+from genac.types import Message, Problem, Thought
+
+CARD = "critic.json"
+Ids = tuple[int, ...]
+Prompt = str | list[Message]
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Value in [0, 1] (None = the critic gave no score), its reasoning, and the spread of its
-    score.
+    """What the critic says of one partial response.
+
+    `value` in [0, 1] is the mean over its thoughts (None = no thought gave a score), `rationale`
+    the first thought, `spread` the standard deviation of the score over everything it may have
+    written: within each thought's score distribution and between thoughts (None = not known).
     """
 
     value: float | None
     rationale: str
-    spread: float | None  # standard deviation of the score distribution, in value units
+    spread: float | None
+    thoughts: tuple[str, ...] = ()  # every thought's text
+    values: tuple[float | None, ...] = ()  # and its value
 
 
 class Critic:
-    """A generative critic for inference."""
+    """A generative critic for inference. Not safe to call from two threads at once."""
 
-    def __init__(self, critic: GenerativeCritic) -> None:
-        self._critic = critic
+    def __init__(self, critic: GenerativeCritic, card: dict[str, Any] | None = None) -> None:
+        self._critic, self.card = critic, card or {}
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Critic:
-        """Loads a critic that a run saved; ValueError where the folder holds none."""
-        card = Path(folder) / "critic.json"
-        if not card.exists():
-            raise ValueError(
-                f"{folder} holds no critic.json; give the 'critic' folder of a genac run"
-            )
-        saved = json.loads(card.read_text())
-        if saved["kind"] != "generative":
-            raise ValueError(
-                f"the critic in {folder} is {saved['kind']}; only a generative one can be asked "
-                "for reasons"
-            )
-        cfg = CriticConfig(**saved["config"])
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        precision: Literal["auto", "fp32", "bf16"] = "auto",
+        threads: int = 0,
+        batch_size: int = 64,
+    ) -> Critic:
+        """Loads a critic that a run saved, from its folder or from the hub ("owner/name").
+
+        device and precision: auto = bf16 on a GPU where there is one, else fp32 on the CPU (with
+        `threads` threads, 0 = torch's own choice). batch_size: thoughts written side by side; it
+        changes memory and speed, not values. ValueError where there is no generative critic.
+        """
+        place = local_folder(folder)
+        saved = read_card(place)
+        cfg = critic_config(saved, place)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; use at least 1")
+        hardware = HardwareConfig(device=device, precision=precision, threads=threads)
         runtime = language_model(
             "critic",
-            str(folder),
-            Hardware.resolve(HardwareConfig()),
+            str(place),
+            Hardware.resolve(hardware),
             cfg.optimizer,
+            max_rows=batch_size,
             load=cfg.load.model_copy(update={"dtype": "fp32"}),
         )
-        size = saved.get("actor_size")
-        icc = cfg.generative.icc.model_copy(update={"actor_size": size})
-        critic = GenerativeCritic(
-            runtime, runtime, cfg.generative.model_copy(update={"icc": icc}), seed=0
-        )
+        icc = cfg.generative.icc.model_copy(update={"actor_size": saved.get("actor_size")})
+        generative = cfg.generative.model_copy(update={"icc": icc})
+        critic = GenerativeCritic(runtime, runtime, generative, seed=0)
         critic.restore({k: saved[k] for k in ("success_rate", "prompt_hash")})
-        return cls(critic)
+        return cls(critic, saved)
 
-    def score(self, problem: str, partial: str, success_rate: float | None = None) -> Judgement:
-        """Value of a partial response. `success_rate` tells the critic of the author's strength;
-        without it the rate at the end of training is used.
+    @property
+    def thoughts(self) -> int:
+        """Thoughts per state where a call names no number: as many as in training."""
+        return self._critic.cfg.num_samples
+
+    def describe(self) -> dict[str, Any]:
+        """How the critic was made and is asked; fit for JSON."""
+        cfg, chosen = self._critic.cfg, self._critic.prompts.template
+        return {
+            "kind": "generative",
+            "prompt": {"name": chosen.name, "version": chosen.version, "hash": chosen.hash}
+            | {"text": chosen.text, "icc": chosen.icc if cfg.icc.enabled else ""},
+            "actor_size": self._critic.actor_size,
+            "success_rate": self._critic.rate.value,
+            "readout": cfg.readout,
+            "temperature": cfg.temperature,
+            "thoughts": self.thoughts,
+            "max_new_tokens": cfg.max_new_tokens,
+            "max_prompt_tokens": self._critic.room,
+        }
+
+    def score(
+        self,
+        problem: Prompt,
+        partial: str,
+        success_rate: float | None = None,
+        *,
+        thoughts: int | None = None,
+        seed: int = 0,
+    ) -> Judgement:
+        """Value of a partial response. `problem` is a text or chat messages; `success_rate` tells
+        the critic of the author's strength (without it, the rate at the end of training);
+        `thoughts` are averaged (without it, as many as in training). ValueError where the text does
+        not fit the critic's context.
         """
-        return self.score_many([(problem, partial)], success_rate)[0]
+        many = self.score_many([(problem, partial)], success_rate, thoughts=thoughts, seed=seed)
+        return many[0]
 
     def score_many(
-        self, pairs: Sequence[tuple[str, str]], success_rate: float | None = None
+        self,
+        pairs: Sequence[tuple[Prompt, str]],
+        success_rate: float | None = None,
+        *,
+        thoughts: int | None = None,
+        seed: int = 0,
     ) -> list[Judgement]:
-        """One judgement per (problem, partial response)."""
+        """One judgement per (problem, partial response), all written together.
+
+        What a pair gets depends on itself and the seed, not on the pairs beside it (up to the
+        rounding of a batch).
+        """
+        prompts = [self.prompt(*pair, success_rate) for pair in pairs]
+        return self.judge(prompts, [seed] * len(prompts), thoughts)
+
+    def prompt(self, problem: Prompt, partial: str, success_rate: float | None = None) -> Ids:
+        """Token ids of the critic's prompt; ValueError where it does not fit the context."""
+        if success_rate is not None and not 0 <= success_rate <= 1:
+            raise ValueError(f"success_rate is {success_rate}; it must lie in [0, 1]")
         context = self._critic.context()
         if context is not None and success_rate is not None:
             context = Context(context.size, success_rate)
-        prompts = [
-            self._critic.prompts.render_text(Problem("", problem, ""), partial, context)
-            for problem, partial in pairs
-        ]
-        return [self._judge(thoughts) for thoughts in self._critic.think(prompts, seed=0)]
+        asked = Problem("", check_prompt(problem), "")
+        ids = self._critic.prompts.render_text(asked, partial, context)
+        if len(ids) > self._critic.room:
+            raise ValueError(
+                f"the critic's prompt has {len(ids)} tokens, and its context leaves room for "
+                f"{self._critic.room} beside a thought of {self._critic.cfg.max_new_tokens}; give "
+                "a shorter problem or partial response"
+            )
+        return ids
 
-    def _judge(self, thoughts: Sequence[Thought]) -> Judgement:
-        if not thoughts:
-            return Judgement(None, "", None)
-        first = thoughts[0]
-        return Judgement(self._critic.value(thoughts), first.text, first.spread)
+    def judge(
+        self, prompts: Sequence[Ids], seeds: Sequence[int], thoughts: int | None = None
+    ) -> list[Judgement]:
+        """Judgements of prompts made by `prompt`, each with its own seed."""
+        if thoughts is not None and thoughts < 1:
+            raise ValueError(f"thoughts is {thoughts}; ask for at least one")
+        own = [derive_seed(s, "score", *ids) for s, ids in zip(seeds, prompts, strict=True)]
+        return [self._judgement(found) for found in self._critic.think(prompts, own, thoughts or 0)]
+
+    def _judgement(self, thoughts: Sequence[Thought]) -> Judgement:
+        read = tuple(self._critic.value([thought]) for thought in thoughts)
+        return Judgement(
+            self._critic.value(thoughts),
+            thoughts[0].text,
+            spread(thoughts),
+            tuple(thought.text for thought in thoughts),
+            read,
+        )
+
+
+def spread(thoughts: Sequence[Thought]) -> float | None:
+    """Standard deviation of the score of a thought drawn at random, in value units.
+
+    Of the mean of the thoughts' score distributions; where these are not known, of the sampled
+    scores of two thoughts or more.
+    """
+    known = [t.score_probs for t in thoughts if t.score_probs is not None]
+    if known:
+        p = np.mean(known, axis=0)
+        return float(np.sqrt(max(0.0, p @ GRID**2 - (p @ GRID) ** 2)))
+    values = [t.value for t in thoughts if t.value is not None]
+    return float(np.std(values)) if len(values) > 1 else None
+
+
+def check_prompt(problem: Prompt) -> Prompt:
+    """The problem, where it is text or chat messages with text."""
+    if isinstance(problem, str):
+        return problem
+    if not problem or not all(isinstance(m.get("content"), str) for m in problem):
+        raise ValueError(
+            "a problem is a string, or chat messages: a list of {'role': ..., 'content': text}"
+        )
+    return problem
+
+
+def local_folder(name: str | Path) -> Path:
+    """The folder itself, or where a snapshot of the hub's repository lies."""
+    if Path(name).is_dir() or str(name).count("/") != 1 or Path(name).is_absolute():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(name)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{name} is no folder here, and the hub did not give it ({reason:.200}); check the "
+            "name, HF_TOKEN and the network"
+        ) from error
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """critic.json; ValueError where there is none or it is no generative critic's."""
+    if not (folder / CARD).exists():
+        raise ValueError(f"{folder} holds no critic.json; give the 'critic' folder of a genac run")
+    saved = json.loads((folder / CARD).read_text())
+    if saved["kind"] != "generative":
+        raise ValueError(
+            f"the critic in {folder} is {saved['kind']}; only a generative one can be asked "
+            "for reasons"
+        )
+    return saved
+
+
+def critic_config(saved: dict[str, Any], folder: Path) -> CriticConfig:
+    try:
+        return CriticConfig(**saved["config"])
+    except ValidationError as error:
+        raise ValueError(
+            f"the critic in {folder} was saved by another version of genac:\n{explain(error)}"
+        ) from error

@@ -85,6 +85,9 @@ class EchoTask:
     def verify(self, problem: Problem, text: str) -> float | None:
         return self.rewards.get(text, self.default)
 
+    def answer_of(self, text: str) -> str | None:
+        return text.rpartition("ans=")[2] or None
+
 
 def make_rollout(
     response: Sequence[int] = (5, 6, 7),

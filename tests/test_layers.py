@@ -40,6 +40,8 @@ LEVELS = {
     "credit": 7,
     "evals": 8,
     "scoring": 8,
+    "search": 8,
+    "serving": 9,
     "stages": 9,
     "experiments": 10,
     "doctor": 10,

@@ -81,32 +81,21 @@ class GenerativeCritic:
             for state, i in zip(states, index, strict=True)
         ]
 
-    @property
-    def room(self) -> int:
-        """Tokens that a prompt may have. ValueError where there are none."""
-        room = self._runtime.max_length - self.cfg.max_new_tokens
-        if room < 1:
-            raise ValueError(
-                f"critic.generative.max_new_tokens {self.cfg.max_new_tokens} leaves no room for a "
-                f"prompt in the critic's context of {self._runtime.max_length}; lower it or use a "
-                "longer-context critic"
-            )
-        return room
+    def think(
+        self, prompts: Sequence[tuple[int, ...]], seed: int | Sequence[int], samples: int = 0
+    ) -> list[tuple[Thought, ...]]:
+        """`samples` (0 = cfg.num_samples) thoughts per prompt; none for a prompt that does not fit.
 
-    def think(self, prompts: Sequence[tuple[int, ...]], seed: int) -> list[tuple[Thought, ...]]:
-        """cfg.num_samples thoughts per prompt; none for a prompt that does not fit."""
-        room = self.room
-        asked = [
-            (i, k)
-            for i, p in enumerate(prompts)
-            if len(p) <= room
-            for k in range(self.cfg.num_samples)
-        ]
+        A single seed makes a prompt's thoughts depend on its place among the prompts; one seed per
+        prompt makes them its own, whatever it is asked beside.
+        """
+        room, samples = self.room, samples or self.cfg.num_samples
+        asked = [(i, k) for i, p in enumerate(prompts) if len(p) <= room for k in range(samples)]
         requests = [
             Request(
                 prompt_ids=prompts[i],
                 max_new_tokens=self.cfg.max_new_tokens,
-                seed=derive_seed(seed, i, k),
+                seed=derive_seed(seed, i, k) if isinstance(seed, int) else derive_seed(seed[i], k),
                 temperature=self.cfg.temperature,
                 stop_ids=self.stop_ids,
                 stop=self.stop,
@@ -118,6 +107,19 @@ class GenerativeCritic:
         for (i, _), completion in zip(asked, self._runtime.sampler.generate(requests), strict=True):
             found[i].append(self._thought(prompts[i], completion))
         return [tuple(found[i]) for i in range(len(prompts))]
+
+    @property
+    def room(self) -> int:
+        """Tokens a prompt may have; ValueError where none is left beside the thought."""
+        room = self._runtime.max_length - self.cfg.max_new_tokens
+        if room < 1:
+            raise ValueError(
+                f"critic.generative.max_new_tokens {self.cfg.max_new_tokens} leaves no room for a "
+                "prompt in the "
+                f"critic's context of {self._runtime.max_length}; lower it or use a "
+                "longer-context critic"
+            )
+        return room
 
     def _thought(self, prompt_ids: tuple[int, ...], completion: Completion) -> Thought:
         pieces = [self._decode(token) for token in completion.ids]

@@ -18,6 +18,7 @@ from genac.models.loading import chat_text
 from genac.types import Problem, State
 
 PROBLEM, RESPONSE = "{problem}", "{response}"
+REMEMBERED = 4096  # problems whose tokens are kept
 GAP = "\n[...]\n"  # stands where a response too long for the context was cut
 
 TASK = (
@@ -160,6 +161,8 @@ class PromptBuilder:
         self, problem: Problem, response: Sequence[int], context: Context | None
     ) -> tuple[int, ...]:
         if problem.text not in self._problems:
+            if len(self._problems) >= REMEMBERED:  # a server meets new problems for ever
+                self._problems.clear()
             self._problems[problem.text] = self._plain(problem.text)
         before, between, after = self._template_pieces(context)
         return (*before, *self._problems[problem.text], *between, *response, *after)

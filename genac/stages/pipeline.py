@@ -21,6 +21,7 @@ from genac.runs.report import write_report
 from genac.runs.store import Run, environment, stable_hash
 from genac.runtime import Runtime
 from genac.stages import base, critic_rl, joint, sft, synthesize
+from genac.stages.cards import write_cards
 from genac.stages.outputs import adopt
 from genac.stages.panels import fixed_panel
 from genac.stages.setup import Setup, prepared_config, save_critic
@@ -90,6 +91,7 @@ def train_in(setup: Setup, early: Setup, run: Run) -> Path:
             **loop.cost.state(),
         }
     )
+    write_cards(run.path)
     write_report(run.path)
     return run.path
 

@@ -90,9 +90,12 @@ class ArithmeticTask:
                 return f"{operator}{operand}"
 
     def verify(self, problem: Problem, text: str) -> float | None:
+        return float(self.answer_of(text) == problem.answer)
+
+    def answer_of(self, text: str) -> str | None:
         lines = text.strip().splitlines()
         match = ANSWER.fullmatch(lines[-1].strip()) if lines else None
-        return float(match is not None and match.group(1) == problem.answer)
+        return match.group(1) if match else None
 
     def demonstration(self, problem: Problem, rng: random.Random, fault_rate: float) -> str:
         """One reduction per line; later lines continue from a wrong value as an actor would."""

@@ -49,6 +49,12 @@ class Task(Protocol):
         """Reward in [0, 1] of a response; None = cannot be judged."""
         ...
 
+    def answer_of(self, text: str) -> str | None:
+        """The answer that `verify` reads in a response, so that equal answers can be counted
+        (majority vote); None where there is none to read.
+        """
+        ...
+
     def demonstration(self, problem: Problem, rng: random.Random, fault_rate: float) -> str:
         """A response text with the task's systematic faults scaled by `fault_rate` (0 =
         correct).

@@ -83,8 +83,12 @@ class ModularTask:
         return [f"*{a}+{b}" for a in range(1, m) if math.gcd(a, m) == 1 for b in range(m)]
 
     def verify(self, problem: Problem, text: str) -> float | None:
+        return float(self.answer_of(text) == problem.answer)
+
+    def answer_of(self, text: str) -> str | None:
         lines = text.strip().splitlines()
-        return float(bool(lines) and lines[-1].strip() == f"{ANSWER}{problem.answer}")
+        last = lines[-1].strip() if lines else ""
+        return last.removeprefix(ANSWER) if last.startswith(ANSWER) else None
 
     def demonstration(self, problem: Problem, rng: random.Random, fault_rate: float) -> str:
         """The scripted actor at eps = noise x fault_rate (0 = correct)."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genac.tasks.answers import final_answer
+from genac.tasks.answers import final_answer, normalise
 from genac.tasks.base import SPLITS, OracleTrace, split_of
 from genac.tasks.files import shuffled, vocabulary
 from genac.types import Problem
@@ -80,6 +80,9 @@ class GymTask:
         answer = problem.answer or None  # some puzzles have many solutions and name none
         entry = {"question": problem.text, "answer": answer, "metadata": problem.extras}
         return float(self._source.score_answer(final_answer(text), entry))
+
+    def answer_of(self, text: str) -> str | None:
+        return normalise(final_answer(text)) or None
 
     def demonstration(self, problem: Problem, rng: random.Random, fault_rate: float) -> str:
         """The answer only, in tags where it has several lines: a generator knows no faults."""

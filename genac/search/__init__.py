@@ -1,0 +1,1 @@
+"""A critic used at inference: candidates of an actor, chosen among by votes and values."""

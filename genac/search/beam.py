@@ -1,0 +1,165 @@
+"""Step-level beam search: the critic's values decide which partial responses are continued.
+
+    round:  every kept partial response is continued by `branch` segments up to the next boundary
+            -> the critic is asked at the new boundaries -> the `width` highest values are kept
+
+A response that ended keeps the value of its last state (or is judged after its end) and competes
+with the others. The search of a problem stops when all that is kept has ended. All problems advance
+together, so that each round is one engine call of the actor and one of the critic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from genac.engines.base import Completion, Request
+from genac.rollout import encode_prompt, request, response_text
+from genac.search.candidates import At, Candidate, Searcher, blind
+from genac.search.rules import top
+from genac.seeding import derive_seed
+from genac.types import Problem, Rollout, State
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Beam:
+    """A partial response of problem number `problem`. `value` is that of the newest boundary."""
+
+    problem: int
+    ids: Ids = ()
+    logprobs: tuple[float, ...] = ()
+    finish: str = ""  # "stop" | "length" once it has ended
+    value: float | None = None
+
+
+def beam_search(
+    search: Searcher, problems: Sequence[Problem], n: int, width: int | None = None, at: At = "last"
+) -> list[list[Candidate]]:
+    """n candidates per problem and round, of which `width` (default n // 2) are kept.
+
+    -> for each problem what was kept at the end, the highest value first.
+    """
+    width = max(1, n // 2) if width is None else width
+    if not 1 <= width <= n:
+        raise ValueError(f"--width is {width}; keep between 1 and --n {n} partial responses")
+    hidden = [blind(p) for p in problems]
+    prompts = [encode_prompt(search.actor.tokenizer, p) for p in hidden]
+    kept = [[Beam(p)] for p in range(len(problems))]
+    stops, number = boundary_ids(search), 0
+    while any(not b.finish for beams in kept for b in beams):
+        grown = grow(search, prompts, kept, n // width if number else n, stops, number)
+        ended = [b for beams in kept for b in beams if b.finish]
+        valued = [*ended, *ask(search, hidden, prompts, grown, at)]
+        kept = [keep(beams, width) for beams in by_problem(valued, len(problems))]
+        number += 1
+    return [
+        [Candidate(as_rollout(search, hidden, prompts, b), b.value) for b in beams]
+        for beams in kept
+    ]
+
+
+def grow(
+    search: Searcher,
+    prompts: Sequence[Ids],
+    kept: Sequence[Sequence[Beam]],
+    branch: int,
+    stops: Ids,
+    number: int,
+) -> list[Beam]:
+    """`branch` continuations of each partial response that has not ended."""
+    tasks = [
+        (b, derive_seed(search.seed, "beam", b.problem, number, place, k))
+        for beams in kept
+        for place, b in enumerate(beams)
+        if not b.finish
+        for k in range(branch)
+    ]
+    asked = [step_request(search, prompts[b.problem] + b.ids, b, seed, stops) for b, seed in tasks]
+    completions = search.actor.sampler.generate(asked)
+    return [extend(search, b, c, stops) for (b, _), c in zip(tasks, completions, strict=True)]
+
+
+def boundary_ids(search: Searcher) -> Ids:
+    """Tokens after which a segment ends; () where segments are counted in tokens."""
+    if search.states.splitter == "window":
+        return ()
+    if search.states.splitter != "newline":
+        raise ValueError(
+            f"beam search needs boundaries that are known when they are reached, and "
+            f"states.splitter is {search.states.splitter!r}; use newline or window"
+        )
+    tokenizer = search.actor.tokenizer
+    size = len(tokenizer)
+    pieces = tokenizer.batch_decode([[i] for i in range(size)])
+    return tuple(i for i, piece in enumerate(pieces) if piece.endswith("\n"))
+
+
+def step_request(search: Searcher, ids: Ids, beam: Beam, seed: int, stops: Ids) -> Request:
+    """One more segment, within what is left of the response's limit."""
+    room = search.rollout.max_completion_length - len(beam.ids)
+    limit = room if stops else min(room, search.states.window)
+    asked = request(search.actor, search.rollout, ids, limit, seed)
+    return replace(asked, stop_ids=(*asked.stop_ids, *stops))
+
+
+def extend(search: Searcher, beam: Beam, more: Completion, stops: Ids) -> Beam:
+    ids = beam.ids + more.ids
+    full = len(ids) >= search.rollout.max_completion_length
+    stopped = more.finish == "stop" and more.ids[-1] not in stops
+    finish = "stop" if stopped else "length" if full else ""
+    return replace(beam, ids=ids, logprobs=(*beam.logprobs, *more.logprobs.tolist()), finish=finish)
+
+
+def ask(
+    search: Searcher,
+    problems: Sequence[Problem],
+    prompts: Sequence[Ids],
+    grown: Sequence[Beam],
+    at: At,
+) -> list[Beam]:
+    """Values at the new boundaries. One that has ended keeps that of its last boundary, unless it
+    is to be judged at its end.
+    """
+    due = [i for i, b in enumerate(grown) if not b.finish or at == "end"]
+    states = [
+        State(as_rollout(search, problems, prompts, grown[i]), len(grown[i].ids), len(grown[i].ids))
+        for i in due
+    ]
+    estimates = search.judge.estimate(states, step=-1) if states else []
+    found = list(grown)
+    for i, estimate in zip(due, estimates, strict=True):
+        found[i] = replace(grown[i], value=estimate.value)
+    return found
+
+
+def keep(beams: Sequence[Beam], width: int) -> list[Beam]:
+    """The `width` highest values among distinct partial responses."""
+    distinct = list({b.ids: b for b in beams}.values())
+    return [distinct[i] for i in top([b.value for b in distinct], width)]
+
+
+def by_problem(beams: Sequence[Beam], count: int) -> list[list[Beam]]:
+    found: list[list[Beam]] = [[] for _ in range(count)]
+    for beam in beams:
+        found[beam.problem].append(beam)
+    return found
+
+
+def as_rollout(
+    search: Searcher, problems: Sequence[Problem], prompts: Sequence[Ids], beam: Beam
+) -> Rollout:
+    return Rollout(
+        problem=problems[beam.problem],
+        group=beam.problem,
+        member=0,
+        prompt_ids=prompts[beam.problem],
+        response_ids=beam.ids,
+        logprobs=np.array(beam.logprobs, np.float32),
+        text=response_text(search.actor.tokenizer, beam.ids),
+        finish=beam.finish or "length",
+        actor_version=search.actor.version,
+    )

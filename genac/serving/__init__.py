@@ -1,0 +1,1 @@
+"""A critic over HTTP: limits, one worker that owns the model, and the endpoints."""

@@ -1,0 +1,61 @@
+"""genac serve CRITIC: a saved critic behind an HTTP endpoint."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ipaddress
+import sys
+from collections.abc import Sequence
+
+import uvicorn
+
+from genac.scoring import Critic
+from genac.serving.app import Limits, create_app
+
+
+def serve(arguments: Sequence[str]) -> None:
+    """Loads the critic and serves it until interrupted."""
+    asked = parser().parse_args(list(arguments))
+    limits = Limits(asked.max_batch, asked.max_characters, asked.max_queued, asked.timeout)
+    critic = Critic.from_pretrained(
+        asked.critic,
+        device=asked.device,
+        precision=asked.precision,
+        threads=asked.threads,
+        batch_size=asked.max_batch,
+    )
+    if not is_local(asked.host):
+        print(
+            f"genac serve: {asked.host} can be reached from outside and the endpoint asks nobody "
+            "who they are; put it behind a proxy that does",
+            file=sys.stderr,
+        )
+    app = create_app(critic, critic.describe(), limits)
+    print(f"serving {asked.critic} on http://{asked.host}:{asked.port}", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
+        uvicorn.run(app, host=asked.host, port=asked.port, log_level="warning")
+
+
+def parser() -> argparse.ArgumentParser:
+    usual = Limits()
+    p = argparse.ArgumentParser(prog="genac serve")
+    p.add_argument("critic", help="a critic's folder or its name on the hub")
+    p.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    p.add_argument("--port", type=int, default=8077)
+    p.add_argument("--max-batch", type=int, default=usual.max_batch, help="items x thoughts")
+    p.add_argument("--max-characters", type=int, default=usual.max_characters, help="per item")
+    p.add_argument("--max-queued", type=int, default=usual.max_queued, help="waiting requests")
+    p.add_argument("--timeout", type=float, default=usual.seconds, help="seconds per request")
+    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    p.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    p.add_argument("--threads", type=int, default=0, help="CPU threads, 0 = all")
+    return p
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,354 @@
+"""Model cards: README.md of a saved actor and critic, with the hub's metadata.
+
+Everything in a card comes from the run's config and summary and from critic.json. Of a path only
+its last part is named, so that no card tells where it was made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from genac.config import CriticConfig
+from genac.critics.prompts import Template, template
+from genac.runs.files import read_json
+from genac.runs.store import Run, atomic_write
+from genac.stages.setup import critic_card
+
+CARD = "README.md"
+Metric = tuple[str, str, float, list[float] | None]  # type, name, value, interval
+
+
+def write_cards(folder: str | Path) -> list[Path]:
+    """README.md into actor/ and critic/ of a finished run; the cards that were written."""
+    run = Run.open(folder)
+    written = []
+    for role, card in (("actor", actor_card), ("critic", critic_text)):
+        if (run.path / role).is_dir():
+            place = run.path / role / CARD
+            atomic_write(place, card(run.path / role, run.config(), run.summary()))
+            written.append(place)
+    return written
+
+
+def write_critic_card(folder: Path) -> Path:
+    """The card of a critic that stands alone (a stage's model, a copy): no run's figures in it."""
+    atomic_write(folder / CARD, critic_text(folder, {}, {}))
+    return folder / CARD
+
+
+def actor_card(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """Metadata and text of the actor's card."""
+    metrics = success_metrics(summary)
+    name = f"{config['name']} actor"
+    tags = ["genac", "reinforcement-learning", config["algorithm"]]
+    limit = config["rollout"]["max_completion_length"]
+    return join(
+        front_matter(config, name, tags, metrics),
+        f"# {name}",
+        f"A language model trained by reinforcement learning with `{config['algorithm']}` in "
+        "genac. It writes solutions to the task below.",
+        data_section(config),
+        stages_section(config),
+        metrics_section(metrics),
+        "## Use\n\nThe prompt is the problem as it stands, through the tokenizer's chat template "
+        "where there is one.",
+        python(
+            ACTOR_USE.format(
+                limit=limit,
+                temperature=config["rollout"]["temperature"],
+                chat=config["actor"].get("load", {}).get("chat_template_kwargs", {}),
+            )
+        ),
+        LIMITS,
+    )
+
+
+def critic_text(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """Metadata and text of the critic's card; config and summary are empty outside a run."""
+    saved = critic_card(folder)
+    if not saved:
+        raise ValueError(f"{folder} holds no critic.json, so it is no critic of genac")
+    cfg = CriticConfig(**saved["config"])
+    metrics = critic_metrics(summary)
+    name = f"{config['name']} critic" if config else "genac critic"
+    tags = ["genac", f"{cfg.kind}-critic", "reinforcement-learning"]
+    head = [
+        front_matter(config, name, tags, metrics),
+        f"# {name}",
+        f"A {cfg.kind} critic: it judges a problem and the beginning of a solution, and predicts "
+        "how likely its author is to end right, as a value in [0, 1].",
+    ]
+    if config:
+        head += [data_section(config), stages_section(config), metrics_section(metrics)]
+    if cfg.kind != "generative":
+        return join(*head, "Its values come from `value_head.safetensors`, not from text.", LIMITS)
+    chosen = template(cfg.generative.prompt)
+    return join(*head, prompt_section(chosen, saved, cfg), use_section(chosen, saved, cfg), LIMITS)
+
+
+# --- metadata -------------------------------------------------------------------------------------
+
+
+def front_matter(
+    config: Mapping[str, Any], name: str, tags: Sequence[str], metrics: Sequence[Metric]
+) -> str:
+    """The hub's YAML: library, task, tags, base model and, as a model index, the metrics."""
+    data: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": list(tags),
+    }
+    base = hub_name(config.get("actor", {}).get("model_name_or_path"))
+    if base:
+        data["base_model"] = base
+    if config and metrics:
+        task = {"type": "text-generation", "name": "text generation"}
+        rows = [{"type": t, "name": n, "value": round(v, 6)} for t, n, v, _ in metrics]
+        dataset = {"name": data_name(config), "type": config["task"]["name"], "split": "heldout"}
+        result = {"task": task, "dataset": dataset, "metrics": rows}
+        data["model-index"] = [{"name": name, "results": [result]}]
+    return "---\n" + yaml.safe_dump(data, sort_keys=False, allow_unicode=True) + "---"
+
+
+def hub_name(path: str | None) -> str | None:
+    """The path where it names a repository of the hub ("owner/name"), None where it is a folder."""
+    if not path or path.count("/") != 1 or path[0] in "./~" or Path(path).exists():
+        return None
+    return path
+
+
+def data_name(config: Mapping[str, Any]) -> str:
+    """The task's name and, of a data file, the file's."""
+    path = config["task"].get("path")
+    return f"{config['task']['name']} ({Path(path).name})" if path else config["task"]["name"]
+
+
+def success_metrics(summary: Mapping[str, Any]) -> list[Metric]:
+    found: list[Metric] = []
+    for when in ("before", "after"):
+        if s := summary.get(f"success_{when}"):
+            name = f"held-out success {when} training"
+            found.append(("accuracy", name, s["mean"], [s["low"], s["high"]]))
+    if (s := summary.get("success_after")) and "pass_at_k_low" in s:
+        interval = [s["pass_at_k_low"], s["pass_at_k_high"]]
+        found.append(("pass@k", f"pass@{s['k']} after training", s["pass_at_k"], interval))
+    return found
+
+
+CRITIC_METRICS = {
+    "mse": "mean squared error against Monte-Carlo values",
+    "mse_constant": "the same of the best constant",
+    "auc_within_problem": "AUC of right against wrong responses to one problem",
+    "parse_rate": "scores that could be read",
+    "expected_calibration_error": "expected calibration error",
+}
+
+
+def critic_metrics(summary: Mapping[str, Any]) -> list[Metric]:
+    """Of the critic as joint training began, and where it was judged again, as it ended."""
+    found: list[Metric] = []
+    critic = summary.get("critic") or {}
+    for part, when in (
+        (critic, "before joint training"),
+        (critic.get("after_joint"), "at the end"),
+    ):
+        for key, text in CRITIC_METRICS.items():
+            if part and part.get(key) is not None:
+                interval = part.get(f"{key}_interval")
+                found.append((key, f"{text}, {when}", part[key], interval))
+    return found
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+LIMITS = (
+    "## Limits\n\nThe figures hold for the task above and for actors like the one it was trained "
+    "with. No licence is stated here: who publishes the weights chooses it."
+)
+
+ACTOR_USE = """
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # this folder, or the name of its repository
+tokenizer, model = (c.from_pretrained(folder) for c in (AutoTokenizer, AutoModelForCausalLM))
+problem = "..."
+if tokenizer.chat_template:
+    message = [{{"role": "user", "content": problem}}]
+    text = tokenizer.apply_chat_template(
+        message, tokenize=False, add_generation_prompt=True, **{chat}
+    )
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+else:
+    ids = tokenizer(problem, return_tensors="pt").input_ids
+done = model.generate(
+    ids, max_new_tokens={limit}, do_sample=True, temperature={temperature}, top_k=0
+)
+print(tokenizer.decode(done[0, ids.shape[1]:], skip_special_tokens=True))
+"""
+
+CRITIC_USE = """
+from genac import Critic
+
+critic = Critic.from_pretrained("FOLDER OR REPOSITORY")
+judged = critic.score("the problem", "the beginning of a solution\\n")
+print(judged.value, judged.spread)  # a value in [0, 1], or None where no score was given
+print(judged.rationale)
+"""
+
+PLAIN_USE = '''
+import re
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # this folder, or the name of its repository
+tokenizer, model = (c.from_pretrained(folder) for c in (AutoTokenizer, AutoModelForCausalLM))
+TEMPLATE = {template!r}
+
+
+def prompt_ids(problem, partial):
+    """The pieces are encoded one by one: what stands in problem and response is never markup."""
+    text, bos = TEMPLATE, []
+    if tokenizer.chat_template:
+        message = [{{"role": "user", "content": text}}]
+        text = tokenizer.apply_chat_template(
+            message, tokenize=False, add_generation_prompt=True, **{chat}
+        )
+    elif tokenizer.bos_token_id is not None:
+        bos = tokenizer.encode("")[:1]
+    ids = list(bos)
+    for piece in re.split(r"(\\{{problem\\}}|\\{{response\\}})", text):
+        given = {{"{{problem}}": problem, "{{response}}": partial}}.get(piece)
+        plain = dict(split_special_tokens=True) if given is not None else {{}}
+        piece = piece if given is None else given
+        ids += tokenizer.encode(piece, add_special_tokens=False, **plain)
+    return ids
+
+
+def score(problem, partial):
+    ids = torch.tensor([prompt_ids(problem, partial)])
+    done = model.generate(
+        ids, max_new_tokens={limit}, do_sample={sample}, {temperature}top_k=0,
+        stop_strings=["</answer>"], tokenizer=tokenizer,
+    )
+    thought = tokenizer.decode(done[0, ids.shape[1]:])
+    found = re.findall(r"<answer>\\s*([0-9]{{1,2}})\\s*</answer>", thought)
+    return (int(found[-1]) / 10 if found and int(found[-1]) <= 10 else None), thought
+'''
+
+
+def data_section(config: Mapping[str, Any]) -> str:
+    task = config["task"]
+    lines = [f"## Data\n\nTask: `{data_name(config)}`."]
+    if task["options"]:
+        lines.append(f"Settings of its generator: `{json.dumps(task['options'])}`.")
+    if task.get("reward"):
+        lines.append(f"Reward: `{Path(task['reward']).name}`.")
+    lines.append("Problems of evaluations are held out by a hash of their text.")
+    return " ".join(lines)
+
+
+def stages_section(config: Mapping[str, Any]) -> str:
+    """What was trained, in order."""
+    stages, given = config["stages"], config["actor"].get("model_name_or_path")
+    start = hub_name(given) or (Path(given).name if given else None)
+    kind = config["critic"]["kind"]
+    rows = [
+        ("start", f"`{start}`" if start else f"made from scratch, {stages['base']['steps']} steps")
+    ]
+    if kind == "generative":
+        rows.append(("critic SFT on reasoning traces", f"{stages['sft']['epochs']} epochs"))
+    if kind in ("generative", "discriminative"):
+        steps = stages["critic_rl"]["steps"]
+        rows.append(("critic training on returns, actor frozen", f"{steps} steps"))
+    rows.append(("joint reinforcement learning", f"{stages['joint']['steps']} steps"))
+    credit = config["credit"]
+    rows += [
+        ("algorithm", f"`{config['algorithm']}`, preset `{config['preset']}`"),
+        ("credit", f"`{credit['estimator']}`, gamma {credit['gamma']}, lambda {credit['lam']}"),
+        ("seed", str(config["seed"])),
+    ]
+    return "## Training\n\n" + table(("stage", ""), rows)
+
+
+def metrics_section(metrics: Sequence[Metric]) -> str:
+    if not metrics:
+        return "## Metrics\n\nNone were recorded."
+    rows = [
+        (name, f"{v:.4f}", "" if i is None else f"[{i[0]:.4f}, {i[1]:.4f}]")
+        for _, name, v, i in metrics
+    ]
+    return "## Metrics\n\n" + table(("on held-out problems", "value", "95 % interval"), rows)
+
+
+def prompt_section(chosen: Template, saved: Mapping[str, Any], cfg: CriticConfig) -> str:
+    told = cfg.generative.icc.enabled
+    lines = [
+        f"## Prompt\n\nTemplate `{chosen.name}`, version {chosen.version}, hash "
+        f"`{saved.get('prompt_hash', chosen.hash)}`. A critic asked under another prompt than it "
+        "was trained with is silently wrong; genac refuses to.",
+        f"```text\n{chosen.text}\n```",
+    ]
+    if told:
+        lines += [
+            "In the place of `{icc}` stands, with the actor's size and recent success rate:",
+            f"```text\n{chosen.icc}\n```",
+        ]
+    return "\n\n".join(lines)
+
+
+def use_section(chosen: Template, saved: Mapping[str, Any], cfg: CriticConfig) -> str:
+    rate = (saved.get("success_rate") or {}).get("value")
+    icc = ""
+    if cfg.generative.icc.enabled and rate is not None:
+        size = saved.get("actor_size", "")
+        icc = chosen.icc.format(size=size, rate=rate, rate10=round(10 * rate))
+    heat = cfg.generative.temperature
+    plain = PLAIN_USE.format(
+        template=chosen.text.replace("{icc}", icc),
+        chat=cfg.load.chat_template_kwargs,
+        limit=cfg.generative.max_new_tokens,
+        sample=heat > 0,
+        temperature=f"temperature={heat}, " if heat > 0 else "",
+    )
+    return (
+        "## Use\n\nWith genac (values are "
+        + (
+            "the mean of the score's distribution"
+            if cfg.generative.readout == "expected"
+            else "the score that was written, divided by 10"
+        )
+        + f"):\n\n{python(CRITIC_USE)}\n\nWith transformers alone, one sampled score at a time:"
+        + f"\n\n{python(plain)}"
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    cells = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in lines)
+    return "\n".join(f"| {row} |" for row in cells)
+
+
+def python(code: str) -> str:
+    return f"```python\n{code.strip()}\n```"
+
+
+def join(*parts: str) -> str:
+    return "\n\n".join(parts) + "\n"
+
+
+def run_of(folder: Path) -> Path | None:
+    """The finished run whose actor or critic the folder is."""
+    parent = folder.resolve().parent
+    inside = folder.resolve().name in ("actor", "critic")
+    return parent if inside and (parent / "config.json").exists() and summary_of(parent) else None
+
+
+def summary_of(run: Path) -> dict[str, Any]:
+    file = run / "summary.json"
+    return read_json(file) if file.exists() else {}

@@ -1,0 +1,182 @@
+"""Uploading, against a stand-in for the hub that keeps what it is sent; and the cards' metadata."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from genac.cli import main
+from genac.stages.cards import front_matter, hub_name, table
+from genac.stages.push import listed, push
+
+
+@dataclass
+class Hub:
+    """What the stand-in was asked; `status` is what it answers with."""
+
+    address: str = ""
+    status: int = 200
+    created: list[dict[str, Any]] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    tokens: set[str | None] = field(default_factory=set)
+
+
+def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
+    """Create, preupload and commit of the hub's interface, all files inline."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            hub.tokens.add(self.headers.get("authorization"))
+            if hub.status != 200:
+                return self.answer({"error": "no"}, hub.status)
+            if self.path == "/api/repos/create":
+                hub.created.append(json.loads(body))
+                return self.answer({"url": f"{hub.address}/me/thing"})
+            if "/preupload/" in self.path:
+                names = [f["path"] for f in json.loads(body)["files"]]
+                rows = [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]
+                return self.answer({"files": rows})
+            if "/commit/" in self.path:
+                for line in map(json.loads, body.splitlines()):
+                    if line["key"] == "file":
+                        name, content = line["value"]["path"], line["value"]["content"]
+                        hub.files[f"{self.path.split('/commit/')[0]}:{name}"] = base64.b64decode(
+                            content
+                        )
+                done = {"commitUrl": f"{hub.address}/me/thing/commit/1", "commitOid": "1" * 40}
+                return self.answer(done)
+            return self.answer({"valid": True})
+
+        def do_GET(self) -> None:
+            self.answer({"id": "me/thing", "sha": "0" * 40, "siblings": []})
+
+        def answer(self, body: dict[str, Any], status: int = 200) -> None:
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            return None
+
+    return Handler
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    found = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(found))
+    found.address = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", found.address)
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", found.address)
+    monkeypatch.setenv("HF_ENDPOINT", found.address)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    yield found
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def model(tiny_folder: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in tiny_folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "secret").write_text("hidden")
+    return folder
+
+
+def test_a_model_folder_reaches_the_hub_as_it_is(hub, model):
+    told = push([str(model), "me/thing", "--private"])
+    assert hub.created[0]["name"] == "thing" and hub.created[0]["visibility"] == "private"
+    assert hub.tokens == {"Bearer hf_secret"}
+    wanted = {f"/api/models/me/thing:{n}": (model / n).read_bytes() for n in listed(model)}
+    assert hub.files == wanted and not any(".cache" in name for name in wanted)
+    assert f"{hub.address}/me/thing" in told and "model.safetensors" in told
+
+
+def test_a_dry_run_lists_and_uploads_nothing(hub, model):
+    told = push([str(model), "me/thing", "--dry-run"])
+    assert "nothing uploaded" in told and "model.safetensors" in told
+    assert not hub.tokens
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"), [(401, "HF_TOKEN is valid"), (403, "may write"), (503, "try again later")]
+)
+def test_a_refusal_of_the_hub_says_what_to_do(hub, model, status, remedy, monkeypatch, capsys):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    hub.status = status
+    assert main(["push", str(model), "me/thing"]) == 2
+    told = capsys.readouterr().err
+    assert f"status {status}" in told and remedy in told and "hf_secret" not in told
+
+
+def test_no_network(hub, model, monkeypatch, capsys):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    for place in (
+        "huggingface_hub.constants.ENDPOINT",
+        "huggingface_hub.hf_api.constants.ENDPOINT",
+    ):
+        monkeypatch.setattr(place, "http://127.0.0.1:9")
+    assert main(["push", str(model), "me/thing"]) == 2
+    assert "http://127.0.0.1:9 could not be reached" in capsys.readouterr().err
+
+
+def test_no_token(model, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.utils.get_token", lambda: None)
+    with pytest.raises(ValueError, match="set HF_TOKEN or run 'hf auth login'"):
+        push([str(model), "me/thing"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["MODEL", "a/b/c"], "'a/b/c' is no repository name"),
+        (["MODEL", "me/thing", "--only", "actor"], "--only actor chooses"),
+        (["NOTHING", "me/thing"], "neither a finished run nor a model folder"),
+    ],
+)
+def test_what_cannot_be_pushed(model, tmp_path, arguments, told):
+    places = {"MODEL": str(model), "NOTHING": str(tmp_path / "nothing")}
+    with pytest.raises(ValueError, match=told):
+        push([places.get(a, a) for a in arguments])
+
+
+def test_hub_names_and_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "x").mkdir(parents=True)
+    assert hub_name("owner/model") == "owner/model"
+    for path in (None, "runs/x", "/abs/path", "./a", "~/a", "model", "a/b/c"):
+        assert hub_name(path) is None
+
+
+def test_a_bar_in_a_cell_stays_in_its_cell():
+    assert table(("a", "b"), [("x|y", "z")]).splitlines()[-1] == r"| x\|y | z |"
+
+
+def test_metadata_of_a_card_is_what_the_hub_reads():
+    config = {"name": "n: #1", "actor": {"model_name_or_path": "owner/base"}}
+    config["task"] = {"name": "file", "path": "/home/me/data.jsonl"}
+    metrics = [("accuracy", "held-out success", 0.5, [0.4, 0.6])]
+    card = ModelCard(front_matter(config, "n: #1 actor", ["genac"], metrics) + "\n\n# text\n")
+    data = card.data.to_dict()
+    assert (data["base_model"], data["tags"]) == ("owner/base", ["genac"])
+    assert card.data.eval_results is not None
+    result = card.data.eval_results[0]
+    assert (result.metric_value, result.dataset_name) == (0.5, "file (data.jsonl)")
+    assert card.data.model_name == "n: #1 actor"

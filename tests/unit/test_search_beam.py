@@ -1,0 +1,170 @@
+"""Beam search and judged candidates on a scripted actor and critic, worked by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fakes import ScriptedEngine, runtime_with, says
+
+from genac.config import RolloutConfig, StatesConfig
+from genac.critics.base import NoCritic
+from genac.engines.base import Completion, Request
+from genac.search.beam import beam_search
+from genac.search.candidates import Searcher, draw, judged, values
+from genac.types import Estimate, Problem, State
+
+PROBLEM = Problem("p", "a>", answer="secret", extras={"hint": "secret"})
+
+# What the actor writes after each text, in the order of being asked.
+STORY = {
+    "": ["b\n", "c\n", "d\n", "e\n"],
+    "d\n": ["x\n", "ans=<eos>"],
+    "e\n": ["y\n", "z\n"],
+    "e\ny\n": ["ans=<eos>", "ans=<eos>"],
+    "d\nx\n": ["ans=<eos>", "ans=<eos>"],
+}
+# What the critic thinks of each text.
+OPINION = {
+    **{"b\n": 0.1, "c\n": None, "d\n": 0.6, "e\n": 0.5},
+    **{"d\nx\n": 0.2, "e\ny\n": 0.9, "e\nz\n": 0.3},
+    **{"d\nans=": 0.05, "e\ny\nans=": 0.7},
+}
+
+
+class Opinion(NoCritic):
+    """Values by the text before the state; keeps what it was asked."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.asked = tokenizer, []
+
+    def estimate(self, states: list[State], step: int) -> list[Estimate]:
+        found = []
+        for state in states:
+            problem = state.rollout.problem
+            assert (problem.answer, problem.extras, state.rollout.reward) == ("", {}, None)
+            prefix = state.rollout.response_ids[: state.start]
+            text = self.tokenizer.decode(prefix, skip_special_tokens=True)
+            self.asked.append(text)
+            found.append(Estimate(state, OPINION[text]))
+        return found
+
+
+@pytest.fixture
+def search(tokenizer: Any, tiny_model: Any) -> Searcher:
+    told: dict[str, int] = {}
+
+    def script(request: Request) -> Completion:
+        prompt = len(tokenizer.encode("a>"))
+        text = tokenizer.decode(request.prompt_ids[prompt:])
+        number = told[text] = told.get(text, -1) + 1
+        return says(tokenizer, STORY[text][number % len(STORY[text])])
+
+    actor = runtime_with(ScriptedEngine(script), tokenizer, tiny_model)
+    rollout = RolloutConfig(max_completion_length=20)
+    return Searcher(actor, Opinion(tokenizer), rollout, StatesConfig(splitter="newline"))
+
+
+def texts(found: list[Any]) -> list[tuple[str, float | None]]:
+    return [(c.rollout.text, c.value) for c in found]
+
+
+def test_beam_search_by_hand(search):
+    """Round 1 keeps d and e. Round 2: d goes on to x (0.2) or ends, keeping its 0.6; e goes on to y
+    (0.9) or z (0.3): y and the ended d are kept. Round 3: y ends and keeps 0.9; the same ending
+    twice is one candidate."""
+    found = beam_search(search, [PROBLEM], n=4, width=2)
+    assert texts(found[0]) == [("e\ny\nans=", 0.9), ("d\nans=", 0.6)]
+    # Causal: asked at boundaries only, never after the last segment.
+    assert search.critic.asked == ["b\n", "c\n", "d\n", "e\n", "d\nx\n", "e\ny\n", "e\nz\n"]
+
+
+def test_beam_search_that_judges_ends(search):
+    found = beam_search(search, [PROBLEM], n=4, width=2, at="end")
+    # The ended d is now worth 0.05, so z (0.3) is kept beside y; z's story is not told.
+    assert search.critic.asked[4:8] == ["d\nx\n", "d\nans=", "e\ny\n", "e\nz\n"]
+    assert texts(found[0])[0] == ("e\ny\nans=", 0.7)
+
+
+STORY["e\nz\n"] = ["ans=<eos>", "ans=<eos>"]
+OPINION["e\nz\nans="] = 0.1
+
+
+def test_a_beam_of_one_is_greedy_in_the_critic(search):
+    found = beam_search(search, [PROBLEM], n=2, width=1)
+    # b and c are offered; c has no score and loses to 0.1, and b's story is short.
+    assert texts(found[0]) == [("b\nans=", 0.1)]
+
+
+STORY["b\n"] = ["ans=<eos>", "ans=<eos>"]
+
+
+def test_segments_by_length_and_the_response_limit(search, tokenizer):
+    actor = runtime_with(
+        ScriptedEngine(lambda r: Completion((5,) * r.max_new_tokens, zeros(r), "length")),
+        tokenizer,
+        search.actor.model,
+    )
+
+    class Half(NoCritic):
+        def estimate(self, states: list[State], step: int) -> list[Estimate]:
+            return [Estimate(s, 0.5) for s in states]
+
+    windows = StatesConfig(splitter="window", window=3)
+    cut = Searcher(actor, Half(), RolloutConfig(max_completion_length=7), windows)
+    found = beam_search(cut, [PROBLEM], n=2)
+    assert [len(c.rollout.response_ids) for c in found[0]] == [7]
+    assert found[0][0].rollout.finish == "length"
+    assert {r.max_new_tokens for r in actor.engine.asked} == {3, 1}
+
+
+def zeros(request: Request) -> Any:
+    import numpy as np
+
+    return np.zeros(request.max_new_tokens, np.float32)
+
+
+@pytest.mark.parametrize(("n", "width", "named"), [(2, 3, "--width is 3"), (2, 0, "--width is 0")])
+def test_widths_that_make_no_sense(search, n, width, named):
+    with pytest.raises(ValueError, match=named):
+        beam_search(search, [PROBLEM], n=n, width=width)
+
+
+def test_boundaries_known_only_afterwards_are_refused(search):
+    other = Searcher(
+        search.actor, search.critic, search.rollout, StatesConfig(splitter="low_probability")
+    )
+    with pytest.raises(ValueError, match="low_probability"):
+        beam_search(other, [PROBLEM], n=2)
+
+
+def test_candidates_are_judged_before_their_last_segment_or_after_it(tokenizer, tiny_model):
+    script = ScriptedEngine(lambda r: says(tokenizer, "e\ny\nans=<eos>"))
+    critic = Opinion(tokenizer)
+    search = Searcher(
+        runtime_with(script, tokenizer, tiny_model), critic, RolloutConfig(), StatesConfig()
+    )
+    groups = draw(search, [PROBLEM], 2)
+    assert values(judged(search, groups, "last")[0]) == [0.9, 0.9]
+    assert values(judged(search, groups, "end")[0]) == [0.7, 0.7]
+    assert set(critic.asked) == {"e\ny\n", "e\ny\nans="}
+
+
+def test_a_response_is_the_same_however_many_are_drawn(tokenizer, tiny_model):
+    engine = ScriptedEngine(lambda r: says(tokenizer, "b"))
+    search = Searcher(
+        runtime_with(engine, tokenizer, tiny_model), None, RolloutConfig(), StatesConfig()
+    )
+    problems = [PROBLEM, PROBLEM]
+    draw(search, problems, 2)
+    few = [r.seed for r in engine.asked]
+    engine.asked.clear()
+    draw(search, problems, 5)
+    many = [r.seed for r in engine.asked]
+    assert few == many[:2] + many[5:7] and len(set(many)) == 10
+
+
+def test_without_a_critic_only_votes_are_possible(search):
+    alone = Searcher(search.actor, None, search.rollout, search.states)
+    with pytest.raises(ValueError, match="--critic"):
+        judged(alone, [], "last")
