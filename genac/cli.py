@@ -23,6 +23,9 @@ USAGE = """genac VERB [ARGUMENTS]
   score CRITIC PROBLEM PARTIAL              a saved critic's value and reasoning for a partial
   solution
   report RUN [RUN ...]                      writes report.html
+  view RUN                                  shows a run's responses, coloured by value, in a browser
+                                            (--terminal: as text; --host, --port, --no-browser)
+  ls [FOLDER]                               the runs in a folder, and how far each has come
   doctor RECIPE [--key value ...]           versions, threads, memory and context checks for a
   recipe
   env                                       versions and machine
@@ -95,6 +98,18 @@ def report(arguments: Sequence[str]) -> None:
     print(write_report([Path(a) for a in arguments] if len(arguments) > 1 else Path(arguments[0])))
 
 
+def view(arguments: Sequence[str]) -> None:
+    from genac.viewer.command import view as show
+
+    show(arguments)
+
+
+def ls(arguments: Sequence[str]) -> None:
+    from genac.viewer.command import ls as show
+
+    show(arguments)
+
+
 def doctor(arguments: Sequence[str]) -> None:
     from genac.doctor import examine
     from genac.recipes import from_command_line
@@ -127,6 +142,8 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "paper": paper,
     "score": score,
     "report": report,
+    "view": view,
+    "ls": ls,
     "doctor": doctor,
     "env": env,
 }

@@ -31,6 +31,7 @@ from genac.runs.files import (
     read_lines,
     repair_tail,
     stable_hash,
+    tail_lines,
     write_json,
 )
 from genac.runs.tables import (
@@ -42,6 +43,7 @@ from genac.runs.tables import (
     encode,
     estimate_row,
     read,
+    read_arrow,
     rollout_row,
 )
 from genac.runs.trajectory import Trajectory, group_of
@@ -114,6 +116,10 @@ class Run:
         lines = [_revive(obj) for _, obj in read_lines(self.path / "metrics.jsonl")]
         return [line for line in lines if stage in (None, line.get("stage"))]
 
+    def last_metrics(self, count: int = 10) -> list[dict[str, Any]]:
+        """The last logged lines, from the file's end: the cost does not grow with the run."""
+        return [_revive(line) for line in tail_lines(self.path / "metrics.jsonl", count)]
+
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         events = [obj for _, obj in read_lines(self.path / "events.jsonl")]
         return [event for event in events if kind in (None, event.get("kind"))]
@@ -158,6 +164,10 @@ class Run:
     ) -> list[dict[str, Any]]:
         """The rows of one file, of some columns or all; with `where`, those that equal it."""
         return read(self.table_path(folder, stage, step), columns, where)
+
+    def arrow(self, folder: str, stage: str, step: int, columns: Sequence[str]) -> Any:
+        """The named columns of one file, those that it has, as a pyarrow table."""
+        return read_arrow(self.table_path(folder, stage, step), columns)
 
     def group(self, stage: str, step: int, group: int) -> list[Trajectory]:
         """The responses of one group, with the values of their states; ValueError where the run

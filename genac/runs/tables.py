@@ -82,13 +82,22 @@ def read(
 
     A column that the file does not have (older runs lack some) is absent from the rows.
     """
+    return read_arrow(path, columns, where).to_pylist()
+
+
+def read_arrow(
+    path: Path, columns: Sequence[str] | None = None, where: Mapping[str, Any] | None = None
+) -> Any:
+    """`read`, as a pyarrow table."""
     import pyarrow.parquet as parquet
 
-    if columns is not None:
-        held = set(parquet.read_schema(path).names)
-        columns = [name for name in columns if name in held]
-    filters = [(name, "==", value) for name, value in (where or {}).items()] or None
-    return parquet.read_table(path, columns=columns, filters=filters).to_pylist()
+    with parquet.ParquetFile(path) as file:
+        held = file.schema_arrow.names
+        wanted = held if columns is None else [name for name in held if name in columns]
+        if not where:
+            return file.read(wanted)
+    filters = [(name, "==", value) for name, value in where.items()]
+    return parquet.read_table(path, columns=wanted, filters=filters)
 
 
 class Words:

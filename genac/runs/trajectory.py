@@ -112,7 +112,16 @@ class Trajectory:
 def group_of(
     stage: str, step: int, rollouts: Sequence[Row], estimates: Sequence[Row]
 ) -> list[Trajectory]:
-    """The responses of one group, by member. Either list may lack responses that the other has."""
+    """The responses of one group, by member. Either list may lack responses that the other has.
+
+    ValueError where the rows lack what every run wrote.
+    """
+    for name, rows, needed in (
+        ("rollouts", rollouts, {"group", "member"}),
+        ("estimates", estimates, {"group", "member", "start", "end"}),
+    ):
+        if rows and (absent := needed - rows[0].keys()):
+            raise ValueError(f"the {name} of {stage} step {step} lack {', '.join(sorted(absent))}")
     written = {row["member"]: row for row in rollouts}
     judged: dict[int, list[Row]] = defaultdict(list)
     for row in estimates:
@@ -249,29 +258,19 @@ def tree(group: Sequence[Trajectory]) -> list[dict[str, Any]]:
     """
     nodes: dict[Any, dict[str, Any]] = {}
     for one in group:
-        parent: Any = ()
+        parent: dict[str, Any] | None = None
         for depth, step in enumerate(one.steps):
             # The parent is part of the key: equal text behind different prefixes is another state.
-            key = (parent, one.ids[step.start : step.end] if one.ids is not None else step.text)
-            node = nodes.setdefault(
-                key,
-                {
-                    "id": len(nodes),
-                    "parent": nodes[parent]["id"] if parent in nodes else None,
-                    "depth": depth,
-                    "text": step.text,
-                    "start": step.start,
-                    "members": [],
-                    "values": [],
-                    "ends": [],
-                },
-            )
-            node["members"].append(one.member)
+            above = None if parent is None else parent["id"]
+            key = (above, one.ids[step.start : step.end] if one.ids is not None else step.text)
+            fresh = {"id": len(nodes), "parent": above, "depth": depth, "text": step.text}
+            fresh |= {"start": step.start, "members": [], "values": [], "ends": []}
+            parent = nodes.setdefault(key, fresh)
+            parent["members"].append(one.member)
             if step.value is not None:
-                node["values"].append(step.value)
-            parent = key
-        if parent in nodes:
-            nodes[parent]["ends"].append({"member": one.member, "reward": one.reward})
+                parent["values"].append(step.value)
+        if parent is not None:
+            parent["ends"].append({"member": one.member, "reward": one.reward})
     return _depth_first(list(nodes.values()))
 
 
