@@ -229,7 +229,7 @@ class Index:
         cursor = self._database.cursor()
         cursor.execute(
             "SELECT count(*) AS responses, coalesce(sum(states), 0)::BIGINT AS states, "
-            "coalesce(sum(missing), 0)::BIGINT AS missing FROM responses"
+            "coalesce(sum(missing), 0)::BIGINT AS unparsable FROM responses"
         )
         counts = _rows(cursor)[0]
         cursor.execute(

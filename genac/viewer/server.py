@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from genac.runs.listing import status
@@ -71,8 +71,10 @@ def _failures(app: FastAPI) -> None:
     @app.exception_handler(ValueError)
     @app.exception_handler(OSError)
     def refused(request: Request, error: Exception) -> JSONResponse:
-        missing = isinstance(error, FileNotFoundError)
-        return JSONResponse({"detail": str(error)}, 404 if missing else 422)
+        told = str(error)
+        if isinstance(error, ValidationError):
+            told = "; ".join(f"{e['loc'][-1] if e['loc'] else ''} {e['msg']}" for e in error.errors())
+        return JSONResponse({"detail": told}, 422)
 
 
 def _routes(app: FastAPI, run: Run, index: Index) -> None:
