@@ -111,7 +111,7 @@ class Server:
 
     def wait_for_index(self) -> float:
         """Seconds from the start until every file has been read."""
-        while not (found := self.get("run")["indexed"])["done"] == found["total"]:
+        while (found := self.get("run")["indexed"])["done"] != found["total"]:
             pass
         return time.perf_counter() - self.begin
 

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def status(run: Run, now: float | None = None) -> Status:
 def _state(run: Run, summary: Mapping[str, Any], times: list[float], now: float) -> str:
     if summary or (run.path / "done.json").exists():
         return "finished"
-    pauses = [b - a for a, b in zip(times, times[1:], strict=False)]
+    pauses = [b - a for a, b in pairwise(times)]
     patience = max(QUIET, PAUSES * max(pauses, default=0.0))
     started = (run.path / "config.json").stat().st_mtime
     return "running" if now - max([*times[-1:], started]) < patience else "interrupted"

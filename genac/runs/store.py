@@ -202,9 +202,7 @@ class Run:
         """`metrics` as a pandas frame."""
         return _pandas().DataFrame(self.metrics(stage))
 
-    def rollouts_frame(
-        self, stage: str | None = None, columns: Sequence[str] | None = None
-    ) -> Any:
+    def rollouts_frame(self, stage: str | None = None, columns: Sequence[str] | None = None) -> Any:
         """Every stored response (of one stage) as a pandas frame, with its stage and step."""
         return self._frame("rollouts", stage, columns)
 

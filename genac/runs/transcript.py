@@ -63,7 +63,7 @@ def markdown(one: Trajectory) -> str:
         mark = " (largest fall)" if index == one.worst else ""
         text = step.text.strip().replace("|", "\\|").replace("\n", " ⏎ ")
         lines.append(
-            f"| {index + 1} | {shown(step)} | `{text.replace('`', 'ˋ')}` | {signed(step.change)}"
+            f"| {index + 1} | {shown(step)} | {_code(text)} | {signed(step.change)}"
             f"{mark} | {signed(step.advantage)} |"
         )
     for index, step in enumerate(one.steps):
@@ -75,6 +75,14 @@ def markdown(one: Trajectory) -> str:
 
 def signed(value: float | None) -> str:
     return "-" if value is None else f"{value:+.2f}"
+
+
+def _code(text: str) -> str:
+    """An inline code span: more backticks around it than any run within."""
+    ticks = "`"
+    while ticks in text:
+        ticks += "`"
+    return f"{ticks} {text} {ticks}" if "`" in text else f"{ticks}{text}{ticks}"
 
 
 def _fenced(text: str) -> Sequence[str]:

@@ -73,7 +73,7 @@ def _failures(app: FastAPI) -> None:
     def refused(request: Request, error: Exception) -> JSONResponse:
         told = str(error)
         if isinstance(error, ValidationError):
-            told = "; ".join(f"{e['loc'][-1] if e['loc'] else ''} {e['msg']}" for e in error.errors())
+            told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         return JSONResponse({"detail": told}, 422)
 
 

@@ -18,13 +18,14 @@ async function look() {
     const run = await ask("run");
     about(run);
     if (run.version !== version) {
-      const first = version < 0;
       version = run.version;
       await load(true);
-      if (first && !current().at && shownRows().length) go({ at: addressOf(shownRows()[0]) }, true);
     }
-    if (run.indexed.done < run.indexed.total) wait = 20;
-    else if (!current().at && shownRows().length) go({ at: addressOf(shownRows()[0]) }, true);
+    const all = run.indexed.done === run.indexed.total;
+    if (!all) wait = 20;
+    // Under the default order the first row is the first at once; under others once all are read.
+    const settled = all || !current().sort;
+    if (settled && !current().at && shownRows().length) go({ at: addressOf(shownRows()[0]) }, true);
   } catch (error) {
     byId("run-facts").textContent = `no answer from the server (${error.message})`;
   }

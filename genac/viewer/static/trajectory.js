@@ -83,7 +83,7 @@ function steps(one) {
     ...one.steps.map((step, index) => el("li", {}, stepButton(one, step, index, widest))));
   const wrap = el("div", { class: "steps-wrap" }, list, drawCurve(one, list));
   const names = el("div", { class: "steps-head", "aria-hidden": "true" },
-    ...["", "value before", "step", "advantage"].map((text) => el("span", { text })));
+    ...["", "value", "step", "advantage"].map((text) => el("span", { text })));
   return el("div", { class: "split" },
     el("section", { "aria-label": "Steps" }, names, wrap),
     el("section", { class: "state", id: "state", "aria-live": "polite", "aria-label": "Critic" }));
@@ -123,10 +123,11 @@ function selectedStep() {
   const asked = current().state;
   const found = judged.find((step) => String(step.start) === asked);
   if (found) return found;
-  return judged.find((step) => data.steps.indexOf(step) === data.worst) || judged[0] || null;
+  if (data.worst === null) return judged[0] || null;
+  return judged.find((step) => step.start > data.steps[data.worst].start) || judged[0];
 }
 
-// Marks the state of the address (else the largest fall), and fades what its critic had not seen.
+// Marks the state of the address (else the one behind the largest fall, which says why), and fades what its critic had not seen.
 function select() {
   const step = selectedStep();
   const list = byId("steps");
@@ -138,7 +139,7 @@ function select() {
     node.setAttribute("aria-pressed", String(here));
     node.parentNode.classList.toggle("unseen", step !== null && start >= step.start);
     if (here) {
-      node.parentNode.prepend(el("div", { class: "asked-here", text: "\u25b8 value asked here: the critic has read the steps above" }));
+      node.parentNode.prepend(el("div", { class: "asked-here", text: "\u25b8 asked here: the critic has read the steps above" }));
     }
   }
   byId("state").replaceChildren(panel(data, step));
@@ -159,5 +160,5 @@ export function stateBy(by) {
 }
 
 export function worstState() {
-  if (data && data.worst !== null) go({ state: data.steps[data.worst].start }, true);
+  if (data && data.worst !== null) go({ state: null }, true);
 }
