@@ -119,7 +119,7 @@ def _rows(
 ) -> Any:
     rows = run.arrow(*key, tuple(columns))
     if absent := [name for name in needed if name not in rows.column_names]:
-        raise ValueError(f"{key[0]} of {key[1]} step {key[2]} lack {', '.join(absent)}")
+        raise ValueError(f"the file lacks {', '.join(absent)}")
     return rows
 
 
