@@ -1,4 +1,4 @@
-"""A response as steps: what was asked where, what the run's own outcomes say, and how it is shown."""
+"""A response as steps: what was asked where, what outcomes say, how it is shown."""
 
 import math
 import sys
@@ -11,7 +11,6 @@ from genac.runs.trajectory import group_of, parse_address, tree
 from genac.types import Estimate, Problem, Rollout, State, Thought
 
 
-
 def rollout(member=0, ids=(3, 4, 5), reward: float | None = 1.0, text="a b c"):
     logprobs = np.full(len(ids), -0.5, np.float32)
     problem = Problem("p1", "1+2", "3")
@@ -22,9 +21,7 @@ def estimate(response, start, end, value, text="fine"):
     probs = np.zeros(11)
     probs[[2, 8]] = 0.5
     ids = (65, 66)
-    thought = Thought(
-        (9, 9, start), ids, np.array([-0.1, -2.0], np.float32), text, value, 1, probs
-    )
+    thought = Thought((9, 9, start), ids, np.array([-0.1, -2.0], np.float32), text, value, 1, probs)
     return Estimate(State(response, start, end), value, (thought,), version=3)
 
 
@@ -86,7 +83,11 @@ def test_segments_at_which_nothing_was_asked_are_shown_as_such(run):
     one = rollout(ids=(3, 4, 5, 6))
     store(run, [one], [estimate(one, 1, 2, 0.5)])
     steps = run.trajectory(4).steps
-    assert [(s.start, s.end, s.asked) for s in steps] == [(0, 1, False), (1, 2, True), (2, 4, False)]
+    assert [(s.start, s.end, s.asked) for s in steps] == [
+        (0, 1, False),
+        (1, 2, True),
+        (2, 4, False),
+    ]
 
 
 def test_a_missing_score_is_bridged_by_the_next_value(run):
@@ -98,7 +99,11 @@ def test_a_missing_score_is_bridged_by_the_next_value(run):
 
 
 def test_observed_success_counts_the_responses_that_share_the_prefix(run):
-    responses = [rollout(0, (3, 4, 5), 1.0), rollout(1, (3, 4, 6), 0.0), rollout(2, (8, 4, 5), None)]
+    responses = [
+        rollout(0, (3, 4, 5), 1.0),
+        rollout(1, (3, 4, 6), 0.0),
+        rollout(2, (8, 4, 5), None),
+    ]
     judged = [estimate(r, s, s + 1, 0.5) for r in responses for s in range(3)]
     store(run, responses, judged)
     first, second, third = run.group("joint", 4, 0)
@@ -142,7 +147,7 @@ def test_foreign_rows_are_refused_by_name():
 @pytest.mark.parametrize("place", [(5, 0, 0), (4, 9, 0), (4, 0, 9)])
 def test_what_the_run_does_not_hold_is_a_clear_error(run, place):
     store(run, [rollout()], [])
-    with pytest.raises(ValueError, match="holds no group|has no response 9"):
+    with pytest.raises(ValueError, match=r"holds no group|has no response 9"):
         run.trajectory(*place)
 
 

@@ -5,10 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-for needed in ("duckdb", "fastapi", "uvicorn", "httpx"):
-    pytest.importorskip(needed, reason="the viewer's extra is not installed")
-
 from starlette.testclient import TestClient
 from viewer_run import HOSTILE, STEPS, append, make
 
@@ -57,7 +53,7 @@ def places(page):
     return [(row["step"], row["group"], row["member"]) for row in page["rows"]]
 
 
-# --- the index -------------------------------------------------------------------------------------
+# --- the index ----------------------------------------------------------------------------------
 
 
 def test_the_newest_step_comes_first(index):
@@ -198,7 +194,7 @@ def test_an_older_run_shows_the_same_list(run, index):
     assert again.page(Filters(size=50)) == before and not again.notes()
 
 
-# --- over HTTP -------------------------------------------------------------------------------------
+# --- over HTTP ----------------------------------------------------------------------------------
 
 
 def test_the_run_in_a_few_words(client):
@@ -307,7 +303,7 @@ def test_the_viewer_writes_nothing(client, run):
     assert {p: p.stat().st_mtime_ns for p in run.path.rglob("*")} == before
 
 
-# --- the terminal ----------------------------------------------------------------------------------
+# --- the terminal -------------------------------------------------------------------------------
 
 
 def test_the_terminal_lists_and_shows_one_response(run, capsys, monkeypatch):

@@ -16,16 +16,23 @@ export function panel(one, step) {
     facts(step),
     el("h3", { text: "The critic's reasoning" }),
     reasoning(step),
-    el("h3", { text: "Score distribution" }),
+    el("h3", { text: "Probability of each score" }),
     distribution(step),
     versions(one, step),
-    fold("Exact prompt of the critic", step.critic_prompt === null ? note(OLDER) : el("pre", { text: step.critic_prompt })),
-    fold("The critic's tokens with their probabilities", tokens(step.rationale_tokens, step.rationale_logprobs)),
-    fold(`The actor's tokens of step ${number} with their probabilities`, actorTokens(one, step)));
+    fold("prompt", "Exact prompt of the critic", step.critic_prompt === null ? note(OLDER) : el("pre", { text: step.critic_prompt })),
+    fold("critic", "The critic's tokens with their probabilities", tokens(step.rationale_tokens, step.rationale_logprobs)),
+    fold("actor", `The actor's tokens of step ${number} with their probabilities`, actorTokens(one, step)));
 }
 
 const note = (text) => el("p", { class: "note", text });
-const fold = (title, body) => el("details", {}, el("summary", { text: title }), body);
+
+const unfolded = new Set(); // what was opened stays open from state to state
+
+function fold(name, title, body) {
+  const node = el("details", { open: unfolded.has(name) }, el("summary", { text: title }), body);
+  node.addEventListener("toggle", () => (node.open ? unfolded.add(name) : unfolded.delete(name)));
+  return node;
+}
 
 function big(step) {
   const node = chip(step.value);
@@ -37,18 +44,18 @@ function big(step) {
 
 function heading(step) {
   if (step.value === null) return "the score could not be read";
-  return `expected success of what the critic had read, by critic version ${step.critic_version ?? "?"}`;
+  return `expected success, says critic version ${step.critic_version ?? "?"}`;
 }
 
 function facts(step) {
   const seen = step.observed === null
-    ? "-" : `${plain(step.observed)} of ${step.observed_count} responses`;
+    ? "-" : `${plain(step.observed)} (${step.observed_count} resp.)`;
   const pairs = [
-    ["value after the step", plain(step.after)],
+    ["value after", plain(step.after)],
     ["change", signed(step.change)],
     ["advantage", signed(step.advantage)],
-    ["spread of the score", plain(step.spread)],
-    ["observed success here", seen],
+    ["spread of score", plain(step.spread)],
+    ["observed here", seen],
     ["value \u2212 observed", step.observed === null || step.value === null ? "-" : signed(step.value - step.observed)],
   ];
   return el("dl", { class: "facts" },

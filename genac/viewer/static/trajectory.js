@@ -142,7 +142,14 @@ function select() {
       node.parentNode.prepend(el("div", { class: "asked-here", text: "\u25b8 asked here: the critic has read the steps above" }));
     }
   }
-  byId("state").replaceChildren(panel(data, step));
+  const about = `${data.address} ${step === null ? "" : step.start}`;
+  const versions = byId("versions");
+  if (byId("state").dataset.about !== about) {
+    byId("state").dataset.about = about;
+    byId("state").replaceChildren(panel(data, step));
+  } else if (versions) {
+    versions.open = Boolean(current().compare);
+  }
   document.dispatchEvent(new Event("selected"));
 }
 

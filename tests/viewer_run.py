@@ -65,7 +65,9 @@ def rollout(group: int, member: int, step: int) -> Rollout:
 
 def estimate(response: Rollout, place: int, value: float | None, step: int) -> Estimate:
     probs = np.exp(-((np.arange(11) / 10 - (value or 0)) ** 2) * 40)
-    text = f"step {place} of {response.problem.id} at version {step}\n{HOSTILE if place == 2 else ''}"
+    text = (
+        f"step {place} of {response.problem.id} at version {step}\n{HOSTILE if place == 2 else ''}"
+    )
     thought = Thought(
         (7, place),
         (40, 41),
