@@ -204,8 +204,8 @@ def values(step: int, reward: np.ndarray, rng: np.random.Generator) -> dict:
         "critic_prompt": [f"problem {r} partial response of {s} lines, how likely is success?"
                           for r, s in zip(response, state, strict=True)],
         "rationale_tokens": words,
-        "rationale_logprobs": list(-rng.exponential(0.2, (count, 6)).astype(np.float32)),
-        "score_probs": list(probs / probs.sum(1, keepdims=True)),
+        "rationale_logprobs": list((-rng.exponential(0.2, (count, 6))).round(3).astype(np.float32)),
+        "score_probs": list((probs / probs.sum(1, keepdims=True)).round(3)),
     }  # fmt: skip
 
 

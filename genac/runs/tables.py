@@ -160,13 +160,13 @@ def estimate_row(
         state_hash(state.prefix_ids),
         critic.text(thoughts[0].prompt_ids) if thoughts else None,
         *_written(thoughts, critic),
-        np.mean(probs, axis=0) if probs else None,
+        _rounded(np.mean(probs, axis=0)) if probs else None,
     )
 
 
 def _written(
     thoughts: Sequence[Thought], critic: Words
-) -> tuple[list[str] | None, list[float] | None]:
+) -> tuple[list[str] | None, np.ndarray | None]:
     """The tokens of all thoughts and their log-probabilities, with BETWEEN in between."""
     tokens: list[str] = []
     logprobs: list[float] = []
@@ -179,7 +179,12 @@ def _written(
             logprobs.append(float("nan"))
         tokens += pieces
         logprobs += thought.logprobs.tolist()
-    return (tokens, logprobs) if tokens else (None, None)
+    return (tokens, _rounded(logprobs)) if tokens else (None, None)
+
+
+def _rounded(values: Any) -> np.ndarray:
+    """To three decimals: these are looked at, not trained on, and so take a third of the space."""
+    return np.round(np.asarray(values, np.float32), 3)
 
 
 def state_hash(prefix_ids: Sequence[int]) -> int:
