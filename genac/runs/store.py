@@ -169,14 +169,16 @@ class Run:
         """The named columns of one file, those that it has, as a pyarrow table."""
         return read_arrow(self.table_path(folder, stage, step), columns)
 
-    def group(self, stage: str, step: int, group: int) -> list[Trajectory]:
-        """The responses of one group, with the values of their states; ValueError where the run
-        holds none.
+    def group(
+        self, stage: str, step: int, group: int, columns: Sequence[str] | None = None
+    ) -> list[Trajectory]:
+        """The responses of one group, with the values of their states, from some columns or all;
+        ValueError where the run holds none.
         """
         key, rows = (stage, step), {}
         for folder in ("rollouts", "estimates"):
             held = self.table_path(folder, *key).exists()
-            rows[folder] = self.table(folder, *key, where={"group": group}) if held else []
+            rows[folder] = self.table(folder, *key, columns, {"group": group}) if held else []
         found = group_of(stage, step, rows["rollouts"], rows["estimates"])
         if not found:
             raise ValueError(

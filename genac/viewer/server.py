@@ -24,7 +24,11 @@ from genac.viewer.index import Filters, Index
 
 STATIC = Path(__file__).parent / "static"
 BUDGET = 0.15  # seconds that a request may spend on reading the run before it answers
-VERSIONS = 24  # groups that are looked through for the same state
+VERSIONS = 12  # groups that are looked through for the same state
+JUDGEMENT = (  # the columns that are needed for it
+    *("group", "member", "problem_id", "response_ids", "reward", "start", "end", "step_text"),
+    *("value", "rationale", "critic_version", "score_probs"),
+)
 HEADERS = {
     # Even if text of a model became markup, the browser would run and fetch nothing.
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
@@ -161,7 +165,7 @@ def same_state(
         places.append(place)
     found: dict[Any, dict[str, Any]] = {}
     for stage, step, group in sorted(places, key=lambda place: (-place[1], place[0])):
-        for one in run.group(stage, step, group):
+        for one in run.group(stage, step, group, JUDGEMENT):
             for state in one.steps:
                 version = (stage, state.critic_version)
                 if not state.asked or prefix(one, state) not in wanted or version in found:

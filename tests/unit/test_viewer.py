@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -168,6 +170,32 @@ def test_a_foreign_file_is_named(run):
     index.refresh()
     assert index.notes() == ["rollouts of joint step 0: the file lacks group, member"]
     assert index.page(Filters(step_max=0))["total"] == 4  # known from the estimates
+
+
+def test_a_column_of_another_type_is_named(run):
+    columns = {
+        "group": "int32",
+        "member": "int32",
+        "start": "int32",
+        "end": "int32",
+        "value": "string",
+    }
+    path = run.table_path("estimates", "joint", 0)
+    path.write_bytes(encode([(0, 0, 0, 2, "high")], columns))
+    index = Index(run)
+    index.refresh()
+    told = "estimates of joint step 0: the column value holds string, not numbers"
+    assert index.notes() == [told]
+
+
+def test_opening_a_run_does_not_import_pandas(run):
+    code = (
+        "import sys; from genac.runs.store import Run; "
+        "from genac.viewer.index import Filters, Index; "
+        f"index = Index(Run({str(run.path)!r})); index.refresh(); index.page(Filters()); "
+        "assert 'pandas' not in sys.modules and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def older(run, step):
