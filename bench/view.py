@@ -66,12 +66,15 @@ def rows(measured: dict) -> list[list]:
 
 def measure(args, folder: Path) -> tuple[dict, dict]:
     """Opens the run `repeats` times; asks every request that often of each server."""
-    seconds = {name: [] for name in ("open", "open_cpu", "indexed", "memory_mb", *REQUESTS)}
+    seconds = {
+        name: [] for name in ("open", "open_cpu", "indexed", "indexed_cpu", "memory_mb", *REQUESTS)
+    }
     for turn in range(args.repeats):
         with Server(folder) as server:
             seconds["open"].append(server.opened)
             seconds["open_cpu"].append(server.opened_cpu)
             seconds["indexed"].append(server.wait_for_index())
+            seconds["indexed_cpu"].append(server.cpu())
             for name, path in REQUESTS.items():
                 for ask in range(args.repeats):
                     filled = path.format(turn=f"{turn}-{ask}", step=(37 * ask + turn) % server.last)
@@ -97,9 +100,7 @@ class Server:
         found = self.get("rollouts")
         assert len(found["rows"]), "the first page is empty"
         self.opened = time.perf_counter() - begin
-        # On a busy machine the wall clock says more of its other work than of ours.
-        ticks = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        self.opened_cpu = (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK")
+        self.opened_cpu = self.cpu()
         self.last = max(row["step"] for row in found["rows"])
 
     def __enter__(self) -> Server:
@@ -118,6 +119,11 @@ class Server:
         while (found := self.get("run")["indexed"])["done"] != found["total"]:
             pass
         return time.perf_counter() - self.begin
+
+    def cpu(self) -> float:
+        """Processor seconds so far: on a busy machine the wall clock says more of other work."""
+        ticks = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK")
 
     def peak_mb(self) -> float:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
