@@ -152,7 +152,7 @@ class Index:
 
     def notes(self) -> list[str]:
         """What could not be read."""
-        return [self._broken[key] for key in sorted(self._broken)]
+        return [text for _, text in sorted(dict(self._broken).items())]
 
     def _scan(self) -> dict[Key, tuple]:
         found: dict[Key, list] = {}
