@@ -89,15 +89,19 @@ def read_arrow(
     path: Path, columns: Sequence[str] | None = None, where: Mapping[str, Any] | None = None
 ) -> Any:
     """`read`, as a pyarrow table."""
+    import pyarrow.compute as compute
     import pyarrow.parquet as parquet
 
     with parquet.ParquetFile(path) as file:
         held = file.schema_arrow.names
         wanted = held if columns is None else [name for name in held if name in columns]
-        if not where:
-            return file.read(wanted)
-    filters = [(name, "==", value) for name, value in where.items()]
-    return parquet.read_table(path, columns=wanted, filters=filters)
+        rows = file.read([*wanted, *(name for name in where or {} if name not in wanted)])
+    # Not by read_table's own filters, which would open the file a second time.
+    for name, value in (where or {}).items():
+        if name not in rows.column_names:
+            raise ValueError(f"{path} lacks the column {name}: it is no file of a run")
+        rows = rows.filter(compute.equal(rows[name], value))
+    return rows.select(wanted)
 
 
 class Words:
