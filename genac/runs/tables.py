@@ -89,7 +89,7 @@ def read_arrow(
     path: Path, columns: Sequence[str] | None = None, where: Mapping[str, Any] | None = None
 ) -> Any:
     """`read`, as a pyarrow table."""
-    import pyarrow.compute as compute
+    import pyarrow.dataset as dataset
     import pyarrow.parquet as parquet
 
     with parquet.ParquetFile(path) as file:
@@ -100,7 +100,7 @@ def read_arrow(
     for name, value in (where or {}).items():
         if name not in rows.column_names:
             raise ValueError(f"{path} lacks the column {name}: it is no file of a run")
-        rows = rows.filter(compute.equal(rows[name], value))
+        rows = rows.filter(dataset.field(name) == value)
     return rows.select(wanted)
 
 
