@@ -89,18 +89,21 @@ def read_arrow(
     path: Path, columns: Sequence[str] | None = None, where: Mapping[str, Any] | None = None
 ) -> Any:
     """`read`, as a pyarrow table."""
-    import pyarrow.dataset as dataset
     import pyarrow.parquet as parquet
 
     with parquet.ParquetFile(path) as file:
         held = file.schema_arrow.names
         wanted = held if columns is None else [name for name in held if name in columns]
         rows = file.read([*wanted, *(name for name in where or {} if name not in wanted)])
+    if not where:
+        return rows
+    from pyarrow.dataset import field  # imports pandas, which plain reading should not wait for
+
     # Not by read_table's own filters, which would open the file a second time.
-    for name, value in (where or {}).items():
+    for name, value in where.items():
         if name not in rows.column_names:
             raise ValueError(f"{path} lacks the column {name}: it is no file of a run")
-        rows = rows.filter(dataset.field(name) == value)
+        rows = rows.filter(field(name) == value)
     return rows.select(wanted)
 
 
