@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/genac
 
-.PHONY: help setup demo test test-slow lint types check compare results bench clean
+.PHONY: help setup demo test test-slow lint types check compare results bench screenshot clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
@@ -43,7 +43,10 @@ results: setup   ## every experiment of docs/results; hours on two CPU cores
 
 bench: setup     ## speed: rough figures of every benchmark
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	for name in engine critic step trl scale; do $(BIN)/python bench/$$name.py --quick || exit 1; done
+	for name in engine critic step trl scale view; do $(BIN)/python bench/$$name.py --quick || exit 1; done
+
+screenshot: setup ## the README's picture of the viewer; SHOT=RUN names the run
+	$(BIN)/python bench/screenshot.py $(or $(SHOT),runs/arithmetic)
 
 clean:           ## remove the environment and all runs
 	rm -rf .venv runs

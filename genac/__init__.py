@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from genac.config import RunConfig
     from genac.recipes import read_recipe, resolve
     from genac.runs.store import Run
+    from genac.runs.trajectory import Trajectory
     from genac.scoring import Critic
     from genac.stages.pipeline import train
 
@@ -19,11 +20,12 @@ _WHERE = {
     "Critic": "genac.scoring",
     "Run": "genac.runs.store",
     "RunConfig": "genac.config",
+    "Trajectory": "genac.runs.trajectory",
     "read_recipe": "genac.recipes",
     "resolve": "genac.recipes",
     "train": "genac.stages.pipeline",
 }
-__all__ = ["Critic", "Run", "RunConfig", "read_recipe", "resolve", "train"]
+__all__ = ["Critic", "Run", "RunConfig", "Trajectory", "read_recipe", "resolve", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -33,6 +33,9 @@ USAGE = """genac VERB [ARGUMENTS]
   push RUN|FOLDER REPO_ID                   models and their cards onto the hub (--private
                                             --only actor|critic --dry-run)
   report RUN [RUN ...]                      writes report.html
+  view RUN                                  shows a run's responses, coloured by value, in a browser
+                                            (--terminal: as text; --host, --port, --no-browser)
+  ls [FOLDER]                               the runs in a folder, and how far each has come
   doctor RECIPE [--gpu GIB] [--key ...]     versions, threads, memory and context checks for a
                                             recipe, here or for a GPU elsewhere
   env                                       versions and machine
@@ -141,6 +144,18 @@ def report(arguments: Sequence[str]) -> None:
     print(write_report([Path(a) for a in arguments] if len(arguments) > 1 else Path(arguments[0])))
 
 
+def view(arguments: Sequence[str]) -> None:
+    from genac.viewer.command import view as show
+
+    show(arguments)
+
+
+def ls(arguments: Sequence[str]) -> None:
+    from genac.viewer.command import ls as show
+
+    show(arguments)
+
+
 def doctor(arguments: Sequence[str]) -> None:
     from genac.doctor import examine
     from genac.recipes import from_command_line, value_after
@@ -192,6 +207,8 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "serve": serve,
     "push": push,
     "report": report,
+    "view": view,
+    "ls": ls,
     "doctor": doctor,
     "env": env,
 }

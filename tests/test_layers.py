@@ -28,6 +28,7 @@ LEVELS = {
     "tasks": 1,
     "ops": 1,
     "runs": 1,
+    "viewer": 2,
     "models": 2,
     "engines": 3,
     "batching": 3,
@@ -58,6 +59,7 @@ LIGHT = (
     "recipes",
     "tasks",
     "runs",
+    "viewer",
 )
 HEAVY = {"torch", "transformers", "ray", "vllm", "wandb", "matplotlib"}
 

@@ -107,6 +107,19 @@ def read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     return pairs
 
 
+def tail_lines(path: Path, count: int, block: int = 1 << 16) -> list[dict[str, Any]]:
+    """The objects of at most the last `count` lines that lie in the file's last `block` bytes."""
+    if not path.exists():
+        return []
+    with open(path, "rb") as file:
+        begin = max(0, file.seek(0, os.SEEK_END) - block)
+        file.seek(begin)
+        lines = file.read().split(b"\n")
+    whole = lines[1:] if begin else lines  # the first may have been cut by the block's edge
+    found = [obj for line in whole[-count - 1 :] if (obj := _parse(line)) is not None]
+    return found[-count:]
+
+
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         obj = json.loads(line)

@@ -32,6 +32,7 @@ from genac.runs.files import (
     read_lines,
     repair_tail,
     stable_hash,
+    tail_lines,
     write_json,
 )
 from genac.runs.tables import (
@@ -39,12 +40,15 @@ from genac.runs.tables import (
     ROLLOUT_COLUMNS,
     Advantages,
     Decode,
+    Words,
     encode,
     estimate_row,
     read,
+    read_arrow,
     rollout_row,
 )
 from genac.runs.trackers import Trackers
+from genac.runs.trajectory import Trajectory, group_of
 from genac.types import Estimate, Rollout
 
 __all__ = ["Run", "atomic_write", "environment", "stable_hash"]
@@ -138,12 +142,20 @@ class Run:
         lines = [_revive(obj) for _, obj in read_lines(self.path / "metrics.jsonl")]
         return [line for line in lines if stage in (None, line.get("stage"))]
 
+    def last_metrics(self, count: int = 10) -> list[dict[str, Any]]:
+        """The last logged lines, from the file's end: the cost does not grow with the run."""
+        return [_revive(line) for line in tail_lines(self.path / "metrics.jsonl", count)]
+
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         events = [obj for _, obj in read_lines(self.path / "events.jsonl")]
         return [event for event in events if kind in (None, event.get("kind"))]
 
-    def write_rollouts(self, stage: str, step: int, rollouts: Sequence[Rollout]) -> None:
-        rows = [rollout_row(rollout) for rollout in rollouts]
+    def write_rollouts(
+        self, stage: str, step: int, rollouts: Sequence[Rollout], decode: Decode | None = None
+    ) -> None:
+        """One row per response; `decode` turns single token ids into the column tokens."""
+        words = Words(decode)
+        rows = [rollout_row(rollout, words) for rollout in rollouts]
         self._write_table("rollouts", stage, step, encode(rows, ROLLOUT_COLUMNS))
 
     def write_estimates(
@@ -153,9 +165,13 @@ class Run:
         estimates: Sequence[Estimate],
         advantages: Advantages | None = None,
         decode: Decode | None = None,
+        critic_decode: Decode | None = None,
     ) -> None:
-        """One row per state; `decode` turns a segment's token ids into the column step_text."""
-        rows = [estimate_row(estimate, advantages or {}, decode) for estimate in estimates]
+        """One row per state. `decode` turns a segment's token ids into the column step_text,
+        `critic_decode` the critic's own tokens into its prompt and the tokens of its reasoning.
+        """
+        words = Words(critic_decode)
+        rows = [estimate_row(estimate, advantages or {}, decode, words) for estimate in estimates]
         self._write_table("estimates", stage, step, encode(rows, ESTIMATE_COLUMNS))
 
     def tables(self, folder: str, stage: str | None = None) -> list[tuple[str, int]]:
@@ -165,10 +181,74 @@ class Run:
         return [key for key in keys if stage in (None, key[0])]
 
     def table(
-        self, folder: str, stage: str, step: int, columns: Sequence[str] | None = None
+        self,
+        folder: str,
+        stage: str,
+        step: int,
+        columns: Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """The rows of one file, of some columns or all."""
-        return read(self._table_path(folder, stage, step), columns)
+        """The rows of one file, of some columns or all; with `where`, those that equal it."""
+        return read(self.table_path(folder, stage, step), columns, where)
+
+    def arrow(self, folder: str, stage: str, step: int, columns: Sequence[str]) -> Any:
+        """The named columns of one file, those that it has, as a pyarrow table."""
+        return read_arrow(self.table_path(folder, stage, step), columns)
+
+    def group(
+        self, stage: str, step: int, group: int, columns: Sequence[str] | None = None
+    ) -> list[Trajectory]:
+        """The responses of one group, with the values of their states, from some columns or all;
+        ValueError where the run holds none.
+        """
+        key, rows = (stage, step), {}
+        for folder in ("rollouts", "estimates"):
+            held = self.table_path(folder, *key).exists()
+            rows[folder] = self.table(folder, *key, columns, {"group": group}) if held else []
+        found = group_of(stage, step, rows["rollouts"], rows["estimates"])
+        if not found:
+            raise ValueError(
+                f"{self.path} holds no group {group} of stage {stage!r} at step {step}; "
+                "Run.tables('rollouts') lists the steps it holds"
+            )
+        return found
+
+    def trajectory(
+        self, step: int, group: int = 0, member: int = 0, stage: str = "joint"
+    ) -> Trajectory:
+        """One response with the values of its states; ValueError where the run holds none."""
+        found = self.group(stage, step, group)
+        for one in found:
+            if one.member == member:
+                return one
+        raise ValueError(
+            f"group {group} of stage {stage!r} at step {step} has no response {member}; it has "
+            f"{', '.join(str(one.member) for one in found)}"
+        )
+
+    def metrics_frame(self, stage: str | None = None) -> Any:
+        """`metrics` as a pandas frame."""
+        return _pandas().DataFrame(self.metrics(stage))
+
+    def rollouts_frame(self, stage: str | None = None, columns: Sequence[str] | None = None) -> Any:
+        """Every stored response (of one stage) as a pandas frame, with its stage and step."""
+        return self._frame("rollouts", stage, columns)
+
+    def estimates_frame(
+        self, stage: str | None = None, columns: Sequence[str] | None = None
+    ) -> Any:
+        """Every stored value (of one stage) as a pandas frame, with its stage and step."""
+        return self._frame("estimates", stage, columns)
+
+    def _frame(self, folder: str, stage: str | None, columns: Sequence[str] | None) -> Any:
+        pandas = _pandas()
+        frames = []
+        for key in self.tables(folder, stage):
+            rows = pandas.DataFrame(self.table(folder, *key, columns))
+            rows.insert(0, "step", key[1])
+            rows.insert(0, "stage", key[0])
+            frames.append(rows)
+        return pandas.concat(frames, ignore_index=True) if frames else pandas.DataFrame()
 
     def truncate_after(self, stage: str, step: int) -> None:
         """Drops what `stage` logged after `step`: a resumed run will do those steps again."""
@@ -179,7 +259,7 @@ class Run:
             atomic_write(path, "".join(line + "\n" for line in kept))
         for folder in ("rollouts", "estimates"):
             for _, later in [key for key in self.tables(folder, stage) if key[1] > step]:
-                self._table_path(folder, stage, later).unlink()
+                self.table_path(folder, stage, later).unlink()
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_json(self.path / "summary.json", summary)
@@ -195,11 +275,11 @@ class Run:
             self._repaired.add(name)
         append_line(self.path / name, line)
 
-    def _table_path(self, folder: str, stage: str, step: int) -> Path:
+    def table_path(self, folder: str, stage: str, step: int) -> Path:
         return self.path / folder / f"{stage}-{step:06d}.parquet"
 
     def _write_table(self, folder: str, stage: str, step: int, data: bytes) -> None:
-        path = self._table_path(folder, stage, step)
+        path = self.table_path(folder, stage, step)
         path.parent.mkdir(exist_ok=True)
         atomic_write(path, data)
 
@@ -213,6 +293,17 @@ def environment() -> dict[str, Any]:
         "versions": {name: _version(name) for name in ("genac", "torch", "transformers", "numpy")},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError as error:
+        raise ValueError(
+            "frames need pandas, which is not installed: pip install pandas, or use "
+            "Run.metrics() and Run.table(), which return plain rows"
+        ) from error
+    return pandas
 
 
 def _version(package: str) -> str | None:

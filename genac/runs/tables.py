@@ -5,16 +5,21 @@ pyarrow is imported inside the functions, so that importing the store stays ligh
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from genac.runs.files import encodable
-from genac.types import Estimate, Rollout
+from genac.types import Estimate, Rollout, Thought
 
 Advantages = Mapping[tuple[int, int, int], float]  # (group, member, start) -> advantage
 Decode = Callable[[Sequence[int]], str]
+
+BETWEEN = "\n---\n"  # the completions of several thoughts about one state
 
 ROLLOUT_COLUMNS = {
     "problem_id": "string",
@@ -29,6 +34,7 @@ ROLLOUT_COLUMNS = {
     "reason": "string",
     "finish": "string",
     "actor_version": "int32",
+    "tokens": "list<string>",  # the text of each response token; null without a decoder
 }
 ESTIMATE_COLUMNS = {
     "problem_id": "string",
@@ -43,6 +49,11 @@ ESTIMATE_COLUMNS = {
     "expected": "double",
     "rationale": "string",
     "critic_version": "int32",
+    "state": "int64",  # hash of the prefix's token ids: equal states have equal numbers
+    "critic_prompt": "string",  # what the critic read; null without a decoder of its tokens
+    "rationale_tokens": "list<string>",  # joined they are `rationale`
+    "rationale_logprobs": "list<float>",  # NaN between two thoughts
+    "score_probs": "list<float>",  # of the scores 0..10, mean over the thoughts
 }
 
 
@@ -51,7 +62,11 @@ def encode(rows: Sequence[tuple], columns: Mapping[str, str]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    nested = {"list<int32>": pa.list_(pa.int32()), "list<float>": pa.list_(pa.float32())}
+    nested = {
+        "list<int32>": pa.list_(pa.int32()),
+        "list<float>": pa.list_(pa.float32()),
+        "list<string>": pa.list_(pa.string()),
+    }
     types = [nested.get(kind) or pa.type_for_alias(kind) for kind in columns.values()]
     values = list(zip(*rows, strict=True)) or [()] * len(types)
     arrays = [pa.array(value, kind) for value, kind in zip(values, types, strict=True)]
@@ -60,14 +75,57 @@ def encode(rows: Sequence[tuple], columns: Mapping[str, str]) -> bytes:
     return buffer.getvalue()
 
 
-def read(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of one file, of some columns or all."""
+def read(
+    path: Path, columns: Sequence[str] | None = None, where: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of one file, of some columns or all, and of those only the ones that equal `where`.
+
+    A column that the file does not have (older runs lack some) is absent from the rows.
+    """
+    return read_arrow(path, columns, where).to_pylist()
+
+
+def read_arrow(
+    path: Path, columns: Sequence[str] | None = None, where: Mapping[str, Any] | None = None
+) -> Any:
+    """`read`, as a pyarrow table."""
     import pyarrow.parquet as parquet
 
-    return parquet.read_table(path, columns=columns and list(columns)).to_pylist()
+    with parquet.ParquetFile(path) as file:
+        held = file.schema_arrow.names
+        wanted = held if columns is None else [name for name in held if name in columns]
+        rows = file.read([*wanted, *(name for name in where or {} if name not in wanted)])
+    if not where:
+        return rows
+    from pyarrow.dataset import field  # imports pandas, which plain reading should not wait for
+
+    # Not by read_table's own filters, which would open the file a second time.
+    for name, value in where.items():
+        if name not in rows.column_names:
+            raise ValueError(f"{path} lacks the column {name}: it is no file of a run")
+        rows = rows.filter(field(name) == value)
+    return rows.select(wanted)
 
 
-def rollout_row(rollout: Rollout) -> tuple:
+class Words:
+    """Text of single tokens, each decoded once; None where there is no decoder."""
+
+    def __init__(self, decode: Decode | None) -> None:
+        self._decode = decode
+        self._known: dict[int, str] = {}
+
+    def pieces(self, ids: Sequence[int]) -> list[str] | None:
+        if self._decode is None:
+            return None
+        for token in set(ids) - self._known.keys():
+            self._known[token] = encodable(self._decode([token]))
+        return [self._known[token] for token in ids]
+
+    def text(self, ids: Sequence[int]) -> str | None:
+        return None if self._decode is None else encodable(self._decode(ids))
+
+
+def rollout_row(rollout: Rollout, words: Words) -> tuple:
     problem = rollout.problem
     return (
         encodable(problem.id),
@@ -82,12 +140,16 @@ def rollout_row(rollout: Rollout) -> tuple:
         encodable(rollout.reason),
         rollout.finish,
         rollout.actor_version,
+        words.pieces(rollout.response_ids),
     )
 
 
-def estimate_row(estimate: Estimate, advantages: Advantages, decode: Decode | None) -> tuple:
-    state, rollout = estimate.state, estimate.state.rollout
-    expected = [t.expected for t in estimate.thoughts if t.expected is not None]
+def estimate_row(
+    estimate: Estimate, advantages: Advantages, decode: Decode | None, critic: Words
+) -> tuple:
+    state, rollout, thoughts = estimate.state, estimate.state.rollout, estimate.thoughts
+    expected = [t.expected for t in thoughts if t.expected is not None]
+    probs = [t.score_probs for t in thoughts if t.score_probs is not None]
     segment = rollout.response_ids[state.start : state.end]
     return (
         encodable(rollout.problem.id),
@@ -100,6 +162,39 @@ def estimate_row(estimate: Estimate, advantages: Advantages, decode: Decode | No
         rollout.reward,
         advantages.get((rollout.group, rollout.member, state.start)),
         sum(expected) / len(expected) if expected else None,
-        encodable("\n---\n".join(t.text for t in estimate.thoughts)),
+        encodable(BETWEEN.join(t.text for t in thoughts)),
         estimate.version,
+        state_hash(state.prefix_ids),
+        critic.text(thoughts[0].prompt_ids) if thoughts else None,
+        *_written(thoughts, critic),
+        _rounded(np.mean(probs, axis=0)) if probs else None,
     )
+
+
+def _written(
+    thoughts: Sequence[Thought], critic: Words
+) -> tuple[list[str] | None, np.ndarray | None]:
+    """The tokens of all thoughts and their log-probabilities, with BETWEEN in between."""
+    tokens: list[str] = []
+    logprobs: list[float] = []
+    for thought in thoughts:
+        pieces = critic.pieces(thought.completion_ids)
+        if pieces is None:
+            return None, None
+        if tokens:
+            tokens.append(BETWEEN)
+            logprobs.append(float("nan"))
+        tokens += pieces
+        logprobs += thought.logprobs.tolist()
+    return (tokens, _rounded(logprobs)) if tokens else (None, None)
+
+
+def _rounded(values: Any) -> np.ndarray:
+    """To three decimals: these are looked at, not trained on, and so take a third of the space."""
+    return np.round(np.asarray(values, np.float32), 3)
+
+
+def state_hash(prefix_ids: Sequence[int]) -> int:
+    """A signed 64-bit number that depends on the token ids only."""
+    ids = np.asarray(prefix_ids, np.int32).tobytes()
+    return int.from_bytes(hashlib.blake2b(ids, digest_size=8).digest(), "little", signed=True)

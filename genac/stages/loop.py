@@ -82,9 +82,11 @@ class Loop:
         self.run.log(self.stage, step, metrics)
         every = self.cfg.log_rollouts_every
         if groups and every and (step % every == 0 or step == self.cfg.steps - 1):
-            self.run.write_rollouts(self.stage, step, [r for g in groups for r in g])
+            rollouts = [r for g in groups for r in g]
+            self.run.write_rollouts(self.stage, step, rollouts, self._exact)
             if estimates:
-                self.run.write_estimates(self.stage, step, estimates, advantages, self._decode)
+                texts = (self._decode, self._critic_exact)
+                self.run.write_estimates(self.stage, step, estimates, advantages, *texts)
         self.alarms.check(self.stage, step, metrics)
         self.progress.update(
             step + 1, **{k: metrics[k] for k in SHOWN if metrics.get(k) is not None}
@@ -92,10 +94,17 @@ class Loop:
         if (step + 1) % self.cfg.save_every == 0 or step + 1 == self.cfg.steps:
             self.save(step + 1)
 
-    def _decode(self, ids: Sequence[int]) -> str:
+    def _decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         # Responses are the actor's tokens; the critic's tokenizer may be another.
         tokenizer = self.tokenizer or next(iter(self.runtimes.values())).tokenizer
-        return tokenizer.decode(list(ids), skip_special_tokens=True)
+        return tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def _exact(self, ids: Sequence[int]) -> str:
+        return self._decode(ids, skip_special_tokens=False)
+
+    def _critic_exact(self, ids: Sequence[int]) -> str:
+        assert self.critic is not None and self.critic.runtime is not None  # only it has thoughts
+        return self.critic.runtime.tokenizer.decode(list(ids))
 
     def save(self, step: int) -> None:
         """A checkpoint from which the next step is `step`."""

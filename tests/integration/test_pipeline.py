@@ -187,10 +187,23 @@ def test_the_run_folder(run_micro: Runs, micro: Callable[..., Values]) -> None:
     estimates = run.table("estimates", "joint", 1)
     assert {"step_text", "value", "advantage", "rationale", "critic_version"} <= set(estimates[0])
     assert any("<answer>" in row["rationale"] for row in estimates)
+    looked_at(rollouts, estimates)
     assert all(abs(row["advantage"]) <= 1 for row in estimates)
     summary_is_complete(run.summary())
     page = (run.path / "report.html").read_text()
     assert len(page) > 10_000 and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def looked_at(rollouts: list[Values], estimates: list[Values]) -> None:
+    """What the viewer shows: texts of all tokens, the critic's prompt and score distribution."""
+    for row in rollouts:
+        assert len(row["tokens"]) == len(row["response_ids"]) and all(row["tokens"])
+    for row in estimates:
+        assert "".join(row["rationale_tokens"]) == row["rationale"]
+        assert len(row["rationale_logprobs"]) == len(row["rationale_tokens"])
+        assert row["critic_prompt"]
+    known = [row for row in estimates if row["score_probs"] is not None]
+    assert known and all(abs(sum(row["score_probs"]) - 1) < 0.01 for row in known)
 
 
 def summary_is_complete(summary: Values) -> None:

@@ -1,0 +1,100 @@
+"""Which runs a folder holds, and how far each has come."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from genac.runs.page import is_number, percent
+from genac.runs.results import mean
+from genac.runs.store import Run
+
+QUIET = 300.0  # seconds without a line after which a run may count as interrupted
+PAUSES = 3.0  # times its longest recent pause, where that is longer
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run has come. `state` is "finished", "running", "interrupted" or "unreadable"."""
+
+    path: Path
+    state: str
+    algorithm: str = ""
+    stage: str = ""
+    step: int | None = None
+    steps: int | None = None  # that the stage will have
+    result: str = ""
+    updated: float | None = None  # time of the last logged line
+
+
+def list_runs(folder: Path | str, depth: int = 3) -> list[Status]:
+    """The runs in a folder and below it, by path; ValueError where there is no such folder."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"{folder} is not a folder: name one that holds runs, for example runs")
+    return [status(Run(path)) for path in sorted(_folders(root, depth))]
+
+
+def _folders(root: Path, depth: int) -> Iterator[Path]:
+    # A stage folder has a config.json too, and so has a saved model: only runs log metrics.
+    if Run.exists(root) and ((root / "environment.json").exists() or (root / "rollouts").is_dir()):
+        yield root
+    elif depth:
+        with os.scandir(root) as entries:
+            below = [Path(e.path) for e in entries if e.is_dir(follow_symlinks=False)]
+        for path in below:
+            if not path.name.startswith("."):
+                yield from _folders(path, depth - 1)
+
+
+def status(run: Run, now: float | None = None) -> Status:
+    """What the folder tells; a folder that cannot be read is "unreadable" with the reason."""
+    try:
+        config, summary, lines = run.config(), run.summary(), run.last_metrics()
+    except FileNotFoundError:
+        return Status(run.path, "unreadable", result="config.json is missing: not a whole run")
+    except (ValueError, OSError) as error:
+        return Status(run.path, "unreadable", result=str(error).replace(f"{run.path}/", ""))
+    last: Mapping[str, Any] = lines[-1] if lines else {}
+    stage, step = str(last.get("stage", "")), last.get("step")
+    times = [line["time"] for line in lines if is_number(line.get("time"))]
+    return Status(
+        path=run.path,
+        state=_state(run, summary, times, time.time() if now is None else now),
+        algorithm=str(summary.get("algorithm") or config.get("algorithm") or ""),
+        stage=stage,
+        step=step if isinstance(step, int) else None,
+        steps=_steps(config, stage),
+        result=_result(summary, last),
+        updated=times[-1] if times else None,
+    )
+
+
+def _state(run: Run, summary: Mapping[str, Any], times: list[float], now: float) -> str:
+    if summary or (run.path / "done.json").exists():
+        return "finished"
+    pauses = [b - a for a, b in pairwise(times)]
+    patience = max(QUIET, PAUSES * max(pauses, default=0.0))
+    started = (run.path / "config.json").stat().st_mtime
+    return "running" if now - max([*times[-1:], started]) < patience else "interrupted"
+
+
+def _steps(config: Mapping[str, Any], stage: str) -> int | None:
+    stages = config.get("stages")
+    found = stages.get(stage) if isinstance(stages, Mapping) else None
+    steps = found.get("steps") if isinstance(found, Mapping) else None
+    return steps if isinstance(steps, int) else None
+
+
+def _result(summary: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    """Held-out success, before and after; until then the last reward in training."""
+    before, after = mean(summary.get("success_before")), mean(summary.get("success_after"))
+    if after is not None:
+        return f"success {percent(before)} → {percent(after)}"
+    reward = last.get("reward")
+    return f"reward {reward:.3f}" if is_number(reward) else ""

@@ -1,0 +1,295 @@
+"""One response as its steps, each with the value that was asked before it and the critic's words.
+
+    for t in group_of("joint", 39, run.table("rollouts", ...), run.table("estimates", ...)): ...
+
+Rows come from the run folder's Parquet files; columns that an older run lacks read as None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A segment of the response. `value` was asked before it; None with `asked` is a score that
+    could not be read. `after` is the next known value, at the end the reward.
+    """
+
+    start: int
+    end: int
+    text: str
+    asked: bool = True
+    value: float | None = None
+    after: float | None = None
+    advantage: float | None = None
+    expected: float | None = None
+    rationale: str = ""
+    critic_version: int | None = None
+    observed: float | None = None  # mean reward of the group's responses through this state
+    observed_count: int = 0
+    critic_prompt: str | None = None
+    score_probs: tuple[float, ...] | None = None  # of the scores 0..10
+    rationale_tokens: tuple[str, ...] | None = None
+    rationale_logprobs: tuple[float | None, ...] | None = None
+
+    @property
+    def change(self) -> float | None:
+        """How much the value moves across the step."""
+        return None if self.value is None or self.after is None else self.after - self.value
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of the score distribution, in value units."""
+        if not self.score_probs:
+            return None
+        mean = sum(p * i / 10 for i, p in enumerate(self.score_probs))
+        second = sum(p * (i / 10 - mean) ** 2 for i, p in enumerate(self.score_probs))
+        return math.sqrt(max(second, 0.0))
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One response with its problem, outcome and steps. In a notebook it shows itself."""
+
+    stage: str
+    step: int
+    group: int
+    member: int
+    problem_id: str
+    prompt: str | None  # None where the rollouts of this step are not in the run folder
+    answer: str | None
+    response: str | None
+    reward: float | None
+    reason: str
+    finish: str | None
+    actor_version: int | None
+    ids: tuple[int, ...] | None
+    tokens: tuple[str, ...] | None  # text of each response token
+    logprobs: tuple[float | None, ...] | None  # of each response token under the actor
+    steps: tuple[Step, ...]
+
+    @property
+    def address(self) -> str:
+        """Where it is in the run, e.g. joint/39/0/3: stage, step, group, member."""
+        return f"{self.stage}/{self.step}/{self.group}/{self.member}"
+
+    @property
+    def worst(self) -> int | None:
+        """Index of the step across which the value falls most; None where none falls."""
+        falls = [(s.change, i) for i, s in enumerate(self.steps[:-1]) if s.change is not None]
+        found = min(falls, default=(0.0, 0))
+        return found[1] if found[0] < 0 else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        steps = [asdict(s) | {"change": s.change, "spread": s.spread} for s in self.steps]
+        return asdict(self) | {"steps": steps, "address": self.address, "worst": self.worst}
+
+    def to_markdown(self) -> str:
+        from genac.runs.transcript import markdown
+
+        return markdown(self)
+
+    def to_html(self) -> str:
+        """A page of its own."""
+        from genac.runs.transcript import document
+
+        return document(self)
+
+    def _repr_html_(self) -> str:
+        from genac.runs.transcript import fragment
+
+        return fragment(self)
+
+
+def group_of(
+    stage: str, step: int, rollouts: Sequence[Row], estimates: Sequence[Row]
+) -> list[Trajectory]:
+    """The responses of one group, by member. Either list may lack responses that the other has.
+
+    ValueError where the rows lack what every run wrote.
+    """
+    for name, rows, needed in (
+        ("rollouts", rollouts, {"group", "member"}),
+        ("estimates", estimates, {"group", "member", "start", "end"}),
+    ):
+        if rows and (absent := needed - rows[0].keys()):
+            raise ValueError(f"the {name} of {stage} step {step} lack {', '.join(sorted(absent))}")
+    written = {row["member"]: row for row in rollouts}
+    judged: dict[int, list[Row]] = defaultdict(list)
+    for row in estimates:
+        judged[row["member"]].append(row)
+    found = [
+        _trajectory(stage, step, written.get(member), judged[member])
+        for member in sorted(written.keys() | judged.keys())
+    ]
+    return _observed(found)
+
+
+def parse_address(address: str) -> tuple[str, int, int, int]:
+    """'joint/39/0/3' -> ('joint', 39, 0, 3); ValueError on anything else."""
+    parts = address.strip("/").split("/")
+    numbers = parts[1:]
+    if len(parts) != 4 or not parts[0] or not all(n.isdecimal() and n.isascii() for n in numbers):
+        raise ValueError(
+            f"{address!r} is no address of a response: write STAGE/STEP/GROUP/MEMBER, for example "
+            "joint/39/0/3"
+        )
+    return parts[0], int(parts[1]), int(parts[2]), int(parts[3])
+
+
+def _trajectory(stage: str, step: int, rollout: Row | None, rows: Sequence[Row]) -> Trajectory:
+    rows = sorted(rows, key=lambda row: row["start"])
+    told: Row = rollout or rows[0]
+    tokens, ids = told.get("tokens"), told.get("response_ids")
+    reward = told.get("reward")
+    steps = _linked(_steps(rows, told, len(ids) if ids is not None else None), reward)
+    return Trajectory(
+        stage=stage,
+        step=step,
+        group=told["group"],
+        member=told["member"],
+        problem_id=told.get("problem_id") or "",
+        prompt=told.get("prompt"),
+        answer=told.get("answer"),
+        response=told.get("response"),
+        reward=reward,
+        reason=told.get("reason") or "",
+        finish=told.get("finish"),
+        actor_version=told.get("actor_version"),
+        ids=None if ids is None else tuple(ids),
+        tokens=None if tokens is None else tuple(tokens),
+        logprobs=_numbers(told.get("logprobs")),
+        steps=tuple(steps),
+    )
+
+
+def _steps(rows: Sequence[Row], rollout: Row, length: int | None) -> list[Step]:
+    """The judged segments, and between them those at which no value was asked."""
+    steps, at = [], 0
+    for row in rows:
+        if row["start"] > at:
+            steps.append(Step(at, row["start"], _text(rollout, at, row["start"]), asked=False))
+        steps.append(_judged(row, rollout))
+        at = row["end"]
+    if length is not None and at < length:
+        steps.append(Step(at, length, _text(rollout, at, length), asked=False))
+    return steps
+
+
+def _text(rollout: Row, start: int, end: int) -> str:
+    """Text of response tokens, as well as the run knows it."""
+    if tokens := rollout.get("tokens"):
+        return "".join(tokens[start:end])
+    whole = start == 0 and end == len(rollout.get("response_ids") or ())
+    return (whole and rollout.get("response")) or f"(tokens {start} to {end})"
+
+
+def _judged(row: Row, rollout: Row) -> Step:
+    probs, tokens = row.get("score_probs"), row.get("rationale_tokens")
+    text = row.get("step_text")
+    return Step(
+        start=row["start"],
+        end=row["end"],
+        text=_text(rollout, row["start"], row["end"]) if text is None else text,
+        value=_number(row.get("value")),
+        advantage=_number(row.get("advantage")),
+        expected=_number(row.get("expected")),
+        rationale=row.get("rationale") or "",
+        critic_version=row.get("critic_version"),
+        critic_prompt=row.get("critic_prompt"),
+        score_probs=None if probs is None else tuple(probs),
+        rationale_tokens=None if tokens is None else tuple(tokens),
+        rationale_logprobs=_numbers(row.get("rationale_logprobs")),
+    )
+
+
+def _linked(steps: Sequence[Step], reward: float | None) -> list[Step]:
+    """Each step with the value after it."""
+    after, out = _number(reward), []
+    for step in reversed(steps):
+        out.append(replace(step, after=after))
+        after = after if step.value is None else step.value
+    return out[::-1]
+
+
+def _observed(group: Sequence[Trajectory]) -> list[Trajectory]:
+    """Adds the mean reward of all judged responses through a state, where they are at least two:
+    a Monte-Carlo value that the run holds anyway.
+    """
+    rewards: dict[Any, list[float]] = defaultdict(list)
+    for one in group:
+        for step in one.steps:
+            if step.asked and one.reward is not None:
+                rewards[prefix(one, step)].append(one.reward)
+    out = []
+    for one in group:
+        steps = []
+        for step in one.steps:
+            seen = rewards[prefix(one, step)] if step.asked else []
+            known = {"observed": sum(seen) / len(seen)} if len(seen) > 1 else {}
+            steps.append(replace(step, observed_count=len(seen), **known))
+        out.append(replace(one, steps=tuple(steps)))
+    return out
+
+
+def prefix(one: Trajectory, step: Step) -> Any:
+    """What two responses to one problem share when they are in the same state: the tokens so far,
+    or their text where the run has no tokens.
+    """
+    if one.ids is not None:
+        return one.ids[: step.start]
+    return tuple(s.text for s in one.steps if s.end <= step.start)
+
+
+def tree(group: Sequence[Trajectory]) -> list[dict[str, Any]]:
+    """The responses of a group with shared prefixes once: nodes in drawing order.
+
+    A node is a segment: `id`, `parent` (None at the root), `depth`, `text`, `members` through it,
+    `values` asked before it (one per member that was judged there) and, where a response ends with
+    it, `ends`: [{member, reward}].
+    """
+    nodes: dict[Any, dict[str, Any]] = {}
+    for one in group:
+        parent: dict[str, Any] | None = None
+        for depth, step in enumerate(one.steps):
+            # The parent is part of the key: equal text behind different prefixes is another state.
+            above = None if parent is None else parent["id"]
+            key = (above, one.ids[step.start : step.end] if one.ids is not None else step.text)
+            fresh = {"id": len(nodes), "parent": above, "depth": depth, "text": step.text}
+            fresh |= {"start": step.start, "members": [], "values": [], "ends": []}
+            parent = nodes.setdefault(key, fresh)
+            parent["members"].append(one.member)
+            if step.value is not None:
+                parent["values"].append(step.value)
+        if parent is not None:
+            parent["ends"].append({"member": one.member, "reward": one.reward})
+    return _depth_first(list(nodes.values()))
+
+
+def _depth_first(nodes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    below: dict[int | None, list[dict[str, Any]]] = defaultdict(list)
+    for node in nodes:
+        below[node["parent"]].append(node)
+    out, waiting = [], below[None][::-1]
+    while waiting:
+        node = waiting.pop()
+        out.append(node)
+        waiting += below[node["id"]][::-1]
+    return out
+
+
+def _number(value: Any) -> float | None:
+    """Finite numbers only: NaN is no JSON, and missing is None here."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _numbers(values: Sequence[Any] | None) -> tuple[float | None, ...] | None:
+    return None if values is None else tuple(_number(value) for value in values)

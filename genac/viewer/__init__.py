@@ -1,0 +1,1 @@
+"""`genac view`: a run's responses as steps coloured by value, beside the critic's reasoning."""

@@ -1,0 +1,224 @@
+"""The viewer's HTTP server: the page, and the run as JSON. It only reads, and asks nobody else."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import TypeAdapter, ValidationError
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from genac.runs.listing import status
+from genac.runs.store import Run
+from genac.runs.trajectory import Trajectory, prefix, tree
+from genac.viewer.index import Filters, Index
+
+STATIC = Path(__file__).parent / "static"
+BUDGET = 0.15  # seconds that a request may spend on reading the run before it answers
+VERSIONS = 12  # groups that are looked through for the same state
+JUDGEMENT = (  # the columns that are needed for it
+    *("group", "member", "problem_id", "response_ids", "reward", "start", "end", "step_text"),
+    *("value", "rationale", "critic_version", "score_probs"),
+)
+HEADERS = {
+    # Even if text of a model became markup, the browser would run and fetch nothing.
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+FILTERS = TypeAdapter(Filters)  # from the strings of an address
+EXPORTS: dict[str, tuple[str, Callable[[Trajectory], str]]] = {
+    "html": ("text/html; charset=utf-8", Trajectory.to_html),
+    "md": ("text/markdown; charset=utf-8", Trajectory.to_markdown),
+}
+
+
+def make_app(run: Run, host: str = "127.0.0.1") -> FastAPI:
+    """The application for one run folder, which need not be complete."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    index = Index(run)
+    app.add_middleware(GZipMiddleware, minimum_size=2000)
+    if local(host):
+        # A page elsewhere could point a name of its own at this port; its Host header tells.
+        names = ["127.0.0.1", "localhost", "[::1]", "testserver", host]
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
+    _failures(app)
+    _routes(app, run, index)
+
+    @app.get("/")
+    def page() -> FileResponse:
+        return FileResponse(STATIC / "index.html")
+
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    return app
+
+
+def _failures(app: FastAPI) -> None:
+    @app.middleware("http")
+    async def headers(request: Request, call_next: Any) -> Response:
+        response = await call_next(request)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+    @app.exception_handler(ValueError)
+    @app.exception_handler(OSError)
+    def refused(request: Request, error: Exception) -> JSONResponse:
+        told = str(error)
+        if isinstance(error, ValidationError):
+            told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        return JSONResponse({"detail": told}, 422)
+
+
+def _routes(app: FastAPI, run: Run, index: Index) -> None:
+    """What the page asks for."""
+
+    @app.get("/api/run")
+    def overview() -> dict[str, Any]:
+        index.refresh(BUDGET)
+        return describe(run, index)
+
+    @app.get("/api/rollouts")
+    def rollouts(request: Request) -> dict[str, Any]:
+        filters = FILTERS.validate_python(dict(request.query_params))
+        if not index.indexed()[1]:
+            index.refresh(BUDGET)
+        return index.page(filters, BUDGET)
+
+    @app.get("/api/trajectory/{stage}/{step}/{group}/{member}")
+    def trajectory(stage: str, step: int, group: int, member: int) -> dict[str, Any]:
+        siblings = run.group(stage, step, group)
+        one = _member(siblings, member)
+        others = [{"member": s.member, "reward": s.reward} for s in siblings]
+        return one.as_dict() | {"siblings": others}
+
+    @app.get("/api/tree/{stage}/{step}/{group}")
+    def siblings(stage: str, step: int, group: int) -> dict[str, Any]:
+        found = run.group(stage, step, group)
+        about = {"problem_id": found[0].problem_id, "prompt": found[0].prompt}
+        return about | {"answer": found[0].answer, "nodes": tree(found)}
+
+    @app.get("/api/versions/{stage}/{step}/{group}/{member}")
+    def versions(stage: str, step: int, group: int, member: int, start: int) -> list[dict]:
+        return same_state(run, index, (stage, step, group, member), start)
+
+    @app.get("/api/export/{stage}/{step}/{group}/{member}")
+    def export(stage: str, step: int, group: int, member: int, format: str = "html") -> Response:
+        if format not in EXPORTS:
+            raise ValueError(f"format is {format!r}; it can be {', '.join(EXPORTS)}")
+        kind, write = EXPORTS[format]
+        one = _member(run.group(stage, step, group), member)
+        name = f"{one.address.replace('/', '-')}.{format}"
+        disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(write(one), media_type=kind, headers=disposition)
+
+
+def describe(run: Run, index: Index) -> dict[str, Any]:
+    """The run in a few words, how much of it was read, and what is missing."""
+    found, (done, total) = status(run), index.indexed()
+    missing = [found.result] if found.state == "unreadable" else []
+    missing += index.notes()
+    if not total:
+        missing.append(
+            "No rollouts yet: they are written every stages.*.log_rollouts_every steps, and at "
+            "the last one."
+        )
+    return {
+        "name": run.path.resolve().name,
+        "path": str(run.path),
+        "status": found.state,
+        "algorithm": found.algorithm,
+        "stage": found.stage,
+        "step": found.step,
+        "steps": found.steps,
+        "result": "" if found.state == "unreadable" else found.result,
+        "missing": missing,
+        "indexed": {"done": done, "total": total},
+        "version": index.version,
+        **index.overview(),
+    }
+
+
+def same_state(
+    run: Run, index: Index, address: tuple[str, int, int, int], start: int
+) -> list[dict[str, Any]]:
+    """What every version of the critic said of one state (same problem, same prefix), newest
+    first; each version once, and the asked response's own first among equals.
+    """
+    own = run.trajectory(*address[1:], stage=address[0])
+    wanted = {prefix(own, step) for step in own.steps if step.start == start}
+    if not wanted:
+        raise ValueError(f"{own.address} has no state at token {start}")
+    places = index.occurrences(own.problem_id, VERSIONS)
+    if (place := address[:3]) not in places:
+        places.append(place)
+    found: dict[Any, dict[str, Any]] = {}
+    for stage, step, group in sorted(places, key=lambda place: (-place[1], place[0])):
+        for one in run.group(stage, step, group, JUDGEMENT):
+            for state in one.steps:
+                version = (stage, state.critic_version)
+                if not state.asked or prefix(one, state) not in wanted or version in found:
+                    continue
+                found[version] = {
+                    "address": one.address,
+                    "stage": stage,
+                    "step": step,
+                    "start": start,
+                    "critic_version": state.critic_version,
+                    "value": state.value,
+                    "observed": state.observed,
+                    "observed_count": state.observed_count,
+                    "rationale": state.rationale,
+                    "score_probs": state.score_probs,
+                }
+    return list(found.values())
+
+
+def _member(group: list[Trajectory], member: int) -> Trajectory:
+    for one in group:
+        if one.member == member:
+            return one
+    raise ValueError(f"group {group[0].group} has no response {member}")
+
+
+def local(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def serve(run: Run, host: str, port: int, browser: bool) -> None:
+    """Serves the run until interrupted; prints the address, and opens it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        raise ValueError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --port, "
+            "or --port 0 for any free one"
+        ) from error
+    named = f"[{host}]" if ":" in host else host
+    address = f"http://{named}:{listening.getsockname()[1]}/"
+    listening.listen(128)  # a browser that is faster than the server waits
+    print(f"{run.path} at {address} (Ctrl-C ends it)", flush=True)
+    if not local(host):
+        print(f"anyone who can reach {host} can read this run", flush=True)
+    if browser:
+        webbrowser.open(address)
+    config = uvicorn.Config(make_app(run, host), log_level="warning", access_log=False)
+    uvicorn.Server(config).run(sockets=[listening])

@@ -1,0 +1,160 @@
+// What the critic said of the selected state: reasoning, score distribution, prompt, tokens.
+
+import { current, go } from "./address.js";
+import { ask, chip, colour, el, place, plain, signed, visible } from "./dom.js";
+
+const OLDER = "Not in this run: it was written by an older version, or its critic writes no text.";
+
+export function panel(one, step) {
+  if (step === null) {
+    return el("p", { class: "note", text: "No value was asked for this response." });
+  }
+  const number = one.steps.indexOf(step) + 1;
+  return el("div", {},
+    el("h2", { text: `Before step ${number}` }),
+    el("p", {}, big(step), " ", el("span", { class: "muted", text: heading(step) })),
+    facts(step),
+    el("h3", { text: "The critic's reasoning" }),
+    reasoning(step),
+    el("h3", { text: "Probability of each score" }),
+    distribution(step),
+    versions(one, step),
+    fold("prompt", "Exact prompt of the critic", step.critic_prompt === null ? note(OLDER) : el("pre", { text: step.critic_prompt })),
+    fold("critic", "The critic's tokens with their probabilities", tokens(step.rationale_tokens, step.rationale_logprobs)),
+    fold("actor", `The actor's tokens of step ${number} with their probabilities`, actorTokens(one, step)));
+}
+
+const note = (text) => el("p", { class: "note", text });
+
+const unfolded = new Set(); // what was opened stays open from state to state
+
+function fold(name, title, body) {
+  const node = el("details", { open: unfolded.has(name) }, el("summary", { text: title }), body);
+  node.addEventListener("toggle", () => (node.open ? unfolded.add(name) : unfolded.delete(name)));
+  return node;
+}
+
+function big(step) {
+  const node = chip(step.value);
+  node.classList.add("big");
+  node.style.padding = "0 .6rem";
+  node.style.borderRadius = "6px";
+  return node;
+}
+
+function heading(step) {
+  if (step.value === null) return "the score could not be read";
+  return `expected success, says critic version ${step.critic_version ?? "?"}`;
+}
+
+function facts(step) {
+  const seen = step.observed === null
+    ? "-" : `${plain(step.observed)} (${step.observed_count} resp.)`;
+  const pairs = [
+    ["value after", plain(step.after)],
+    ["change", signed(step.change)],
+    ["advantage", signed(step.advantage)],
+    ["spread of score", plain(step.spread)],
+    ["observed here", seen],
+    ["value \u2212 observed", step.observed === null || step.value === null ? "-" : signed(step.value - step.observed)],
+  ];
+  return el("dl", { class: "facts" },
+    ...pairs.map(([name, text]) => el("div", {}, el("dt", { text: name }), el("dd", { text }))));
+}
+
+function reasoning(step) {
+  if (!step.rationale) return note("This critic gave no reasons.");
+  const node = el("pre", { class: "reason", id: "reasoning", tabindex: "0", text: step.rationale });
+  if (step.value !== null) node.style.setProperty("--value", colour(step.value));
+  return node;
+}
+
+export function distribution(step) {
+  if (!step.score_probs) return note(OLDER);
+  const most = Math.max(...step.score_probs);
+  const told = step.score_probs.map((p, score) => `${score}: ${(100 * p).toFixed(0)} %`).join(", ");
+  const bars = step.score_probs.map((p, score) => {
+    const bar = el("i");
+    bar.style.height = `${(64 * p) / most}%`;
+    bar.style.background = colour(score / 10);
+    const percent = p >= 0.005 ? `${(100 * p).toFixed(0)}%` : "";
+    return el("div", { "aria-hidden": "true" }, el("span", { text: percent }), bar, el("span", { text: String(score) }));
+  });
+  return el("div", { class: "dist", role: "img", "aria-label": `Probability of each score. ${told}` }, ...bars);
+}
+
+// --- tokens ---------------------------------------------------------------------------------------
+
+function actorTokens(one, step) {
+  if (!one.logprobs) return note("The rollouts of this step are not in the run folder.");
+  const texts = one.tokens || one.ids.map((id) => `#${id}`);
+  const strip = tokens(texts.slice(step.start, step.end), one.logprobs.slice(step.start, step.end));
+  return one.tokens ? strip : el("div", {}, note("An older run: token numbers, not their text."), strip);
+}
+
+// Each token with its probability; the less likely, the stronger its background.
+function tokens(texts, logprobs) {
+  if (!texts || !logprobs) return note(OLDER);
+  const cells = texts.map((text, i) => {
+    const logprob = logprobs[i];
+    const shown = logprob === null ? "" : Math.exp(logprob) > 0.995 ? "1" : Math.exp(logprob).toPrecision(2);
+    const node = el("span", { class: "token mono", title: logprob === null ? "" : `log-probability ${logprob.toFixed(4)}` },
+      el("span", { text: visible(text) }), el("small", { text: shown }));
+    if (logprob !== null) {
+      node.style.background = `rgba(var(--hot), ${Math.min(0.4, -logprob * 0.15).toFixed(3)})`;
+    }
+    return node;
+  });
+  return el("div", { class: "tokens" }, ...cells);
+}
+
+// --- other versions of the critic -----------------------------------------------------------------
+
+function versions(one, step) {
+  const body = el("div", {}, note("Looking through the run\u2026"));
+  const node = el("details", { id: "versions", open: Boolean(current().compare) },
+    el("summary", { text: "This state at other versions of the critic" }), body);
+  let asked = false;
+  const fill = async () => {
+    if (asked) return;
+    asked = true;
+    try {
+      body.replaceChildren(compared(await ask(`versions/${place(one.address)}?start=${step.start}`), step));
+    } catch (error) {
+      body.replaceChildren(note(error.message));
+    }
+  };
+  node.addEventListener("toggle", () => {
+    if (node.open) fill();
+    const open = Boolean(current().compare);
+    if (node.isConnected && node.open !== open) go({ compare: node.open ? "1" : null }, true);
+  });
+  if (node.open) fill();
+  return node;
+}
+
+function compared(found, step) {
+  const mine = found.find((state) => state.critic_version === step.critic_version) || found[0];
+  const others = found.filter((state) => state !== mine);
+  if (!others.length) {
+    return note("The run holds this problem and prefix at one version only.");
+  }
+  const right = el("div");
+  const pick = el("select", { "aria-label": "Other version", onchange: () => show() },
+    ...others.map((state, i) => el("option", { value: i, text: named(state) })));
+  const show = () => right.replaceChildren(judged(others[Number(pick.value)]));
+  const wanted = Number(current().compare) || 0;
+  pick.value = String(Math.min(others.length - 1, Math.max(0, wanted - 1)));
+  pick.addEventListener("change", () => history.replaceState(null, "", location.hash.replace(/compare=\d+/, `compare=${Number(pick.value) + 1}`)));
+  show();
+  return el("div", { class: "versions" },
+    el("div", {}, el("p", { text: named(mine) }), judged(mine)), el("div", {}, pick, right));
+}
+
+const named = (state) => `version ${state.critic_version ?? "?"} (${state.stage} step ${state.step})`;
+
+function judged(state) {
+  const node = el("pre", { class: "reason", text: state.rationale || "(no reasons)" });
+  if (state.value !== null) node.style.setProperty("--value", colour(state.value));
+  return el("div", {}, el("p", {}, chip(state.value)), node, distribution(state));
+}

@@ -1,0 +1,208 @@
+"""The viewer's page in a headless Chromium: what a person does, and that it works for everyone.
+
+Needs Playwright for Python and a Chromium on the PATH; without them the tests are skipped. The
+accessibility check also needs axe-core (`npm install axe-core`, or AXE_CORE=path of axe.min.js).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from viewer_run import append, make
+
+from genac.runs.store import Run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+AXE = Path(os.environ.get("AXE_CORE", "node_modules/axe-core/axe.min.js"))
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium"),
+]
+PATIENCE = 20_000  # milliseconds; the machine may be busy
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return make(tmp_path / "run")
+
+
+@pytest.fixture
+def address(run: Run) -> Iterator[str]:
+    command = [sys.executable, "-m", "genac.cli", "view", str(run.path), "--no-browser"]
+    server = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    yield next(word for word in server.stdout.readline().split() if word.startswith("http"))
+    server.terminate()
+    server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Any, address: str) -> Iterator[Any]:
+    """An open page; whatever the console or another server is asked for fails the test."""
+    context = chromium.new_context(viewport={"width": 1400, "height": 900}, color_scheme="light")
+    opened = context.new_page()
+    opened.set_default_timeout(PATIENCE)
+    wrong: list[str] = []
+    opened.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.on("request", lambda r: None if allowed(r.url, address) else wrong.append(r.url))
+    opened.goto(address)
+    opened.wait_for_selector("#steps")
+    yield opened
+    assert wrong == []
+    context.close()
+
+
+def allowed(url: str, address: str) -> bool:
+    return url.startswith((address, "data:", "blob:"))
+
+
+def rows(page: Any) -> list[str]:
+    return [row.get_attribute("data-at") for row in page.query_selector_all("#rows .row")]
+
+
+def until(page: Any, condition: str) -> None:
+    """Waits for a condition in the page (its policy forbids Playwright's own way, which evals)."""
+    for _ in range(PATIENCE // 50):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(condition)
+
+
+def test_open_filter_select_and_read(page):
+    assert len(rows(page)) == 12
+    page.select_option("select[name=outcome]", "wrong")
+    page.select_option("select[name=sort]", "drop")
+    until(page, "document.querySelectorAll('#rows .row').length === 6")
+    assert rows(page)[0] == "joint/20/1/1"
+    page.click("#rows .row >> nth=3")  # the fall of 0.6 at the newest step
+    page.wait_for_selector("h2:has-text('problem-0')")
+    page.click(".step >> nth=1")
+    reasoning = page.inner_text("#reasoning")
+    assert reasoning.startswith("step 1 of problem-0 at version 20")
+    assert page.inner_text("#state .big") == "0.80"
+    assert "value falls 0.60" in page.inner_text("#steps")
+    page.fill("input[name=q]", "version 10")
+    until(page, "document.querySelectorAll('#rows .row').length === 2")
+    assert all(at.startswith("joint/10/") for at in rows(page))
+
+
+def test_text_of_models_stays_text(page):
+    page.click(".step >> nth=2")
+    assert "<script>" in page.inner_text("#reasoning")
+    assert "<img" in page.inner_text("#reasoning")
+    page.wait_for_timeout(300)
+    assert "owned" not in page.title()
+    assert page.query_selector("#detail img, #detail script") is None
+
+
+def test_a_link_opens_the_same_view(page, address):
+    page.goto(f"{address}#outcome=wrong&at=joint/10/0/1&state=2")
+    page.wait_for_selector("h2:has-text('Before step 2')")
+    here = page.url
+    page.keyboard.press("c")
+    page.wait_for_selector("#versions .versions select")
+    until(page, "location.hash.includes('compare=')")
+    again = page.context.new_page()
+    again.set_default_timeout(PATIENCE)
+    again.goto(page.url)
+    again.wait_for_selector("#versions[open] .versions")
+    assert "at version 10" in again.inner_text("#versions")
+    assert "at version 20" in again.inner_text("#versions")
+    assert again.input_value("select[name=outcome]") == "wrong"
+    assert here != page.url
+    again.close()
+
+
+def test_the_keyboard_reaches_everything(page):
+    start = page.url
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.wait_for_selector("h2:has-text('Before step 3')")
+    page.keyboard.press("k")
+    page.wait_for_selector("h2:has-text('Before step 2')")
+    page.keyboard.press("n")
+    until(page, "location.hash.includes('0%2F1')")
+    page.keyboard.press("p")
+    until(page, "location.hash.includes('0%2F0')")
+    page.keyboard.press("g")
+    page.wait_for_selector("#tree")
+    assert page.locator("#tree .branch").count() == 3  # the shared step, and two responses
+    page.keyboard.press("g")
+    page.wait_for_selector("#steps")
+    page.keyboard.press("/")
+    page.keyboard.type("problem-1")
+    until(page, "document.querySelectorAll('#rows .row').length === 6")
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    assert page.is_visible("#help")
+    assert start != page.url
+
+
+def test_the_theme_changes_and_is_remembered(page):
+    theme = "document.documentElement.dataset.theme"
+    assert page.evaluate(theme) == "light"
+    page.click("#theme")
+    assert page.evaluate(theme) == "dark"
+    page.reload()
+    page.wait_for_selector("#steps")
+    assert page.evaluate(theme) == "dark"
+
+
+def test_what_training_appends_appears(page, run):
+    append(run, 30)
+    page.wait_for_selector("#rows .row[data-at='joint/30/0/0']")
+    assert "joint step 31 of 40" in page.inner_text("#run-facts")
+    assert "problem-0" in page.inner_text("#detail")  # the open response stays
+
+
+@pytest.mark.parametrize(
+    ("button", "ending"), [("HTML", ".html"), ("Markdown", ".md"), ("PNG", ".png")]
+)
+def test_exports_are_files(page, button, ending, tmp_path):
+    with page.expect_download() as started:
+        page.click(f".tools button:has-text('{button}')")
+    file = tmp_path / started.value.suggested_filename
+    started.value.save_as(file)
+    assert file.name == f"joint-20-0-0{ending}" and file.stat().st_size > 500
+    if ending == ".png":
+        assert file.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason=f"no axe-core at {AXE}: npm install axe-core")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_serious_barrier(page, theme):
+    if theme == "dark":
+        page.click("#theme")
+    views = ["#state", "#tree"]
+    for view in views:
+        if view == "#tree":
+            page.keyboard.press("g")
+        page.wait_for_selector(view)
+        page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+        page.wait_for_timeout(500)
+        page.evaluate(AXE.read_text())
+        found = page.evaluate("axe.run().then((found) => found.violations)")
+        serious = [
+            (v["id"], [node["html"][:120] for node in v["nodes"]][:4])
+            for v in found
+            if v["impact"] in ("serious", "critical")
+        ]
+        assert serious == [], view

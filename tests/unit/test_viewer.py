@@ -1,0 +1,384 @@
+"""The viewer reads a run as it is: growing, damaged, old; lists, filters, searches; over HTTP."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+from viewer_run import HOSTILE, STEPS, append, make
+
+from genac.cli import main
+from genac.runs.store import Run
+from genac.runs.tables import encode
+from genac.viewer.index import Filters, Index
+from genac.viewer.server import make_app
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("viewer") / "run")
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy that the test may change."""
+    return Run(shutil.copytree(finished.path, tmp_path / "run"))
+
+
+@pytest.fixture
+def index(run):
+    found = Index(run)
+    found.refresh()
+    return found
+
+
+@pytest.fixture
+def client(run):
+    with TestClient(make_app(run)) as client:
+        settle(client)
+        yield client
+
+
+def settle(client):
+    """Asks until all steps are read, as the page does."""
+    for _ in range(20):
+        found = client.get("/api/run").json()
+        if found["indexed"]["done"] == found["indexed"]["total"]:
+            return found
+    raise AssertionError(found)
+
+
+def places(page):
+    return [(row["step"], row["group"], row["member"]) for row in page["rows"]]
+
+
+# --- the index ----------------------------------------------------------------------------------
+
+
+def test_the_newest_step_comes_first(index):
+    page = index.page(Filters(size=5))
+    assert page["total"] == 12
+    assert places(page) == [(20, 0, 0), (20, 0, 1), (20, 1, 0), (20, 1, 1), (10, 0, 0)]
+    assert places(index.page(Filters(size=5, page=3))) == [(0, 1, 0), (0, 1, 1)]
+
+
+def test_each_row_says_what_the_values_did(index):
+    rows = {(r["group"], r["member"]): r for r in index.page(Filters(step_min=20))["rows"]}
+    wrong = rows[0, 1]
+    assert wrong["values"] == pytest.approx([0.5, 0.8, 0.2], abs=1e-3)
+    assert wrong["fall"] == pytest.approx(0.6, abs=1e-6)
+    # both share the first two states' prefixes: (1 + 0) / 2 was observed there
+    assert wrong["gap"] == pytest.approx(0.3, abs=1e-6)
+    gone = rows[1, 1]
+    assert gone["values"][1] is None and gone["missing"] == 1
+    assert gone["fall"] == pytest.approx(0.7, abs=1e-6)  # across the missing score
+    assert rows[0, 0]["fall"] == 0
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({"outcome": "right"}, {(0, 0), (1, 0)}),
+        ({"outcome": "wrong"}, {(0, 1), (1, 1)}),
+        ({"outcome": "unscored"}, set()),
+        ({"min_drop": 0.65}, {(1, 1)}),
+        ({"unparsable": True}, {(1, 1)}),
+        ({"problem": "PROBLEM-0"}, {(0, 0), (0, 1)}),
+        ({"min_gap": 0.25}, {(0, 1), (1, 1)}),
+        ({"q": "2+1"}, set()),
+        ({"q": "is 1+1"}, {(1, 0), (1, 1)}),
+        ({"q": "Response 1 of"}, {(0, 1), (1, 1)}),
+        ({"q": "step 1 of problem-1 at"}, {(1, 0), (1, 1)}),
+        ({"outcome": "wrong", "problem": "0", "unparsable": True}, set()),
+    ],
+)
+def test_filters(index, filters, expected):
+    page = index.page(Filters(**filters))
+    assert {(group, member) for _, group, member in places(page)} == expected
+    assert page["total"] == len(expected) * len(STEPS)
+
+
+def test_sorting_puts_unknown_values_last_in_both_directions(index, run):
+    run.write_estimates("joint", 20, [])
+    index.refresh()
+    for ascending in (False, True):
+        rows = index.page(Filters(sort="drop", ascending=ascending))["rows"]
+        assert [r["fall"] is None for r in rows] == [False] * 8 + [True] * 4
+    assert places(index.page(Filters(sort="drop")))[0] == (10, 1, 1)
+
+
+@pytest.mark.parametrize("wrong", [{"sort": "x"}, {"outcome": "x"}, {"page": 0}, {"size": 10**6}])
+def test_impossible_filters_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"it can be|pages start at 1"):
+        Filters(**wrong)
+
+
+def test_a_bounded_refresh_reads_the_newest_and_goes_on_later(run):
+    index = Index(run, clock=iter(range(1000)).__next__)
+    index.refresh(budget=0.5)
+    assert index.indexed() == (1, 3)
+    assert {step for step, _, _ in places(index.page(Filters()))} == {20}
+    index.refresh(budget=0.5)
+    assert index.indexed() == (2, 3)
+
+
+def test_a_bounded_search_goes_on_where_it_stopped(run):
+    index = Index(run, clock=iter(range(1000)).__next__)
+    index.refresh()
+    found = [index.page(Filters(q="version"), budget=0.5) for _ in range(3)]
+    assert [page["searched"]["done"] for page in found] == [1, 2, 3]
+    assert [page["total"] for page in found] == [4, 8, 12]
+
+
+def test_what_a_running_run_appends_drops_and_rewrites_is_taken_in(run, index):
+    version = index.version
+    index.refresh()
+    assert index.version == version  # nothing new: nothing is done
+    append(run, 30)
+    index.refresh()
+    assert index.indexed() == (4, 4) and index.page(Filters())["rows"][0]["step"] == 30
+    assert index.page(Filters(q="version 30"))["total"] == 4
+    run.truncate_after("joint", 10)
+    index.refresh()
+    assert index.page(Filters())["total"] == 8 and index.page(Filters(q="version 30"))["total"] == 0
+    run.write_estimates("joint", 10, [])
+    index.refresh()
+    assert index.page(Filters(step_min=10))["rows"][0]["values"] == []
+    assert index.version > version
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 not really", None])
+def test_a_damaged_file_is_named_and_the_rest_is_shown(run, damage):
+    path = run.table_path("estimates", "joint", 10)
+    path.write_bytes(path.read_bytes()[:400] if damage is None else damage)
+    index = Index(run)
+    index.refresh()
+    assert len(index.notes()) == 1 and "estimates of joint step 10" in index.notes()[0]
+    page = index.page(Filters())
+    assert page["total"] == 12
+    assert {row["step"] for row in page["rows"] if not row["values"]} == {10}
+    assert index.page(Filters(q="at version"))["total"] == 8
+
+
+def test_a_foreign_file_is_named(run):
+    columns = {"a": "int32", "b": "string"}
+    run.table_path("rollouts", "joint", 0).write_bytes(encode([(1, "x")], columns))
+    index = Index(run)
+    index.refresh()
+    assert index.notes() == ["rollouts of joint step 0: the file lacks group, member"]
+    assert index.page(Filters(step_max=0))["total"] == 4  # known from the estimates
+
+
+def test_a_column_of_another_type_is_named(run):
+    columns = {
+        "group": "int32",
+        "member": "int32",
+        "start": "int32",
+        "end": "int32",
+        "value": "string",
+    }
+    path = run.table_path("estimates", "joint", 0)
+    path.write_bytes(encode([(0, 0, 0, 2, "high")], columns))
+    index = Index(run)
+    index.refresh()
+    told = "estimates of joint step 0: the column value holds string, not numbers"
+    assert index.notes() == [told]
+
+
+def test_opening_a_run_does_not_import_pandas(run):
+    code = (
+        "import sys; from genac.runs.store import Run; "
+        "from genac.viewer.index import Filters, Index; "
+        f"index = Index(Run({str(run.path)!r})); index.refresh(); index.page(Filters()); "
+        "assert 'pandas' not in sys.modules and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def older(run, step):
+    """The step as it was stored before prompts, tokens and states were."""
+    import pyarrow.parquet as parquet
+
+    for folder, gone in (
+        ("rollouts", ["tokens"]),
+        (
+            "estimates",
+            ["state", "critic_prompt", "rationale_tokens", "rationale_logprobs", "score_probs"],
+        ),
+    ):
+        path = run.table_path(folder, "joint", step)
+        parquet.write_table(parquet.read_table(path).drop_columns(gone), path)
+
+
+def test_an_older_run_shows_the_same_list(run, index):
+    before = index.page(Filters(size=50))
+    for step in STEPS:
+        older(run, step)
+    again = Index(run)
+    again.refresh()
+    assert again.page(Filters(size=50)) == before and not again.notes()
+
+
+# --- over HTTP ----------------------------------------------------------------------------------
+
+
+def test_the_run_in_a_few_words(client):
+    found = settle(client)
+    assert found["algorithm"] == "genac" and found["status"] == "running"
+    assert (found["step"], found["steps"], found["responses"], found["states"]) == (20, 40, 12, 36)
+    assert found["unparsable"] == 3 and found["missing"] == []
+
+
+def test_a_trajectory_has_its_states_and_siblings(client):
+    found = client.get("/api/trajectory/joint/20/0/1").json()
+    assert [s["value"] for s in found["steps"]] == [0.5, 0.8, 0.2] and found["worst"] == 1
+    assert found["siblings"] == [{"member": 0, "reward": 1.0}, {"member": 1, "reward": 0.0}]
+    state = found["steps"][1]
+    assert state["critic_prompt"] == "t7 t1 " and len(state["score_probs"]) == 11
+    assert state["observed"] == 0.5 and state["observed_count"] == 2
+    assert found["steps"][2]["observed"] is None  # behind the second step they differ
+
+
+def test_one_state_at_every_version_of_the_critic(client):
+    found = client.get("/api/versions/joint/10/0/1", params={"start": 2}).json()
+    assert [state["critic_version"] for state in found] == [20, 10, 0]
+    assert all(state["value"] == 0.7 for state in found)  # response 0 comes first, same prefix
+    later = client.get("/api/versions/joint/10/0/1", params={"start": 4}).json()
+    assert [state["value"] for state in later] == [0.2] * 3
+    assert client.get("/api/versions/joint/10/0/1", params={"start": 3}).status_code == 422
+
+
+def test_the_tree_over_http(client):
+    found = client.get("/api/tree/joint/0/0").json()
+    assert [node["members"] for node in found["nodes"]] == [[0, 1], [0], [0], [1], [1]]
+
+
+@pytest.mark.parametrize("format", ["html", "md"])
+def test_exports_download_and_escape(client, format):
+    answer = client.get("/api/export/joint/20/0/1", params={"format": format})
+    assert "attachment" in answer.headers["content-disposition"]
+    assert "problem-0" in answer.text
+    if format == "html":
+        assert HOSTILE not in answer.text and "&lt;script&gt;" in answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "rollouts?sort=nope",
+        "rollouts?page=x",
+        "trajectory/joint/99/0/0",
+        "trajectory/joint/20/0/9",
+        "trajectory/joint/20/x/0",
+        "trajectory/..%2F..%2Fetc/0/0/0",
+        "export/joint/20/0/0?format=exe",
+    ],
+)
+def test_bad_questions_are_refused_in_words(client, path):
+    answer = client.get(f"/api/{path}")
+    assert answer.status_code in (404, 422) and answer.json()["detail"]
+
+
+def test_text_of_models_is_json_and_the_browser_may_run_none_of_it(client):
+    answer = client.get("/api/trajectory/joint/20/0/1")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    policy = client.get("/").headers["content-security-policy"]
+    assert "default-src 'self'" in policy and "unsafe" not in policy
+
+
+def test_the_page_asks_nobody_else(client):
+    names = ["/"] + [f"/static/{p.name}" for p in static().iterdir()]
+    for name in names:
+        text = client.get(name).text
+        assert "https://" not in text and "innerHTML" not in text, name
+        assert text.replace("http://www.w3.org/2000/svg", "").count("http://") == 0, name
+
+
+def static():
+    import genac.viewer
+
+    return Path(genac.viewer.__file__).parent / "static"
+
+
+def test_another_host_name_is_refused_unless_the_user_opened_the_server(run):
+    headers = {"Host": "evil.example"}
+    for host, expected in (("127.0.0.1", 400), ("0.0.0.0", 200)):
+        with TestClient(make_app(run, host)) as client:
+            assert client.get("/api/run", headers=headers).status_code == expected
+
+
+def test_an_empty_a_missing_and_a_truncated_run_are_shown_as_they_are(tmp_path, run):
+    (tmp_path / "empty").mkdir()
+    with TestClient(make_app(Run(tmp_path / "empty"))) as client:
+        found = settle(client)
+        assert found["status"] == "unreadable" and len(found["missing"]) == 2
+        assert "config.json is missing" in found["missing"][0]
+        assert client.get("/api/rollouts").json()["rows"] == []
+    (run.path / "config.json").write_text('{"algori')
+    with TestClient(make_app(run)) as client:
+        assert "config.json is not valid JSON" in settle(client)["missing"][0]
+        assert client.get("/api/rollouts").json()["total"] == 12
+
+
+def test_the_viewer_writes_nothing(client, run):
+    before = {p: p.stat().st_mtime_ns for p in run.path.rglob("*")}
+    for path in ("run", "rollouts?q=version&sort=gap", "trajectory/joint/0/0/0", "tree/joint/0/0"):
+        assert client.get(f"/api/{path}").status_code == 200
+    assert {p: p.stat().st_mtime_ns for p in run.path.rglob("*")} == before
+
+
+# --- the terminal -------------------------------------------------------------------------------
+
+
+def test_the_terminal_lists_and_shows_one_response(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["view", "--terminal", str(run.path), "--outcome", "wrong", "--sort", "drop"]) == 0
+    told = capsys.readouterr().out
+    assert "joint/20/1/1" in told and "8?1" in told and "6 of 6 responses" in told
+    assert main(["view", "--terminal", str(run.path), "joint/20/0/1"]) == 0
+    told = capsys.readouterr().out
+    assert "expected answer 1" in told and "largest fall" in told and HOSTILE[:20] in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "not a folder"),
+        ([], "required: run"),
+        (["--terminal", "RUN", "joint/1"], "STAGE/STEP/GROUP/MEMBER"),
+        (["--terminal", "RUN", "--sort", "x"], "it can be"),
+        (["RUN", "joint/1/0/0"], "is for --terminal"),
+        (["RUN", "--port", "x"], "invalid int"),
+    ],
+)
+def test_wrong_arguments_end_with_one_message(run, capsys, arguments, message):
+    given = [str(run.path) if a == "RUN" else a for a in arguments]
+    assert main(["view", *given]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(run, capsys, monkeypatch):
+    monkeypatch.setattr("genac.viewer.command.find_spec", lambda name: None)
+    assert main(["view", str(run.path)]) == 2
+    assert "pip install 'genac[view]'" in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_named(run, capsys):
+    import socket
+
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        assert main(["view", str(run.path), "--port", str(busy.getsockname()[1])]) == 2
+    assert "choose another --port" in capsys.readouterr().err
+
+
+def test_pages_are_strict_json(client):
+    def refuse(name):
+        raise AssertionError(name)
+
+    json.loads(client.get("/api/rollouts").text, parse_constant=refuse)
