@@ -21,7 +21,12 @@ from pydantic import ValidationError
 from genac.algorithms import ALGORITHMS, PRESETS, merge
 from genac.config import RunConfig
 
-OPTION_PATHS = ("task.options.", "stages.base.options.", "stages.synthesize.options.")
+OPTION_PATHS = (
+    "task.options.",
+    "stages.base.options.",
+    "stages.synthesize.options.",
+    "stages.synthesize.endpoint.request.",
+)
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
@@ -80,6 +85,8 @@ def explain(error: ValidationError) -> str:
         key = ".".join(str(part) for part in problem["loc"]) or "config"
         if problem["type"] == "extra_forbidden":
             lines.append(f"{key}: unknown key; see 'genac train --help' for the known ones")
+        elif key.endswith("api_key_env"):  # what was given may be the key itself
+            lines.append(f"{key}: give the NAME of an environment variable, in capitals, or none")
         else:
             lines.append(f"{key}: {problem['msg']} (given: {problem['input']!r:.80})")
     return "\n".join(lines)

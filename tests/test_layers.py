@@ -25,6 +25,7 @@ LEVELS = {
     "algorithms": 0,
     "prefixes": 0,
     "recipes": 1,
+    "endpoint": 2,
     "tasks": 1,
     "ops": 1,
     "runs": 1,
@@ -54,6 +55,7 @@ LIGHT = (
     "algorithms",
     "prefixes",
     "recipes",
+    "endpoint",
     "tasks",
     "runs",
 )
