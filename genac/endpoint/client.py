@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import sys
 import threading
 import time
@@ -33,7 +34,7 @@ from typing import Any
 
 from genac.endpoint.address import checked_url, key_of
 from genac.endpoint.replies import Bill, Refused, Reply, Retry, bill, complaint, read_reply, seconds
-from genac.runs.files import append_line, read_lines, repair_tail
+from genac.runs.files import alone, append_line, read_lines, repair_tail, stable_hash
 from genac.sections import EndpointConfig
 
 AGAIN = {408, 409, 425, 429}  # and every 5xx
@@ -72,6 +73,10 @@ class Endpoint:
         """
         assert not self.cfg.dry_run, "a dry run asks nothing"
         file.parent.mkdir(parents=True, exist_ok=True)
+        with alone(file):
+            return self._ask(prompts, file)
+
+    def _ask(self, prompts: Sequence[str], file: Path) -> tuple[dict[str, Reply], Bill]:
         repair_tail(file)
         wanted = list(dict.fromkeys(prompts))
         replies = self.known(wanted, file)
@@ -245,7 +250,14 @@ class Endpoint:
         return text.replace(key, "[key]") if key else text
 
 
+def answers_file(root: str | Path, cfg: EndpointConfig) -> Path:
+    """Where the answers of one model under one setting are kept, whoever asks."""
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", cfg.model).strip("_.")[-40:]
+    return Path(root) / "answers" / f"{name}-{stable_hash(cfg.identity())}.jsonl"
+
+
 def load_http() -> Any:
+    """The HTTP library; ValueError where it is not installed."""
     try:
         import httpx2
     except ImportError as error:

@@ -20,7 +20,8 @@ from genac.recipes import recorded
 from genac.runs.report import write_report
 from genac.runs.store import Run, environment, stable_hash
 from genac.runtime import Runtime
-from genac.stages import base, critic_rl, joint, sft, synthesize
+from genac.sections import NOT_ASKED
+from genac.stages import base, critic_rl, joint, oracle, sft, synthesize
 from genac.stages.outputs import adopt
 from genac.stages.panels import fixed_panel
 from genac.stages.setup import Setup, prepared_config, save_critic
@@ -42,6 +43,7 @@ def train(cfg: RunConfig) -> Path:
     setup, early, run = Setup.of(cfg), Setup.of(prepared_config(cfg)), open_run(cfg)
     if (run.path / "summary.json").exists():
         return run.path
+    oracle.check(cfg)
     started = time.perf_counter()
     # 1 the stages before joint training, each skipped when its output exists
     ready = prepare(early)
@@ -91,7 +93,7 @@ def config_hash(cfg: RunConfig) -> str:
     skipped = {
         "output_dir": True,
         "name": True,
-        "stages": {"folder"},
+        "stages": {"folder": True, "synthesize": {"endpoint": set(NOT_ASKED)}},
         "critic": {"generative": {"force_prompt"}},
     }
     return stable_hash(cfg.model_dump(exclude=skipped))
@@ -120,7 +122,13 @@ def open_run(cfg: RunConfig) -> Run:
     return run
 
 
-NO_RESULT = ("output_dir", "name", "stages.folder", "critic.generative.force_prompt")
+NO_RESULT = (
+    "output_dir",
+    "name",
+    "stages.folder",
+    "critic.generative.force_prompt",
+    *(f"stages.synthesize.endpoint.{name}" for name in NOT_ASKED),
+)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
@@ -155,9 +163,14 @@ def prepare(setup: Setup) -> Prepared:
     return ready
 
 
-def prepare_until(cfg: RunConfig, verb: str) -> Path:
-    """Runs the stages up to the one named by a command-line verb; returns what that stage made."""
+def prepare_until(cfg: RunConfig, verb: str) -> Path | str:
+    """Runs the stages up to the one named by a command-line verb; returns what that stage made, or
+    the plan of a dry run."""
     cfg = prepared_config(cfg)
+    asked = cfg.stages.synthesize
+    dry = verb == "synthesize" and asked.oracle == "endpoint" and asked.endpoint.dry_run
+    if not dry:
+        oracle.check(cfg)
     setup = Setup.of(cfg)
     if cfg.critic.kind != "generative" and verb != "pretrain-critic":
         raise ValueError(
@@ -169,6 +182,8 @@ def prepare_until(cfg: RunConfig, verb: str) -> Path:
             raise ValueError(f"critic.kind is {cfg.critic.kind!r}: there is no critic to pretrain")
         return ready.critic
     actor = Path(cfg.actor.model_name_or_path or base.base_model(cfg))
+    if dry:
+        return oracle.planned(setup, actor)
     traces = synthesize.traces_file(setup, actor)
     if verb == "synthesize":
         return traces
