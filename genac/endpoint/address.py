@@ -64,3 +64,14 @@ def is_local(url: str) -> bool:
         return ipaddress.ip_address(host).is_private
     except ValueError:
         return "." not in host or host.endswith((".local", ".localhost", ".internal"))
+
+
+def parse_endpoint(name: str) -> EndpointConfig:
+    """The endpoint in 'openai:MODEL@URL'; the model's name may hold an @ of its own."""
+    model, at, rest = name.removeprefix("openai:").partition("@http")
+    if not at or not model:
+        raise ValueError(
+            "write a zero-shot critic as openai:MODEL@URL with the whole URL, for example "
+            "openai:qwen@http://localhost:8000/v1, or give a YAML file with the keys of an endpoint"
+        )
+    return EndpointConfig(base_url=f"http{rest}", model=model)

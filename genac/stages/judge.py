@@ -22,6 +22,7 @@ from genac.critics.base import Critic
 from genac.critics.generative import GenerativeCritic
 from genac.critics.prompts import size_text
 from genac.critics.zero_shot import EndpointCritic, zero_shot_template
+from genac.endpoint.address import parse_endpoint
 from genac.endpoint.client import Endpoint, answers_file
 from genac.endpoint.replies import plan
 from genac.evals.critic import POOLS, evaluate_critic, floors
@@ -108,27 +109,21 @@ def critic_folder(name: str) -> Path:
 
 
 def critic_source(name: str, asked: argparse.Namespace) -> Path | EndpointConfig:
-    """Whom the user named: an endpoint, or the folder with critic.json. Keys and addresses are
-    looked at here, before panels are built."""
-    if not name.startswith("openai:") and Path(name).suffix not in (".yaml", ".yml"):
+    """Whom the user named: an endpoint, or the folder with critic.json. Addresses and keys are
+    checked here, before panels are built."""
+    dry = {"dry_run": asked.dry_run}
+    if name.startswith("openai:"):
+        found = parse_endpoint(name).model_copy(update=dry | {"api_key_env": asked.api_key_env})
+    elif Path(name).suffix in (".yaml", ".yml"):
+        values = read_recipe(name)
+        try:
+            found = EndpointConfig(**{**values, **(dry if asked.dry_run else {})})
+        except ValidationError as error:
+            raise ValueError(f"{name}: {explain(error)}") from None
+    else:
         return critic_folder(name)
-    try:
-        if name.startswith("openai:"):
-            model, at, url = name.removeprefix("openai:").partition("@http")
-            if not at:
-                raise ValueError(
-                    "write openai:MODEL@URL with the whole URL, http://... or https://"
-                )
-            given = {"model": model, "base_url": f"http{url}", "api_key_env": asked.api_key_env}
-        else:
-            given = read_recipe(name)
-        cfg = EndpointConfig(**given | ({"dry_run": True} if asked.dry_run else {}))
-        Endpoint(cfg)
-    except ValidationError as error:
-        raise ValueError(f"{Path(name).name}: {explain(error)}") from None
-    except ValueError as error:
-        raise ValueError(f"{Path(name).name.rpartition('@')[2]}: {error}") from None
-    return cfg
+    Endpoint(found)
+    return found
 
 
 def dry_run(cfg: RunConfig, actor_path: Path, sources: Mapping[str, Path | EndpointConfig]) -> str:
@@ -141,7 +136,11 @@ def dry_run(cfg: RunConfig, actor_path: Path, sources: Mapping[str, Path | Endpo
             continue
         critic = endpoint_critic(cfg, source, actor)
         for shift, options in {"in distribution": {}, **cfg.task.shift}.items():
-            panel = stored_panel(setup, actor_path, actor, options)
+            try:
+                panel = stored_panel(setup, actor_path, actor, options)
+            except NoPanel as reason:
+                lines.append(f"{name}, {shift}: {reason}")
+                continue
             critic.rate = success(cfg, actor, options)
             prompts = critic.prompts_of(panel.states)
             known = critic.endpoint.known(prompts, critic.file)
