@@ -88,15 +88,17 @@ def train(cfg: RunConfig) -> Path:
 
 
 def config_hash(cfg: RunConfig) -> str:
-    """Hash of everything that can change results; where the run is kept, its name, and a forced
-    prompt (which must be possible on resume) are left out."""
+    """Hash of everything that can change results; where the run is kept, its name, how fast an
+    endpoint is asked, and a forced prompt (which must be possible on resume) are left out."""
     skipped = {
         "output_dir": True,
         "name": True,
-        "stages": {"folder": True, "synthesize": {"endpoint": set(NOT_ASKED)}},
+        "stages": {"folder"},
         "critic": {"generative": {"force_prompt"}},
     }
-    return stable_hash(cfg.model_dump(exclude=skipped))
+    values = cfg.model_dump(exclude=skipped)
+    values["stages"]["synthesize"] = cfg.stages.synthesize.identity()
+    return stable_hash(values)
 
 
 def open_run(cfg: RunConfig) -> Run:
