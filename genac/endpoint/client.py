@@ -35,6 +35,7 @@ from typing import Any
 from genac.endpoint.address import checked_url, key_of
 from genac.endpoint.replies import Bill, Refused, Reply, Retry, bill, complaint, read_reply, seconds
 from genac.runs.files import alone, append_line, read_lines, repair_tail, stable_hash
+from genac.runs.progress import Progress
 from genac.sections import EndpointConfig
 
 AGAIN = {408, 409, 425, 429}  # and every 5xx
@@ -102,11 +103,13 @@ class Endpoint:
         found: dict[str, Reply | None] = {}
         lost, refused, answers = 0, 0, int(known)
         http = load_http()
-        with self._client(http) as client, ThreadPoolExecutor(self.cfg.concurrency) as pool:
+        bar = Progress(f"asking {self.cfg.model}", len(prompts), enabled=len(prompts) > 1)
+        with bar, self._client(http) as client, ThreadPoolExecutor(self.cfg.concurrency) as pool:
             jobs = {pool.submit(self._one, http, client, p, file): p for p in prompts}
             try:
                 for job in as_completed(jobs):
                     reply = found[jobs[job]] = job.result()
+                    bar.update(len(found), retries=self._retries or None)
                     lost = lost + 1 if reply is None else 0
                     refused += bool(reply and reply.refused)
                     answers += bool(reply and not reply.refused)
