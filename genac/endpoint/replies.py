@@ -90,7 +90,7 @@ def plan(cfg: EndpointConfig, prompts: Sequence[str], known: Sequence[str]) -> s
         "answered already)",
         f"about {read} prompt tokens (one per {CHARACTERS:g} characters)",
         f"at most {written} answer tokens ({cfg.max_tokens} each)",
-        f"cost at most {price(cfg, read, written):.4f}"
+        f"cost at most about {price(cfg, read, written):.4f}"
         if cfg.price_input or cfg.price_output
         else "cost unknown: set price_input and price_output",
     ]
