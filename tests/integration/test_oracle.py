@@ -242,6 +242,27 @@ def test_monte_carlo_without_an_api(recipe: Recipe, genac: Genac, folder: Path) 
     assert Run.open(done[0]).metrics("synthesize")[0]["bare"] == len(traces)
 
 
+@pytest.mark.slow
+def test_a_critic_that_can_score_keeps_its_own_words(
+    recipe: Recipe, genac: Genac, folder: Path
+) -> None:
+    """Here the critic of a usual stage 1 plays the model that follows its prompt already."""
+    assert genac("sft", recipe(stages={"folder": str(folder)})).code == 0
+    critic = only(folder, "critic_sft-*") / "model"
+    made = {"oracle": "monte_carlo", "continuations": 4, "num_states": 24}
+    values = {"stages": {"folder": str(folder), "synthesize": made}}
+    values["critic"] = {"model_name_or_path": str(critic)}
+    before = set(folder.glob("traces-*"))
+    assert genac("synthesize", recipe(**values)).code == 0
+    (made_now,) = set(folder.glob("traces-*")) - before
+    traces = read_traces(made_now / "traces.jsonl")
+    assert traces and all(t.reasoning.strip() and "<answer>" not in t.reasoning for t in traces)
+    assert all(t.score == int(10 * t.target + 0.5) for t in traces)
+    found = Run.open(made_now).metrics("synthesize")[0]
+    dropped = sum(v for k, v in found.items() if k.startswith("dropped/"))
+    assert found["bare"] == 0 and dropped == found["candidates"] - len(traces) > 0
+
+
 @pytest.mark.parametrize(
     ("endpoint", "words"),
     [

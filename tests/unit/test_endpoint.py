@@ -324,7 +324,9 @@ def test_plan_counts_what_is_missing() -> None:
     cfg = EndpointConfig(base_url="http://a", model="m", max_tokens=10, price_output=1e6)
     text = plan(cfg, ["aaa", "bbb", "aaa"], ["aaa"])
     assert "1 requests (2 different prompts, 1 of them answered" in text
-    assert "about 1 prompt tokens" in text and "at most about 10.0000" in text and text.endswith("bbb")
+    assert (
+        "about 1 prompt tokens" in text and "at most about 10.0000" in text and text.endswith("bbb")
+    )
     with pytest.raises(AssertionError):
         Endpoint(EndpointConfig(**cfg.model_dump() | {"dry_run": True})).ask(["p"], Path("x"))
 
