@@ -17,7 +17,7 @@ from typing import Any
 
 from genac.config import RunConfig
 from genac.critics.generative import GenerativeCritic
-from genac.critics.parsing import OPEN, SCORES, parse_score
+from genac.critics.parsing import CLOSE, OPEN, SCORES, parse_score
 from genac.critics.prompts import Context
 from genac.critics.zero_shot import ORACLE, REFERENCE, oracle_prompt
 from genac.endpoint.client import Endpoint, answers_file, load_http
@@ -206,9 +206,12 @@ def best_reasoning(
 
 
 def reasoning_of(text: str) -> str:
-    """What was written before the score that counts, behind any hidden thinking; "" = nothing."""
+    """What was written before the score, behind any hidden thinking; "" = nothing to learn from.
+
+    Reasoning with answer tags of its own is none: the critic stops writing at the first closing one.
+    """
     before = text.rsplit("</think>", 1)[-1].rpartition(OPEN)[0].strip()
-    return before + "\n" if before else ""
+    return before + "\n" if before and OPEN not in before and CLOSE not in before else ""
 
 
 def agrees(score: int, candidate: Candidate, tolerance: float) -> bool:

@@ -25,7 +25,8 @@ def thought(text: str) -> Thought:
     [
         ("All fine.\n<answer>7</answer>", "All fine.\n"),
         ("All fine. <answer>7</answer> Bye.", "All fine.\n"),
-        ("First <answer>3</answer>, no: <answer>4</answer>", "First <answer>3</answer>, no:\n"),
+        ("First <answer>3</answer>, no: <answer>4</answer>", ""),
+        ("Well <answer> <answer>4</answer>", ""),
         ("<think>hidden <answer>2</answer></think>Seen. <answer>4</answer>", "Seen.\n"),
         ("<think>hidden</think><answer>4</answer>", ""),
         ("<answer>4</answer>", ""),
