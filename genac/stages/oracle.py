@@ -208,7 +208,7 @@ def best_reasoning(
 def reasoning_of(text: str) -> str:
     """What was written before the score, behind any hidden thinking; "" = nothing to learn from.
 
-    Reasoning with answer tags of its own is none: the critic stops writing at the first closing one.
+    Reasoning with answer tags of its own is none: the critic stops at the first closing one.
     """
     before = text.rsplit("</think>", 1)[-1].rpartition(OPEN)[0].strip()
     return before + "\n" if before and OPEN not in before and CLOSE not in before else ""
