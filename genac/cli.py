@@ -11,13 +11,14 @@ USAGE = """genac VERB [ARGUMENTS]
   train RECIPE [--key value ...]            all stages, then joint RL; resumes what was interrupted
                                             (--from RUN: from the models a finished run saved)
   synthesize RECIPE [--key value ...]       oracle traces for the critic (and the base model if
-  needed)
+  needed); an API as oracle: docs/oracle.md
   sft RECIPE [--key value ...]              stage 1 only: critic SFT
   pretrain-critic RECIPE [--key value ...]  stages 1 and 2 only: critic SFT and critic RL
   eval RUN                                  held-out success, shifts and critic of a finished run,
   again
   eval critic RUN [CRITIC ...]              critics against panels of the run's actor, as a table
-                                            (--problems N --continuations K)
+                                            (--problems N --continuations K); zero-shot ones as
+                                            openai:MODEL@URL or endpoint.yaml (--dry-run)
   eval search RUN [RUN ...]                 best-of-n, voting and beam search by the critic beside
                                             majority vote at equal tokens (--n N ... --problems N)
   eval benchmarks MODEL [NAME ...]          avg@k and pass@k of a run's actor or any model on data

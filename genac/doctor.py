@@ -27,6 +27,7 @@ from genac.evals.lengths import LETTERS, Candidate, Lengths, candidates, measure
 from genac.evals.memory import as_text
 from genac.models.loading import parameter_count
 from genac.runtime import Hardware
+from genac.stages.oracle import check as check_endpoint
 from genac.tasks import account, make_task
 from genac.tasks.base import SPLITS, Task
 from genac.tasks.check import check
@@ -209,7 +210,9 @@ def gold(found: Findings, cfg: RunConfig, task: Task) -> None:
 def oracle(found: Findings, cfg: RunConfig, task: Task) -> None:
     """Traces for the critic and checks for the base model need an oracle."""
     stages, traces = cfg.stages, cfg.critic.kind == "generative" and cfg.stages.sft.epochs > 0
-    traces = traces and stages.synthesize.oracle != "outcome"
+    traces = traces and stages.synthesize.oracle in ("task", "calibrated")
+    with found.attempt("endpoint"):
+        check_endpoint(cfg)
     base = not cfg.actor.model_name_or_path and stages.base.check_fraction > 0
     if traces or base:
         with found.attempt("oracle" if traces else "oracle (set stages.base.check_fraction 0)"):

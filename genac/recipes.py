@@ -27,6 +27,7 @@ OPTION_PATHS = (
     "stages.synthesize.options.",
     "actor.load.chat_template_kwargs.",
     "critic.load.chat_template_kwargs.",
+    "stages.synthesize.endpoint.request.",
 )
 
 
@@ -86,6 +87,8 @@ def explain(error: ValidationError) -> str:
         key = ".".join(str(part) for part in problem["loc"]) or "config"
         if problem["type"] == "extra_forbidden":
             lines.append(f"{key}: unknown key; see 'genac train --help' for the known ones")
+        elif key.endswith("api_key_env"):  # what was given may be the key itself
+            lines.append(f"{key}: give the NAME of an environment variable, in capitals, or none")
         else:
             lines.append(f"{key}: {problem['msg']} (given: {problem['input']!r:.80})")
     return "\n".join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -55,12 +55,58 @@ class BaseStage(Section):
     )
 
 
+class EndpointConfig(Section):
+    """An OpenAI-compatible chat-completions server that is asked for judgements."""
+
+    # A message must not repeat what was given: it may be a key.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    base_url: str = Field(default="", description="for example https://api.openai.com/v1")
+    model: str = Field(default="", description="the model's name on that server")
+    api_key_env: str = Field(
+        default="",
+        pattern=r"^([A-Z_][A-Z0-9_]*|none|)$",  # a key put here by mistake has small letters
+        description="environment variable that holds the key; 'none' = the server needs no key",
+    )
+    temperature: float = Field(default=1.0, ge=0, description="sampling temperature")
+    max_tokens: Count = Field(default=1024, description="length limit of an answer")
+    request: dict[str, Any] = Field(
+        default_factory=dict,
+        description="further fields of every request; null takes one out, e.g. temperature: null",
+    )
+    notes: str = Field(
+        default="", description="added to every prompt: what the task's notation means"
+    )
+    concurrency: Count = Field(default=8, description="requests at the same time")
+    requests_per_minute: int = Field(default=0, ge=0, description="rate limit, 0 = none")
+    timeout: Rate = Field(default=300.0, description="seconds until a request counts as lost")
+    max_retries: int = Field(default=6, ge=0, description="further tries of a failed request")
+    backoff: Rate = Field(
+        default=1.0, description="seconds before the first further try; doubles up to a minute"
+    )
+    price_input: float = Field(default=0.0, ge=0, description="price of a million prompt tokens")
+    price_output: float = Field(default=0.0, ge=0, description="price of a million answer tokens")
+    dry_run: bool = Field(
+        default=False, description="genac synthesize: say what would be asked, ask nothing"
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """What an answer depends on. Where and how fast it is asked for, and its price, do not
+        count: a server that moved to another host is the same one."""
+        return self.model_dump(include=set(ASKED))
+
+
+ASKED = ("model", "temperature", "max_tokens", "request", "notes")
+NOT_ASKED = tuple(name for name in EndpointConfig.model_fields if name not in ASKED)
+
+
 class SynthesizeStage(Section):
     """Reasoning traces of an oracle on partial responses of the actor."""
 
-    oracle: Literal["task", "calibrated", "outcome"] = Field(
+    oracle: Literal["task", "calibrated", "outcome", "endpoint", "monte_carlo"] = Field(
         default="task",
-        description="programmatic oracle, the same calibrated on rollouts, or the outcome mean",
+        description="programmatic oracle, the same calibrated on rollouts, the outcome mean, a "
+        "model behind an API, or Monte-Carlo scores with the critic's own reasoning",
     )
     num_prompts: Count = Field(default=512, description="problems")
     num_generations: Count = Field(default=4, description="responses per problem")
@@ -71,6 +117,50 @@ class SynthesizeStage(Section):
         default=True, description="tell the oracle rates over [0, 1] rather than the actor's own"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="task option overrides")
+    endpoint: EndpointConfig = Field(
+        default_factory=EndpointConfig, description="oracle endpoint: whom to ask"
+    )
+    num_requests: int | None = Field(
+        default=None,
+        ge=1,
+        description="endpoint, monte_carlo: states that are asked about; none = num_states",
+    )
+    continuations: int = Field(
+        default=0,
+        ge=0,
+        description="endpoint, monte_carlo: actor's continuations per state (K), 0 = no check",
+    )
+    tolerance: Fraction = Field(
+        default=0.3, description="largest difference between a kept score / 10 and its value by K"
+    )
+    bare_scores: bool = Field(
+        default=False, description="monte_carlo: keep the score where no reasoning agrees"
+    )
+    see_answer: bool = Field(
+        default=False, description="endpoint: show the oracle the reference answer"
+    )
+
+    @model_validator(mode="after")
+    def _continued(self) -> SynthesizeStage:
+        if self.oracle == "monte_carlo" and not self.continuations:
+            raise ValueError(
+                "oracle is 'monte_carlo' but continuations is 0: the scores are means over them; "
+                "set stages.synthesize.continuations, for example to 16"
+            )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What the traces depend on; keys that the chosen oracle does not read are left out."""
+        read = ORACLE_KEYS.get(self.oracle, ())
+        unread = {key for keys in ORACLE_KEYS.values() for key in keys} - {*read}
+        values = self.model_dump(exclude=unread)
+        return values | {"endpoint": self.endpoint.identity()} if "endpoint" in read else values
+
+
+ORACLE_KEYS = {
+    "endpoint": ("endpoint", "num_requests", "continuations", "tolerance", "see_answer"),
+    "monte_carlo": ("num_requests", "continuations", "tolerance", "bare_scores"),
+}
 
 
 class SFTStage(Section):

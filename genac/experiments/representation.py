@@ -34,10 +34,10 @@ from genac.models.tiny import save_tiny
 from genac.ops.stats import bootstrap_sums
 from genac.rollout import encode_prompt
 from genac.runs.figures import lines
+from genac.runs.files import alone
 from genac.runs.store import stable_hash
 from genac.runtime import Hardware, language_model, value_model
 from genac.seeding import derive_seed
-from genac.stages.outputs import alone
 from genac.stages.sft import completion_ids
 from genac.tasks import make_task
 from genac.types import Problem, Rollout, Sample, State

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,15 @@ def append_line(path: Path, obj: Mapping[str, Any]) -> None:
         if path.exists():
             os.truncate(path, size)
         raise _named(error, path, "the earlier lines are intact") from error
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Held by one process at a time; the operating system frees it when that process dies."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.parent / f".{folder.name}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def repair_tail(path: Path) -> None:

@@ -1,7 +1,8 @@
 """genac eval critic RUN [CRITIC ...]: critics against panels, as a table.
 
 The panels are those of the run's actor: its task, and each of its named shifts. The critics are the
-run's own and any others given by folder (a run, or a folder with critic.json), of either kind.
+run's own and any others given by folder (a run, or a folder with critic.json), of either kind; and
+zero-shot ones: openai:MODEL@URL, or a YAML file with the keys of an endpoint (docs/oracle.md).
 Written into the run folder: critics.json (everything), critics.md (the table), and
 critics-reliability.svg.
 """
@@ -10,20 +11,29 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from genac.config import CriticConfig, RunConfig
 from genac.critics.base import Critic
 from genac.critics.generative import GenerativeCritic
+from genac.critics.prompts import size_text
+from genac.critics.zero_shot import EndpointCritic, zero_shot_template
+from genac.endpoint.address import parse_endpoint
+from genac.endpoint.client import Endpoint, answers_file
+from genac.endpoint.replies import plan
 from genac.evals.critic import POOLS, evaluate_critic, floors
 from genac.evals.ground_truth import NoPanel, Panel
 from genac.evals.policy import evaluate_policy
-from genac.recipes import recorded
+from genac.models.loading import parameter_count
+from genac.recipes import explain, read_recipe, recorded
 from genac.runs.figures import reliability
 from genac.runs.store import Run, atomic_write
 from genac.runtime import Runtime
+from genac.sections import EndpointConfig
 from genac.stages.panels import stored_panel
 from genac.stages.setup import Setup, critic_card, make_world
 
@@ -39,10 +49,12 @@ def evaluate_critics(arguments: Sequence[str]) -> str:
         raise ValueError(f"{asked.run} holds no trained actor yet; let 'genac train' finish first")
     cfg = with_panel(recorded(run.path, run.config()), asked.problems, asked.continuations)
     own = [asked.run] if (run.path / "critic" / "critic.json").exists() else []
-    folders = {name: critic_folder(name) for name in [*own, *asked.critics]}
-    if not folders:
+    sources = {name: critic_source(name, asked) for name in [*own, *asked.critics]}
+    if not sources:
         raise ValueError(f"{asked.run} has no critic of its own; name the critics to evaluate")
-    cells = judge(cfg, run.path / "actor", folders)
+    if asked.dry_run:
+        return dry_run(cfg, run.path / "actor", sources)
+    cells = judge(cfg, run.path / "actor", sources)
     text = markdown(cells, asked.run, cfg)
     atomic_write(run.path / "critics.json", json.dumps(cells, indent=1))
     atomic_write(run.path / "critics.md", text)
@@ -56,7 +68,13 @@ def evaluate_critics(arguments: Sequence[str]) -> str:
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="genac eval critic")
     p.add_argument("run", help="a finished run: its actor, task and shifts make the panels")
-    p.add_argument("critics", nargs="*", help="further critics: runs, or folders with critic.json")
+    p.add_argument(
+        "critics",
+        nargs="*",
+        help="further critics: runs, folders with critic.json, openai:MODEL@URL, endpoint.yaml",
+    )
+    p.add_argument("--api-key-env", default="", help="variable that holds the key of openai:...")
+    p.add_argument("--dry-run", action="store_true", help="say what endpoints would be asked")
     p.add_argument("--problems", type=int, default=None, help="two-sided problems per panel")
     p.add_argument("--continuations", type=int, default=None, help="K per state")
     return p
@@ -90,11 +108,58 @@ def critic_folder(name: str) -> Path:
     )
 
 
-def judge(cfg: RunConfig, actor_path: Path, critics: dict[str, Path]) -> dict[str, dict[str, Cell]]:
+def critic_source(name: str, asked: argparse.Namespace) -> Path | EndpointConfig:
+    """Whom the user named: an endpoint, or the folder with critic.json. Addresses and keys are
+    checked here, before panels are built."""
+    dry = {"dry_run": asked.dry_run}
+    if name.startswith("openai:"):
+        found = parse_endpoint(name).model_copy(update=dry | {"api_key_env": asked.api_key_env})
+    elif Path(name).suffix in (".yaml", ".yml"):
+        values = read_recipe(name)
+        try:
+            found = EndpointConfig(**{**values, **(dry if asked.dry_run else {})})
+        except ValidationError as error:
+            raise ValueError(f"{name}: {explain(error)}") from None
+    else:
+        return critic_folder(name)
+    Endpoint(found)
+    return found
+
+
+def dry_run(cfg: RunConfig, actor_path: Path, sources: Mapping[str, Path | EndpointConfig]) -> str:
+    """What each endpoint would be asked on each panel; nothing is asked."""
+    setup = Setup.of(cfg)
+    actor = setup.actor(actor_path)
+    lines = []
+    for name, source in sources.items():
+        if isinstance(source, Path):
+            continue
+        critic = endpoint_critic(cfg, source, actor)
+        for shift, options in {"in distribution": {}, **cfg.task.shift}.items():
+            try:
+                panel = stored_panel(setup, actor_path, actor, options)
+            except NoPanel as reason:
+                lines.append(f"{name}, {shift}: {reason}")
+                continue
+            critic.rate = success(cfg, actor, options)
+            prompts = critic.prompts_of(panel.states)
+            known = critic.endpoint.known(prompts, critic.file)
+            lines.append(f"{name}, {shift}:\n{plan(source, prompts, [*known])}\n")
+    return "\n".join(lines) or "no endpoint was named, so nothing would be asked"
+
+
+def judge(
+    cfg: RunConfig, actor_path: Path, critics: Mapping[str, Path | EndpointConfig]
+) -> dict[str, dict[str, Cell]]:
     """panel -> critic -> metrics; a panel that cannot be built says why."""
     setup = Setup.of(cfg)
     actor = setup.actor(actor_path)
-    loaded = {name: load_critic(cfg, path, actor) for name, path in critics.items()}
+    loaded = {
+        name: load_critic(cfg, source, actor)
+        if isinstance(source, Path)
+        else endpoint_critic(cfg, source, actor)
+        for name, source in critics.items()
+    }
     table: dict[str, dict[str, Cell]] = {}
     for shift, options in {"in distribution": {}, **cfg.task.shift}.items():
         try:
@@ -102,10 +167,7 @@ def judge(cfg: RunConfig, actor_path: Path, critics: dict[str, Path]) -> dict[st
         except NoPanel as reason:
             table[shift] = {"skipped": {"reason": str(reason)}}
             continue
-        world = make_world(cfg, **options)
-        rate = evaluate_policy(
-            actor, world, cfg.evaluate.num_problems, cfg.evaluate.num_samples
-        ).mean
+        rate = success(cfg, actor, options)
         table[shift] = {name: cell(critic, panel, rate) for name, critic in loaded.items()}
     return table
 
@@ -117,11 +179,40 @@ def load_critic(cfg: RunConfig, folder: Path, actor: Runtime) -> Critic:
     return Setup.of(cfg.model_copy(update={"critic": saved})).critic(folder, actor)
 
 
+def endpoint_critic(cfg: RunConfig, source: EndpointConfig, actor: Runtime) -> EndpointCritic:
+    """A zero-shot critic asked with the run's prompt, or with one that explains the score."""
+    asked = cfg.critic.generative
+    size = asked.icc.actor_size or size_text(parameter_count(actor.model))
+    return EndpointCritic(
+        Endpoint(source),
+        zero_shot_template(asked.prompt),
+        actor,
+        size if asked.icc.enabled else None,
+        answers_file(cfg.stages.folder, source),
+    )
+
+
+def success(cfg: RunConfig, actor: Runtime, options: dict[str, Any]) -> float:
+    """The actor's held-out success under a shift of the task."""
+    world = make_world(cfg, **options)
+    return evaluate_policy(actor, world, cfg.evaluate.num_problems, cfg.evaluate.num_samples).mean
+
+
 def cell(critic: Critic, panel: Panel, rate: float) -> Cell:
     """One critic on one panel, told the actor's success rate there."""
     if isinstance(critic, GenerativeCritic):
         critic.rate.value = rate
-    return evaluate_critic(critic, panel) | floors(panel)
+    if not isinstance(critic, EndpointCritic):
+        return evaluate_critic(critic, panel) | floors(panel)
+    critic.rate = rate
+    found = evaluate_critic(critic, panel) | floors(panel)
+    tokens = critic.bill.prompt_tokens + critic.bill.completion_tokens
+    return found | {
+        "tokens_per_value": tokens / found["states"],
+        "cost": critic.bill.cost,
+        "new_answers": critic.bill.new,
+        "unanswered": critic.bill.unanswered,
+    }
 
 
 def markdown(table: dict[str, dict[str, Cell]], run: str, cfg: RunConfig) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from genac.runs.files import alone
 from genac.runs.store import Run, atomic_write, environment, stable_hash
 
 DONE = "done.json"
@@ -30,15 +29,6 @@ def ensure(root: str | Path, stage: str, key: dict[str, Any], build: Callable[[R
             note = {"stage": stage, "key": key}
             atomic_write(folder / DONE, json.dumps(note, indent=1, default=str))
     return folder
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Held by one process at a time; the operating system frees it when that process dies."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.parent / f".{folder.name}.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def adopt(run: Run, stage_folder: Path) -> None:

@@ -20,7 +20,8 @@ from genac.recipes import recorded
 from genac.runs.report import write_report
 from genac.runs.store import Run, environment, stable_hash
 from genac.runtime import Runtime
-from genac.stages import base, critic_rl, joint, sft, synthesize
+from genac.sections import NOT_ASKED
+from genac.stages import base, critic_rl, joint, oracle, sft, synthesize
 from genac.stages.cards import write_cards
 from genac.stages.outputs import adopt
 from genac.stages.panels import fixed_panel
@@ -44,6 +45,7 @@ def train(cfg: RunConfig) -> Path:
     setup, early, run = Setup.of(cfg), Setup.of(prepared_config(cfg)), open_run(cfg)
     if (run.path / "summary.json").exists():
         return run.path
+    oracle.check(cfg)
     with run.reporting(cfg.report_to):
         return train_in(setup, early, run)
 
@@ -97,8 +99,8 @@ def train_in(setup: Setup, early: Setup, run: Run) -> Path:
 
 
 def config_hash(cfg: RunConfig) -> str:
-    """Hash of everything that can change results; where the run is kept, its name, and a forced
-    prompt (which must be possible on resume) are left out."""
+    """Hash of everything that can change results; where the run is kept, its name, how fast an
+    endpoint is asked, and a forced prompt (which must be possible on resume) are left out."""
     skipped = {
         "output_dir": True,
         "name": True,
@@ -106,7 +108,9 @@ def config_hash(cfg: RunConfig) -> str:
         "stages": {"folder"},
         "critic": {"generative": {"force_prompt"}},
     }
-    return stable_hash(cfg.model_dump(exclude=skipped))
+    values = cfg.model_dump(exclude=skipped)
+    values["stages"]["synthesize"] = cfg.stages.synthesize.identity()
+    return stable_hash(values)
 
 
 def open_run(cfg: RunConfig) -> Run:
@@ -132,7 +136,14 @@ def open_run(cfg: RunConfig) -> Run:
     return run
 
 
-NO_RESULT = ("output_dir", "name", "report_to", "stages.folder", "critic.generative.force_prompt")
+NO_RESULT = (
+    "output_dir",
+    "name",
+    "report_to",
+    "stages.folder",
+    "critic.generative.force_prompt",
+    *(f"stages.synthesize.endpoint.{name}" for name in NOT_ASKED),
+)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
@@ -167,9 +178,14 @@ def prepare(setup: Setup) -> Prepared:
     return ready
 
 
-def prepare_until(cfg: RunConfig, verb: str) -> Path:
-    """Runs the stages up to the one named by a command-line verb; returns what that stage made."""
+def prepare_until(cfg: RunConfig, verb: str) -> Path | str:
+    """Runs the stages up to the one named by a command-line verb; returns what that stage made, or
+    the plan of a dry run."""
     cfg = prepared_config(cfg)
+    asked = cfg.stages.synthesize
+    dry = verb == "synthesize" and asked.oracle == "endpoint" and asked.endpoint.dry_run
+    if not dry:
+        oracle.check(cfg)
     setup = Setup.of(cfg)
     if cfg.critic.kind != "generative" and verb != "pretrain-critic":
         raise ValueError(
@@ -181,6 +197,8 @@ def prepare_until(cfg: RunConfig, verb: str) -> Path:
             raise ValueError(f"critic.kind is {cfg.critic.kind!r}: there is no critic to pretrain")
         return ready.critic
     actor = Path(cfg.actor.model_name_or_path or base.base_model(cfg))
+    if dry:
+        return oracle.planned(setup, actor)
     traces = synthesize.traces_file(setup, actor)
     if verb == "synthesize":
         return traces

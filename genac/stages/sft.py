@@ -18,7 +18,7 @@ from genac.sections import LoopStage
 from genac.stages.loop import Loop
 from genac.stages.outputs import ensure
 from genac.stages.setup import Setup, save_critic
-from genac.stages.synthesize import Trace, problem_of, read_traces
+from genac.stages.traces import Trace, problem_of, read_traces
 from genac.types import Sample
 
 

@@ -3,41 +3,28 @@
 The programmatic oracle knows the mathematics but not this actor; its scores are guesses that RL
 pretraining has to calibrate. `calibrated` replaces each guess by the mean return of the states that
 got the same guess; `outcome` (for tasks without an oracle) writes no reasoning and the rounded mean
-return.
+return. `endpoint` and `monte_carlo` are in genac.stages.oracle.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict
-from dataclasses import asdict, dataclass, replace
-from itertools import zip_longest
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from genac.config import RunConfig
 from genac.critics.base import pooled_returns, unique_states
 from genac.rollout import World, collect, problems_at, response_text
-from genac.runs.store import Run, atomic_write, stable_hash
+from genac.runs.store import Run, stable_hash
 from genac.runtime import Runtime
+from genac.stages import oracle
 from genac.stages.outputs import ensure
 from genac.stages.setup import Setup, make_world
+from genac.stages.traces import Trace, balanced, write_traces
 from genac.states import split
-from genac.types import Problem, State
-
-
-@dataclass(frozen=True)
-class Trace:
-    """One row of the SFT data."""
-
-    problem: dict[str, Any]
-    partial: str
-    partial_ids: tuple[int, ...]  # of the actor's tokenizer
-    success_rate: float
-    reasoning: str
-    score: int
-    target: float | None  # mean return of the state
+from genac.types import State
 
 
 def key(cfg: RunConfig, actor: Path) -> dict[str, Any]:
@@ -46,7 +33,7 @@ def key(cfg: RunConfig, actor: Path) -> dict[str, Any]:
         "load": cfg.actor.load.model_dump(),
         "seed": cfg.seed,
         "task": cfg.task.model_dump(exclude={"shift"}),
-        "synthesize": cfg.stages.synthesize.model_dump(),
+        "synthesize": cfg.stages.synthesize.identity(),
         "states": cfg.states.model_dump(exclude={"skip_decided"}),
         "icc": cfg.critic.generative.icc.enabled,
         "sampling": cfg.rollout.model_dump(
@@ -57,10 +44,10 @@ def key(cfg: RunConfig, actor: Path) -> dict[str, Any]:
 
 def traces_file(setup: Setup, actor: Path) -> Path:
     """JSONL of traces; made unless it exists."""
-    wanted = key(setup.cfg, actor)
-    folder = ensure(
-        setup.cfg.stages.folder, "traces", wanted, lambda run: synthesize(setup, actor, run)
-    )
+    cfg = setup.cfg
+    wanted = key(cfg, actor) | oracle.key(cfg, actor)
+    build = oracle.BUILD.get(cfg.stages.synthesize.oracle, synthesize)
+    folder = ensure(cfg.stages.folder, "traces", wanted, lambda run: build(setup, actor, run))
     return folder / "traces.jsonl"
 
 
@@ -80,7 +67,7 @@ def synthesize(setup: Setup, actor_path: Path, run: Run) -> None:
     if cfg.oracle == "calibrated":
         traces = calibrated(traces)
     chosen = balanced(traces, cfg.num_states, setup.cfg.seed)
-    atomic_write(run.path / "traces.jsonl", "\n".join(json.dumps(asdict(t)) for t in chosen))
+    write_traces(run.path / "traces.jsonl", chosen)
     run.log("synthesize", 0, {"traces": len(chosen), "candidates": len(traces), "reward": rate})
 
 
@@ -127,25 +114,3 @@ def calibrated(traces: list[Trace]) -> list[Trace]:
             returns[t.score].append(t.target)
     table = {score: round(10 * sum(found) / len(found)) for score, found in returns.items()}
     return [replace(t, score=table.get(t.score, t.score)) for t in traces]
-
-
-def balanced(traces: list[Trace], count: int, seed: int) -> list[Trace]:
-    """At most `count` traces, drawn in turn from (no chance / some chance) x number of lines."""
-    cells: dict[tuple[bool, int], list[Trace]] = defaultdict(list)
-    order = list(traces)
-    random.Random(f"{seed}/balance").shuffle(order)
-    for t in order:
-        cells[t.score == 0, t.partial.count("\n")].append(t)
-    rounds = zip_longest(*(cells[k] for k in sorted(cells)))
-    return [t for row in rounds for t in row if t is not None][:count]
-
-
-def read_traces(file: Path) -> list[Trace]:
-    rows = [json.loads(line) for line in file.read_text().splitlines() if line]
-    if not rows:
-        raise ValueError(f"{file} holds no trace; synthesize more (stages.synthesize.num_prompts)")
-    return [Trace(**{**row, "partial_ids": tuple(row["partial_ids"])}) for row in rows]
-
-
-def problem_of(trace: Trace) -> Problem:
-    return Problem(trace.problem["id"], trace.problem["prompt"], trace.problem["answer"])

@@ -96,7 +96,7 @@ class GymTask:
     def oracle(self, problem: Problem, partial: str, success_rate: float | None) -> OracleTrace:
         raise ValueError(
             f"task {self.name!r} has no programmatic oracle; set stages.synthesize.oracle: "
-            "outcome, which labels partial responses by how they end"
+            "outcome, which labels partial responses by how they end, or endpoint (an API)"
         )
 
     def alphabet(self) -> list[str]:

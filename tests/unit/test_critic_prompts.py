@@ -15,7 +15,7 @@ from genac.config import GenerativeConfig, ICCConfig
 from genac.critics.generative import GenerativeCritic
 from genac.critics.prompts import TEMPLATES, Context, PromptBuilder, size_text, template
 from genac.stages.sft import trace_sample
-from genac.stages.synthesize import Trace
+from genac.stages.traces import Trace
 from genac.types import Problem, State
 
 NAMES = sorted(TEMPLATES)

@@ -1,0 +1,126 @@
+"""The states that an oracle is asked about: partial responses of the actor, chosen before anything
+is paid for, and kept, so that a resumed command asks about the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from genac.config import RunConfig
+from genac.critics.base import pooled_returns, unique_states
+from genac.critics.monte_carlo import monte_carlo_values
+from genac.critics.prompts import size_text
+from genac.evals.critic import fraction
+from genac.models.loading import parameter_count
+from genac.rollout import collect, problems_at, response_text
+from genac.runs.files import read_lines
+from genac.runs.store import Run, atomic_write
+from genac.stages.outputs import ensure
+from genac.stages.setup import Setup, make_world
+from genac.stages.traces import in_turn
+from genac.states import split
+from genac.types import Problem, State
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A partial response; `returns` is the mean reward of the responses through it, `value` the
+    mean over fresh continuations (None where none was asked for, or none could be scored)."""
+
+    problem: dict[str, Any]
+    partial: str
+    partial_ids: tuple[int, ...]
+    position: str  # start, or a third of the response
+    success_rate: float  # of the actor on all problems
+    actor_size: str
+    returns: float | None
+    value: float | None = None
+
+    @property
+    def known(self) -> float:
+        """The best that is known of its value."""
+        return self.value if self.value is not None else (self.returns or 0.0)
+
+    @property
+    def asked(self) -> Problem:
+        return Problem(self.problem["id"], self.problem["prompt"], self.problem["answer"])
+
+
+def key(cfg: RunConfig, actor: Path) -> dict[str, Any]:
+    stage = cfg.stages.synthesize
+    made = {"num_prompts", "num_generations", "options", "continuations"}
+    return {
+        "actor": actor.parent.name if actor.name == "model" else str(actor),
+        "seed": cfg.seed,
+        "task": cfg.task.model_dump(exclude={"shift"}),
+        "synthesize": stage.model_dump(include=made),
+        "states": cfg.states.model_dump(exclude={"skip_decided"}),
+        "sampling": cfg.rollout.model_dump(
+            include={"max_completion_length", "temperature", "top_p"}
+        ),
+        "count": stage.num_requests or stage.num_states,
+        "size": cfg.critic.generative.icc.actor_size,
+    }
+
+
+def candidates(setup: Setup, actor: Path) -> list[Candidate]:
+    """The states to be asked about; made unless they exist."""
+    cfg = setup.cfg
+    folder = ensure(
+        cfg.stages.folder, "candidates", key(cfg, actor), lambda run: build(setup, actor, run)
+    )
+    rows = [row for _, row in read_lines(folder / "candidates.jsonl")]
+    return [Candidate(**{**row, "partial_ids": tuple(row["partial_ids"])}) for row in rows]
+
+
+def build(setup: Setup, actor_path: Path, run: Run) -> None:
+    """Roll out, choose states by outcome and position, value them by continuations if asked to."""
+    cfg = setup.cfg.stages.synthesize
+    world = make_world(setup.cfg, **cfg.options)
+    group = {"num_generations": cfg.num_generations}
+    world = replace(world, rollout=world.rollout.model_copy(update=group))
+    actor = setup.actor(actor_path)
+    groups = collect(actor, world, problems_at(world, "train", 0, cfg.num_prompts), "synthesize")
+    rollouts = [r for g in groups for r in g if r.reward is not None]
+    if not rollouts:
+        raise ValueError(
+            "not one response of the actor could be scored, so there is nothing to ask about; "
+            "look at the reward function"
+        )
+    states = split(rollouts, setup.cfg.states, actor.tokenizer)
+    returns = dict(zip((s.key for s in states), pooled_returns(states), strict=True))
+    unique, _ = unique_states(states)
+    chosen = in_turn(
+        unique,
+        lambda s: (third(returns[s.key]), position(s)),
+        cfg.num_requests or cfg.num_states,
+        setup.cfg.seed,
+    )
+    values: Sequence[float | None] = [None] * len(chosen)
+    if cfg.continuations:
+        found = monte_carlo_values(actor, world, chosen, cfg.continuations, "synthesize")
+        values = [v.value for v in found]
+    rate = sum(r.reward or 0.0 for r in rollouts) / len(rollouts)
+    size = setup.cfg.critic.generative.icc.actor_size or size_text(parameter_count(actor.model))
+    rows = []
+    for state, value in zip(chosen, values, strict=True):
+        problem, ids = state.rollout.problem, state.rollout.response_ids[: state.start]
+        shown = {"id": problem.id, "prompt": problem.prompt, "answer": problem.answer}
+        partial = response_text(actor.tokenizer, ids)
+        at = position(state)
+        rows.append(Candidate(shown, partial, ids, at, rate, size, returns[state.key], value))
+    text = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
+    atomic_write(run.path / "candidates.jsonl", text)
+
+
+def position(state: State) -> str:
+    return fraction(state.start, len(state.rollout.response_ids))
+
+
+def third(value: float | None) -> int:
+    """0, 1, 2: mostly lost, open, mostly won."""
+    return min(2, int(3 * (value or 0.0)))

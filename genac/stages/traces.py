@@ -1,0 +1,65 @@
+"""The SFT data: traces on disk, and draws of them that are balanced."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, TypeVar
+
+from genac.runs.store import atomic_write
+from genac.types import Problem
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One row of the SFT data."""
+
+    problem: dict[str, Any]
+    partial: str
+    partial_ids: tuple[int, ...]  # of the actor's tokenizer
+    success_rate: float
+    reasoning: str
+    score: int
+    target: float | None  # mean return of the state
+
+
+def balanced(traces: list[Trace], count: int, seed: int) -> list[Trace]:
+    """At most `count` traces, drawn in turn from (no chance / some chance) x number of lines."""
+    return in_turn(traces, lambda t: (t.score == 0, t.partial.count("\n")), count, seed)
+
+
+def in_turn(
+    items: Sequence[Item], cell: Callable[[Item], tuple], count: int, seed: int
+) -> list[Item]:
+    """At most `count` items, shuffled and then drawn from their cells in turn: the largest cells
+    lose first.
+    """
+    cells: dict[tuple, list[Item]] = defaultdict(list)
+    order = list(items)
+    random.Random(f"{seed}/balance").shuffle(order)
+    for item in order:
+        cells[cell(item)].append(item)
+    rounds = zip_longest(*(cells[k] for k in sorted(cells)))
+    return [item for row in rounds for item in row if item is not None][:count]
+
+
+def write_traces(file: Path, traces: Sequence[Trace]) -> None:
+    atomic_write(file, "\n".join(json.dumps(asdict(t)) for t in traces))
+
+
+def read_traces(file: Path) -> list[Trace]:
+    rows = [json.loads(line) for line in file.read_text().splitlines() if line]
+    if not rows:
+        raise ValueError(f"{file} holds no trace; synthesize more (stages.synthesize.num_prompts)")
+    return [Trace(**{**row, "partial_ids": tuple(row["partial_ids"])}) for row in rows]
+
+
+def problem_of(trace: Trace) -> Problem:
+    return Problem(trace.problem["id"], trace.problem["prompt"], trace.problem["answer"])
