@@ -171,6 +171,9 @@ class CriticConfig(Section):
     )
     lora: LoraConfig = Field(default_factory=LoraConfig, description="adapters of the critic")
     load: LoadConfig = Field(default_factory=LoadConfig, description="loading the critic")
+    share_base: bool = Field(
+        default=False, description="generative: a second set of adapters on the actor's weights"
+    )
     generative: GenerativeConfig = Field(
         default_factory=GenerativeConfig, description="generative critic"
     )
@@ -337,6 +340,7 @@ class RunConfig(Section):
                     "kept in fp32, or small updates round to nothing; set a rank, or dtype fp32 "
                     "(hardware.precision bf16 still computes in bf16)"
                 )
+        self._sharing()
         if self.credit.estimator != "gae" and self.rollout.num_generations < 2:
             raise ValueError(
                 f"rollout.num_generations is {self.rollout.num_generations}: "
@@ -344,3 +348,19 @@ class RunConfig(Section):
                 "responses of one problem; use at least 2"
             )
         return self
+
+    def _sharing(self) -> None:
+        """One base under two sets of adapters must be one base, and adapters of one shape."""
+        actor, critic = self.actor, self.critic
+        if not critic.share_base:
+            return
+        same = critic.model_name_or_path in (None, actor.model_name_or_path)
+        alike = (critic.lora, critic.load.dtype) == (actor.lora, actor.load.dtype)
+        if not (critic.kind == "generative" and actor.lora.rank and same and alike):
+            raise ValueError(
+                "critic.share_base needs a generative critic, the actor's model (leave "
+                "critic.model_name_or_path unset), actor.lora.rank above 0, and the same lora and "
+                f"load.dtype for both (critic.kind {critic.kind!r}, ranks {actor.lora.rank} and "
+                f"{critic.lora.rank}, models {actor.model_name_or_path!r} and "
+                f"{critic.model_name_or_path!r})"
+            )

@@ -20,7 +20,7 @@ from genac.engines.base import Engine, Request
 from genac.engines.local import LocalEngine
 from genac.learner import Learner
 from genac.models.loading import context_length, load_model, load_tokenizer
-from genac.models.lora import attach, load_adapters, save_merged
+from genac.models.lora import ADAPTER_FILE, attach, beside, load_adapters, save_merged
 from genac.models.value_head import ValueModel, outputs_of
 from genac.seeding import derive_seed
 
@@ -134,6 +134,40 @@ def language_model(
     """Actor, generative critic or reference from a folder or hub name; trained weights are fp32."""
     tokenizer, model = loaded(role, path, hardware, load or LoadConfig())
     model = attach(model, lora or LoraConfig(), derive_seed(seed, "lora", role)).to(hardware.device)
+    return around(role, model, tokenizer, hardware, optimizer, loss, max_rows, decay_steps)
+
+
+def critic_beside(
+    actor: Runtime,
+    path: str,
+    hardware: Hardware,
+    optimizer: OptimizerConfig,
+    *,
+    max_rows: int = 512,
+    decay_steps: int | None = None,
+    load: LoadConfig | None = None,
+    seed: int = 0,
+) -> Runtime:
+    """A generative critic that is a second set of adapters on the actor's frozen weights; those
+    saved in `path`, where there are some."""
+    model = beside(actor.model, derive_seed(seed, "lora", "critic"))
+    if (Path(path) / ADAPTER_FILE).exists():
+        load_adapters(model, Path(path))
+    tokenizer = load_tokenizer(path, (load or LoadConfig()).chat_template_kwargs)
+    return around("critic", model, tokenizer, hardware, optimizer, None, max_rows, decay_steps)
+
+
+def around(
+    role: str,
+    model: Any,
+    tokenizer: Any,
+    hardware: Hardware,
+    optimizer: OptimizerConfig,
+    loss: LossConfig | None,
+    max_rows: int,
+    decay_steps: int | None,
+) -> Runtime:
+    """A runtime with learner and engine around a loaded model."""
     learner = Learner(model, optimizer, loss, bf16=hardware.bf16, decay_steps=decay_steps)
     limit = context_length(model, tokenizer)
     engine = LocalEngine(

@@ -74,8 +74,9 @@ class Trained:
 
     @classmethod
     def of(cls, model: Any, cfg: ActorConfig | CriticConfig) -> Trained:
+        shared = isinstance(cfg, CriticConfig) and cfg.share_base
         return cls(
-            HALF if cfg.load.dtype == "bf16" else FLOAT,
+            0 if shared else HALF if cfg.load.dtype == "bf16" else FLOAT,
             adapter_count(model, cfg.lora),
             cfg.optimizer.gradient_checkpointing,
         )

@@ -6,6 +6,8 @@ model; a checkpoint holds the adapters as well, which a resumed run goes on with
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,29 @@ def attach(model: Any, cfg: LoraConfig, seed: int) -> Any:
     for parameter in adapters(model).values():  # trained, so fp32 whatever the base is stored in
         parameter.data = parameter.data.float()
     return model
+
+
+def beside(model: Any, seed: int) -> Any:
+    """A second model on the same frozen weights (one copy in memory) with adapters of its own,
+    which start as the identity."""
+    shared = {id(x): x for x in (*model.parameters(), *model.buffers()) if not x.requires_grad}
+    twin = copy.deepcopy(model, shared)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for module in twin.modules():
+            if hasattr(module, "reset_lora_parameters"):
+                module.reset_lora_parameters("default", True)
+    return twin
+
+
+def base_of(model: Any) -> str:
+    """Tells the frozen weights under adapters apart: a hash over a few of every parameter."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            few = parameter.detach().flatten()[:: max(1, parameter.numel() // 32)][:32]
+            digest.update(name.encode() + few.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def weight_of(module: Any) -> Tensor:

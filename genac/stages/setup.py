@@ -13,10 +13,12 @@ from genac.critics.discriminative import DiscriminativeCritic
 from genac.critics.exact import ExactCritic
 from genac.critics.generative import GenerativeCritic
 from genac.critics.monte_carlo import MonteCarloCritic
+from genac.models.lora import base_of
 from genac.models.value_head import HEAD_FILE
 from genac.rollout import World
 from genac.runs.store import atomic_write
-from genac.runtime import Hardware, Runtime, language_model, value_model
+from genac.runtime import Hardware, Runtime, critic_beside, language_model, value_model
+from genac.sections import OptimizerConfig
 from genac.tasks import make_task
 from genac.tasks.verifier import Verifier
 
@@ -74,18 +76,7 @@ class Setup:
                 "critic.kind to what it is, or start from a language model"
             )
         if kind == "generative":
-            rows = self.cfg.rollout.max_rows
-            runtime = language_model(
-                "critic",
-                str(path),
-                self.hardware,
-                optimizer,
-                max_rows=rows,
-                decay_steps=decay_steps,
-                lora=cfg.lora,
-                load=cfg.load,
-                seed=self.cfg.seed,
-            )
+            runtime = self.generative(path, actor, optimizer, decay_steps)
             critic = GenerativeCritic(runtime, actor, cfg.generative, self.cfg.seed)
             if card:
                 critic.require_prompt(card.get("prompt_hash"))
@@ -106,6 +97,28 @@ class Setup:
         )
         return DiscriminativeCritic(runtime, head, self.cfg.credit.gamma, self.cfg.seed)
 
+    def generative(
+        self,
+        path: str | Path,
+        actor: Runtime,
+        optimizer: OptimizerConfig,
+        decay_steps: int | None,
+    ) -> Runtime:
+        """The generative critic's model: its own, or adapters on the actor's base."""
+        cfg, card = self.cfg.critic, critic_card(path)
+        options: dict[str, Any] = {
+            "max_rows": self.cfg.rollout.max_rows,
+            "decay_steps": decay_steps,
+            "load": cfg.load,
+            "seed": self.cfg.seed,
+        }
+        if cfg.share_base and card.get("base", base_of(actor.model)) == base_of(actor.model):
+            return critic_beside(actor, str(path), self.hardware, optimizer, **options)
+        # After training the saved actor is another base than the one the critic's adapters are on.
+        return language_model(
+            "critic", str(path), self.hardware, optimizer, lora=cfg.lora, **options
+        )
+
 
 def critic_card(folder: str | Path) -> dict[str, Any]:
     """critic.json of a folder that this library saved; empty for any other model."""
@@ -118,6 +131,8 @@ def save_critic(critic: Critic, cfg: RunConfig, folder: Path) -> None:
     assert critic.runtime is not None
     critic.runtime.save_model(folder)
     card = {"kind": cfg.critic.kind, "config": cfg.critic.model_dump(), **critic.state()}
+    if cfg.critic.share_base:
+        card["base"] = base_of(critic.runtime.model)
     atomic_write(folder / "critic.json", json.dumps(card, indent=1))
 
 

@@ -13,7 +13,7 @@ from genac.critics.generative import GenerativeCritic
 from genac.critics.parsing import CLOSE, OPEN
 from genac.critics.prompts import Context
 from genac.runs.store import Run, stable_hash
-from genac.runtime import Runtime, language_model
+from genac.runtime import Runtime
 from genac.sections import LoopStage
 from genac.stages.loop import Loop
 from genac.stages.outputs import ensure
@@ -30,6 +30,7 @@ def key(cfg: RunConfig, traces: Path, start: Path) -> dict[str, Any]:
         "sft": cfg.stages.sft.model_dump(),
         "lora": cfg.critic.lora.model_dump(),
         "load": cfg.critic.load.model_dump(),
+        "share_base": cfg.critic.share_base,
         "generative": cfg.critic.generative.model_dump(include={"prompt", "icc"}),
     }
 
@@ -52,16 +53,7 @@ def train(setup: Setup, run: Run, file: Path, start: Path, actor: Runtime) -> No
     per_epoch = max(1, len(traces) // cfg.batch_size)
     steps = cfg.epochs * per_epoch
     # 1 the model to fine-tune, and the prompts it will be asked with later
-    model = language_model(
-        "critic",
-        str(start),
-        setup.hardware,
-        cfg.optimizer,
-        decay_steps=steps,
-        lora=setup.cfg.critic.lora,
-        load=setup.cfg.critic.load,
-        seed=setup.cfg.seed,
-    )
+    model = setup.generative(start, actor, cfg.optimizer, steps)
     critic = GenerativeCritic(model, actor, setup.cfg.critic.generative, setup.cfg.seed)
     config_hash = stable_hash(key(setup.cfg, file, start))
     loop = Loop(

@@ -19,6 +19,7 @@ from genac.recipes import resolve
 from genac.rollout import encode_prompt
 from genac.runs.store import Run
 from genac.stages.pipeline import train
+from genac.stages.setup import Setup
 from genac.types import Problem
 
 REWARD = """
@@ -113,6 +114,43 @@ def test_all_stages_save_reload_resume(
         )
         with torch.no_grad():
             assert model.generate(**ids, max_new_tokens=4).shape[1] > ids["input_ids"].shape[1]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_one_base_with_two_sets_of_adapters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All stages on one copy of the frozen weights, resumed, and evaluated from its folder."""
+    pytest.importorskip("peft")
+    values = recipe(tmp_path, "qwen3", "qwen3")
+    lora = {"rank": 8, "alpha": 32}
+    values["actor"] |= {"lora": lora}
+    values["critic"] |= {"lora": lora, "share_base": True, "model_name_or_path": None}
+    values["evaluate"] |= {"panel_problems": 2, "panel_continuations": 2}
+    whole = Run.open(train(resolve(values)))
+    again = values | {"output_dir": str(tmp_path / "again")}
+    interrupted_at(1, monkeypatch, again)
+    resumed = Run.open(train(resolve(again)))
+    assert weights(resumed) == weights(whole)
+    first, last = (
+        json.loads((f / "critic.json").read_text())["base"]
+        for f in (next(tmp_path.glob("stages/critic_sft-*/model")), whole.path / "critic")
+    )
+    assert first == last  # the adapters of every stage are on the model that all began with
+    cfg = resolve(values)
+    trained = Setup.of(cfg).actor(whole.path / "actor")
+    critic = Setup.of(cfg).critic(whole.path / "critic", trained)  # its merged weights, alone
+    assert critic.runtime is not None
+    shared = {p.data_ptr() for p in trained.model.parameters()}
+    assert not shared & {p.data_ptr() for p in critic.runtime.model.parameters()}
+
+
+def test_sharing_needs_one_model_and_one_shape(tmp_path: Path) -> None:
+    values = recipe(tmp_path, "qwen3", "llama")
+    values["actor"] |= {"lora": {"rank": 8}}
+    values["critic"] |= {"lora": {"rank": 8}, "share_base": True}
+    with pytest.raises(ValueError, match=r"critic\.share_base needs .* the actor's model"):
+        resolve(values)
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))

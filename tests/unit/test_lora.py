@@ -13,7 +13,7 @@ from genac.config import HardwareConfig, LoadConfig, LoraConfig, OptimizerConfig
 from genac.engines.base import Request
 from genac.models.lora import adapters
 from genac.models.tiny import save_tiny
-from genac.runtime import Hardware, Runtime, language_model, value_model
+from genac.runtime import Hardware, Runtime, critic_beside, language_model, value_model
 from genac.types import Sample
 
 ASK = Request((5, 6, 7), 8, seed=0, temperature=0.0)
@@ -150,3 +150,47 @@ def test_bf16_weights_are_only_stored_where_bf16_is_computed(folder):
     load = LoadConfig(dtype="bf16")
     with pytest.raises(ValueError, match=r"actor\.load\.dtype is 'bf16' but .* is in fp32"):
         language_model("actor", str(folder), hardware, FAST, lora=LoraConfig(rank=2), load=load)
+
+
+def critic_on(actor: Runtime, folder: Path) -> Runtime:
+    hardware = Hardware.resolve(HardwareConfig(device="cpu"))
+    return critic_beside(actor, str(folder), hardware, FAST, seed=3)
+
+
+def test_one_base_under_two_sets_of_adapters(folder, tmp_path):
+    actor = runtime(folder)
+    actor.learner.learn([Sample(IDS, ONES, "sft")], 0)
+    actor.publish(1)
+    wanted = actor.sampler.generate([ASK])[0].logprobs
+    critic = critic_on(actor, folder)
+    mine, theirs = (dict(r.model.named_parameters()) for r in (actor, critic))
+    for name, parameter in mine.items():
+        same = parameter.data_ptr() == theirs[name].data_ptr()
+        assert same == (".lora_" not in name), name
+    plain = runtime(folder, rank=0).sampler.generate([ASK])[0].logprobs
+    np.testing.assert_array_equal(critic.sampler.generate([ASK])[0].logprobs, plain)
+    other = Sample(IDS[::-1], ONES, "sft")
+    for step in range(3):
+        critic.learner.learn([other], step)
+    critic.publish(1)
+    actor.publish(2)  # from weights that the critic's training must not have touched
+    np.testing.assert_array_equal(actor.sampler.generate([ASK])[0].logprobs, wanted)
+    critic.save_model(tmp_path / "critic")
+    again = critic_on(actor, tmp_path / "critic")
+    one, two = (r.sampler.generate([ASK])[0].logprobs for r in (critic, again))
+    np.testing.assert_array_equal(one, two)
+    alone = runtime(tmp_path / "critic", rank=0)  # an ordinary folder, adapters merged
+    np.testing.assert_allclose(alone.sampler.generate([ASK])[0].logprobs, one, atol=1e-5)
+
+
+def test_training_beside_is_training_alone(folder):
+    actor, alone = runtime(folder), runtime(folder)
+    critic = critic_on(actor, folder)
+    with torch.no_grad():  # the same start: adapters are drawn by role
+        for name, parameter in adapters(alone.model).items():
+            parameter.copy_(adapters(critic.model)[name])
+    for step in range(3):
+        for model in (critic, alone):
+            model.learner.learn([Sample(IDS, ONES, "sft")], step)
+    for name, parameter in adapters(alone.model).items():
+        assert torch.equal(parameter, adapters(critic.model)[name]), name
