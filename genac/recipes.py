@@ -122,7 +122,8 @@ def start_from(folder: str) -> dict[str, Any]:
         )
     start: dict[str, Any] = {"actor": {"model_name_or_path": str(run / "actor")}}
     if (run / "critic").is_dir():
-        start["critic"] = {"model_name_or_path": str(run / "critic")}
+        # A saved critic is merged on a base that the trained actor no longer has.
+        start["critic"] = {"model_name_or_path": str(run / "critic"), "share_base": False}
         start["stages"] = {"sft": {"epochs": 0}, "critic_rl": {"steps": 0}}
     return start
 

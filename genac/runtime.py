@@ -20,7 +20,7 @@ from genac.engines.base import Engine, Request
 from genac.engines.local import LocalEngine
 from genac.learner import Learner
 from genac.models.loading import context_length, load_model, load_tokenizer
-from genac.models.lora import ADAPTER_FILE, attach, beside, load_adapters, save_merged
+from genac.models.lora import attach, beside, load_adapters, save_merged
 from genac.models.value_head import ValueModel, outputs_of
 from genac.seeding import derive_seed
 
@@ -143,15 +143,16 @@ def critic_beside(
     hardware: Hardware,
     optimizer: OptimizerConfig,
     *,
+    trained: bool,
     max_rows: int = 512,
     decay_steps: int | None = None,
     load: LoadConfig | None = None,
     seed: int = 0,
 ) -> Runtime:
-    """A generative critic that is a second set of adapters on the actor's frozen weights; those
-    saved in `path`, where there are some."""
+    """A generative critic that is a second set of adapters on the actor's frozen weights: those
+    saved in `path` where it is `trained`, else new ones."""
     model = beside(actor.model, derive_seed(seed, "lora", "critic"))
-    if (Path(path) / ADAPTER_FILE).exists():
+    if trained:
         load_adapters(model, Path(path))
     tokenizer = load_tokenizer(path, (load or LoadConfig()).chat_template_kwargs)
     return around("critic", model, tokenizer, hardware, optimizer, None, max_rows, decay_steps)

@@ -148,7 +148,8 @@ class Critic:
         if context is not None and success_rate is not None:
             context = Context(context.size, success_rate)
         asked = Problem("", check_prompt(problem), "")
-        ids = self._critic.prompts.render_text(asked, partial, context)
+        limit = self._critic.room if self._critic.cfg.too_long == "truncate" else None
+        ids = self._critic.prompts.render_text(asked, partial, context, limit)
         if len(ids) > self._critic.room:
             raise ValueError(
                 f"the critic's prompt has {len(ids)} tokens, and its context leaves room for "

@@ -141,6 +141,16 @@ class PromptBuilder:
         """
         kept = tuple(i for i in partial if i not in self.special)
         response = kept if self.same_tokenizer else self._plain(self._decode(kept))
+        return self._within(problem, response, context, limit)
+
+    def _within(
+        self,
+        problem: Problem,
+        response: Sequence[int],
+        context: Context | None,
+        limit: int | None,
+    ) -> tuple[int, ...]:
+        """The prompt; one beyond the limit without the middle of the response."""
         whole = self.assemble(problem, response, context)
         if limit is None or len(whole) <= limit:
             return whole
@@ -152,10 +162,10 @@ class PromptBuilder:
         return self.assemble(problem, (*response[: room // 2], *gap, *response[-end:]), context)
 
     def render_text(
-        self, problem: Problem, partial: str, context: Context | None
+        self, problem: Problem, partial: str, context: Context | None, limit: int | None = None
     ) -> tuple[int, ...]:
         """The same for a partial response given as text."""
-        return self.assemble(problem, self._plain(partial), context)
+        return self._within(problem, self._plain(partial), context, limit)
 
     def assemble(
         self, problem: Problem, response: Sequence[int], context: Context | None

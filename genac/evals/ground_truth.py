@@ -166,9 +166,15 @@ def load_panel(file: Path, world: World, actor: Runtime) -> Panel:
 
 
 def fingerprint(model: Any) -> str:
-    """Tells checkpoints apart: a hash over a few weights of every parameter."""
+    """Tells checkpoints apart: a hash over a few weights of every parameter.
+
+    LoRA's random halves are left out: beside their untrained partners, which are 0, they are noise
+    of the run's seed.
+    """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
+        if ".lora_A" in name:
+            continue
         few = parameter.detach().flatten()[:: max(1, parameter.numel() // 32)][:32]
         digest.update(name.encode() + few.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]

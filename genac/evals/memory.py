@@ -69,14 +69,15 @@ class Trained:
     """How a model is stored and trained."""
 
     stored: int = FLOAT  # bytes of a weight
+    shared: bool = False  # the weights are the actor's, in memory; a checkpoint has its own
     adapters: int = 0  # LoRA's parameters, 0 = all weights are trained
     checkpointing: bool = False
 
     @classmethod
     def of(cls, model: Any, cfg: ActorConfig | CriticConfig) -> Trained:
-        shared = isinstance(cfg, CriticConfig) and cfg.share_base
         return cls(
-            0 if shared else HALF if cfg.load.dtype == "bf16" else FLOAT,
+            HALF if cfg.load.dtype == "bf16" else FLOAT,
+            isinstance(cfg, CriticConfig) and cfg.share_base,
             adapter_count(model, cfg.lora),
             cfg.optimizer.gradient_checkpointing,
         )
@@ -84,7 +85,8 @@ class Trained:
     def held(self, count: int, trained: int | None = None) -> int:
         """Weights, and of what is trained gradients and both moments."""
         own = self.adapters or (count if trained is None else trained)
-        return count * self.stored + own * (FLOAT + ADAMW) + self.adapters * FLOAT
+        weights = 0 if self.shared else count * self.stored
+        return weights + own * (FLOAT + ADAMW) + self.adapters * FLOAT
 
     def saved(self, count: int) -> int:
         """A checkpoint: the weights, and the moments (and adapters) that go on."""

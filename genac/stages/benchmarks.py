@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from genac.config import RolloutConfig, RunConfig, TaskConfig
+from genac.evals.ground_truth import fingerprint
 from genac.ops.stats import bootstrap_interval, pass_at_k
 from genac.recipes import recorded
 from genac.rollout import World, collect
+from genac.runs.files import alone, append_line
 from genac.runs.store import Run, atomic_write, stable_hash
 from genac.runtime import Runtime
 from genac.stages.setup import Setup
@@ -40,8 +42,14 @@ def evaluate_benchmarks(arguments: Sequence[str]) -> str:
     run = Path(asked.model) if (Path(asked.model) / "actor").is_dir() else None
     model = str(run / "actor") if run else asked.model
     cfg = recorded(run, Run.open(run).config()) if run else RunConfig()
-    settings = settings_of(asked, cfg, model)
-    actor = Setup.of(cfg).actor(model)
+    cfg = with_template(cfg, asked.chat_template_kwargs)
+    setup = Setup.of(cfg)
+    actor = setup.actor(model)
+    settings = settings_of(asked, cfg, model) | {
+        "weights": fingerprint(actor.model),
+        "load": cfg.actor.load.model_dump(),
+        "bf16": setup.hardware.bf16,
+    }
     folder = Path(asked.output or (run / "benchmarks" if run else "benchmarks"))
     table = {
         name: summary(measured(actor, name, settings, folder)) for name in asked.names or BENCHMARKS
@@ -64,6 +72,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--reward", default="math", help="who judges, as task.reward")
     p.add_argument("--instruction", default=None, help="behind every problem; '' = none")
     p.add_argument("--system", default=None, help="the system's message")
+    p.add_argument(
+        "--chat-template-kwargs", default=None, help="JSON, e.g. '{\"enable_thinking\": false}'"
+    )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--output", default=None, help="folder; RUN/benchmarks or ./benchmarks if unset")
     return p
@@ -87,6 +98,18 @@ def settings_of(asked: argparse.Namespace, cfg: RunConfig, model: str) -> Row:
     return {"model": model, **asked_for, **chosen, "rollout": rollout.model_dump()}
 
 
+def with_template(cfg: RunConfig, kwargs: str | None) -> RunConfig:
+    """The config whose actor's chat template gets these arguments (JSON); None: the run's own."""
+    if kwargs is None:
+        return cfg
+    try:
+        given = json.loads(kwargs)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--chat-template-kwargs {kwargs!r} is not JSON ({error})") from error
+    load = cfg.actor.load.model_copy(update={"chat_template_kwargs": given})
+    return cfg.model_copy(update={"actor": cfg.actor.model_copy(update={"load": load})})
+
+
 def measured(actor: Runtime, name: str, settings: Row, folder: Path) -> list[Row]:
     """One row per problem, from disk where it was measured before under the same settings."""
     options = {k: settings[k] for k in ("instruction", "system")} | {"heldout_fraction": 0.0}
@@ -96,15 +119,16 @@ def measured(actor: Runtime, name: str, settings: Row, folder: Path) -> list[Row
     count = min(size, settings["limit"] or size)
     rollout = RolloutConfig(**settings["rollout"])
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{Path(name).stem}-{stable_hash([name, settings])}.jsonl"
-    rows = whole_lines(file)
-    with Verifier(task) as verifier, file.open("a") as out:
+    chosen = [task.problem("train", i) for i in range(count)]
+    asked = [(p.id, p.prompt, p.answer) for p in chosen]
+    file = folder / f"{Path(name).stem}-{stable_hash([asked, settings])}.jsonl"
+    with alone(file), Verifier(task) as verifier:
+        rows = whole_lines(file)
         world = World(task, verifier, rollout, settings["seed"])
         while len(rows) < count:
             first = len(rows)
             last = min(count, first + AT_ONCE)
-            problems = [task.problem("train", i) for i in range(first, last)]
-            for group in collect(actor, world, problems, "benchmark", first):
+            for group in collect(actor, world, chosen[first:last], "benchmark", first):
                 row = {
                     "id": group[0].problem.id,
                     "rewards": [r.reward for r in group],
@@ -112,8 +136,7 @@ def measured(actor: Runtime, name: str, settings: Row, folder: Path) -> list[Row
                     "cut": sum(r.finish == "length" for r in group),
                 }
                 rows.append(row)
-                out.write(json.dumps(row) + "\n")
-            out.flush()
+                append_line(file, row)
             print(f"{name}: {len(rows)} of {count} problems", flush=True)
     return rows
 

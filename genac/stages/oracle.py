@@ -51,6 +51,7 @@ def key(cfg: RunConfig, actor: Path) -> dict[str, Any]:
         asked = {"prompt", "icc", "num_samples", "max_new_tokens", "temperature"}
         return {
             "critic": critic.model_name_or_path or str(actor),
+            "critic_load": critic.load.model_dump(),
             "generative": critic.generative.model_dump(include=asked),
         }
     return {}

@@ -48,6 +48,7 @@ def panel_key(setup: Setup, actor: Path, options: dict[str, Any]) -> dict[str, A
     task = cfg.task.model_dump(exclude={"shift"})
     return {
         "actor": actor.parent.name if actor.name == "model" else str(actor),
+        "load": cfg.actor.load.model_dump(),
         "seed": cfg.seed,
         "task": task | {"options": task["options"] | options},
         "states": cfg.states.model_dump(exclude={"skip_decided"}),

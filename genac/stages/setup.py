@@ -112,9 +112,14 @@ class Setup:
             "load": cfg.load,
             "seed": self.cfg.seed,
         }
-        if cfg.share_base and card.get("base", base_of(actor.model)) == base_of(actor.model):
-            return critic_beside(actor, str(path), self.hardware, optimizer, **options)
-        # After training the saved actor is another base than the one the critic's adapters are on.
+        # Adapters belong to the weights they were trained on: those of the actor as it was loaded
+        # for training. A finished run's actor is another base, so its critic comes by itself.
+        start = not card and str(path) == actor.tokenizer.name_or_path
+        trained = bool(card) and card.get("base") == base_of(actor.model)
+        if cfg.share_base and (start or trained):
+            return critic_beside(
+                actor, str(path), self.hardware, optimizer, trained=trained, **options
+            )
         return language_model(
             "critic", str(path), self.hardware, optimizer, lora=cfg.lora, **options
         )

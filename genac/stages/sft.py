@@ -31,7 +31,7 @@ def key(cfg: RunConfig, traces: Path, start: Path) -> dict[str, Any]:
         "lora": cfg.critic.lora.model_dump(),
         "load": cfg.critic.load.model_dump(),
         "share_base": cfg.critic.share_base,
-        "generative": cfg.critic.generative.model_dump(include={"prompt", "icc"}),
+        "generative": cfg.critic.generative.model_dump(include={"prompt", "icc", "too_long"}),
     }
 
 
@@ -86,7 +86,8 @@ def train(setup: Setup, run: Run, file: Path, start: Path, actor: Runtime) -> No
 def trace_sample(critic: GenerativeCritic, trace: Trace) -> Sample:
     """Prompt as it will be asked in training, then reasoning and score."""
     context = Context(critic.actor_size, trace.success_rate) if critic.cfg.icc.enabled else None
-    prompt = critic.prompts.render_ids(problem_of(trace), trace.partial_ids, context)
+    limit = critic.room if critic.cfg.too_long == "truncate" else None
+    prompt = critic.prompts.render_ids(problem_of(trace), trace.partial_ids, context, limit)
     ids = (*prompt, *completion_ids(critic, trace.reasoning, trace.score))
     mask = np.zeros(len(ids), np.float32)
     mask[len(prompt) :] = 1.0

@@ -21,10 +21,10 @@ from typing import Any
 
 from genac.tasks.answers import final_answer, normalise
 from genac.tasks.base import SPLITS, OracleTrace, normalised
-from genac.tasks.overlap import Overlap
+from genac.tasks.overlap import shared
 from genac.tasks.rewards import load_reward
 from genac.tasks.sources import SOURCES, Row, columns, rows
-from genac.types import Problem
+from genac.types import Message, Problem
 
 
 @dataclass
@@ -34,8 +34,8 @@ class FileTask:
 
     The order within a split is a shuffle by `seed`; an index past the end starts the next epoch,
     which is shuffled anew. `instruction` is written behind each prompt, `system` before it.
-    Training rows whose prompt holds a problem of a source in `decontaminate`, or of `heldout`, are
-    left out; `account` says how many.
+    Training rows whose prompt holds a problem of a source in `decontaminate` or of `heldout`, or is
+    held by one, are left out; `account` says how many.
     """
 
     path: str
@@ -64,7 +64,7 @@ class FileTask:
         if self.heldout is not None:
             asked = list(self._read(self.heldout, self.heldout_split, f"{self.name}-heldout"))
             self._problems["heldout"] = [self._dressed(p) for p in asked]
-            against["heldout"] = [problem.text for problem in asked]
+            against["heldout"] = [asked_text(problem.prompt) for problem in asked]
         found = self._clean(found, against)
         for problem in found:
             drawn = hash_fraction(problem.text) < self.heldout_fraction
@@ -81,9 +81,9 @@ class FileTask:
     def _clean(self, found: list[Problem], against: dict[str, list[str]]) -> list[Problem]:
         """Without the problems that other sources hold, which are counted."""
         for name, texts in against.items():
-            overlap = Overlap(texts)
-            kept = [problem for problem in found if not overlap.in_text(problem.text)]
-            self._removed[name], found = len(found) - len(kept), kept
+            both = shared([asked_text(problem.prompt) for problem in found], texts)
+            found = [problem for i, problem in enumerate(found) if i not in both]
+            self._removed[name] = len(both)
         return found
 
     def account(self) -> dict[str, Any]:
@@ -155,6 +155,8 @@ class FileTask:
         extras = {k: v for k, v in row.items() if k != prompt_column}
         if answer_column == "answer" and isinstance(answer, str):
             del extras["answer"]  # otherwise kept for reward functions: another name, or no string
+        if isinstance(answer, list | dict):
+            extras.setdefault("ground_truth", answer)  # as it is, for a reward that wants its parts
         if isinstance(answer, list) and len(answer) == 1:
             answer = answer[0]  # OlympiadBench lists its answers
         text = json.dumps(answer) if isinstance(answer, list | dict) else str(answer)
@@ -184,10 +186,18 @@ class FileTask:
 
 
 def problem_texts(name: str) -> list[str]:
-    """The prompts of a source, whatever its answers are called."""
-    found = rows(name)
-    column, _ = columns(found[0] | {"answer": ""}, name, None, None, SOURCES.get(name))
-    return [Problem("", row[column], "").text for row in found]
+    """The prompts of a source ("NAME", or "NAME@SPLIT"), whatever its answers are called."""
+    source, _, split = name.partition("@")
+    found = rows(source, split or None)
+    column, _ = columns(found[0] | {"answer": ""}, source, None, None, SOURCES.get(source))
+    return [asked_text(row[column]) for row in found]
+
+
+def asked_text(prompt: str | list[Message]) -> str:
+    """What is asked, without a system's message."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(m["content"] for m in prompt if m["role"] != "system")
 
 
 def is_prompt(value: Any) -> bool:

@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 
 OPENING = 8  # words by which a candidate is found; shorter problems must be the whole text
 
 Words = tuple[str, ...]
 
 
+def shared(problems: Sequence[str], others: Sequence[str]) -> set[int]:
+    """Indices of the problems that hold one of the others' texts, or are held by one: either may
+    be wrapped in instructions."""
+    inside, mine = Overlap(others), Overlap(problems)
+    found = {i for i, text in enumerate(problems) if any(True for _ in inside.held_by(text))}
+    return found.union(*(mine.held_by(text) for text in others))
+
+
 class Overlap:
-    """Which texts hold one of the given problems. A training prompt may wrap it in instructions."""
+    """Finds which of the given texts stand, word for word, in another text."""
 
-    def __init__(self, problems: Iterable[str]) -> None:
-        self._whole: set[Words] = set()
-        self._by_opening: dict[Words, list[Words]] = defaultdict(list)
-        for problem in problems:
-            found = words(problem)
-            self._whole.add(found)
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._words = [words(text) for text in texts]
+        self._whole: dict[Words, list[int]] = defaultdict(list)
+        self._by_opening: dict[Words, list[int]] = defaultdict(list)
+        for index, found in enumerate(self._words):
+            self._whole[found].append(index)
             if len(found) > OPENING:
-                self._by_opening[found[:OPENING]].append(found)
+                self._by_opening[found[:OPENING]].append(index)
 
-    def in_text(self, text: str) -> bool:
+    def held_by(self, text: str) -> Iterator[int]:
+        """Indices of the texts that `text` holds; one of OPENING words or fewer must be all of
+        it."""
         found = words(text)
-        if found in self._whole:
-            return True
-        return any(
-            found[start : start + len(problem)] == problem
-            for start in range(len(found) - OPENING)
-            for problem in self._by_opening.get(found[start : start + OPENING], ())
-        )
+        yield from self._whole.get(found, ())
+        for start in range(len(found) - OPENING):
+            for index in self._by_opening.get(found[start : start + OPENING], ()):
+                candidate = self._words[index]
+                if found[start : start + len(candidate)] == candidate:
+                    yield index
 
 
 def words(text: str) -> Words:
     """Words and numbers, and the signs that change a problem (3 + 5 is not 3 - 5)."""
-    return tuple(re.findall(r"[^\W_]+|[-+*/^=<>]", text.casefold()))
+    plain = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").casefold()
+    return tuple(re.findall(r"[^\W_]+|[-+*/^=<>]", plain))

@@ -18,6 +18,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -66,7 +67,7 @@ def weighted(spec: str, terms: Sequence[str]) -> Scorer:
             f"reward {spec!r}: every term needs a weight, as in '0.9 * math + 0.1 * format'"
         )
     weights = [float(m[1]) for m in found if m]
-    if abs(sum(weights) - 1) > 1e-6:
+    if abs(math.fsum(weights) - 1) > 1e-6:
         raise ValueError(
             f"reward {spec!r}: the weights sum to {sum(weights):g}; make it 1, so that the reward "
             "stays in [0, 1]"
@@ -79,9 +80,17 @@ def weigh(
     spec: str, weights: Sequence[float], parts: Sequence[Scorer], problem: Problem, text: str
 ) -> float | None:
     """None where any part cannot judge the response: half a reward would look like a bad one."""
-    found = [check_outcome(part(problem, text), spec) for part in parts]
+    found = [check_outcome(as_number(part(problem, text)), spec) for part in parts]
     known = [v for v in found if v is not None]
-    return sum(w * v for w, v in zip(weights, known, strict=True)) if found == known else None
+    if len(known) < len(found):
+        return None
+    mean = math.fsum(w * v for w, v in zip(weights, known, strict=True)) / math.fsum(weights)
+    return min(1.0, round(mean, 12))  # all parts full is 1, whatever the weights' rounding
+
+
+def as_number(value: Any) -> Any:
+    """numpy's booleans and numbers as Python's; anything else as it is."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def call_reward(
@@ -113,7 +122,7 @@ def call_verl(function: Callable[..., Any], spec: str, problem: Problem, text: s
     columns = {
         "data_source": problem.extras.get("data_source", problem.task),
         "solution_str": text,
-        "ground_truth": problem.answer,
+        "ground_truth": problem.extras.get("ground_truth", problem.answer),
         "extra_info": problem.extras.get("extra_info", {}),
     }
     result = settled(function(**accepted(function, spec, columns, problem)))

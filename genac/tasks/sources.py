@@ -68,7 +68,9 @@ def rows(name: str, split: str | None = None, config: str | None = None) -> list
         if split or config:
             raise ValueError(f"{name!r} is a file: split and config belong to data sets; drop them")
         found = read_file(path)
-    elif path.is_file() or (path.suffix and name.count("/") != 1):  # owner/name.v1 is a data set
+    elif path.is_file() or (  # owner/name.v1 is a data set
+        path.suffix and name.count("/") != 1 and not path.is_dir()
+    ):
         raise ValueError(
             f"data file {name!r} has the extension {path.suffix!r}; use one of {list(READERS)}, or "
             f"name a data set: {sorted(SOURCES)} or owner/name on the hub"

@@ -29,7 +29,8 @@ from genac.tasks.rewards import RewardError, check_outcome
 from genac.types import Problem
 
 START_LIMIT = 60.0  # seconds for a worker to import what the task needs
-WORKERS = min(8, os.cpu_count() or 1)
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+WORKERS = min(8, CORES)
 ITEMS_PER_WORKER = 8  # fewer are judged sooner than another process has started
 UNJUDGED = "the verifier returned None: it cannot judge this response"
 

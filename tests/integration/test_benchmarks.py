@@ -9,15 +9,14 @@ import pytest
 
 from genac.models.tiny import save_tiny
 from genac.stages.benchmarks import evaluate_benchmarks, summary, whole_lines
-from genac.tasks.files import FileTask
+
+SHAPED = [*"0123456789+? \n", "Box", "it", "."]  # the words of the problems
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> str:
-    data(tmp_path)
     shape = {"hidden_size": 32, "layers": 1, "heads": 2, "seed": 0}
-    words = FileTask(str(tmp_path / "sums.jsonl"), instruction="Box it.").alphabet()
-    save_tiny(tmp_path / "model", words, max_length=64, **shape)
+    save_tiny(tmp_path / "model", SHAPED, max_length=64, **shape)
     return str(tmp_path / "model")
 
 
@@ -46,6 +45,9 @@ def test_a_model_on_a_file_and_again_from_where_it_stopped(tmp_path, model):
     assert file.read_text() == whole
     evaluate_benchmarks([*asked, "--limit", "3"])  # other settings, another file
     assert len(list(out.glob("sums-*.jsonl"))) == 2
+    save_tiny(Path(model), SHAPED, max_length=64, hidden_size=32, layers=1, heads=2, seed=1)
+    evaluate_benchmarks(asked)  # other weights under the same path
+    assert len(list(out.glob("sums-*.jsonl"))) == 3
 
 
 def test_summary_by_hand():
@@ -70,6 +72,7 @@ def test_whole_lines_of_nothing(tmp_path):
     [
         (["./nowhere"], "no tokenizer could be loaded from './nowhere'"),
         (["x", "--samples", "0"], "--samples and --limit"),
+        (["x", "--chat-template-kwargs", "{a"], "is not JSON"),
     ],
 )
 def test_bad_input(tmp_path, arguments, message):

@@ -152,9 +152,9 @@ def test_bf16_weights_are_only_stored_where_bf16_is_computed(folder):
         language_model("actor", str(folder), hardware, FAST, lora=LoraConfig(rank=2), load=load)
 
 
-def critic_on(actor: Runtime, folder: Path) -> Runtime:
+def critic_on(actor: Runtime, folder: Path, *, is_trained: bool = False) -> Runtime:
     hardware = Hardware.resolve(HardwareConfig(device="cpu"))
-    return critic_beside(actor, str(folder), hardware, FAST, seed=3)
+    return critic_beside(actor, str(folder), hardware, FAST, trained=is_trained, seed=3)
 
 
 def test_one_base_under_two_sets_of_adapters(folder, tmp_path):
@@ -176,7 +176,7 @@ def test_one_base_under_two_sets_of_adapters(folder, tmp_path):
     actor.publish(2)  # from weights that the critic's training must not have touched
     np.testing.assert_array_equal(actor.sampler.generate([ASK])[0].logprobs, wanted)
     critic.save_model(tmp_path / "critic")
-    again = critic_on(actor, tmp_path / "critic")
+    again = critic_on(actor, tmp_path / "critic", is_trained=True)
     one, two = (r.sampler.generate([ASK])[0].logprobs for r in (critic, again))
     np.testing.assert_array_equal(one, two)
     alone = runtime(tmp_path / "critic", rank=0)  # an ordinary folder, adapters merged

@@ -245,6 +245,8 @@ def test_weighted_rewards():
     assert none(PROBLEM, "none") is None
     assert none(PROBLEM, "5") == 0.5 * 1 + 0.5 * 0.25
     assert load_reward("1.0 * match")(PROBLEM, "5") == 1.0
+    for weights in ((0.7, 0.2, 0.1), (0.3333334, 0.3333334, 0.3333334), (0.1,) * 10):
+        assert load_reward(" + ".join(f"{w} * match" for w in weights))(PROBLEM, "5") == 1.0
 
 
 @pytest.mark.parametrize(

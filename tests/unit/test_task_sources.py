@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from genac.tasks.files import FileTask
-from genac.tasks.overlap import Overlap
+from genac.tasks.overlap import shared
 from genac.tasks.sources import BENCHMARKS, SOURCES, columns, rows
 
 datasets = pytest.importorskip("datasets")
@@ -172,8 +172,40 @@ def test_a_held_out_source_is_never_trained_on(tmp_path):
 
 
 def test_overlap_is_by_words_in_order():
-    found = Overlap(["one two three four five six seven eight nine"])
-    assert found.in_text("ONE, two three: four five six seven eight nine.")
-    assert found.in_text("say one two three four five six seven eight nine ten")
-    assert not found.in_text("one two three four five six seven eight")
-    assert not found.in_text("nine eight seven six five four three two one")
+    problem = "one two three four five six seven eight nine"
+    same = [
+        "ONE, two three: four five six seven eight nine.",
+        f"say {problem} ten",
+        f"{problem}\nthink step by step",
+    ]
+    other = ["one two three four five six seven eight", " ".join(reversed(problem.split()))]
+    assert shared([*same, *other], [problem]) == {0, 1, 2}
+    # The benchmark's text may be the wrapped one.
+    assert shared([problem, "one two"], [f"Solve: {problem}. Box it."]) == {0}
+    assert shared(["9 \u2212 4?", "9 + 4?"], ["9-4"]) == {0}
+
+
+def test_system_messages_hide_no_problem(tmp_path):
+    text = "Let n be the number of ways to write 10 as a sum of primes."
+    chat = [{"role": "system", "content": "You add."}, {"role": "user", "content": text}]
+    held = saved(tmp_path, [{"prompt": chat, "answer": "5"}], "h")
+    rows = [{"prompt": text, "answer": "5"}, {"prompt": "3 + 4?", "answer": "7"}]
+    task = FileTask(saved(tmp_path, rows, "t"), heldout=held)
+    assert task.account()["removed"] == {"heldout": 1}
+
+
+def test_a_reference_with_parts_reaches_verls_function_whole(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def compute_score(ground_truth, solution_str):\n"
+        "    return float(str(ground_truth['target']) == solution_str)\n"
+    )
+    row = {"prompt": [{"role": "user", "content": "Make 24."}],
+           "reward_model": {"ground_truth": {"target": 24, "numbers": [4, 6]}}}  # fmt: skip
+    path = tmp_path / "train.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), path)
+    task = FileTask(str(path), 0.0, reward=f"verl:{tmp_path}/mine.py:compute_score")
+    assert task.verify(task.problem("train", 0), "24") == 1.0
+
+
+def test_a_folder_may_have_a_dot_in_its_name(tmp_path):
+    assert rows(saved(tmp_path, [{"prompt": "a", "answer": "b"}], "set-v1.0"))
