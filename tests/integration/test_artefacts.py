@@ -120,7 +120,7 @@ def test_eval_search(run, genac: Callable[..., Answer], refused: Callable[..., s
         if row["critic_tokens"]:
             # The vote it is set beside never had less to spend.
             vote = row["majority_at_equal_tokens"]
-            assert vote["tokens"] >= row["tokens"] and vote["n"] >= 2
+            assert vote["tokens"] >= row["tokens"] and vote["n"] >= 2 and vote["funded"]
             assert vote["gain"] == pytest.approx(row["success"] - vote["success"])
     assert "| best-of-n, last | 2 |" in (run.path / "search.md").read_text()
     first = found
