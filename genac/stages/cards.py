@@ -15,30 +15,29 @@ import yaml
 
 from genac.config import CriticConfig
 from genac.critics.prompts import Template, template
+from genac.runs.cards import METRICS_HEAD, place_card
 from genac.runs.files import read_json
-from genac.runs.store import Run, atomic_write
+from genac.runs.store import Run
 from genac.stages.setup import critic_card
 
 CARD = "README.md"
 Metric = tuple[str, str, float, list[float] | None]  # type, name, value, interval
 
 
-def write_cards(folder: str | Path) -> list[Path]:
-    """README.md into actor/ and critic/ of a finished run; the cards that were written."""
+def write_cards(folder: str | Path) -> list[str]:
+    """README.md into actor/ and critic/ of a finished run; a line on each card that was kept."""
     run = Run.open(folder)
-    written = []
+    told = []
     for role, card in (("actor", actor_card), ("critic", critic_text)):
         if (run.path / role).is_dir():
-            place = run.path / role / CARD
-            atomic_write(place, card(run.path / role, run.config(), run.summary()))
-            written.append(place)
-    return written
+            text = card(run.path / role, run.config(), run.summary())
+            told += place_card(run.path / role / CARD, text)
+    return told
 
 
-def write_critic_card(folder: Path) -> Path:
+def write_critic_card(folder: Path) -> list[str]:
     """The card of a critic that stands alone (a stage's model, a copy): no run's figures in it."""
-    atomic_write(folder / CARD, critic_text(folder, {}, {}))
-    return folder / CARD
+    return place_card(folder / CARD, critic_text(folder, {}, {}))
 
 
 def actor_card(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
@@ -283,7 +282,7 @@ def metrics_section(metrics: Sequence[Metric]) -> str:
         (name, f"{v:.4f}", "" if i is None else f"[{i[0]:.4f}, {i[1]:.4f}]")
         for _, name, v, i in metrics
     ]
-    return "## Metrics\n\n" + table(("on held-out problems", "value", "95 % interval"), rows)
+    return "## Metrics\n\n" + table((METRICS_HEAD, "value", "95 % interval"), rows)
 
 
 def prompt_section(chosen: Template, saved: Mapping[str, Any], cfg: CriticConfig) -> str:

@@ -18,6 +18,7 @@ from genac.algorithms import merge
 from genac.recipes import resolve
 from genac.runs.store import Run
 from genac.stages.pipeline import train
+from genac.stages.push import refresh
 
 
 @pytest.fixture(scope="module")
@@ -145,11 +146,17 @@ def test_push_lists_both_models(run, genac: Callable[..., Answer]):
 
 def test_a_critic_that_stands_alone_gets_a_card_without_figures(run, genac, tmp_path):
     alone = shutil.copytree(run.path / "critic", tmp_path / "alone")
+    with_figures = (alone / "README.md").read_text()
+    assert "has metrics" in refresh(alone)[0]
+    assert (alone / "README.md").read_text() == with_figures
     (alone / "README.md").unlink()
     assert genac("push", str(alone), "me/thing", "--dry-run").code == 0
+    assert not (alone / "README.md").exists()
+    assert refresh(alone) == []
     card = (alone / "README.md").read_text()
     assert "## Prompt" in card and "## Metrics" not in card
     assert ModelCard(card).data.to_dict()["tags"][:2] == ["genac", "generative-critic"]
     # Inside its run the figures come back.
-    assert genac("push", str(run.path / "critic"), "me/thing", "--dry-run").code == 0
+    (run.path / "critic" / "README.md").write_text(card)
+    assert refresh(run.path / "critic") == []
     assert "## Metrics" in (run.path / "critic" / "README.md").read_text()

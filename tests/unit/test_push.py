@@ -15,7 +15,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from genac.cli import main
-from genac.stages.cards import front_matter, hub_name, table
+from genac.runs.cards import place_card, unedited
+from genac.stages.cards import CARD, front_matter, hub_name, table
 from genac.stages.push import listed, push
 
 
@@ -113,6 +114,38 @@ def test_a_dry_run_lists_and_uploads_nothing(hub, model):
     told = push([str(model), "me/thing", "--dry-run"])
     assert "nothing uploaded" in told and "model.safetensors" in told
     assert not hub.tokens
+
+
+def as_critic(folder: Path) -> Path:
+    (folder / "critic.json").write_text(json.dumps({"kind": "generative", "config": {}}))
+    return folder / CARD
+
+
+def test_a_dry_run_writes_nothing(hub, model):
+    as_critic(model)
+    before = {f: f.read_bytes() for f in model.rglob("*") if f.is_file()}
+    push([str(model), "me/thing", "--dry-run"])
+    assert {f: f.read_bytes() for f in model.rglob("*") if f.is_file()} == before
+
+
+def test_an_edited_card_is_kept_and_uploaded_as_it_is(hub, model):
+    card = as_critic(model)
+    push([str(model), "me/thing"])
+    assert unedited(card.read_text()) and "kept" not in push([str(model), "me/thing"])
+    edited = card.read_text().replace("---\n", "---\nlicense: mit\n", 1)
+    card.write_text(edited)
+    assert f"{card} was edited" in push([str(model), "me/thing"])
+    assert card.read_text() == edited == hub.files[f"/api/models/me/thing:{CARD}"].decode()
+
+
+def test_cards_on_disk(tmp_path):
+    card, table_head = tmp_path / CARD, "| on held-out problems | value |\n"
+    assert place_card(card, "one\n") == [] and card.read_text().startswith("one\n")
+    assert place_card(card, f"two\n{table_head}") == [] and table_head in card.read_text()
+    assert "has metrics" in place_card(card, "three\n")[0] and table_head in card.read_text()
+    assert place_card(card, f"four\n{table_head}") == [] and "four" in card.read_text()
+    card.write_text("by hand")
+    assert "edited" in place_card(card, "five\n")[0] and card.read_text() == "by hand"
 
 
 @pytest.mark.parametrize(
