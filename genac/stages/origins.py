@@ -1,4 +1,4 @@
-"""What a model card may say of where models and data came from: hub names whole, of paths the end."""
+"""What a model card may say of where models and data came from: of paths, the last part."""
 
 from __future__ import annotations
 
