@@ -19,6 +19,7 @@ class Request:
     temperature: float = 1.0  # 0 = greedy
     top_p: float = 1.0
     stop_ids: tuple[int, ...] = ()
+    line_ids: tuple[int, ...] = ()  # ends at the first other token that follows one of these
     stop: tuple[str, ...] = ()  # ends a completion as soon as its text holds one of them
     watch_ids: tuple[int, ...] = ()  # tokens whose probabilities are returned at every position
 

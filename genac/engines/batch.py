@@ -56,6 +56,7 @@ class Batch:
         self.top_p_N = of([r.top_p for r in requests])
         self.limit_N = of([r.max_new_tokens for r in requests])
         self.stop_NS = ragged([r.stop_ids for r in requests], -1, device)
+        self.line_NS = ragged([r.line_ids for r in requests], -1, device)
         self.watch_NW = ragged([r.watch_ids for r in requests], 0, device)
         self.narrow = any(r.top_p < 1 for r in requests)
         self.greedy = any(r.temperature == 0 for r in requests)
@@ -127,6 +128,10 @@ class Batch:
         token = self._draw(logits_BV, live, at)
         self.tokens_NT[live, at] = token
         hit = (token[:, None] == self.stop_NS[live]).any(-1)
+        if self.line_NS.shape[1]:
+            line_BS, before = self.line_NS[live], self.tokens_NT[live, (at - 1).clamp(min=0)]
+            follows = (at > 0) & (before[:, None] == line_BS).any(-1)
+            hit |= follows & ~(token[:, None] == line_BS).any(-1)
         if self.stops is not None:
             hit |= self.stops.hit(self, token)
         hit &= ~ended

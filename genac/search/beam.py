@@ -3,9 +3,14 @@
     round:  every kept partial response is continued by `branch` segments up to the next boundary
             -> the critic is asked at the new boundaries -> the `width` highest values are kept
 
+A boundary is known once the token behind it is: a blank line belongs to the segment before, as in
+`states.newlines`. So a continuation is sampled one token beyond, with which its first branch goes
+on; other branches that begin with a blank line are not of this boundary and are dropped.
+
 A response that ended keeps the value of its last state (or is judged after its end) and competes
-with the others. The search of a problem stops when all that is kept has ended. All problems advance
-together, so that each round is one engine call of the actor and one of the critic.
+with the others; where it has one segment, that is the value of the empty prefix. The search of a
+problem stops when all that is kept has ended. All problems advance together, so that each round is
+one engine call of the actor and one of the critic.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from genac.engines.base import Completion, Request
-from genac.rollout import encode_prompt, request, response_text
+from genac.rollout import encode_prompt, request, response_text, stop_ids
 from genac.search.candidates import At, Candidate, Searcher, blind
 from genac.search.rules import top
 from genac.seeding import derive_seed
@@ -34,6 +39,7 @@ class Beam:
     logprobs: tuple[float, ...] = ()
     finish: str = ""  # "stop" | "length" once it has ended
     value: float | None = None
+    ahead: tuple[int, float] | None = None  # token seen behind the boundary, its log-probability
 
 
 def beam_search(
@@ -48,7 +54,8 @@ def beam_search(
         raise ValueError(f"--width is {width}; keep between 1 and --n {n} partial responses")
     hidden = [blind(p) for p in problems]
     prompts = [encode_prompt(search.actor.tokenizer, p) for p in hidden]
-    kept = [[Beam(p)] for p in range(len(problems))]
+    empty = [Beam(p) for p in range(len(problems))]
+    kept = [[b] for b in (ask(search, hidden, prompts, empty, at) if at == "last" else empty)]
     stops, number = boundary_ids(search), 0
     while any(not b.finish for beams in kept for b in beams):
         grown = grow(search, prompts, kept, n // width if number else n, stops, number)
@@ -72,15 +79,35 @@ def grow(
 ) -> list[Beam]:
     """`branch` continuations of each partial response that has not ended."""
     tasks = [
-        (b, derive_seed(search.seed, "beam", b.problem, number, place, k))
+        (
+            onward(search, b) if k == 0 else b,
+            derive_seed(search.seed, "beam", b.problem, number, place, k),
+        )
         for beams in kept
         for place, b in enumerate(beams)
         if not b.finish
         for k in range(branch)
     ]
-    asked = [step_request(search, prompts[b.problem] + b.ids, b, seed, stops) for b, seed in tasks]
+    ended, going = [b for b, _ in tasks if b.finish], [task for task in tasks if not task[0].finish]
+    asked = [step_request(search, prompts[b.problem] + b.ids, b, seed, stops) for b, seed in going]
     completions = search.actor.sampler.generate(asked)
-    return [extend(search, b, c, stops) for (b, _), c in zip(tasks, completions, strict=True)]
+    grown = [
+        extend(search, b, c, stops)
+        for (b, _), c in zip(going, completions, strict=True)
+        if b.ahead is None or c.ids[0] not in stops
+    ]
+    return [*ended, *grown]
+
+
+def onward(search: Searcher, beam: Beam) -> Beam:
+    """The partial response with the token that was seen behind its boundary, if any."""
+    if beam.ahead is None:
+        return beam
+    token, logprob = beam.ahead
+    ids, logprobs = (*beam.ids, token), (*beam.logprobs, logprob)
+    full = len(ids) >= search.rollout.max_completion_length
+    finish = "stop" if token in stop_ids(search.actor) else "length" if full else ""
+    return replace(beam, ids=ids, logprobs=logprobs, finish=finish, ahead=None)
 
 
 def boundary_ids(search: Searcher) -> Ids:
@@ -103,15 +130,20 @@ def step_request(search: Searcher, ids: Ids, beam: Beam, seed: int, stops: Ids) 
     room = search.rollout.max_completion_length - len(beam.ids)
     limit = room if stops else min(room, search.states.window)
     asked = request(search.actor, search.rollout, ids, limit, seed)
-    return replace(asked, stop_ids=(*asked.stop_ids, *stops))
+    return replace(asked, line_ids=stops)
 
 
 def extend(search: Searcher, beam: Beam, more: Completion, stops: Ids) -> Beam:
-    ids = beam.ids + more.ids
-    full = len(ids) >= search.rollout.max_completion_length
-    stopped = more.finish == "stop" and more.ids[-1] not in stops
-    finish = "stop" if stopped else "length" if full else ""
-    return replace(beam, ids=ids, logprobs=(*beam.logprobs, *more.logprobs.tolist()), finish=finish)
+    """The partial response up to its next boundary or its end."""
+    logprobs, ahead = more.logprobs.tolist(), None
+    ids, finish = more.ids, "stop" if more.finish == "stop" else ""
+    if len(ids) > 1 and ids[-2] in stops and ids[-1] not in stops:
+        *logprobs, last = logprobs
+        ids, finish, ahead = ids[:-1], "", (ids[-1], last)
+    ids, logprobs = beam.ids + ids, (*beam.logprobs, *logprobs)
+    if not finish and len(ids) >= search.rollout.max_completion_length:
+        finish = "length"
+    return replace(beam, ids=ids, logprobs=logprobs, finish=finish, ahead=ahead)
 
 
 def ask(

@@ -15,45 +15,45 @@ import yaml
 
 from genac.config import CriticConfig
 from genac.critics.prompts import Template, template
+from genac.runs.cards import METRICS_HEAD, place_card
 from genac.runs.files import read_json
-from genac.runs.store import Run, atomic_write
+from genac.runs.store import Run
+from genac.stages.origins import base_model, last_part, named, start_of, without_folders
 from genac.stages.setup import critic_card
 
 CARD = "README.md"
 Metric = tuple[str, str, float, list[float] | None]  # type, name, value, interval
 
 
-def write_cards(folder: str | Path) -> list[Path]:
-    """README.md into actor/ and critic/ of a finished run; the cards that were written."""
+def write_cards(folder: str | Path) -> list[str]:
+    """README.md into actor/ and critic/ of a finished run; a line on each card that was kept."""
     run = Run.open(folder)
-    written = []
+    told = []
     for role, card in (("actor", actor_card), ("critic", critic_text)):
         if (run.path / role).is_dir():
-            place = run.path / role / CARD
-            atomic_write(place, card(run.path / role, run.config(), run.summary()))
-            written.append(place)
-    return written
+            text = card(run.path / role, run.config(), run.summary())
+            told += place_card(run.path / role / CARD, text)
+    return told
 
 
-def write_critic_card(folder: Path) -> Path:
+def write_critic_card(folder: Path) -> list[str]:
     """The card of a critic that stands alone (a stage's model, a copy): no run's figures in it."""
-    atomic_write(folder / CARD, critic_text(folder, {}, {}))
-    return folder / CARD
+    return place_card(folder / CARD, critic_text(folder, {}, {}))
 
 
 def actor_card(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """Metadata and text of the actor's card."""
-    metrics = success_metrics(summary)
+    metrics, start = success_metrics(summary), start_of("actor", config)
     name = f"{config['name']} actor"
     tags = ["genac", "reinforcement-learning", config["algorithm"]]
     limit = config["rollout"]["max_completion_length"]
     return join(
-        front_matter(config, name, tags, metrics),
+        front_matter(config, name, tags, metrics, base_model(start, summary)),
         f"# {name}",
         f"A language model trained by reinforcement learning with `{config['algorithm']}` in "
         "genac. It writes solutions to the task below.",
         data_section(config),
-        stages_section(config),
+        stages_section(config, named(start, summary)),
         metrics_section(metrics),
         "## Use\n\nThe prompt is the problem as it stands, through the tokenizer's chat template "
         "where there is one.",
@@ -74,17 +74,18 @@ def critic_text(folder: Path, config: Mapping[str, Any], summary: Mapping[str, A
     if not saved:
         raise ValueError(f"{folder} holds no critic.json, so it is no critic of genac")
     cfg = CriticConfig(**saved["config"])
-    metrics = critic_metrics(summary)
+    metrics, start = critic_metrics(summary), start_of("critic", config)
     name = f"{config['name']} critic" if config else "genac critic"
     tags = ["genac", f"{cfg.kind}-critic", "reinforcement-learning"]
     head = [
-        front_matter(config, name, tags, metrics),
+        front_matter(config, name, tags, metrics, base_model(start, summary)),
         f"# {name}",
         f"A {cfg.kind} critic: it judges a problem and the beginning of a solution, and predicts "
         "how likely its author is to end right, as a value in [0, 1].",
     ]
     if config:
-        head += [data_section(config), stages_section(config), metrics_section(metrics)]
+        stages = stages_section(config, named(start, summary))
+        head += [data_section(config), stages, metrics_section(metrics)]
     if cfg.kind != "generative":
         return join(*head, "Its values come from `value_head.safetensors`, not from text.", LIMITS)
     chosen = template(cfg.generative.prompt)
@@ -95,7 +96,11 @@ def critic_text(folder: Path, config: Mapping[str, Any], summary: Mapping[str, A
 
 
 def front_matter(
-    config: Mapping[str, Any], name: str, tags: Sequence[str], metrics: Sequence[Metric]
+    config: Mapping[str, Any],
+    name: str,
+    tags: Sequence[str],
+    metrics: Sequence[Metric],
+    base: str | None,
 ) -> str:
     """The hub's YAML: library, task, tags, base model and, as a model index, the metrics."""
     data: dict[str, Any] = {
@@ -103,7 +108,6 @@ def front_matter(
         "pipeline_tag": "text-generation",
         "tags": list(tags),
     }
-    base = hub_name(config.get("actor", {}).get("model_name_or_path"))
     if base:
         data["base_model"] = base
     if config and metrics:
@@ -113,13 +117,6 @@ def front_matter(
         result = {"task": task, "dataset": dataset, "metrics": rows}
         data["model-index"] = [{"name": name, "results": [result]}]
     return "---\n" + yaml.safe_dump(data, sort_keys=False, allow_unicode=True) + "---"
-
-
-def hub_name(path: str | None) -> str | None:
-    """The path where it names a repository of the hub ("owner/name"), None where it is a folder."""
-    if not path or path.count("/") != 1 or path[0] in "./~" or Path(path).exists():
-        return None
-    return path
 
 
 def data_name(config: Mapping[str, Any]) -> str:
@@ -246,17 +243,24 @@ def data_section(config: Mapping[str, Any]) -> str:
     task = config["task"]
     lines = [f"## Data\n\nTask: `{data_name(config)}`."]
     if task["options"]:
-        lines.append(f"Settings of its generator: `{json.dumps(task['options'])}`.")
+        lines.append(
+            f"Settings of its generator: `{json.dumps(without_folders(task['options']))}`."
+        )
     if task.get("reward"):
         lines.append(f"Reward: `{Path(task['reward']).name}`.")
-    lines.append("Problems of evaluations are held out by a hash of their text.")
+    own = task["options"].get("heldout")
+    lines.append(
+        f"Problems of evaluations are those of `{last_part(own)}`; training rows that hold one are "
+        "left out."
+        if own
+        else "Problems of evaluations are held out by a hash of their text."
+    )
     return " ".join(lines)
 
 
-def stages_section(config: Mapping[str, Any]) -> str:
-    """What was trained, in order."""
-    stages, given = config["stages"], config["actor"].get("model_name_or_path")
-    start = hub_name(given) or (Path(given).name if given else None)
+def stages_section(config: Mapping[str, Any], start: str | None) -> str:
+    """What was trained, in order, from `start` (None: a model made from scratch)."""
+    stages = config["stages"]
     kind = config["critic"]["kind"]
     rows = [
         ("start", f"`{start}`" if start else f"made from scratch, {stages['base']['steps']} steps")
@@ -283,7 +287,7 @@ def metrics_section(metrics: Sequence[Metric]) -> str:
         (name, f"{v:.4f}", "" if i is None else f"[{i[0]:.4f}, {i[1]:.4f}]")
         for _, name, v, i in metrics
     ]
-    return "## Metrics\n\n" + table(("on held-out problems", "value", "95 % interval"), rows)
+    return "## Metrics\n\n" + table((METRICS_HEAD, "value", "95 % interval"), rows)
 
 
 def prompt_section(chosen: Template, saved: Mapping[str, Any], cfg: CriticConfig) -> str:

@@ -23,6 +23,7 @@ from genac.runtime import Runtime
 from genac.sections import NOT_ASKED
 from genac.stages import base, critic_rl, joint, oracle, sft, synthesize
 from genac.stages.cards import write_cards
+from genac.stages.origins import hub_models
 from genac.stages.outputs import adopt
 from genac.stages.panels import fixed_panel
 from genac.stages.setup import Setup, prepared_config, save_critic
@@ -82,6 +83,7 @@ def train_in(setup: Setup, early: Setup, run: Run) -> Path:
         {
             "name": cfg.name,
             "algorithm": cfg.algorithm,
+            "hub_models": hub_models(cfg.model_dump()),
             "success_before": before.as_dict(),
             "success_after": after.as_dict(),
             "pass_at_k": after.pass_at_k,

@@ -1,8 +1,8 @@
 """genac push RUN|FOLDER REPO_ID: a run's actor and critic, or one model folder, onto the hub.
 
 A folder goes to REPO_ID itself; of a run, actor and critic go to REPO_ID-actor and REPO_ID-critic,
-or, with --only, the one to REPO_ID. Cards are written anew first. The endpoint is huggingface_hub's
-own (HF_ENDPOINT, HF_TOKEN).
+or, with --only, the one to REPO_ID. Cards that genac wrote and nobody edited are brought up to date
+first, missing ones written. The endpoint is huggingface_hub's own (HF_ENDPOINT, HF_TOKEN).
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ def push(arguments: Sequence[str]) -> str:
     """The command; returns what was (or, with --dry-run, would be) uploaded."""
     asked = parser().parse_args(list(arguments))
     check_name(asked.repo_id)
-    lines = []
-    for folder, repo in destinations(Path(asked.source), asked.repo_id, asked.only):
+    source = Path(asked.source)
+    places = destinations(source, asked.repo_id, asked.only)
+    lines = [] if asked.dry_run else refresh(source)
+    for folder, repo in places:
         files = listed(folder)
         size = sum((folder / f).stat().st_size for f in files)
         if asked.dry_run:
@@ -55,13 +57,12 @@ def check_name(repo_id: str) -> None:
 
 
 def destinations(source: Path, repo_id: str, only: str | None) -> list[tuple[Path, str]]:
-    """(model folder with a fresh card, repository) of everything asked for."""
-    if Run.exists(source) and any((source / role).is_dir() for role in ROLES):
+    """(model folder, repository) of everything asked for."""
+    if is_run(source):
         found = [source / role for role in ROLES if only in (None, role)]
         found = [folder for folder in found if folder.is_dir()]
         if not found:
             raise ValueError(f"{source} holds no {only}; leave --only out or name another run")
-        write_cards(source)
         return [(f, repo_id if only else f"{repo_id}-{f.name}") for f in found]
     if not (source / "config.json").exists() or not list(source.glob("*.safetensors")):
         raise ValueError(
@@ -69,11 +70,20 @@ def destinations(source: Path, repo_id: str, only: str | None) -> list[tuple[Pat
         )
     if only:
         raise ValueError(f"--only {only} chooses between the models of a run, and {source} is one")
-    if run := run_of(source):
-        write_cards(run)
-    elif critic_card(source):
-        write_critic_card(source)
     return [(source, repo_id)]
+
+
+def refresh(source: Path) -> list[str]:
+    """Writes the cards of a run, or of the run that a model folder is of; what was kept and why."""
+    if is_run(source):
+        return write_cards(source)
+    if run := run_of(source):
+        return write_cards(run)
+    return write_critic_card(source) if critic_card(source) else []
+
+
+def is_run(source: Path) -> bool:
+    return Run.exists(source) and any((source / role).is_dir() for role in ROLES)
 
 
 def listed(folder: Path) -> list[str]:

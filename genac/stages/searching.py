@@ -189,15 +189,18 @@ def match(bench: Bench, rows: list[dict[str, Any]], one: dict[str, float]) -> No
             while vote[unit] < row[unit] and m < MOST:
                 m = min(MOST, m + max(1, int(np.ceil((row[unit] - vote[unit]) / per_sample))))
                 vote = vote_of(m)
-            row[f"majority_at_equal_{unit}"] = beside(row, vote_of(m))
+            row[f"majority_at_equal_{unit}"] = beside(row, vote_of(m), unit)
 
 
-def beside(row: dict[str, Any], vote: dict[str, Any]) -> dict[str, Any]:
-    """The vote, and what the row gains over it with an interval over problems (paired)."""
+def beside(row: dict[str, Any], vote: dict[str, Any], unit: str) -> dict[str, Any]:
+    """The vote, and what the row gains over it with an interval over problems (paired).
+
+    `funded`: the vote had no less of the unit to spend than the row; else MOST ended it before.
+    """
     gain = np.subtract(row["by_problem"], vote["by_problem"])
     low, high = interval(gain.tolist())
     outcome = {"success": float(np.mean(vote["by_problem"])), "gain": float(gain.mean())}
-    return vote | outcome | {"low": low, "high": high}
+    return vote | outcome | {"low": low, "high": high, "funded": vote[unit] >= row[unit]}
 
 
 def interval(outcomes: Sequence[float]) -> tuple[float, float]:
@@ -224,14 +227,19 @@ def line(row: dict[str, Any]) -> str:
     matched = "| | | |"
     if vote and other:
         matched = (
-            f"| {vote['success']:.1%} (n {vote['n']}, {vote['tokens']:.0f} tokens) "
-            f"| {signed(vote)} | {other['success']:.1%} (n {other['n']}) |"
+            f"| {vote['success']:.1%} (n {vote['n']}, {vote['tokens']:.0f} tokens{short(vote)}) "
+            f"| {signed(vote)} | {other['success']:.1%} (n {other['n']}{short(other)}) |"
         )
     return (
         f"| {row['method']} | {row['n']} | {row['success']:.1%} [{row['low']:.1%}, "
         f"{row['high']:.1%}] | {row['tokens']:.0f} ({row['actor_tokens']:.0f} + "
         f"{row['critic_tokens']:.0f}) | {row['flops'] / 1e6:.0f} {matched}\n"
     )
+
+
+def short(vote: dict[str, Any]) -> str:
+    """A mark on a vote that had less to spend than the method beside it."""
+    return "" if vote["funded"] else ", < equal"
 
 
 def signed(found: dict[str, Any]) -> str:
@@ -241,19 +249,25 @@ def signed(found: dict[str, Any]) -> str:
 
 
 def together(results: Sequence[dict[str, Any]]) -> str:
-    """Gains over the matched majority vote, per run and over the runs (Student's t over runs)."""
+    """Gains over the matched majority vote, per run and over the runs (Student's t over runs).
+
+    A row has no mean where the vote of a run had less to spend: that gain is not at equal tokens.
+    """
     names = [r["run"] for r in results]
     text = (
         "Gain over majority vote at equal tokens, in points; per run, [95 % bootstrap interval "
-        "over its problems], and the mean over runs, [95 % interval of Student's t over runs].\n\n"
+        "over its problems], and the mean over runs, [95 % interval of Student's t over runs]. "
+        f"< equal: the vote ended at {MOST} samples with fewer tokens; no mean is taken.\n\n"
         f"| method | n | {' | '.join(names)} | mean |\n" + "|---" * (len(names) + 3) + "|\n"
     )
     for rows in zip(*(r["rows"] for r in results), strict=True):
         found = [row.get("majority_at_equal_tokens") for row in rows]
         if not all(found):
             continue
-        mean, low, high = mean_interval([f["gain"] for f in found])
-        cells = " | ".join(signed(f) for f in found)
-        average = signed({"gain": mean, "low": low, "high": high})
+        cells = " | ".join(signed(f) + short(f) for f in found)
+        average = ""
+        if all(f["funded"] for f in found):
+            mean, low, high = mean_interval([f["gain"] for f in found])
+            average = signed({"gain": mean, "low": low, "high": high})
         text += f"| {rows[0]['method']} | {rows[0]['n']} | {cells} | {average} |\n"
     return text

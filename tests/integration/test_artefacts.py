@@ -18,6 +18,7 @@ from genac.algorithms import merge
 from genac.recipes import resolve
 from genac.runs.store import Run
 from genac.stages.pipeline import train
+from genac.stages.push import refresh
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_eval_search(run, genac: Callable[..., Answer], refused: Callable[..., s
         if row["critic_tokens"]:
             # The vote it is set beside never had less to spend.
             vote = row["majority_at_equal_tokens"]
-            assert vote["tokens"] >= row["tokens"] and vote["n"] >= 2
+            assert vote["tokens"] >= row["tokens"] and vote["n"] >= 2 and vote["funded"]
             assert vote["gain"] == pytest.approx(row["success"] - vote["success"])
     assert "| best-of-n, last | 2 |" in (run.path / "search.md").read_text()
     first = found
@@ -147,9 +148,12 @@ def test_a_critic_that_stands_alone_gets_a_card_without_figures(run, genac, tmp_
     alone = shutil.copytree(run.path / "critic", tmp_path / "alone")
     (alone / "README.md").unlink()
     assert genac("push", str(alone), "me/thing", "--dry-run").code == 0
+    assert not (alone / "README.md").exists()
+    assert refresh(alone) == []
     card = (alone / "README.md").read_text()
     assert "## Prompt" in card and "## Metrics" not in card
     assert ModelCard(card).data.to_dict()["tags"][:2] == ["genac", "generative-critic"]
     # Inside its run the figures come back.
-    assert genac("push", str(run.path / "critic"), "me/thing", "--dry-run").code == 0
+    (run.path / "critic" / "README.md").write_text(card)
+    assert refresh(run.path / "critic") == []
     assert "## Metrics" in (run.path / "critic" / "README.md").read_text()

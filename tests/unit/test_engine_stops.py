@@ -43,6 +43,22 @@ def engine() -> Any:
 
 
 @pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["b"], ["b", "c"]),
+        (["b", "c"], ["b", "c", "ans="]),  # a run of them ends with the first other token
+        (["a"], ["b", "c", "ans=", "e", "f", "1"]),  # one in the prompt is none
+        (["1"], ["b", "c", "ans=", "e", "f", "1"]),  # nothing follows within the budget
+    ],
+)
+def test_the_token_behind_a_line_is_the_last(lines, said):
+    engine = talking("a", "b", "c", "ans=", "e", "f", "1", "2")
+    done = asked(engine, "a", line_ids=tuple(ids_of(*lines)))
+    assert done.ids == tuple(ids_of(*said))
+    assert done.finish == ("stop" if len(said) < 6 else "length")
+
+
+@pytest.mark.parametrize(
     ("stop", "said"),
     [
         ("b", ["b"]),

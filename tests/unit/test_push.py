@@ -15,7 +15,10 @@ import pytest
 from huggingface_hub import ModelCard
 
 from genac.cli import main
-from genac.stages.cards import front_matter, hub_name, table
+from genac.config import RunConfig
+from genac.runs.cards import place_card, unedited
+from genac.stages.cards import CARD, critic_text, data_section, front_matter, table
+from genac.stages.origins import base_model, hub_models, named, start_of, without_folders
 from genac.stages.push import listed, push
 
 
@@ -115,6 +118,38 @@ def test_a_dry_run_lists_and_uploads_nothing(hub, model):
     assert not hub.tokens
 
 
+def as_critic(folder: Path) -> Path:
+    (folder / "critic.json").write_text(json.dumps({"kind": "generative", "config": {}}))
+    return folder / CARD
+
+
+def test_a_dry_run_writes_nothing(hub, model):
+    as_critic(model)
+    before = {f: f.read_bytes() for f in model.rglob("*") if f.is_file()}
+    push([str(model), "me/thing", "--dry-run"])
+    assert {f: f.read_bytes() for f in model.rglob("*") if f.is_file()} == before
+
+
+def test_an_edited_card_is_kept_and_uploaded_as_it_is(hub, model):
+    card = as_critic(model)
+    push([str(model), "me/thing"])
+    assert unedited(card.read_text()) and "kept" not in push([str(model), "me/thing"])
+    edited = card.read_text().replace("---\n", "---\nlicense: mit\n", 1)
+    card.write_text(edited)
+    assert f"{card} was edited" in push([str(model), "me/thing"])
+    assert card.read_text() == edited == hub.files[f"/api/models/me/thing:{CARD}"].decode()
+
+
+def test_cards_on_disk(tmp_path):
+    card, table_head = tmp_path / CARD, "| on held-out problems | value |\n"
+    assert place_card(card, "one\n") == [] and card.read_text().startswith("one\n")
+    assert place_card(card, f"two\n{table_head}") == [] and table_head in card.read_text()
+    assert "has metrics" in place_card(card, "three\n")[0] and table_head in card.read_text()
+    assert place_card(card, f"four\n{table_head}") == [] and "four" in card.read_text()
+    card.write_text("by hand")
+    assert "edited" in place_card(card, "five\n")[0] and card.read_text() == "by hand"
+
+
 @pytest.mark.parametrize(
     ("status", "remedy"), [(401, "HF_TOKEN is valid"), (403, "may write"), (503, "try again later")]
 )
@@ -157,12 +192,68 @@ def test_what_cannot_be_pushed(model, tmp_path, arguments, told):
         push([places.get(a, a) for a in arguments])
 
 
+def models(actor: str | None, critic: str | None = None) -> dict[str, Any]:
+    return {
+        "actor": {"model_name_or_path": actor},
+        "critic": {"model_name_or_path": critic, "kind": "generative"},
+    }
+
+
 def test_hub_names_and_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "x").mkdir(parents=True)
-    assert hub_name("owner/model") == "owner/model"
+    assert hub_models(models("owner/model", "owner/other")) == ["owner/model", "owner/other"]
     for path in (None, "runs/x", "/abs/path", "./a", "~/a", "model", "a/b/c"):
-        assert hub_name(path) is None
+        assert hub_models(models(path)) == []
+
+
+def test_a_folder_of_training_is_no_base_model_wherever_the_card_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert base_model("ckpt/llama", {}) is None and named("ckpt/llama", {}) == "llama"
+    known = {"hub_models": ["owner/model"]}
+    (tmp_path / "owner" / "model").mkdir(parents=True)
+    assert base_model("owner/model", known) == "owner/model"
+    assert named("/home/me/x/", known) == "x" and named(None, known) is None
+
+
+def test_the_critics_base_is_its_own():
+    assert start_of("critic", models("owner/a", "owner/b")) == "owner/b"
+    assert start_of("critic", models("owner/a")) == start_of("actor", models("owner/a", "x/y"))
+    assert start_of("critic", {}) is None
+
+
+def run_config(**options: Any) -> dict[str, Any]:
+    cfg = RunConfig(name="n").model_dump() | models("owner/a", "owner/b")
+    return cfg | {"task": {"name": "file", "path": "/home/me/data.jsonl", "options": options}}
+
+
+def test_the_critics_card_names_the_critics_base(model):
+    as_critic(model)
+    known = {"hub_models": ["owner/a", "owner/b"]}
+    text = critic_text(model, run_config(), known)
+    assert ModelCard(text).data.to_dict()["base_model"] == "owner/b" and "owner/a" not in text
+    assert "| start | `owner/b` |" in text
+
+
+def test_options_name_no_folder_of_the_machine():
+    paths = {"heldout": "/home/me/x.jsonl", "decontaminate": ["gsm8k", "../up/y.csv", "o/name"]}
+    more = {"a": {"b": ["~me/z", "C:\\me\\w.txt", "a/b/c", "data/v.jsonl"]}, "n": 3}
+    text = "/no_think Put it in \\boxed{}, and/or explain."
+    assert without_folders({**paths, **more, "instruction": text}) == {
+        "heldout": "x.jsonl",
+        "decontaminate": ["gsm8k", "y.csv", "o/name"],
+        "a": {"b": ["z", "w.txt", "c", "v.jsonl"]},
+        "n": 3,
+        "instruction": text,
+    }
+    section = data_section(run_config(**paths))
+    assert "/home" not in section and "../up" not in section
+
+
+def test_how_problems_were_held_out():
+    assert "held out by a hash" in data_section(run_config())
+    own = data_section(run_config(heldout="/home/me/x.jsonl"))
+    assert "hash" not in own and "those of `x.jsonl`" in own
 
 
 def test_a_bar_in_a_cell_stays_in_its_cell():
@@ -170,10 +261,11 @@ def test_a_bar_in_a_cell_stays_in_its_cell():
 
 
 def test_metadata_of_a_card_is_what_the_hub_reads():
-    config = {"name": "n: #1", "actor": {"model_name_or_path": "owner/base"}}
-    config["task"] = {"name": "file", "path": "/home/me/data.jsonl"}
+    config = {"task": {"name": "file", "path": "/home/me/data.jsonl"}}
     metrics = [("accuracy", "held-out success", 0.5, [0.4, 0.6])]
-    card = ModelCard(front_matter(config, "n: #1 actor", ["genac"], metrics) + "\n\n# text\n")
+    card = ModelCard(
+        front_matter(config, "n: #1 actor", ["genac"], metrics, "owner/base") + "\n\n# text\n"
+    )
     data = card.data.to_dict()
     assert (data["base_model"], data["tags"]) == ("owner/base", ["genac"])
     assert card.data.eval_results is not None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from fakes import ScriptedEngine, runtime_with, says
+from fakes import FixedCritic, ScriptedEngine, runtime_with, says
 
 from genac.config import RolloutConfig, StatesConfig
 from genac.critics.base import NoCritic
 from genac.engines.base import Completion, Request
 from genac.search.beam import beam_search
 from genac.search.candidates import Searcher, draw, judged, values
+from genac.states import split
 from genac.types import Estimate, Problem, State
 
 PROBLEM = Problem("p", "a>", answer="secret", extras={"hint": "secret"})
@@ -26,6 +28,7 @@ STORY = {
 }
 # What the critic thinks of each text.
 OPINION = {
+    "": 0.55,
     **{"b\n": 0.1, "c\n": None, "d\n": 0.6, "e\n": 0.5},
     **{"d\nx\n": 0.2, "e\ny\n": 0.9, "e\nz\n": 0.3},
     **{"d\nans=": 0.05, "e\ny\nans=": 0.7},
@@ -58,7 +61,10 @@ def search(tokenizer: Any, tiny_model: Any) -> Searcher:
         prompt = len(tokenizer.encode("a>"))
         text = tokenizer.decode(request.prompt_ids[prompt:])
         number = told[text] = told.get(text, -1) + 1
-        return says(tokenizer, STORY[text][number % len(STORY[text])])
+        told_now = STORY[text][number % len(STORY[text])]
+        # What ends in a line is what the limit ended there: no token behind it was seen.
+        done = says(tokenizer, told_now)
+        return replace(done, finish="length") if told_now.endswith("\n") else done
 
     actor = runtime_with(ScriptedEngine(script), tokenizer, tiny_model)
     rollout = RolloutConfig(max_completion_length=20)
@@ -76,7 +82,7 @@ def test_beam_search_by_hand(search):
     found = beam_search(search, [PROBLEM], n=4, width=2)
     assert texts(found[0]) == [("e\ny\nans=", 0.9), ("d\nans=", 0.6)]
     # Causal: asked at boundaries only, never after the last segment.
-    assert search.critic.asked == ["b\n", "c\n", "d\n", "e\n", "d\nx\n", "e\ny\n", "e\nz\n"]
+    assert search.critic.asked == ["", "b\n", "c\n", "d\n", "e\n", "d\nx\n", "e\ny\n", "e\nz\n"]
 
 
 def test_beam_search_that_judges_ends(search):
@@ -94,6 +100,55 @@ def test_a_beam_of_one_is_greedy_in_the_critic(search):
     found = beam_search(search, [PROBLEM], n=2, width=1)
     # b and c are offered; c has no score and loses to 0.1, and b's story is short.
     assert texts(found[0]) == [("b\nans=", 0.1)]
+
+
+def told_search(tokenizer: Any, model: Any, story: Any, opinion: Any) -> Searcher:
+    """Actor and critic by functions of the text so far; the actor ends where a request says so."""
+    prompt = len(tokenizer.encode("a>"))
+
+    def script(request: Request) -> Completion:
+        full = says(tokenizer, story(tokenizer.decode(request.prompt_ids[prompt:])))
+        lines = [i in request.line_ids for i in full.ids]
+        ends = [i + 1 for i in range(1, len(lines)) if lines[i - 1] and not lines[i]]
+        cut = min([*ends, len(lines)])
+        return Completion(full.ids[:cut], full.logprobs[:cut], "stop")
+
+    def value(state: State) -> float | None:
+        return opinion(tokenizer.decode(state.rollout.response_ids[: state.start]))
+
+    actor, states = runtime_with(ScriptedEngine(script), tokenizer, model), StatesConfig()
+    cfg = RolloutConfig(max_completion_length=20)
+    return Searcher(actor, FixedCritic(value), cfg, states)
+
+
+def test_a_response_of_one_segment_has_the_value_of_the_empty_prefix(tokenizer, tiny_model):
+    told = iter(["ans=<eos>", "b\nans=<eos>"])
+    opinions = {"": 0.5, "b\n": 0.2}
+    search = told_search(tokenizer, tiny_model, lambda text: next(told), opinions.__getitem__)
+    assert texts(beam_search(search, [PROBLEM], n=2, width=1)[0]) == [("ans=", 0.5)]
+
+
+def test_a_blank_line_belongs_to_the_segment_before_it(tokenizer, tiny_model):
+    """Both first branches are b and a blank line. At that boundary the second branch begins with
+    yet another blank line, so it is not of this boundary; the first goes on from the c that was
+    seen."""
+    asked: list[str] = []
+    again = iter(["\n\nx\nans=<eos>"])
+    story = {"": "b\n\nc\nans=<eos>", "b\n\nc": "\nans=<eos>", "b\n\nc\nans=": "<eos>"}
+
+    def opinion(text: str) -> float:
+        asked.append(text)
+        return 0.5
+
+    search = told_search(
+        tokenizer, tiny_model, lambda text: story.get(text) or next(again, "ans=<eos>"), opinion
+    )
+    [[found]] = beam_search(search, [PROBLEM], n=2, width=1)
+    assert found.rollout.text == "b\n\nc\nans=" and found.rollout.finish == "stop"
+    assert len(found.rollout.logprobs) == len(found.rollout.response_ids)
+    ids = found.rollout.response_ids
+    states = split([found.rollout], search.states, tokenizer)
+    assert list(dict.fromkeys(asked)) == [tokenizer.decode(ids[: s.start]) for s in states]
 
 
 STORY["b\n"] = ["ans=<eos>", "ans=<eos>"]
