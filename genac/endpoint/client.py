@@ -14,7 +14,8 @@ What happens on a failure:
     other 4xx                       this prompt is refused: recorded as such, never asked again
     no try helped                   the prompt is left unanswered; three in a row stop everything
 
-The key is read from the environment, sent in one header, and taken out of whatever the server says.
+The key is read from the environment, sent in one header, and taken out of what the server says: of
+error texts always, of answers if it is too long to be a word of theirs.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from genac.sections import EndpointConfig
 AGAIN = {408, 409, 425, 429}  # and every 5xx
 LONGEST = 60.0  # seconds between two tries, unless the server asks for more
 PATIENCE = 600.0  # the longest Retry-After that is waited for
+TELLING = 16  # characters from which a key in an answer can be nothing but the key
 HOPELESS = 3  # prompts in a row that no try could get answered, or refusals before any answer
 
 
@@ -212,10 +214,10 @@ class Endpoint:
             raise Retry(f"no answer within {self.cfg.timeout:g} s") from None
         except (http.TransportError, http.DecodingError) as error:
             raise Retry(f"{type(error).__name__}: {self._clean(str(error))}") from None
-        text = self._clean(content.decode("utf-8", "replace"))
+        text = content.decode("utf-8", "replace")
         if response.status_code != 200:
             raise self._fault(response.status_code, text, response.headers.get("retry-after"))
-        return read_reply(name, text)
+        return self._without_key(read_reply(name, text, self._clean))
 
     def body(self, prompt: str) -> dict[str, Any]:
         """The request; fields that the config sets to null are left out."""
@@ -229,7 +231,7 @@ class Endpoint:
         return {key: value for key, value in fields.items() if value is not None}
 
     def _fault(self, status: int, text: str, retry_after: str | None) -> Exception:
-        said = f"{status}: {complaint(text)}"
+        said = f"{status}: {complaint(text, self._clean)}"
         quota = status == 429 and "insufficient_quota" in text
         if (status in AGAIN or status >= 500) and not quota:
             return Retry(said, seconds(retry_after))
@@ -248,9 +250,22 @@ class Endpoint:
         return Refused(said)
 
     def _clean(self, text: str) -> str:
-        """The text without the key, should a server repeat it."""
-        key = self._secret.get_secret_value() if self._secret is not None else ""
-        return text.replace(key, "[key]") if key else text
+        """A text without the key, should a server repeat it, be it as JSON escapes it."""
+        key = self._key()
+        for form in (key, key.replace("/", "\\/"), json.dumps(key)[1:-1]) if key else ():
+            text = text.replace(form, "[key]")
+        return text
+
+    def _without_key(self, reply: Reply) -> Reply:
+        """The answer without a long key; a short one (EMPTY, token) may be a word of the answer."""
+        key = self._key()
+        if len(key) < TELLING:
+            return reply
+        text, finish = (part.replace(key, "[key]") for part in (reply.text, reply.finish))
+        return replace(reply, text=text, finish=finish)
+
+    def _key(self) -> str:
+        return self._secret.get_secret_value() if self._secret is not None else ""
 
 
 def answers_file(root: str | Path, cfg: EndpointConfig) -> Path:

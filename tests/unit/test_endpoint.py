@@ -273,6 +273,44 @@ def test_the_key_is_in_no_file_and_no_message(tmp_path: Path) -> None:
     assert KEY not in everything and replies[PROMPTS[0]].text == "your key is [key]"
 
 
+@pytest.mark.parametrize("short", ["1", "token", "EMPTY", "content"])
+def test_a_short_key_leaves_answers_as_they_are(
+    short: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a word like others; only error texts are cleaned of it."""
+    monkeypatch.setenv("ORACLE_KEY", short)
+    said: list[str] = []
+
+    def script(prompt: str, number: int) -> Act:
+        return Act(500, f"no {short}") if number == 0 else says(f"the {short}", (1100, 51))
+
+    with ChatServer(script) as server:
+        replies, bill = client(server, said).ask(["p"], tmp_path / "a.jsonl")
+    assert replies["p"].text == f"the {short}" and replies["p"].finish == "stop"
+    assert (bill.prompt_tokens, bill.completion_tokens) == (1100, 51)
+    assert said[0].startswith("endpoint: 500: no [key]; trying again")
+
+
+@pytest.mark.parametrize("place", ["answer", "error", "cut"])
+def test_an_escaped_key_is_found(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "sk/Very/Secret/0123456789"
+    monkeypatch.setenv("ORACLE_KEY", secret)
+    escaped, said = secret.replace("/", r"\/"), []
+    bodies = {
+        "answer": Act(body=completion("your KEY").replace("KEY", escaped)),
+        "error": Act(500, f'{{"error": "your {escaped}"}}'),
+        "cut": Act(body=f'{{"error": "{"x" * 60} {escaped}'),
+    }
+    with ChatServer(lambda p, n: bodies[place] if n == 0 else says("your [key]")) as server:
+        replies, _ = client(server, said).ask(["p"], tmp_path / "a.jsonl")
+    assert replies["p"].text == "your [key]"
+    told = "".join(said)
+    assert "Secret" not in told and "Very" not in told
+    assert ("[key]" in told) is (place != "answer")
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
