@@ -34,7 +34,17 @@ from pathlib import Path
 from typing import Any
 
 from genac.endpoint.address import checked_url, key_of
-from genac.endpoint.replies import Bill, Refused, Reply, Retry, bill, complaint, read_reply, seconds
+from genac.endpoint.replies import (
+    Bill,
+    Pointless,
+    Refused,
+    Reply,
+    Retry,
+    bill,
+    complaint,
+    read_reply,
+    seconds,
+)
 from genac.runs.files import alone, append_line, read_lines, repair_tail, stable_hash
 from genac.runs.progress import Progress
 from genac.sections import EndpointConfig
@@ -60,8 +70,8 @@ class Endpoint:
 
     def identify(self, prompt: str) -> str:
         """The name of the answer to a prompt: a hash of all that decides it."""
-        asked = json.dumps([self.cfg.identity(), prompt], sort_keys=True)
-        return hashlib.sha256(asked.encode("utf-8", "replace")).hexdigest()[:24]
+        asked = json.dumps([self.cfg.identity(), encodable(prompt)], sort_keys=True)
+        return hashlib.sha256(asked.encode()).hexdigest()[:24]
 
     def known(self, prompts: Sequence[str], file: Path) -> dict[str, Reply]:
         """Prompt -> its answer, of those that the file holds."""
@@ -71,8 +81,8 @@ class Endpoint:
     def ask(self, prompts: Sequence[str], file: Path) -> tuple[dict[str, Reply], Bill]:
         """The answers by prompt, and what they took; equal prompts are asked once.
 
-        A prompt that no try could get answered is missing from the result. Raises ValueError
-        where going on is pointless; what was answered until then is in the file.
+        A prompt that no try could get answered is missing from the result. Raises Pointless (a
+        ValueError) where going on is; what was answered until then is in the file.
         """
         assert not self.cfg.dry_run, "a dry run asks nothing"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -116,9 +126,9 @@ class Endpoint:
                     refused += bool(reply and reply.refused)
                     answers += bool(reply and not reply.refused)
                     if reply is None and lost >= HOPELESS and not few:
-                        raise ValueError(self._gave_up(lost))
+                        raise Pointless(self._gave_up(lost))
                     if reply is not None and refused >= HOPELESS and not answers:
-                        raise ValueError(
+                        raise Pointless(
                             f"{self.url} refuses every request for model {self.cfg.model!r}: "
                             f"{reply.refused}"
                         )
@@ -152,7 +162,7 @@ class Endpoint:
             except Retry as failure:
                 self._failed(failure, number)
                 continue
-            except ValueError:  # nothing helps: no further request is sent
+            except Pointless:  # no further request is sent
                 self._stop.set()
                 raise
             with self._lock:
@@ -164,7 +174,7 @@ class Endpoint:
         """Waits before the next try; each kind of failure is told once."""
         reason = self._last = str(failure)
         if failure.after > PATIENCE:
-            raise ValueError(
+            raise Pointless(
                 f"{self.url} asks to wait {failure.after:.0f} s ({reason}); the same command goes "
                 "on later with what is missing"
             )
@@ -200,7 +210,7 @@ class Endpoint:
         return http.Client(headers=headers, timeout=self.cfg.timeout, limits=limits)
 
     def _post(self, http: Any, client: Any, name: str, prompt: str) -> Reply:
-        """One request. Raises Retry, Refused, or ValueError where nothing will help."""
+        """One request. Raises Retry, Refused, or Pointless where nothing will help."""
         deadline = time.monotonic() + self.cfg.timeout
         content = bytearray()
         try:
@@ -224,7 +234,7 @@ class Endpoint:
         cfg = self.cfg
         fields = {
             "model": cfg.model,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [{"role": "user", "content": encodable(prompt)}],
             "temperature": cfg.temperature,
             "max_tokens": cfg.max_tokens,
         } | cfg.request
@@ -237,16 +247,16 @@ class Endpoint:
             return Retry(said, seconds(retry_after))
         if status in (401, 403):
             source = self.cfg.api_key_env or "no api_key_env"
-            return ValueError(f"{self.url} refuses the key (from {source}): {said}")
+            return Pointless(f"{self.url} refuses the key (from {source}): {said}")
         if status == 404:
-            return ValueError(
+            return Pointless(
                 f"{self.url} knows no model {self.cfg.model!r}, or is no chat-completions address: "
                 f"{said}; correct model or base_url"
             )
         if status == 402 or quota:
-            return ValueError(f"{self.url}: the account has no credit left: {said}")
+            return Pointless(f"{self.url}: the account has no credit left: {said}")
         if status < 400:
-            return ValueError(f"{self.url} answers {said}; correct base_url")
+            return Pointless(f"{self.url} answers {said}; correct base_url")
         return Refused(said)
 
     def _clean(self, text: str) -> str:
@@ -272,6 +282,11 @@ def answers_file(root: str | Path, cfg: EndpointConfig) -> Path:
     """Where the answers of one model under one setting are kept, whoever asks."""
     name = re.sub(r"[^A-Za-z0-9.-]+", "_", cfg.model).strip("_.")[-40:]
     return Path(root) / "answers" / f"{name}-{stable_hash(cfg.identity())}.jsonl"
+
+
+def encodable(text: str) -> str:
+    """The text with ? for each half of a surrogate pair, which no request can carry."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def load_http() -> Any:

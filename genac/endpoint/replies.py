@@ -46,6 +46,10 @@ class Refused(Exception):
     """The server will not answer this prompt."""
 
 
+class Pointless(ValueError):
+    """No request can succeed until the user has changed something."""
+
+
 class Retry(Exception):
     """This try failed and another may not; `after` is what the server asks to wait, in seconds."""
 

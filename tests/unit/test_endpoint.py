@@ -155,6 +155,16 @@ def test_what_cannot_be_helped_stops_at_once(act: Act, words: list[str], tmp_pat
     assert caught.value.__cause__ is None
 
 
+def test_half_a_surrogate_pair_is_asked_as_a_question_mark(tmp_path: Path) -> None:
+    prompts = [*PROMPTS[:3], "odd \ud800 text"]
+    with ChatServer(lambda prompt, number: says(prompt)) as server:
+        endpoint, file = client(server), tmp_path / "a.jsonl"
+        replies, bill = endpoint.ask(prompts, file)
+        assert replies[prompts[3]].text == "odd ? text" and bill.unanswered == 0
+        assert endpoint.identify(prompts[3]) == endpoint.identify("odd ? text")
+        assert endpoint.ask(prompts, file)[0] == replies and server.count == 4
+
+
 def test_a_refused_prompt_is_kept_as_such(tmp_path: Path) -> None:
     def script(prompt: str, number: int) -> Act:
         long = prompt == PROMPTS[3]
