@@ -11,7 +11,8 @@ What happens on a failure:
     429, 408, 409, 425, 5xx, time-out, connection cut, a body that is no chat completion
                                     tried again: exponential back-off with jitter, Retry-After
     401, 402, 403, 404, 3xx, no quota   the key, the model or the URL is wrong: stops at once
-    other 4xx                       this prompt is refused: recorded as such, never asked again
+    403 once another was answered, other 4xx
+                                    this prompt is refused: recorded as such, never asked again
     no try helped                   the prompt is left unanswered; three in a row stop everything
 
 The key is read from the environment, sent in one header, and taken out of what the server says: of
@@ -66,6 +67,7 @@ class Endpoint:
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._free = 0.0  # when the next request may be sent
         self._retries, self._last = 0, ""
+        self._works = False  # an answer has come, so the key is right
         self._told: set[str] = set()
 
     def identify(self, prompt: str) -> str:
@@ -227,6 +229,7 @@ class Endpoint:
         text = content.decode("utf-8", "replace")
         if response.status_code != 200:
             raise self._fault(response.status_code, text, response.headers.get("retry-after"))
+        self._works = True
         return self._without_key(read_reply(name, text, self._clean))
 
     def body(self, prompt: str) -> dict[str, Any]:
@@ -245,7 +248,8 @@ class Endpoint:
         quota = status == 429 and "insufficient_quota" in text
         if (status in AGAIN or status >= 500) and not quota:
             return Retry(said, seconds(retry_after))
-        if status in (401, 403):
+        # Gateways answer 403 to a prompt that their moderation rejects, too.
+        if status == 401 or (status == 403 and not self._works):
             source = self.cfg.api_key_env or "no api_key_env"
             return Pointless(f"{self.url} refuses the key (from {source}): {said}")
         if status == 404:

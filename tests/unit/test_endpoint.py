@@ -178,6 +178,26 @@ def test_a_refused_prompt_is_kept_as_such(tmp_path: Path) -> None:
         assert server.count == 12
 
 
+def test_a_prompt_that_moderation_rejects_is_refused_and_the_key_is_not(tmp_path: Path) -> None:
+    no = Act(403, '{"error": {"message": "flagged"}}')
+    with ChatServer(lambda p, number: no if p == PROMPTS[3] else says(p)) as server:
+        endpoint, file = client(server), tmp_path / "a.jsonl"
+        replies, bill = endpoint.ask(PROMPTS, file)
+        assert replies[PROMPTS[3]].refused == "403: flagged" and bill.refused == 1
+        endpoint.ask(PROMPTS, file)
+        assert len(replies) == server.count == 12
+
+
+def test_a_key_that_is_good_for_one_answer_only_is_not_used_on(tmp_path: Path) -> None:
+    def script(prompt: str, number: int) -> Act:
+        return says("x") if prompt == PROMPTS[0] else Act(403, "no")
+
+    with ChatServer(script) as server:
+        with pytest.raises(ValueError, match=r"refuses every request.*403: no"):
+            client(server, concurrency=1).ask(PROMPTS, tmp_path / "a.jsonl")
+        assert server.count <= 6
+
+
 def test_a_server_that_refuses_everything_is_not_asked_on(tmp_path: Path) -> None:
     act = Act(400, '{"error": {"message": "Unsupported parameter: max_tokens"}}')
     with ChatServer(lambda prompt, number: act) as server:
