@@ -179,7 +179,7 @@ def test_the_theme_changes_and_is_remembered(page):
 def test_what_training_appends_appears(page, run):
     append(run, 30)
     page.wait_for_selector("#rows .row[data-at='joint/30/0/0']")
-    assert "joint step 31 of 40" in page.inner_text("#run-facts")
+    assert "joint step 30, 31 of 40 done" in page.inner_text("#run-facts")
     assert "problem-0" in page.inner_text("#detail")  # the open response stays
 
 
