@@ -31,7 +31,7 @@ def make(path: Path, steps: tuple[int, ...] = STEPS) -> Run:
     return run
 
 
-def append(run: Run, step: int) -> None:
+def append(run: Run, step: int, stage: str = "joint") -> None:
     """One more step. Both problems come back at every step, as a small data set's do."""
     responses = {key: rollout(*key, step) for key in VALUES}
     estimates = [
@@ -40,9 +40,9 @@ def append(run: Run, step: int) -> None:
         for place, value in enumerate(values)
     ]
     advantages = {(g, m, 2 * s): 0.1 - 0.2 * m for g, m in VALUES for s in range(3)}
-    run.write_rollouts("joint", step, list(responses.values()), decode)
-    run.write_estimates("joint", step, estimates, advantages, decode, decode)
-    run.log("joint", step, {"reward": 0.5})
+    run.write_rollouts(stage, step, list(responses.values()), decode)
+    run.write_estimates(stage, step, estimates, advantages, decode, decode)
+    run.log(stage, step, {"reward": 0.5})
 
 
 def rollout(group: int, member: int, step: int) -> Rollout:

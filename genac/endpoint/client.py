@@ -11,10 +11,12 @@ What happens on a failure:
     429, 408, 409, 425, 5xx, time-out, connection cut, a body that is no chat completion
                                     tried again: exponential back-off with jitter, Retry-After
     401, 402, 403, 404, 3xx, no quota   the key, the model or the URL is wrong: stops at once
-    other 4xx                       this prompt is refused: recorded as such, never asked again
+    403 once another was answered, other 4xx
+                                    this prompt is refused: recorded as such, never asked again
     no try helped                   the prompt is left unanswered; three in a row stop everything
 
-The key is read from the environment, sent in one header, and taken out of whatever the server says.
+The key is read from the environment, sent in one header, and taken out of what the server says: of
+error texts always, of answers if it is too long to be a word of theirs.
 """
 
 from __future__ import annotations
@@ -33,7 +35,17 @@ from pathlib import Path
 from typing import Any
 
 from genac.endpoint.address import checked_url, key_of
-from genac.endpoint.replies import Bill, Refused, Reply, Retry, bill, complaint, read_reply, seconds
+from genac.endpoint.replies import (
+    Bill,
+    Pointless,
+    Refused,
+    Reply,
+    Retry,
+    bill,
+    complaint,
+    read_reply,
+    seconds,
+)
 from genac.runs.files import alone, append_line, read_lines, repair_tail, stable_hash
 from genac.runs.progress import Progress
 from genac.sections import EndpointConfig
@@ -41,6 +53,7 @@ from genac.sections import EndpointConfig
 AGAIN = {408, 409, 425, 429}  # and every 5xx
 LONGEST = 60.0  # seconds between two tries, unless the server asks for more
 PATIENCE = 600.0  # the longest Retry-After that is waited for
+TELLING = 16  # characters from which a key in an answer can be nothing but the key
 HOPELESS = 3  # prompts in a row that no try could get answered, or refusals before any answer
 
 
@@ -54,12 +67,13 @@ class Endpoint:
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._free = 0.0  # when the next request may be sent
         self._retries, self._last = 0, ""
+        self._works = False  # an answer has come, so the key is right
         self._told: set[str] = set()
 
     def identify(self, prompt: str) -> str:
         """The name of the answer to a prompt: a hash of all that decides it."""
-        asked = json.dumps([self.cfg.identity(), prompt], sort_keys=True)
-        return hashlib.sha256(asked.encode("utf-8", "replace")).hexdigest()[:24]
+        asked = json.dumps([self.cfg.identity(), encodable(prompt)], sort_keys=True)
+        return hashlib.sha256(asked.encode()).hexdigest()[:24]
 
     def known(self, prompts: Sequence[str], file: Path) -> dict[str, Reply]:
         """Prompt -> its answer, of those that the file holds."""
@@ -69,8 +83,8 @@ class Endpoint:
     def ask(self, prompts: Sequence[str], file: Path) -> tuple[dict[str, Reply], Bill]:
         """The answers by prompt, and what they took; equal prompts are asked once.
 
-        A prompt that no try could get answered is missing from the result. Raises ValueError
-        where going on is pointless; what was answered until then is in the file.
+        A prompt that no try could get answered is missing from the result. Raises Pointless (a
+        ValueError) where going on is; what was answered until then is in the file.
         """
         assert not self.cfg.dry_run, "a dry run asks nothing"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -114,9 +128,9 @@ class Endpoint:
                     refused += bool(reply and reply.refused)
                     answers += bool(reply and not reply.refused)
                     if reply is None and lost >= HOPELESS and not few:
-                        raise ValueError(self._gave_up(lost))
+                        raise Pointless(self._gave_up(lost))
                     if reply is not None and refused >= HOPELESS and not answers:
-                        raise ValueError(
+                        raise Pointless(
                             f"{self.url} refuses every request for model {self.cfg.model!r}: "
                             f"{reply.refused}"
                         )
@@ -150,7 +164,7 @@ class Endpoint:
             except Retry as failure:
                 self._failed(failure, number)
                 continue
-            except ValueError:  # nothing helps: no further request is sent
+            except Pointless:  # no further request is sent
                 self._stop.set()
                 raise
             with self._lock:
@@ -162,7 +176,7 @@ class Endpoint:
         """Waits before the next try; each kind of failure is told once."""
         reason = self._last = str(failure)
         if failure.after > PATIENCE:
-            raise ValueError(
+            raise Pointless(
                 f"{self.url} asks to wait {failure.after:.0f} s ({reason}); the same command goes "
                 "on later with what is missing"
             )
@@ -198,7 +212,7 @@ class Endpoint:
         return http.Client(headers=headers, timeout=self.cfg.timeout, limits=limits)
 
     def _post(self, http: Any, client: Any, name: str, prompt: str) -> Reply:
-        """One request. Raises Retry, Refused, or ValueError where nothing will help."""
+        """One request. Raises Retry, Refused, or Pointless where nothing will help."""
         deadline = time.monotonic() + self.cfg.timeout
         content = bytearray()
         try:
@@ -212,51 +226,71 @@ class Endpoint:
             raise Retry(f"no answer within {self.cfg.timeout:g} s") from None
         except (http.TransportError, http.DecodingError) as error:
             raise Retry(f"{type(error).__name__}: {self._clean(str(error))}") from None
-        text = self._clean(content.decode("utf-8", "replace"))
+        text = content.decode("utf-8", "replace")
         if response.status_code != 200:
             raise self._fault(response.status_code, text, response.headers.get("retry-after"))
-        return read_reply(name, text)
+        self._works = True
+        return self._without_key(read_reply(name, text, self._clean))
 
     def body(self, prompt: str) -> dict[str, Any]:
         """The request; fields that the config sets to null are left out."""
         cfg = self.cfg
         fields = {
             "model": cfg.model,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [{"role": "user", "content": encodable(prompt)}],
             "temperature": cfg.temperature,
             "max_tokens": cfg.max_tokens,
         } | cfg.request
         return {key: value for key, value in fields.items() if value is not None}
 
     def _fault(self, status: int, text: str, retry_after: str | None) -> Exception:
-        said = f"{status}: {complaint(text)}"
+        said = f"{status}: {complaint(text, self._clean)}"
         quota = status == 429 and "insufficient_quota" in text
         if (status in AGAIN or status >= 500) and not quota:
             return Retry(said, seconds(retry_after))
-        if status in (401, 403):
+        # Gateways answer 403 to a prompt that their moderation rejects, too.
+        if status == 401 or (status == 403 and not self._works):
             source = self.cfg.api_key_env or "no api_key_env"
-            return ValueError(f"{self.url} refuses the key (from {source}): {said}")
+            return Pointless(f"{self.url} refuses the key (from {source}): {said}")
         if status == 404:
-            return ValueError(
+            return Pointless(
                 f"{self.url} knows no model {self.cfg.model!r}, or is no chat-completions address: "
                 f"{said}; correct model or base_url"
             )
         if status == 402 or quota:
-            return ValueError(f"{self.url}: the account has no credit left: {said}")
+            return Pointless(f"{self.url}: the account has no credit left: {said}")
         if status < 400:
-            return ValueError(f"{self.url} answers {said}; correct base_url")
+            return Pointless(f"{self.url} answers {said}; correct base_url")
         return Refused(said)
 
     def _clean(self, text: str) -> str:
-        """The text without the key, should a server repeat it."""
-        key = self._secret.get_secret_value() if self._secret is not None else ""
-        return text.replace(key, "[key]") if key else text
+        """A text without the key, should a server repeat it, be it as JSON escapes it."""
+        key = self._key()
+        for form in (key, key.replace("/", "\\/"), json.dumps(key)[1:-1]) if key else ():
+            text = text.replace(form, "[key]")
+        return text
+
+    def _without_key(self, reply: Reply) -> Reply:
+        """The answer without a long key; a short one (EMPTY, token) may be a word of the answer."""
+        key = self._key()
+        if len(key) < TELLING:
+            return reply
+        text, finish = (part.replace(key, "[key]") for part in (reply.text, reply.finish))
+        return replace(reply, text=text, finish=finish)
+
+    def _key(self) -> str:
+        return self._secret.get_secret_value() if self._secret is not None else ""
 
 
 def answers_file(root: str | Path, cfg: EndpointConfig) -> Path:
     """Where the answers of one model under one setting are kept, whoever asks."""
     name = re.sub(r"[^A-Za-z0-9.-]+", "_", cfg.model).strip("_.")[-40:]
     return Path(root) / "answers" / f"{name}-{stable_hash(cfg.identity())}.jsonl"
+
+
+def encodable(text: str) -> str:
+    """The text with ? for each half of a surrogate pair, which no request can carry."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def load_http() -> Any:

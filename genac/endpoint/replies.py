@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -44,6 +44,10 @@ class Bill:
 
 class Refused(Exception):
     """The server will not answer this prompt."""
+
+
+class Pointless(ValueError):
+    """No request can succeed until the user has changed something."""
 
 
 class Retry(Exception):
@@ -113,8 +117,8 @@ def seconds(retry_after: str | None) -> float:
         return 0.0
 
 
-def complaint(text: str) -> str:
-    """What the server says is wrong, on one line."""
+def complaint(text: str, clean: Callable[[str], str]) -> str:
+    """What the server says is wrong, on one line; `clean` sees it before it is cut short."""
     try:
         found: Any = json.loads(text)
     except ValueError:
@@ -122,11 +126,13 @@ def complaint(text: str) -> str:
     for key in ("error", "detail", "message"):
         found = found.get(key, found) if isinstance(found, dict) else found
     words = found if isinstance(found, str) else json.dumps(found)
-    return " ".join(words.split())[:300] or "no explanation"
+    return " ".join(clean(words).split())[:300] or "no explanation"
 
 
-def read_reply(name: str, text: str) -> Reply:
-    """The first choice of a chat completion. Raises Retry where the body is none."""
+def read_reply(name: str, text: str, clean: Callable[[str], str]) -> Reply:
+    """The first choice of a chat completion, as it is. Raises Retry where the body is none, with
+    its beginning as `clean` leaves it.
+    """
     try:
         found = json.loads(text)
         choice = found["choices"][0]
@@ -134,7 +140,8 @@ def read_reply(name: str, text: str) -> Reply:
         usage = found.get("usage") or {}
         counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise Retry(f"the answer is no chat completion: {' '.join(text.split())[:80]!r}") from None
+        start = " ".join(clean(text).split())[:80]
+        raise Retry(f"the answer is no chat completion: {start!r}") from None
     if said is not None and not isinstance(said, str):
         raise Retry(f"the answer's content is a {type(said).__name__}, not text")
     prompt, completion = (int(c) if isinstance(c, int) else None for c in counts)

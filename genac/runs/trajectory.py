@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -82,8 +83,11 @@ class Trajectory:
 
     @property
     def worst(self) -> int | None:
-        """Index of the step across which the value falls most; None where none falls."""
-        falls = [(s.change, i) for i, s in enumerate(self.steps[:-1]) if s.change is not None]
+        """Index of the step across which the value falls most; None where none falls. Only from
+        one value to the next: what lies between the last one and the reward is no fall.
+        """
+        known = [(s.value, i) for i, s in enumerate(self.steps) if s.value is not None]
+        falls = [(after - value, i) for (value, i), (after, _) in pairwise(known)]
         found = min(falls, default=(0.0, 0))
         return found[1] if found[0] < 0 else None
 

@@ -55,6 +55,7 @@ def key(cfg: RunConfig, actor: Path) -> dict[str, Any]:
     made = {"num_prompts", "num_generations", "options", "continuations"}
     return {
         "actor": actor.parent.name if actor.name == "model" else str(actor),
+        "load": cfg.actor.load.model_dump(),
         "seed": cfg.seed,
         "task": cfg.task.model_dump(exclude={"shift"}),
         "synthesize": stage.model_dump(include=made),

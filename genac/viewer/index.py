@@ -15,6 +15,7 @@ from typing import Any
 
 import duckdb
 
+from genac.runs.curves import STAGES
 from genac.runs.store import Run
 from genac.viewer.digest import JUDGED, WRITTEN, judged, unpack, written
 
@@ -115,6 +116,12 @@ class Filters:
     @property
     def needle(self) -> str:
         return (self.q or "").lower()
+
+
+def newest_first(stage: str, step: int) -> tuple[int, str, int]:
+    """Sorts steps of a run: the last stage first, in it the last step first."""
+    place = STAGES.index(stage) if stage in STAGES else len(STAGES)
+    return -place, stage, -step
 
 
 class Index:
@@ -242,11 +249,11 @@ class Index:
         """(stage, step, group) of the newest groups that answer a problem."""
         cursor = self._database.cursor()
         cursor.execute(
-            'SELECT DISTINCT stage, step, "group" FROM responses WHERE problem_id = ? '
-            'ORDER BY step DESC, stage, "group" LIMIT ?',
-            [problem_id, limit],
+            'SELECT DISTINCT stage, step, "group" FROM responses WHERE problem_id = ?',
+            [problem_id],
         )
-        return cursor.fetchall()
+        places = cursor.fetchall()
+        return sorted(places, key=lambda p: (newest_first(p[0], p[1]), p[2]))[:limit]
 
     def _search(self, needle: str, budget: float | None) -> dict[str, int]:
         with self._lock:

@@ -6,6 +6,7 @@ import ipaddress
 import socket
 import webbrowser
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from genac.runs.listing import status
 from genac.runs.store import Run
-from genac.runs.trajectory import Trajectory, prefix, tree
-from genac.viewer.index import Filters, Index
+from genac.runs.trajectory import Step, Trajectory, prefix, tree
+from genac.viewer.index import Filters, Index, newest_first
 
 STATIC = Path(__file__).parent / "static"
 BUDGET = 0.15  # seconds that a request may spend on reading the run before it answers
@@ -154,35 +155,36 @@ def same_state(
     run: Run, index: Index, address: tuple[str, int, int, int], start: int
 ) -> list[dict[str, Any]]:
     """What every version of the critic said of one state (same problem, same prefix), newest
-    first; each version once, and the asked response's own first among equals.
+    first; each version of a stage once, where the asked response was judged by it as there.
     """
-    own = run.trajectory(*address[1:], stage=address[0])
+    group = run.group(*address[:3])
+    own = _member(group, address[3])
     wanted = {prefix(own, step) for step in own.steps if step.start == start}
     if not wanted:
         raise ValueError(f"{own.address} has no state at token {start}")
-    places = index.occurrences(own.problem_id, VERSIONS)
-    if (place := address[:3]) not in places:
-        places.append(place)
+    others = [p for p in index.occurrences(own.problem_id, VERSIONS) if p != address[:3]]
+    responses = chain([own], group, *(run.group(*place, JUDGEMENT) for place in others))
     found: dict[Any, dict[str, Any]] = {}
-    for stage, step, group in sorted(places, key=lambda place: (-place[1], place[0])):
-        for one in run.group(stage, step, group, JUDGEMENT):
-            for state in one.steps:
-                version = (stage, state.critic_version)
-                if not state.asked or prefix(one, state) not in wanted or version in found:
-                    continue
-                found[version] = {
-                    "address": one.address,
-                    "stage": stage,
-                    "step": step,
-                    "start": start,
-                    "critic_version": state.critic_version,
-                    "value": state.value,
-                    "observed": state.observed,
-                    "observed_count": state.observed_count,
-                    "rationale": state.rationale,
-                    "score_probs": state.score_probs,
-                }
-    return list(found.values())
+    for one in responses:
+        for state in one.steps:
+            if state.asked and prefix(one, state) in wanted:
+                found.setdefault((one.stage, state.critic_version), _judgement(one, state))
+    return sorted(found.values(), key=lambda state: newest_first(state["stage"], state["step"]))
+
+
+def _judgement(one: Trajectory, state: Step) -> dict[str, Any]:
+    return {
+        "address": one.address,
+        "stage": one.stage,
+        "step": one.step,
+        "start": state.start,
+        "critic_version": state.critic_version,
+        "value": state.value,
+        "observed": state.observed,
+        "observed_count": state.observed_count,
+        "rationale": state.rationale,
+        "score_probs": state.score_probs,
+    }
 
 
 def _member(group: list[Trajectory], member: int) -> Trajectory:

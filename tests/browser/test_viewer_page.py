@@ -131,6 +131,16 @@ def test_a_link_opens_the_same_view(page, address):
     again.close()
 
 
+def test_equal_versions_of_two_stages_are_not_mixed_up(page, run, address):
+    append(run, 10, "critic_rl")
+    page.wait_for_selector("#rows .row[data-at='critic_rl/10/0/0']")
+    page.goto(f"{address}#at=critic_rl/10/0/1&state=2&compare=1")
+    page.wait_for_selector("#versions .versions select")
+    assert page.inner_text("#versions .versions > div >> nth=0").startswith(
+        "version 10 (critic_rl step 10)"
+    )
+
+
 def test_the_keyboard_reaches_everything(page):
     start = page.url
     page.keyboard.press("j")
@@ -169,7 +179,7 @@ def test_the_theme_changes_and_is_remembered(page):
 def test_what_training_appends_appears(page, run):
     append(run, 30)
     page.wait_for_selector("#rows .row[data-at='joint/30/0/0']")
-    assert "joint step 31 of 40" in page.inner_text("#run-facts")
+    assert "joint step 30, 31 of 40 done" in page.inner_text("#run-facts")
     assert "problem-0" in page.inner_text("#detail")  # the open response stays
 
 

@@ -155,6 +155,16 @@ def test_what_cannot_be_helped_stops_at_once(act: Act, words: list[str], tmp_pat
     assert caught.value.__cause__ is None
 
 
+def test_half_a_surrogate_pair_is_asked_as_a_question_mark(tmp_path: Path) -> None:
+    prompts = [*PROMPTS[:3], "odd \ud800 text"]
+    with ChatServer(lambda prompt, number: says(prompt)) as server:
+        endpoint, file = client(server), tmp_path / "a.jsonl"
+        replies, bill = endpoint.ask(prompts, file)
+        assert replies[prompts[3]].text == "odd ? text" and bill.unanswered == 0
+        assert endpoint.identify(prompts[3]) == endpoint.identify("odd ? text")
+        assert endpoint.ask(prompts, file)[0] == replies and server.count == 4
+
+
 def test_a_refused_prompt_is_kept_as_such(tmp_path: Path) -> None:
     def script(prompt: str, number: int) -> Act:
         long = prompt == PROMPTS[3]
@@ -166,6 +176,26 @@ def test_a_refused_prompt_is_kept_as_such(tmp_path: Path) -> None:
         assert replies[PROMPTS[3]].refused == "400: too long" and bill.refused == 1
         endpoint.ask(PROMPTS, file)
         assert server.count == 12
+
+
+def test_a_prompt_that_moderation_rejects_is_refused_and_the_key_is_not(tmp_path: Path) -> None:
+    no = Act(403, '{"error": {"message": "flagged"}}')
+    with ChatServer(lambda p, number: no if p == PROMPTS[3] else says(p)) as server:
+        endpoint, file = client(server), tmp_path / "a.jsonl"
+        replies, bill = endpoint.ask(PROMPTS, file)
+        assert replies[PROMPTS[3]].refused == "403: flagged" and bill.refused == 1
+        endpoint.ask(PROMPTS, file)
+        assert len(replies) == server.count == 12
+
+
+def test_a_key_that_is_good_for_one_answer_only_is_not_used_on(tmp_path: Path) -> None:
+    def script(prompt: str, number: int) -> Act:
+        return says("x") if prompt == PROMPTS[0] else Act(403, "no")
+
+    with ChatServer(script) as server:
+        with pytest.raises(ValueError, match=r"refuses every request.*403: no"):
+            client(server, concurrency=1).ask(PROMPTS, tmp_path / "a.jsonl")
+        assert server.count <= 6
 
 
 def test_a_server_that_refuses_everything_is_not_asked_on(tmp_path: Path) -> None:
@@ -271,6 +301,44 @@ def test_the_key_is_in_no_file_and_no_message(tmp_path: Path) -> None:
         replies, _ = endpoint.ask(PROMPTS, tmp_path / "a.jsonl")
     everything = (tmp_path / "a.jsonl").read_text() + "".join(said) + repr(vars(endpoint))
     assert KEY not in everything and replies[PROMPTS[0]].text == "your key is [key]"
+
+
+@pytest.mark.parametrize("short", ["1", "token", "EMPTY", "content"])
+def test_a_short_key_leaves_answers_as_they_are(
+    short: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a word like others; only error texts are cleaned of it."""
+    monkeypatch.setenv("ORACLE_KEY", short)
+    said: list[str] = []
+
+    def script(prompt: str, number: int) -> Act:
+        return Act(500, f"no {short}") if number == 0 else says(f"the {short}", (1100, 51))
+
+    with ChatServer(script) as server:
+        replies, bill = client(server, said).ask(["p"], tmp_path / "a.jsonl")
+    assert replies["p"].text == f"the {short}" and replies["p"].finish == "stop"
+    assert (bill.prompt_tokens, bill.completion_tokens) == (1100, 51)
+    assert said[0].startswith("endpoint: 500: no [key]; trying again")
+
+
+@pytest.mark.parametrize("place", ["answer", "error", "cut"])
+def test_an_escaped_key_is_found(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "sk/Very/Secret/0123456789"
+    monkeypatch.setenv("ORACLE_KEY", secret)
+    escaped, said = secret.replace("/", r"\/"), []
+    bodies = {
+        "answer": Act(body=completion("your KEY").replace("KEY", escaped)),
+        "error": Act(500, f'{{"error": "your {escaped}"}}'),
+        "cut": Act(body=f'{{"error": "{"x" * 60} {escaped}'),
+    }
+    with ChatServer(lambda p, n: bodies[place] if n == 0 else says("your [key]")) as server:
+        replies, _ = client(server, said).ask(["p"], tmp_path / "a.jsonl")
+    assert replies["p"].text == "your [key]"
+    told = "".join(said)
+    assert "Secret" not in told and "Very" not in told
+    assert ("[key]" in told) is (place != "answer")
 
 
 @pytest.mark.parametrize(

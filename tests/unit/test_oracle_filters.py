@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from genac.stages.candidates import Candidate, third
+from genac.config import RunConfig
+from genac.stages.candidates import Candidate, key, third
 from genac.stages.oracle import agrees, best_reasoning, distinct, reasoning_of, trace
 from genac.stages.traces import in_turn
 from genac.types import Thought
@@ -93,3 +96,15 @@ def test_large_cells_lose_first() -> None:
     kept = in_turn(items, lambda item: (item[0],), 12, seed=1)
     assert [sum(cell == c for cell, _ in kept) for c in range(3)] == [8, 3, 1]
     assert kept != in_turn(items, lambda item: (item[0],), 12, seed=2)
+
+
+@pytest.mark.parametrize(
+    "load",
+    [{"attn_implementation": "eager"}, {"chat_template_kwargs": {"enable_thinking": False}}],
+    ids=str,
+)
+def test_candidates_of_an_actor_that_is_loaded_otherwise_are_others(load: dict) -> None:
+    def made(**values: object) -> dict:
+        return key(RunConfig.model_validate({"actor": {"load": values}}), Path("actor"))
+
+    assert made(**load) != made() == made()

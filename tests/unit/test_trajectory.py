@@ -9,6 +9,7 @@ import pytest
 from genac.runs.store import Run
 from genac.runs.trajectory import group_of, parse_address, tree
 from genac.types import Estimate, Problem, Rollout, State, Thought
+from genac.viewer.digest import judged
 
 
 def rollout(member=0, ids=(3, 4, 5), reward: float | None = 1.0, text="a b c"):
@@ -96,6 +97,27 @@ def test_a_missing_score_is_bridged_by_the_next_value(run):
     steps = run.trajectory(4).steps
     assert steps[1].asked and steps[1].value is None and steps[1].change is None
     assert steps[0].after == 0.1 and run.trajectory(4).worst == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "worst", "fall"),
+    [
+        ((0.6, 0.5, 0.9, None), 0, 0.1),  # the last score is unreadable
+        ((0.6, 0.5, 0.9), 0, 0.1),  # the last step was not asked
+        ((0.5, 0.9, None), None, 0.0),
+        ((0.9, None, 0.4, 0.3), 0, 0.5),
+    ],
+    ids=str,
+)
+def test_the_reward_is_no_part_of_the_largest_fall(run, values, worst, fall):
+    """Page and list agree on it."""
+    one = rollout(ids=(3, 4, 5, 6), reward=0.0)
+    store(run, [one], [estimate(one, s, s + 1, v) for s, v in enumerate(values)])
+    found = run.trajectory(4)
+    assert found.worst == worst
+    assert judged(run, "joint", 4)["fall"] == pytest.approx([fall])
+    if worst is not None:
+        assert -found.steps[worst].change == pytest.approx(fall)
 
 
 def test_observed_success_counts_the_responses_that_share_the_prefix(run):

@@ -245,10 +245,27 @@ def test_a_trajectory_has_its_states_and_siblings(client):
 def test_one_state_at_every_version_of_the_critic(client):
     found = client.get("/api/versions/joint/10/0/1", params={"start": 2}).json()
     assert [state["critic_version"] for state in found] == [20, 10, 0]
-    assert all(state["value"] == 0.7 for state in found)  # response 0 comes first, same prefix
+    # Its own judgement where there is one; elsewhere response 0 comes first, with the same prefix.
+    assert [state["value"] for state in found] == [0.7, 0.8, 0.7]
+    assert found[1]["address"] == "joint/10/0/1"
     later = client.get("/api/versions/joint/10/0/1", params={"start": 4}).json()
     assert [state["value"] for state in later] == [0.2] * 3
     assert client.get("/api/versions/joint/10/0/1", params={"start": 3}).status_code == 422
+
+
+def test_stages_are_told_apart_and_the_later_one_comes_first(run):
+    append(run, 10, "critic_rl")
+    append(run, 40, "critic_rl")
+    with TestClient(make_app(run)) as client:
+        settle(client)
+        found = client.get("/api/versions/critic_rl/10/0/1", params={"start": 2}).json()
+    assert [(s["stage"], s["critic_version"], s["value"]) for s in found] == [
+        ("joint", 20, 0.7),
+        ("joint", 10, 0.7),
+        ("joint", 0, 0.7),
+        ("critic_rl", 40, 0.7),
+        ("critic_rl", 10, 0.8),
+    ]
 
 
 def test_the_tree_over_http(client):

@@ -35,7 +35,7 @@ async function look() {
 function about(run) {
   document.title = `${run.name} \u00b7 genac view`;
   byId("run-name").textContent = run.name;
-  const step = run.step === null ? "" : `${run.stage} step ${run.step + 1}${run.steps ? ` of ${run.steps}` : ""}`;
+  const step = run.step === null ? "" : `${run.stage} step ${run.step}${run.steps ? `, ${run.step + 1} of ${run.steps} done` : ""}`;
   const read = run.indexed.done < run.indexed.total
     ? `${run.indexed.done} of ${run.indexed.total} stored steps read`
     : `${run.states.toLocaleString("en")} values of ${run.responses.toLocaleString("en")} responses`;

@@ -119,7 +119,7 @@ function versions(one, step) {
     if (asked) return;
     asked = true;
     try {
-      body.replaceChildren(compared(await ask(`versions/${place(one.address)}?start=${step.start}`), step));
+      body.replaceChildren(compared(await ask(`versions/${place(one.address)}?start=${step.start}`), one, step));
     } catch (error) {
       body.replaceChildren(note(error.message));
     }
@@ -133,8 +133,8 @@ function versions(one, step) {
   return node;
 }
 
-function compared(found, step) {
-  const mine = found.find((state) => state.critic_version === step.critic_version) || found[0];
+function compared(found, one, step) {
+  const mine = found.find((state) => state.stage === one.stage && state.critic_version === step.critic_version) || found[0];
   const others = found.filter((state) => state !== mine);
   if (!others.length) {
     return note("The run holds this problem and prefix at one version only.");
