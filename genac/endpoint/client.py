@@ -10,7 +10,8 @@ What happens on a failure:
 
     429, 408, 409, 425, 5xx, time-out, connection cut, a body that is no chat completion
                                     tried again: exponential back-off with jitter, Retry-After
-    401, 402, 403, 404, 3xx, no quota   the key, the model or the URL is wrong: stops at once
+    401, 402, 404, 3xx, no quota, 403 before any answer   the key, the model or the URL is wrong:
+                                    stops at once
     403 once another was answered, other 4xx
                                     this prompt is refused: recorded as such, never asked again
     no try helped                   the prompt is left unanswered; three in a row stop everything
