@@ -44,7 +44,7 @@ results: setup   ## every experiment of docs/results; hours on two CPU cores
 
 bench: setup     ## speed: rough figures of every benchmark
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	for name in engine critic step trl scale view; do $(BIN)/python bench/$$name.py --quick || exit 1; done
+	for name in engine critic step trl scale view memory; do $(BIN)/python bench/$$name.py --quick || exit 1; done
 
 screenshot: setup ## the README's picture of the viewer; SHOT=RUN names the run
 	$(BIN)/python bench/screenshot.py $(or $(SHOT),runs/arithmetic)

@@ -78,6 +78,15 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
+def memory_mib(field: str, device: str = "cpu") -> float:
+    """VmRSS (now) or VmHWM (peak, without that of the parent, unlike ru_maxrss); CUDA's peak."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
+    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) / 1024
+
+
 def ratio(slower: Sequence[float], faster: Sequence[float]) -> dict[str, float]:
     """Ratio of the medians, and the extremes of the ratios within each round."""
     rounds = [a / b for a, b in zip(slower, faster, strict=True)]

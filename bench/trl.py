@@ -91,17 +91,8 @@ class Clock:
         total = time.perf_counter() - self.begin
         rollout, scoring = self.spent["rollout"], self.spent["scoring"]
         phases = {"sampling": rollout - scoring, "scoring": scoring, "learning": total - rollout}
-        memory = {"peak_mib": memory_mib("VmHWM", spec["device"])}
+        memory = {"peak_mib": common.memory_mib("VmHWM", spec["device"])}
         return {"seconds": total, **phases, **memory, "tokens": round(tokens), "reward": reward}
-
-
-def memory_mib(field: str, device: str = "cpu") -> float:
-    """VmRSS (now) or VmHWM (peak, without that of the parent, unlike ru_maxrss); CUDA's peak."""
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.max_memory_allocated() / 2**20
-    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) / 1024
 
 
 class Words:
@@ -136,7 +127,7 @@ def our_side(spec: Spec, channel: common.Channel) -> None:
     from genac.stages.joint import publish
     from genac.tasks.verifier import Verifier
 
-    imports, clock, task = memory_mib("VmRSS"), Clock(), Words(spec)
+    imports, clock, task = common.memory_mib("VmRSS"), Clock(), Words(spec)
     where = {"device": spec["device"], "threads": spec["threads"], "precision": "fp32"}
     hardware = Hardware.resolve(config.HardwareConfig(**where))
     rows, tokens = spec["prompts"] * spec["group"], spec["rows"] * (spec["prompt"] + spec["new"])
@@ -194,7 +185,7 @@ def trl_side(spec: Spec, channel: common.Channel) -> None:
             tokens = seen["completions/mean_length"] * spec["prompts"] * spec["group"]
             channel.send(clock.report(spec, tokens, seen["reward"]))
 
-    imports, clock = memory_mib("VmRSS"), Clock()
+    imports, clock = common.memory_mib("VmRSS"), Clock()
     torch.set_num_threads(spec["threads"])
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(spec["folder"], dtype=torch.float32),

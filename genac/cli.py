@@ -114,13 +114,12 @@ def score(arguments: Sequence[str]) -> None:
 
 def serve(arguments: Sequence[str]) -> None:
     try:
-        import fastapi
+        import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ValueError(
             f"genac serve needs {error.name}, which is not installed; pip install 'genac[serve]'"
         ) from error
-    del fastapi
     from genac.serving.command import serve as run
 
     run(arguments)
@@ -159,13 +158,9 @@ def ls(arguments: Sequence[str]) -> None:
 
 def doctor(arguments: Sequence[str]) -> None:
     from genac.doctor import examine
-    from genac.recipes import from_command_line, value_after
+    from genac.recipes import from_command_line, take_value
 
-    asked = list(arguments)
-    gpu = value_after(asked, "--gpu")
-    if gpu is not None:
-        place = next(i for i, word in enumerate(asked) if word.split("=")[0] == "--gpu")
-        del asked[place : place + (1 if "=" in asked[place] else 2)]
+    gpu, asked = take_value(arguments, "--gpu")
     lines, healthy = examine(from_command_line(asked, "genac doctor"), gigabytes(gpu))
     print("\n".join(lines))
     if not healthy:

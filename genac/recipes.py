@@ -99,11 +99,9 @@ def from_command_line(arguments: Sequence[str], prog: str) -> RunConfig:
     rest = list(arguments)
     recipe = read_recipe(rest.pop(0)) if rest and not rest[0].startswith("-") else {}
     options, rest = take_options(rest)
-    given = value_after(rest, "--from")
+    given, rest = take_value(rest, "--from")
     if given is not None:
         options = merge(options, start_from(given))
-        place = rest.index("--from") if "--from" in rest else rest.index(f"--from={given}")
-        del rest[place : place + (2 if rest[place] == "--from" else 1)]
     early = {
         k: v
         for k, v in ((k, value_after(rest, f"--{k}")) for k in ("algorithm", "preset"))
@@ -147,6 +145,15 @@ def take_options(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
             value = {part: value}
         options = merge(options, value)
     return options, rest
+
+
+def take_value(arguments: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    """The value of a flag that is no key of the config, and the arguments without it."""
+    rest, given = list(arguments), value_after(arguments, flag)
+    if given is not None:
+        place = rest.index(flag) if flag in rest else rest.index(f"{flag}={given}")
+        del rest[place : place + (2 if rest[place] == flag else 1)]
+    return given, rest
 
 
 def value_after(arguments: Sequence[str], flag: str) -> str | None:

@@ -116,8 +116,7 @@ class Run:
     @contextmanager
     def reporting(self, names: Sequence[str]) -> Iterator[None]:
         """Within it, what is logged also goes to these trackers."""
-        tell = lambda name, error: self._without(name, error)  # noqa: E731
-        self._trackers = Trackers(names, self.path, self.config(), tell)
+        self._trackers = Trackers(names, self.path, self.config(), self._without)
         try:
             yield
         finally:

@@ -1,6 +1,6 @@
 """Where rows come from: a file, a folder, a known data set by its short name, or the hub.
 
-    rows("problems.jsonl")                        a file, see READERS of files.py
+    rows("problems.jsonl")                        a file, see READERS
     rows("gsm8k"), rows("math500")                SOURCES: hub name, configuration, split, columns
     rows("owner/name", split="train")             any data set of the Hugging Face hub
     rows("folder", split="test")                  saved by save_to_disk, or a folder of data files

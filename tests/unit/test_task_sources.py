@@ -112,8 +112,13 @@ def test_verl_rows_need_no_conversion(tmp_path):
     assert problem.extras["extra_info"] == {"index": 3, "split": "train"}
 
 
-def test_offline_says_what_was_looked_for(monkeypatch):
+def test_offline_says_what_was_looked_for(tmp_path, monkeypatch):
+    """Also on a machine that has a network, or the sets in its cache."""
+    constants = pytest.importorskip("huggingface_hub").constants
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=r"'openai/gsm8k', configuration 'main', split 'train'"):
         rows("gsm8k")
     with pytest.raises(ValueError, match=r"split 'test' could not be loaded .*a \.jsonl or"):
