@@ -1,6 +1,6 @@
 """How long a step of joint training takes on a GPU, on paper: nothing is run.
 
-    duration(cfg, candidates(cfg), measure(cfg, models))    # {"actor_sampling": 12.3, ...} seconds
+duration(cfg, candidates(cfg), measure(cfg, models))    # {"actor_sampling": 12.3, ...} seconds
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from genac.config import ActorConfig, CriticConfig, RunConfig
 from genac.evals.lengths import Candidate, Lengths
 from genac.evals.work import Iteration, Rates, Sizes, seconds, work
 
-# An H100 at 40 % of its 989 TFLOP/s (bf16, dense) and nearly all of its bandwidth. Decoding launches
-# some forty kernels per layer, 7 microseconds each, however few rows there are. All assumed.
+# An H100 at 40 % of its 989 TFLOP/s (bf16, dense) and nearly all of its bandwidth. Decoding
+# launches some forty kernels per layer of 7 microseconds each, however few the rows. All assumed.
 ASSUMED = Rates(sampling_flops=4e14, sampling_bytes=3e12, training_flops=4e14, layer=3e-4)
 METHOD = {"generative": "genac", "discriminative": "ppo", "monte_carlo": "vineppo"}
 
