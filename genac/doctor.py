@@ -19,8 +19,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from genac.config import RunConfig
-from genac.critics.generative import single_token_scores
 from genac.critics.prompts import size_text
+from genac.critics.score_tokens import score_tokens
 from genac.engines import local
 from genac.evals import memory
 from genac.evals.lengths import LETTERS, Candidate, Lengths, candidates, measure
@@ -242,9 +242,11 @@ def tokenizers(found: Findings, cfg: RunConfig, models: Mapping[str, Candidate])
     g = cfg.critic.generative
     exact = cfg.critic.kind == "generative" and (g.readout == "expected" or g.exact_score_gradient)
     if exact and critic is not None:
-        scores = len(single_token_scores(critic))
-        remedy = "expected readout and exact gradient need all; without, scores are read as sampled"
-        found.judge(scores == 11, f"critic: {scores} of 11 scores are one token", remedy, "warn")
+        scores = score_tokens(critic)
+        many = "several tokens for a digit" if scores is None else "one token for each"
+        many += ", two for 10" if scores is not None and scores.one is not None else ""
+        remedy = "expected readout and exact gradient need one; without, scores are as sampled"
+        found.judge(scores is not None, f"critic: scores 0..10 take {many}", remedy, "warn")
 
 
 def contexts(
