@@ -77,29 +77,23 @@ class ScoreTokens:
 
 
 def score_tokens(tokenizer: Any) -> ScoreTokens | None:
-    """The score tokens as they stand between the answer tags; None where a digit takes several
-    tokens, or tokens change with what is beside them.
+    """The score tokens as they stand between the answer tags; None where digits are not told apart
+    by one token, or 10 is neither one token nor a 1 and a 0.
     """
-    written = [between_tags(tokenizer, str(score)) for score in range(SCORES)]
-    *digits, ten = written
-    if any(ids is None or len(ids) != 1 for ids in digits) or ten is None:
-        return None
-    ids = tuple(token for found in digits if found for token in found)
-    if len(ten) == 1:
-        ids += ten
-    elif ten != (ids[1], ids[0]):
-        return None
-    return ScoreTokens(ids) if len(set(ids)) == len(ids) else None
-
-
-def between_tags(tokenizer: Any, text: str) -> tuple[int, ...] | None:
-    """Tokens of the text between the answer tags; None where the opening tag is written otherwise
-    before it.
-    """
-    opening, closing, whole = (
-        tuple(tokenizer.encode(part, add_special_tokens=False))
-        for part in (OPEN, CLOSE, f"{OPEN}{text}{CLOSE}")
+    # The tags are not encoded alone: many tokenizers write the beginning of a text otherwise.
+    *digits, ten = (
+        tuple(tokenizer.encode(f"{OPEN}{score}{CLOSE}", add_special_tokens=False))
+        for score in range(SCORES)
     )
-    if whole[: len(opening)] != opening:
+    if len({len(written) for written in digits}) > 1:
         return None
-    return whole[len(opening) : len(whole) - len(closing)]
+    columns = list(zip(*digits, strict=True))
+    places = [place for place, column in enumerate(columns) if len(set(column)) > 1]
+    if len(places) != 1 or len(set(columns[places[0]])) < DIGITS:
+        return None
+    (at,), ids = places, columns[places[0]]
+    before, after = digits[0][:at], digits[0][at + 1 :]
+    if ten == (*before, ids[1], ids[0], *after):
+        return ScoreTokens(ids)
+    single = len(ten) == len(digits[0]) and ten[at] not in ids
+    return ScoreTokens((*ids, ten[at])) if single and ten == (*before, ten[at], *after) else None

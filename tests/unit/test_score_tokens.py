@@ -14,7 +14,7 @@ from fakes import ScriptedEngine, byte_tokenizer, make_rollout, runtime_with, sa
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaTokenizer, PreTrainedTokenizerFast
 
 from genac.config import GenerativeConfig, LossConfig, OptimizerConfig
 from genac.critics.generative import GRID, GenerativeCritic, thought_sample
@@ -68,6 +68,16 @@ def test_ten_is_one_token_or_two(tokenizer, split):
     for found, of in ((byte, byte_tokenizer()), (two, split)):
         assert found and of.decode(list(found.ids)) == "0123456789"
         assert found.one is not None and of.decode([found.one]) == "1"
+
+
+def test_a_closing_tag_that_is_written_otherwise_alone():
+    """Like Llama 2: a word's mark stands at the beginning of a text and not behind a digit."""
+    texts = ["<answer>", "</answer>", *"0123456789"]
+    llama = LlamaTokenizer().train_new_from_iterator(texts * 4, 300)
+    alone, whole = llama.tokenize("</answer>"), llama.tokenize("<answer>10</answer>")
+    assert whole[-len(alone) :] != alone
+    found = score_tokens(llama)
+    assert found and llama.convert_ids_to_tokens(list(found.ids)) == list("0123456789")
 
 
 def test_digits_that_are_unknown_are_no_scores():
