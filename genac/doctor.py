@@ -243,10 +243,13 @@ def tokenizers(found: Findings, cfg: RunConfig, models: Mapping[str, Candidate])
     exact = cfg.critic.kind == "generative" and (g.readout == "expected" or g.exact_score_gradient)
     if exact and critic is not None:
         scores = score_tokens(critic)
-        many = "several tokens for a digit" if scores is None else "one token for each"
-        many += ", two for 10" if scores is not None and scores.one is not None else ""
-        remedy = "expected readout and exact gradient need one; without, scores are as sampled"
-        found.judge(scores is not None, f"critic: scores 0..10 take {many}", remedy, "warn")
+        text = "critic: scores 0..10 are one token each"
+        if scores is None:
+            text = "critic: the digits 0..9 are not one token each"
+        elif scores.one is not None:
+            text = "critic: scores 0..9 are one token each, 10 two"
+        remedy = "expected readout and exact gradient need that; scores are read as sampled"
+        found.judge(scores is not None, text, remedy, "warn")
 
 
 def contexts(

@@ -299,6 +299,7 @@ def policy(learner: Learner, rows: Rows, counts: Totals) -> tuple[Tensor, dict[s
     loss = aggregate(loss_BT, rows.mask_BT, cfg.loss_type, counts[cfg.loss_type])
     if score_logits is not None:
         assert rows.score_ids is not None and rows.score_rewards is not None
+        assert rows.score_otherwise is not None
         expected = expected_score_loss(
             score_logits, rows.score_ids, rows.score_rewards, rows.score_otherwise
         )

@@ -134,10 +134,7 @@ def values_of(outputs_BTK: Tensor, kind: str) -> Tensor:
 
 
 def expected_score_loss(
-    logits_BV: Tensor,
-    score_ids_BK: Tensor,
-    rewards_BK: Tensor,
-    otherwise_B: Tensor | None = None,
+    logits_BV: Tensor, score_ids_BK: Tensor, rewards_BK: Tensor, otherwise_B: Tensor
 ) -> Tensor:
     """Minus the expected critic reward at a token of the score (our choice, `improved` preset).
 
@@ -157,14 +154,13 @@ def expected_score_loss(
     A thought that wrote 1 (which happens with p_1) adds grad Q at its second token, so the second
     line is exact over that token and unbiased over the first. It is this loss once more: tokens 0
     to 9 with rewards R(10), 0, .., 0 and R_other = R(1).
-    logits_BV (B, V), score_ids_BK, rewards_BK (B, K), otherwise_B (B,), None = 0 -> (B,).
+    logits_BV (B, V), score_ids_BK, rewards_BK (B, K), otherwise_B (B,) -> (B,).
     """
     assert logits_BV.ndim == 2 and score_ids_BK.shape == rewards_BK.shape
+    assert otherwise_B.shape == logits_BV.shape[:1]
     p_BK = F.softmax(logits_BV.float(), dim=-1).gather(-1, score_ids_BK)
-    if otherwise_B is None:
-        return -(p_BK * rewards_BK.float()).sum(-1)
-    beyond_BK = rewards_BK.float() - otherwise_B[:, None]
-    return -(p_BK * beyond_BK).sum(-1) - otherwise_B
+    beyond_BK = rewards_BK.float() - otherwise_B.float()[:, None]
+    return -(p_BK * beyond_BK).sum(-1) - otherwise_B.float()
 
 
 def critic_reward(value, outcome):
