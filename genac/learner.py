@@ -73,7 +73,7 @@ class Learner:
 
     def learn(self, samples: Sequence[Sample], seed: int) -> Totals:
         """Trains on the samples; returns means over tokens of what was measured on the way."""
-        samples = [s for s in samples if s.mask[1:].any() or s.score is not None]
+        samples = [s for s in samples if s.mask[1:].any() or s.scores]
         if not samples:
             return {}
         self.model.train()
@@ -89,7 +89,7 @@ class Learner:
         """One optimiser step; every denominator is a count over the whole mini-batch."""
         require_alike(samples)
         tokens = max(1.0, float(sum((s.mask[1:] != 0).sum() for s in samples)))
-        scores = max(1, sum(s.score is not None for s in samples))
+        scores = max(1, sum(bool(s.scores) for s in samples))
         counts = {"token": tokens, "sequence": float(len(samples)), "score": float(scores)}
         totals: Totals = defaultdict(float)
         self.optimizer.zero_grad(set_to_none=True)
@@ -260,8 +260,8 @@ def sft_loss(learner: Learner, rows: Rows, counts: Totals) -> tuple[Tensor, dict
 
 
 def policy(learner: Learner, rows: Rows, counts: Totals) -> tuple[Tensor, dict[str, Tensor]]:
-    """Clipped policy gradient on the masked tokens, and the exact score-token objective where
-    given.
+    """Clipped policy gradient on the masked tokens, and the exact objective of a score's tokens
+    where given.
     """
     cfg = learner.loss
     assert rows.advantages_BT is not None and rows.old_logprobs_BT is not None
@@ -299,7 +299,10 @@ def policy(learner: Learner, rows: Rows, counts: Totals) -> tuple[Tensor, dict[s
     loss = aggregate(loss_BT, rows.mask_BT, cfg.loss_type, counts[cfg.loss_type])
     if score_logits is not None:
         assert rows.score_ids is not None and rows.score_rewards is not None
-        expected = expected_score_loss(score_logits, rows.score_ids, rows.score_rewards)
+        assert rows.score_otherwise is not None
+        expected = expected_score_loss(
+            score_logits, rows.score_ids, rows.score_rewards, rows.score_otherwise
+        )
         loss = loss + expected.sum() / counts["score"]
     return loss, measured
 
