@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from genac.config import RolloutConfig, RunConfig, TaskConfig
-from genac.evals.ground_truth import fingerprint
 from genac.ops.stats import bootstrap_interval, pass_at_k
 from genac.recipes import recorded
 from genac.rollout import World, collect
@@ -46,7 +45,7 @@ def evaluate_benchmarks(arguments: Sequence[str]) -> str:
     setup = Setup.of(cfg)
     actor = setup.actor(model)
     settings = settings_of(asked, cfg, model) | {
-        "weights": fingerprint(actor.model),
+        "weights": actor.fingerprint(),
         "load": cfg.actor.load.model_dump(),
         "bf16": setup.hardware.bf16,
     }
