@@ -26,8 +26,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-import genac
-
 GRACE = 2.0  # seconds in which a worker's death may explain another worker's error
 
 
@@ -164,7 +162,7 @@ def start() -> tuple[subprocess.Popen, Connection]:
     process only, which then ends it.
     """
     here, there = Pipe()
-    package = str(Path(genac.__file__).parents[1])
+    package = str(Path(__file__).parents[2])
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "genac.distributed.worker", str(there.fileno())]
     process = subprocess.Popen(
