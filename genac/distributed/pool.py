@@ -26,6 +26,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+# Models take turns on a device: what one leaves in pieces must serve the next.
+FRAGMENTS = "expandable_segments:True"
 GRACE = 2.0  # seconds in which a worker's death may explain another worker's error
 
 
@@ -170,7 +172,7 @@ def start() -> tuple[subprocess.Popen, Connection]:
         stdin=subprocess.DEVNULL,
         stdout=2,  # what a worker prints is no result of the command
         pass_fds=[there.fileno()],
-        env={**os.environ, "PYTHONPATH": path},
+        env={"PYTORCH_CUDA_ALLOC_CONF": FRAGMENTS, **os.environ, "PYTHONPATH": path},
         start_new_session=True,
     )
     there.close()

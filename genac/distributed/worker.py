@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from transformers import AutoConfig
 
 from genac.config import LoadConfig, LoraConfig, LossConfig, OptimizerConfig
 from genac.distributed.build import unsupported
@@ -31,12 +32,13 @@ from genac.distributed.learner import WorkerLearner
 from genac.distributed.pool import Place
 from genac.engines.base import Completion, Request
 from genac.engines.decoder import Decoder
+from genac.engines.local import LocalEngine
 from genac.learner import Totals
 from genac.models.loading import (
     context_length,
     load_model,
     load_tokenizer,
-    outline,
+    on_meta,
     parameter_count,
 )
 from genac.models.lora import attach
@@ -79,6 +81,17 @@ class Worker:
         )
         self._hardware = Hardware(device, place.bf16)
 
+    def _alone(self, number: int | None = None) -> None:
+        """On a GPU only the engine that is at work keeps its weights there: none while a model
+        learns. What was freed is given back, as engines fill what is free with their rows.
+        """
+        if self._hardware.device.type != "cuda":
+            return
+        for other, runtime in self._models.items():
+            if isinstance(runtime.engine, LocalEngine):
+                runtime.engine.wake() if other == number else runtime.engine.rest()
+        torch.cuda.empty_cache()
+
     # --- making models -----------------------------------------------------------------------
 
     def language_model(
@@ -94,6 +107,7 @@ class Worker:
         load: LoadConfig,
         seed: int,
     ) -> dict[str, Any]:
+        self._alone()
         if lora.rank:
             tokenizer, model = loaded(role, path, self._hardware, load)
             model = attach(model, lora, derive_seed(seed, "lora", role)).to(self._hardware.device)
@@ -121,6 +135,7 @@ class Worker:
         load: LoadConfig,
         seed: int,
     ) -> dict[str, Any]:
+        self._alone()
         outputs = outputs_of(head, bins)
         if lora.rank:
             tokenizer, base = loaded("critic", path, self._hardware, load)
@@ -150,6 +165,7 @@ class Worker:
         load: LoadConfig,
         seed: int,
     ) -> dict[str, Any]:
+        self._alone()
         self._models[number] = critic_beside(
             self._models[actor], path, self._hardware, optimizer, trained=trained,
             max_rows=max_rows, decay_steps=decay_steps, load=load, seed=seed, kind=WorkerLearner,
@@ -171,7 +187,8 @@ class Worker:
                     source.load_head(Path(path))
         else:
             tokenizer = load_tokenizer(path, load.chat_template_kwargs)
-        model = outline(path, load.attn_implementation)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        model = on_meta(config, load.attn_implementation)
         if head is not None:
             with torch.device("meta"):
                 model = ValueModel(model, head[0])
@@ -206,6 +223,7 @@ class Worker:
 
     def generate(self, number: int, requests: Sequence[Request]) -> tuple[list[Completion], int]:
         """Completions, and the tokens that this worker's engine has processed so far."""
+        self._alone(number)
         engine = self._models[number].sampler
         return engine.generate(requests), engine.processed_tokens
 
@@ -224,11 +242,13 @@ class Worker:
         return learner.values(sequences), learner.processed_tokens
 
     def _learner(self, number: int) -> WorkerLearner:
+        self._alone()
         learner = self._models[number].learner
         assert isinstance(learner, WorkerLearner)
         return learner
 
     def publish(self, number: int, version: int) -> None:
+        self._alone(number)
         self._models[number].publish(version)
 
     def fingerprint(self, number: int) -> str:

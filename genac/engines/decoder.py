@@ -8,7 +8,7 @@ Shapes: _B row, _T position, _H query head, _K key/value head, _D head dimension
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
@@ -140,6 +140,14 @@ class Decoder:
             gate_up=cast(gate_up * gain(layer.post_attention_layernorm)),
             down=cast(weight_of(mlp.down_proj).clone()),
         )
+
+    def to(self, device: torch.device | str) -> None:
+        """Moves all weights."""
+        self.embedding, self.head = self.embedding.to(device), self.head.to(device)
+        self.inv_freq = self.inv_freq.to(device)
+        for index, layer in enumerate(self.layers):
+            own = [getattr(layer, f.name) for f in fields(Layer)]
+            self.layers[index] = Layer(*(None if x is None else x.to(device) for x in own))  # pyright: ignore[reportArgumentType]
 
     def _paired(self, weight: Tensor) -> Tensor:
         """Rows of each head reordered so that the rotary pair (i, i + D/2) is (2i, 2i + 1)."""

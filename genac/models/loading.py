@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from genac.models.sharding import whole
@@ -92,12 +92,11 @@ def load_model(
     return model
 
 
-def outline(name_or_path: str, attention: str | None = None) -> Any:
-    """A model of the right shapes without weights (on the meta device), in fp32."""
-    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+def on_meta(config: Any, attention: str | None = None) -> Any:
+    """The causal LM of a config in fp32, without memory for its weights."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=attention
+            config, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False
         )
 
 

@@ -18,7 +18,8 @@ from genac.engines import local
 from genac.engines.cache import row_bytes
 from genac.engines.local import LocalEngine
 from genac.evals import memory
-from genac.evals.lengths import candidates, measure, on_meta
+from genac.evals.lengths import candidates, measure
+from genac.models.loading import on_meta
 from genac.models.tiny import save_tiny
 from genac.recipes import resolve
 from genac.tasks import make_task
