@@ -175,8 +175,11 @@ def fits(
     for d in needs:
         shared = hardware.processes > 1 and d.gathered > 0
         part = f" (its part of {hardware.processes})" if shared else ""
-        text = f"{d.role} holds {as_text(d.held)}{part}, caches {as_text(d.kept)} ({d.rows} rows)"
-        found.add("ok", f"memory: {text}, works in {as_text(d.peak)} ({d.tokens} tokens)")
+        caches = f"caches {as_text(d.kept)} ({d.rows} rows), works in {as_text(d.peak)}"
+        if d.engine:
+            caches = f"works in {as_text(d.peak)}, engine and caches ({d.rows} rows) included"
+        text = f"{d.role} holds {as_text(d.held)}{part}, {caches} ({d.tokens} tokens)"
+        found.add("ok", f"memory: {text}")
     need = memory.total(needs)
     each = f" by each of {hardware.processes} processes" if hardware.processes > 1 else ""
     text = f"memory: about {as_text(need)} needed{each}, {as_text(free)} free"

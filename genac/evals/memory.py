@@ -69,8 +69,8 @@ class Demand:
 
 @dataclass(frozen=True)
 class Spread:
-    """Over how many processes a run is spread, and whether the engines' weights lie in main memory
-    while they do not sample (as those of GPU workers do)."""
+    """Over how many processes a run is spread, and whether an engine that does not sample leaves
+    nothing on the device, neither weights nor caches (as those of GPU workers do)."""
 
     processes: int = 1
     resting: bool = False
@@ -200,21 +200,22 @@ def language(
     """Actor or generative critic. lengths: read at once, whole sequence, written, at most."""
     read, longest, new = lengths
     count, vocab = parameter_count(model), model.config.get_text_config().vocab_size
-    engine = engine_bytes(model, bf16)
+    engine, resting = engine_bytes(model, bf16), how.where.resting
+    cache = round(cache_bytes(model, longest, bf16) * (1 + TURN_OVER_BELOW))
     return Demand(
         role,
         count,
-        held=how.held(count) + (0 if how.where.resting else engine),
+        held=how.held(count) + (0 if resting else engine),
         rows=rows,
         longest=longest,
-        cache=round(cache_bytes(model, longest, bf16) * (1 + TURN_OVER_BELOW)),
-        row=decoding_bytes(model, read, longest, bf16) + vocab * LOGITS,
+        cache=0 if resting else cache,
+        row=decoding_bytes(model, read, longest, bf16) + vocab * LOGITS + (cache if resting else 0),
         reading=reading_bytes(model, read, bf16),
         token=activation_bytes(model, bf16, how.checkpointing),
         logits=round(vocab * LOGITS * new / longest),  # only written tokens pass the LM head
         most_logits=max(CHUNK_TOKENS * vocab, KEPT_LOGITS) * LOGITS,
         saved=how.saved(count),
-        engine=engine if how.where.resting else 0,
+        engine=engine if resting else 0,
         gathered=how.gathered(model, bf16),
     )
 

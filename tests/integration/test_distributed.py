@@ -31,7 +31,7 @@ from genac.runtime import Hardware, Runtime
 from genac.stages.pipeline import train
 from genac.types import Sample
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TWO = Hardware(torch.device("cpu"), bf16=False, processes=2, threads=1)
 ONE = Hardware(torch.device("cpu"), bf16=False, threads=1)
@@ -252,7 +252,7 @@ def test_workers_end_when_their_controller_is_killed(tmp_path: Path) -> None:
     assert not any(alive(pid) for pid in pids)
 
 
-STEPS = {"critic_rl": {"steps": 1, "save_every": 1}, "joint": {"steps": 6, "save_every": 2}}
+STEPS = {"critic_rl": {"steps": 1, "save_every": 1}, "joint": {"steps": 4, "save_every": 2}}
 
 
 def test_a_killed_run_goes_on_exactly_and_on_another_number_of_processes(
