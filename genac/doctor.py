@@ -158,7 +158,8 @@ def more_processes(
     if hardware.device.type != "cuda":
         return None
     for count in (n for n in (2, 4, 8) if n > hardware.processes):
-        if memory.total(ask(where=spread(hardware, count))) <= ROOMY * free:
+        needs, limit = ask(where=spread(hardware, count)), ROOMY * free
+        if memory.total(needs) <= limit or memory.smaller(needs, limit):
             return count
     return None
 

@@ -16,7 +16,7 @@ from genac.engines.base import Request
 from genac.prefixes import Family, Ids, families
 from genac.types import Sample
 
-PIECES = 4  # a family beyond this part of a worker's fair share is divided
+PIECES = 2  # a family beyond this part of a worker's fair share is divided
 
 
 def of_requests(requests: Sequence[Request], workers: int) -> list[list[int]]:

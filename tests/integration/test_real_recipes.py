@@ -45,7 +45,12 @@ TINY_STEPS: dict[str, Any] = {
     "rollout": {"num_prompts": 2, "num_generations": 2, "max_completion_length": 12},
     "critic": {"generative": {"max_new_tokens": 12}, "num_continuations": 2},
     "stages": {
-        "synthesize": {"num_prompts": 4, "num_generations": 2, "num_states": 8},
+        "synthesize": {
+            "oracle": "outcome",
+            "num_prompts": 4,
+            "num_generations": 2,
+            "num_states": 8,
+        },
         "critic_rl": {"steps": 1, "num_prompts": 2},
         "joint": {"steps": 2, "eval_every": 0},
     },
@@ -120,6 +125,7 @@ def test_every_stage_on_a_tiny_model_of_the_family(
 ) -> None:
     model = save_family("qwen3", tmp_path / "model", context=2048)
     values = merge(local_copy(name, tmp_path, model), TINY_STEPS)
+    values["hardware"] = values["hardware"] | {"processes": 2 if "8gpu" in name else 1}
     for own in values["per_algorithm"].values():
         own.get("stages", {}).get("critic_rl", {}).update({"steps": 1, "num_prompts": 2})
         own.pop("critic", None)
