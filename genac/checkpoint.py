@@ -40,6 +40,9 @@ def save(root: Path, step: int, runtimes: Mapping[str, Runtime], state: dict[str
         _write(temporary, step, runtimes, state)
         shutil.rmtree(final, ignore_errors=True)
         os.rename(temporary, final)
+    except ChildProcessError:  # the writer died, which is no matter of the disk
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     except WRITE_ERRORS as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(

@@ -116,11 +116,14 @@ def versions(found: Findings) -> None:
 def threads(found: Findings, cfg: RunConfig) -> None:
     """Threads of matrix products against the cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    number = cfg.hardware.threads or torch.get_num_threads()
+    processes = max(1, cfg.hardware.processes)
+    share = max(1, (cores or 1) // processes)
+    number = cfg.hardware.threads or (share if processes > 1 else torch.get_num_threads())
     omp = os.environ.get("OMP_NUM_THREADS", "not set")
-    text = f"threads: {number} on {cores} cores (OMP_NUM_THREADS {omp})"
-    remedy = f"they wait for each other: set hardware.threads {cores}"
-    found.judge(number <= (cores or 1), text, remedy, "warn")
+    each = f" in each of {processes} processes" if processes > 1 else ""
+    text = f"threads: {number}{each} on {cores} cores (OMP_NUM_THREADS {omp})"
+    remedy = f"they wait for each other: set hardware.threads {share}"
+    found.judge(number * processes <= max(cores or 1, processes), text, remedy, "warn")
 
 
 def elsewhere(cfg: RunConfig) -> Hardware:

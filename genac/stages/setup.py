@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from genac.config import RunConfig
 from genac.critics.base import Critic, NoCritic
 from genac.critics.discriminative import DiscriminativeCritic
@@ -124,6 +126,13 @@ class Setup:
         return language_model(
             "critic", str(path), self.hardware, optimizer, lora=cfg.lora, **options
         )
+
+
+def evaluated_here(cfg: RunConfig) -> RunConfig:
+    """A finished run's config on this machine, which may have fewer GPUs than the run had."""
+    processes = min(cfg.hardware.processes, max(1, torch.cuda.device_count()))
+    hardware = cfg.hardware.model_copy(update={"processes": processes})
+    return cfg.model_copy(update={"hardware": hardware})
 
 
 def critic_card(folder: str | Path) -> dict[str, Any]:
