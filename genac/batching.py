@@ -39,10 +39,11 @@ class Rows:
     old_logprobs_BT: Tensor | None = None
     ref_logprobs_BT: Tensor | None = None
     targets_BT: Tensor | None = None
-    score_row: Tensor | None = None  # (N,) rows that carry a ScoreTarget
+    score_row: Tensor | None = None  # (N,) the row of each ScoreTarget
     score_at: Tensor | None = None  # (N,) its token index
-    score_ids: Tensor | None = None  # (N, 11)
-    score_rewards: Tensor | None = None  # (N, 11)
+    score_ids: Tensor | None = None  # (N, K), K = 10 or 11
+    score_rewards: Tensor | None = None  # (N, K)
+    score_otherwise: Tensor | None = None  # (N,)
     packed: Packed | None = None  # what the model reads; None = ids_BT as it stands
 
     @property
@@ -210,7 +211,7 @@ def _stream(samples: Sequence[Sample], name: str, width: int) -> Tensor | None:
 
 
 def _scores(samples: Sequence[Sample]) -> dict[str, Any]:
-    rows = [(row, s.score) for row, s in enumerate(samples) if s.score is not None]
+    rows = [(row, score) for row, s in enumerate(samples) for score in s.scores]
     if not rows:
         return {}
     return {
@@ -218,4 +219,5 @@ def _scores(samples: Sequence[Sample]) -> dict[str, Any]:
         "score_at": torch.tensor([score.at for _, score in rows]),
         "score_ids": torch.tensor([score.ids for _, score in rows]),
         "score_rewards": torch.tensor([score.rewards for _, score in rows], dtype=torch.float32),
+        "score_otherwise": torch.tensor([s.otherwise for _, s in rows], dtype=torch.float32),
     }

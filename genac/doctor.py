@@ -20,8 +20,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from genac.config import RunConfig
-from genac.critics.generative import single_token_scores
 from genac.critics.prompts import size_text
+from genac.critics.score_tokens import score_tokens
 from genac.engines import local
 from genac.evals import memory
 from genac.evals.lengths import LETTERS, Candidate, Lengths, candidates, measure
@@ -295,9 +295,14 @@ def tokenizers(found: Findings, cfg: RunConfig, models: Mapping[str, Candidate])
     g = cfg.critic.generative
     exact = cfg.critic.kind == "generative" and (g.readout == "expected" or g.exact_score_gradient)
     if exact and critic is not None:
-        scores = len(single_token_scores(critic))
-        remedy = "expected readout and exact gradient need all; without, scores are read as sampled"
-        found.judge(scores == 11, f"critic: {scores} of 11 scores are one token", remedy, "warn")
+        scores = score_tokens(critic)
+        text = "critic: scores 0..10 are one token each"
+        if scores is None:
+            text = "critic: the digits 0..9 are not one token each"
+        elif scores.one is not None:
+            text = "critic: scores 0..9 are one token each, 10 two"
+        remedy = "expected readout and exact gradient need that; scores are read as sampled"
+        found.judge(scores is not None, text, remedy, "warn")
 
 
 def contexts(

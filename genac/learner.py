@@ -283,7 +283,7 @@ def over_minibatches(
     """Epochs of shuffled mini-batches over the samples that train anything; means of what each
     measured.
     """
-    samples = [s for s in samples if s.mask[1:].any() or s.score is not None]
+    samples = [s for s in samples if s.mask[1:].any() or s.scores]
     if not samples:
         return {}
     rng, sums = np.random.default_rng(seed), defaultdict(list)
@@ -298,7 +298,7 @@ def over_minibatches(
 def counts_of(samples: Sequence[Sample]) -> Totals:
     """What the losses of a mini-batch divide by: trained tokens, sequences, score tokens."""
     tokens = max(1.0, float(sum((s.mask[1:] != 0).sum() for s in samples)))
-    scores = max(1, sum(s.score is not None for s in samples))
+    scores = max(1, sum(bool(s.scores) for s in samples))
     return {"token": tokens, "sequence": float(len(samples)), "score": float(scores)}
 
 
@@ -326,8 +326,8 @@ def sft_loss(learner: Learner, rows: Rows, counts: Totals) -> tuple[Tensor, dict
 
 
 def policy(learner: Learner, rows: Rows, counts: Totals) -> tuple[Tensor, dict[str, Tensor]]:
-    """Clipped policy gradient on the masked tokens, and the exact score-token objective where
-    given.
+    """Clipped policy gradient on the masked tokens, and the exact objective of a score's tokens
+    where given.
     """
     cfg = learner.loss
     assert rows.advantages_BT is not None and rows.old_logprobs_BT is not None
@@ -365,7 +365,10 @@ def policy(learner: Learner, rows: Rows, counts: Totals) -> tuple[Tensor, dict[s
     loss = aggregate(loss_BT, rows.mask_BT, cfg.loss_type, counts[cfg.loss_type])
     if score_logits is not None:
         assert rows.score_ids is not None and rows.score_rewards is not None
-        expected = expected_score_loss(score_logits, rows.score_ids, rows.score_rewards)
+        assert rows.score_otherwise is not None
+        expected = expected_score_loss(
+            score_logits, rows.score_ids, rows.score_rewards, rows.score_otherwise
+        )
         loss = loss + expected.sum() / counts["score"]
     return loss, measured
 

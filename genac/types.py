@@ -97,8 +97,11 @@ class Thought:
     logprobs: np.ndarray  # (T,) float32
     text: str
     value: float | None  # the parsed integer / 10, None = missing
-    score_at: int | None = None  # index in completion_ids of the score token
-    score_probs: np.ndarray | None = None  # (11,) probabilities of the scores 0..10 at `score_at`
+    score_at: int | None = None  # index in completion_ids of the score's first token
+    score_probs: np.ndarray | None = None  # (11,) probabilities of the scores 0..10, which sum to 1
+    # (2,) where 10 is written as 1 and 0: after a 1, the probabilities that no digit follows (the
+    # score is 1) and that 0 does (it is 10); the rest of the mass is no score
+    after_one: np.ndarray | None = None
 
     @property
     def expected(self) -> float | None:
@@ -131,11 +134,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ScoreTarget:
-    """The exact-gradient objective at the critic's score token: maximise sum_i p(i) rewards[i]."""
+    """The exact-gradient objective at one token of the critic's score: maximise
+    sum_i p(i) rewards[i] + (1 - sum_i p(i)) otherwise.
+    """
 
-    at: int  # index in Sample.ids of the score token
-    ids: tuple[int, ...]  # the eleven score token ids
-    rewards: tuple[float, ...]  # R_v of each score
+    at: int  # index in Sample.ids of the token
+    ids: tuple[int, ...]  # tokens that may stand there
+    rewards: tuple[float, ...]  # the expected R_v after each
+    otherwise: float = 0.0  # and after any other token
 
 
 @dataclass(frozen=True)
@@ -149,5 +155,5 @@ class Sample:
     old_logprobs: np.ndarray | None = None  # (T,) float32
     ref_logprobs: np.ndarray | None = None  # (T,) float32, of the frozen reference (KL only)
     targets: np.ndarray | None = None  # (T,) float32, value targets in [0, 1]
-    score: ScoreTarget | None = None
+    scores: tuple[ScoreTarget, ...] = ()
     temperature: float = 1.0  # at which the tokens were sampled; old_logprobs include it

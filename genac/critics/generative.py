@@ -1,9 +1,9 @@
 """The generative critic: a language model that reasons about a state and then writes its score.
 
 estimate: one or more thoughts per unique state; the value is the parsed integer / 10, or the
-expectation over the eleven scores at the score token. learn: REINFORCE on R_v = 1 - (r - v)^2.
+expectation over the eleven scores. learn: REINFORCE on R_v = 1 - (r - v)^2.
 
-Shapes: _S state, _T token, _W watched token (the eleven scores).
+Shapes: _S state, _T token, _W watched token (those with which scores begin).
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import random
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from genac.config import GenerativeConfig
 from genac.critics.base import Metrics, pooled_returns, rollouts_of, unique_states
-from genac.critics.parsing import CLOSE, OPEN, SCORES, parse_score, score_position
+from genac.critics.parsing import CLOSE, SCORES
 from genac.critics.prompts import Context, PromptBuilder, size_text, template
+from genac.critics.score_tokens import ScoreReader, ScoreTokens, score_tokens
 from genac.engines.base import Completion, Request
 from genac.models.loading import parameter_count
 from genac.ops.losses import critic_reward
@@ -41,18 +43,11 @@ class GenerativeCritic:
         self.prompts = PromptBuilder(template(cfg.prompt), runtime.tokenizer, actor.tokenizer)
         self.actor_size = cfg.icc.actor_size or size_text(parameter_count(actor.model))
         self.rate = RunningMean(cfg.icc.success_rate_momentum)
-        self.score_ids = single_token_scores(runtime.tokenizer)
-        if not self.score_ids and (cfg.readout == "expected" or cfg.exact_score_gradient):
-            warnings.warn(
-                "the critic's tokenizer writes some of the scores 0..10 as several tokens, so "
-                "values are the sampled integers and the score is trained by REINFORCE; set "
-                "critic.generative.readout to sampled and exact_score_gradient to false to say so",
-                stacklevel=2,
-            )
+        self.scores = readable_scores(runtime.tokenizer, cfg)
         close = runtime.tokenizer.encode(CLOSE, add_special_tokens=False)
         self.stop_ids = (*stop_ids(runtime), *(close if len(close) == 1 else ()))
         self.stop = () if len(close) == 1 else (CLOSE,)
-        self._piece: dict[int, str] = {}
+        self.reader = ScoreReader(runtime.tokenizer, self.scores)
 
     # --- values --------------------------------------------------------------------------------
 
@@ -99,7 +94,8 @@ class GenerativeCritic:
                 temperature=self.cfg.temperature,
                 stop_ids=self.stop_ids,
                 stop=self.stop,
-                watch_ids=self.score_ids,
+                watch_ids=self.scores.ids if self.scores else (),
+                fork=self.reader if self.scores and self.scores.one is not None else None,
             )
             for i, k in asked
         ]
@@ -122,21 +118,18 @@ class GenerativeCritic:
         return room
 
     def _thought(self, prompt_ids: tuple[int, ...], completion: Completion) -> Thought:
-        pieces = [self._decode(token) for token in completion.ids]
-        text = "".join(pieces)
-        score = parse_score(text)
-        at = score_position(pieces) if score is not None else None
-        probs = None
-        if at is not None and self.score_ids and completion.watched.size:
-            watched = completion.watched[at]
-            probs = watched / watched.sum() if watched.sum() > 0 else None
+        text, score, at = self.reader.parse(completion.ids)
         value = None if score is None else score / (SCORES - 1)
-        return Thought(prompt_ids, completion.ids, completion.logprobs, text, value, at, probs)
-
-    def _decode(self, token: int) -> str:
-        if token not in self._piece:
-            self._piece[token] = self._runtime.tokenizer.decode([token])
-        return self._piece[token]
+        thought = Thought(prompt_ids, completion.ids, completion.logprobs, text, value, at)
+        tokens, watched = self.scores, completion.watched
+        # The alternatives of a score that was begun with another token were not watched.
+        if tokens is None or at is None or completion.ids[at] not in tokens.ids:
+            return thought
+        if not watched.size or not watched[at].any():
+            return thought
+        behind = watched[at + 1] if completion.ids[at] == tokens.one else completion.forked
+        probs, after_one = tokens.read(watched[at], behind)
+        return replace(thought, score_probs=probs, after_one=after_one)
 
     def value(self, thoughts: Sequence[Thought]) -> float | None:
         """Mean over the thoughts that gave a score."""
@@ -203,7 +196,7 @@ class GenerativeCritic:
         baselines = self._baselines(chosen, rewards)
         samples = [
             thought_sample(
-                thought, reward - baseline, target, self.score_ids if exact else (), self.cfg
+                thought, reward - baseline, target, self.scores if exact else None, self.cfg
             )
             for (target, thoughts), row, base_row in zip(chosen, rewards, baselines, strict=True)
             for thought, reward, baseline in zip(thoughts, row, base_row, strict=True)
@@ -264,20 +257,20 @@ class GenerativeCritic:
         self.rate = RunningMean.from_state(state["success_rate"])
 
 
-def single_token_scores(tokenizer: Any) -> tuple[int, ...]:
-    """The eleven score tokens as they follow the opening tag, or () where one takes several
-    tokens.
+def readable_scores(tokenizer: Any, cfg: GenerativeConfig) -> ScoreTokens | None:
+    """The score tokens whose probabilities are read; None where they cannot be, which is warned of
+    if the config needs them, or where reading them costs tokens that it does not need.
     """
-    opening = tokenizer.encode(OPEN, add_special_tokens=False)
-    ids = []
-    for score in range(SCORES):
-        whole = tokenizer.encode(f"{OPEN}{score}{CLOSE}", add_special_tokens=False)
-        closing = tokenizer.encode(CLOSE, add_special_tokens=False)
-        middle = whole[len(opening) : len(whole) - len(closing)]
-        if whole[: len(opening)] != opening or len(middle) != 1:
-            return ()
-        ids.append(middle[0])
-    return tuple(ids)
+    found = score_tokens(tokenizer)
+    needed = cfg.readout == "expected" or cfg.exact_score_gradient
+    if found is None and needed:
+        warnings.warn(
+            "the critic's tokenizer writes some of the digits 0..9 as several tokens, so values "
+            "are the sampled integers and the score is trained by REINFORCE; set "
+            "critic.generative.readout to sampled and exact_score_gradient to false to say so",
+            stacklevel=3,
+        )
+    return found if found is None or found.one is None or needed else None
 
 
 def leave_one_out_mean(
@@ -303,27 +296,26 @@ def thought_sample(
     thought: Thought,
     advantage: float,
     target: float,
-    score_ids: tuple[int, ...],
+    scores: ScoreTokens | None,
     cfg: GenerativeConfig,
 ) -> Sample:
-    """A policy Sample over the completion; with `score_ids` the score token is trained exactly
+    """A policy Sample over the completion; with `scores` the score's tokens are trained exactly
     instead, and the reasoning, whose gradient is noisy, weighs cfg.reasoning_weight."""
     ids = thought.prompt_ids + thought.completion_ids
     first = len(thought.prompt_ids)
     mask, old = np.zeros(len(ids), np.float32), np.zeros(len(ids), np.float32)
     mask[first:], old[first:] = 1.0, thought.logprobs
-    score = None
-    if score_ids and thought.score_at is not None:
-        at = first + thought.score_at
+    exact: tuple[ScoreTarget, ...] = ()
+    if scores is not None and thought.score_probs is not None:
+        exact = scores.targets(thought, first, critic_reward(GRID, target))
         mask[first:] = cfg.reasoning_weight
-        mask[at] = 0.0
-        score = ScoreTarget(at, score_ids, tuple(float(r) for r in critic_reward(GRID, target)))
+        mask[[one.at for one in exact]] = 0.0
     return Sample(
         ids=ids,
         mask=mask,
         loss="policy",
         advantages=np.where(mask > 0, np.float32(advantage), np.float32(0)),
         old_logprobs=old,
-        score=score,
+        scores=exact,
         temperature=cfg.temperature or 1.0,
     )

@@ -71,4 +71,4 @@ def idle(sample: Sample) -> Sample:
     nothing = {
         name: np.zeros(2, np.float32) for name in STREAMS if getattr(sample, name) is not None
     }
-    return replace(sample, ids=(sample.ids * 2)[:2], score=None, **nothing)
+    return replace(sample, ids=(sample.ids * 2)[:2], scores=(), **nothing)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+
+# From the ids of a completion that has ended: (place, token) to try in it, or None.
+Fork = Callable[[tuple[int, ...]], tuple[int, int] | None]
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Request:
     line_ids: tuple[int, ...] = ()  # ends at the first other token that follows one of these
     stop: tuple[str, ...] = ()  # ends a completion as soon as its text holds one of them
     watch_ids: tuple[int, ...] = ()  # tokens whose probabilities are returned at every position
+    fork: Fork | None = None  # what might have been written: asked once, when the completion ends
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Completion:
     logprobs: np.ndarray  # (T,) float32 under the sampling distribution (temperature applied)
     finish: str  # "stop" | "length"
     watched: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (T, W)
+    # (W,) of the watched tokens, had `fork`'s token been written at its place; None = no fork
+    forked: np.ndarray | None = None
 
 
 class Engine(Protocol):

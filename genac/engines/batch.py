@@ -23,6 +23,7 @@ class Steps(Protocol):
     """The model behind a batch."""
 
     refills: bool  # whether rows may enter while others are being written
+    rewinds: bool  # whether a row may forget the last tokens it read
 
     def admit(self, trees: Sequence[Tree], room: int) -> Tensor:
         """Reads prompts; logits (new rows, V) in the order of the trees' members."""
@@ -32,8 +33,10 @@ class Steps(Protocol):
         """Drops all other rows."""
         ...
 
-    def advance(self, token_B: Tensor) -> Tensor:
-        """Writes one token per row; logits (B, V) of the next."""
+    def advance(self, token_B: Tensor, back_B: Tensor | None = None) -> Tensor:
+        """Writes one token per row; logits (B, V) of the next. Rows with `back_B` > 0 read it as if
+        that many of their last tokens were not there; they are dropped afterwards.
+        """
         ...
 
 
@@ -68,10 +71,13 @@ class Batch:
         self.watched_NTW = torch.zeros(
             (*self.tokens_NT.shape, self.watch_NW.shape[1]), device=device
         )
+        self.forks = steps.rewinds and any(r.fork is not None for r in requests)
+        self.trying, self.forked = False, dict[int, np.ndarray]()
         self.length_N = torch.zeros(count, dtype=torch.long, device=device)
         self.stopped_N = torch.zeros(count, dtype=torch.bool, device=device)
         self.live_B = self.length_N[:0]  # the request of each running row
         self.ended_B = self.stopped_N[:0]
+        self.back_B = self.length_N[:0]  # tokens behind the fork that a row is trying, -1 = none
 
     def run(self, trees: Sequence[Tree]) -> list[Completion]:
         waiting = deque(trees)
@@ -84,7 +90,7 @@ class Batch:
             if self._turns_over(running, waiting):
                 logits = self._turn_over(token, running, waiting)
             else:
-                logits = self.steps.advance(token)
+                logits = self._advance(token)
 
     def _turns_over(self, running: int, waiting: deque[Tree]) -> bool:
         if running < TURN_OVER_BELOW * len(self.live_B):
@@ -101,8 +107,9 @@ class Batch:
         """Rows that ended leave, waiting ones enter; logits of all that now run."""
         keep = (~self.ended_B).nonzero()[:, 0]
         self.live_B, self.ended_B = self.live_B[keep], self.ended_B[keep]
+        self.back_B = self.back_B[keep]
         self.steps.keep(keep)
-        logits = [self.steps.advance(token_B[keep])] if running else []
+        logits = [self._advance(token_B[keep])] if running else []
         if self._enters(running, waiting):
             logits.append(self._admit(waiting))
         return torch.cat(logits)
@@ -118,11 +125,18 @@ class Batch:
         entered = torch.tensor(members, dtype=torch.long, device=self.device)
         self.live_B = torch.cat([self.live_B, entered])
         self.ended_B = torch.cat([self.ended_B, torch.zeros_like(entered, dtype=torch.bool)])
+        self.back_B = torch.cat([self.back_B, torch.full_like(entered, -1)])
         return self.steps.admit(chosen, int((self.limit_N - self.length_N)[self.live_B].max()))
+
+    def _advance(self, token_B: Tensor) -> Tensor:
+        back_B = self.back_B.clamp(min=0) if self.trying else None
+        return self.steps.advance(token_B, back_B)
 
     def _write(self, logits_BV: Tensor) -> Tensor:
         """Draws a token per row and records it where the row has not ended."""
         live, ended = self.live_B, self.ended_B
+        if self.trying:
+            ended = ended | (self.back_B >= 0)
         self._require_finite(logits_BV)
         at = self.length_N[live]
         token = self._draw(logits_BV, live, at)
@@ -139,7 +153,29 @@ class Batch:
         at = at + (~ended).long()
         self.length_N[live] = at
         self.ended_B = ended | hit | (at >= self.limit_N[live])
-        return token
+        return self._fork(token, ended) if self.forks else token
+
+    def _fork(self, token_B: Tensor, before_B: Tensor) -> Tensor:
+        """Tokens to read next. A row that has just ended (it had not `before_B`) may stay for one
+        more, which it reads in the place of what it wrote there; one that did so is done.
+        """
+        if self.trying:
+            for row in (self.back_B >= 0).nonzero()[:, 0].tolist():
+                index = int(self.live_B[row])
+                watched = self.watched_NTW[index, self.length_N[index]].cpu().numpy().copy()
+                self.forked[index] = watched[: len(self.requests[index].watch_ids)]
+            self.back_B = torch.full_like(self.back_B, -1)
+            self.trying = False
+        for row in (self.ended_B & ~before_B).nonzero()[:, 0].tolist():
+            index = int(self.live_B[row])
+            ids = tuple(self.tokens_NT[index, : self.length_N[index]].tolist())
+            fork = self.requests[index].fork
+            found = fork(ids) if fork is not None else None
+            if found is not None:
+                place, token_B[row] = found
+                self.back_B[row] = len(ids) - 1 - place
+                self.ended_B[row], self.trying = False, True
+        return token_B
 
     def _draw(self, logits_BV: Tensor, live: Tensor, at: Tensor) -> Tensor:
         """Inverse-CDF sampling with one uniform per row: cheap, and independent of the batch."""
@@ -176,6 +212,7 @@ class Batch:
                 logprobs=logprobs[row, :length].copy(),
                 finish="stop" if stopped[row] else "length",
                 watched=watched[row, :length, : len(self.requests[row].watch_ids)].copy(),
+                forked=self.forked.get(row),
             )
             for row, length in enumerate(self.length_N.tolist())
         ]

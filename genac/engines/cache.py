@@ -33,7 +33,7 @@ FOLD_BELOW = 32  # trunks shorter than this are cheaper copied into their rows t
 class Cache:
     """Keys and values of the running rows; `admit` reads new prompts, `advance` writes a token."""
 
-    refills = True
+    refills = rewinds = True
 
     def __init__(self, decoder: Decoder, fold: bool) -> None:
         """fold: trunks are copied into their rows instead of being read apart."""
@@ -202,13 +202,18 @@ class Cache:
 
     # --- writing -------------------------------------------------------------------------------
 
-    def advance(self, token_B: Tensor) -> Tensor:
-        """Writes one token per row; logits (B, V) of the next."""
+    def advance(self, token_B: Tensor, back_B: Tensor | None = None) -> Tensor:
+        """Writes one token per row; logits (B, V) of the next. `back_B`: own tokens to overlook."""
         position = (self.shared_B + self.at - self.pad_B)[:, None]
         reader = None
         if self.trunk is not None and self.layout is not None:
             reader = TrunkReader(self.trunk, self.layout, self.trunk_mask)
         mask = self.hidden_BT[:, None, : self.at + 1]
+        if back_B is not None:
+            position = position - back_B[:, None]
+            slot = torch.arange(self.at + 1, device=back_B.device)
+            undone = (slot >= self.at - back_B[:, None]) & (slot < self.at)
+            mask = mask.masked_fill(undone[:, None], float("-inf"))
         hidden = self.decoder.forward(
             token_B[:, None], position, Attention(self.own, self.at, mask, reader)
         )

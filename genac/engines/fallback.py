@@ -17,6 +17,7 @@ class ForwardSteps:
     """Left-padded rows over a growing cache; nothing is shared, and rows enter only together."""
 
     refills = False
+    rewinds = False  # a sliding window has dropped what a rewound row would see again
 
     def __init__(self, model: Any) -> None:
         self.model, self.read = model, 0
@@ -51,7 +52,8 @@ class ForwardSteps:
         self.cache.batch_select_indices(rows)
         self.visible_BT, self.position_B = self.visible_BT[rows], self.position_B[rows]
 
-    def advance(self, token_B: Tensor) -> Tensor:
+    def advance(self, token_B: Tensor, back_B: Tensor | None = None) -> Tensor:
+        assert back_B is None
         self.visible_BT = torch.cat([self.visible_BT, self.visible_BT.new_ones(len(token_B), 1)], 1)
         logits = self._forward(token_B[:, None], self.position_B[:, None])
         self.position_B = self.position_B + 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,25 @@ class LocalEngine:
         stops = self._stop_strings(requests)
         done = Batch(requests, steps, rows, self.device, stops).run(found)
         self.processed_tokens += steps.read
-        return done
+        return done if steps.rewinds else self._forked_by_reading(requests, done)
+
+    def _forked_by_reading(
+        self, requests: Sequence[Request], done: list[Completion]
+    ) -> list[Completion]:
+        """The completions with their forks, which are read from the beginning again."""
+        forks = [r.fork(c.ids) if r.fork else None for r, c in zip(requests, done, strict=True)]
+        asked = [
+            replace(
+                r, prompt_ids=(*r.prompt_ids, *c.ids[: f[0]], f[1]), max_new_tokens=1, fork=None
+            )
+            for r, c, f in zip(requests, done, forks, strict=True)
+            if f is not None
+        ]
+        read = iter(self.generate(asked))
+        return [
+            c if f is None else replace(c, forked=next(read).watched[0])
+            for c, f in zip(done, forks, strict=True)
+        ]
 
     def _rows_that_fit(self, requests: Sequence[Request]) -> int:
         """max_rows, or fewer where their keys and values would pass the memory limit."""

@@ -16,11 +16,11 @@ from genac.critics.generative import GenerativeCritic
 from genac.evals.critic import evaluate_critic, floors
 from genac.evals.ground_truth import Panel
 from genac.evals.policy import evaluate_policy
-from genac.rollout import collect, problems_at, response_text
+from genac.rollout import response_text
 from genac.runs.store import Run
 from genac.runtime import Runtime
 from genac.seeding import derive_seed
-from genac.stages.critic_rl import FIRST_PROBLEM, stage_world
+from genac.stages.critic_rl import stage_groups, stage_world
 from genac.stages.judge import load_critic
 from genac.stages.outputs import ensure
 from genac.stages.panels import stored_panel
@@ -86,12 +86,9 @@ def value_regression(config: Config, actor: str, targets: str, learning_rate: fl
         runtime, world = setup.actor(actor), stage_world(setup)
         critic = setup.critic(actor, runtime, learning_rate, stage.steps if stage.decay else None)
         assert critic.runtime is not None
-        count = stage.num_prompts or cfg.rollout.num_prompts
         run.truncate_after("regression", -1)  # an interrupted one starts again
         for step in range(stage.steps):
-            problems = problems_at(world, "train", FIRST_PROBLEM + step * count, count)
-            groups = collect(runtime, world, problems, "critic_rl", step)
-            rollouts = [r for group in groups for r in group]
+            rollouts = [r for group in stage_groups(setup, world, runtime, step) for r in group]
             states = split(rollouts, cfg.states, runtime.tokenizer)
             found = teacher(setup, runtime, targets).estimate(states, -1)
             states = [e.state for e in found if e.value is not None]

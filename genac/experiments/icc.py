@@ -17,10 +17,9 @@ from genac.experiments.critics import bring_up, judged, panel_made
 from genac.experiments.plan import Findings, Plan
 from genac.experiments.runs import interval, joint_run, placed
 from genac.experiments.verdicts import above, below, brackets, shown, verdict
-from genac.rollout import collect, problems_at
 from genac.runs.figures import dots
 from genac.runs.store import Run
-from genac.stages.critic_rl import FIRST_PROBLEM, stage_world, subset
+from genac.stages.critic_rl import stage_groups, stage_world, subset
 from genac.stages.outputs import ensure
 from genac.stages.setup import Setup, save_critic
 from genac.states import split
@@ -128,12 +127,9 @@ def taught_by_many(
         decay = steps if stage.decay else None
         critic: Any = setup.critic(start, runtimes[0], stage.learning_rate, decay)
         run.truncate_after("critic_rl", -1)  # an interrupted one starts again
-        count = stage.num_prompts or cfg.rollout.num_prompts
         for step in range(steps):
             actor, rate = runtimes[step % len(actors)], rates[step % len(actors)]
-            problems = problems_at(world, "train", FIRST_PROBLEM + step * count, count)
-            groups = collect(actor, world, problems, "critic_rl", step)
-            rollouts = [r for group in groups for r in group]
+            rollouts = [r for group in stage_groups(setup, world, actor, step) for r in group]
             states = split(rollouts, cfg.states, actor.tokenizer)
             critic.rate.value = rate
             chosen = subset(states, stage.max_states, f"{cfg.seed}/{step}")

@@ -133,20 +133,34 @@ def values_of(outputs_BTK: Tensor, kind: str) -> Tensor:
     return outputs_BTK[..., 0].float()
 
 
-def expected_score_loss(logits_BV: Tensor, score_ids_BK: Tensor, rewards_BK: Tensor) -> Tensor:
-    """Minus the expected critic reward at the score token (our choice, `improved` preset).
+def expected_score_loss(
+    logits_BV: Tensor, score_ids_BK: Tensor, rewards_BK: Tensor, otherwise_B: Tensor
+) -> Tensor:
+    """Minus the expected critic reward at a token of the score (our choice, `improved` preset).
 
-        loss = -sum_i p_i R_i,   p = softmax over the whole vocabulary, i the score tokens
-        d loss / d logit_j = -p_j (R_j - sum_i p_i R_i),   R_j = 0 for every other token
+        E = sum_i p_i R_i + (1 - sum_i p_i) R_other,   p = softmax over the whole vocabulary
+        loss = -E,   d loss / d logit_j = -p_j (R_j - E),   R_j = R_other for tokens not named
 
     This is the expectation of REINFORCE's gradient over the sampled token, exact and with the
-    best baseline built in. Tokens that are no score earn 0, as an unparsable completion does, so
-    probability is drawn to the scores and not only moved among them.
-    logits_BV (B, V), score_ids_BK, rewards_BK (B, 11) -> (B,).
+    best baseline built in. At a score's first token what is no score earns R_other = 0, as an
+    unparsable completion does, so probability is drawn to the scores and not only moved among them.
+
+    Where 10 is written as the tokens 1 and 0, with q = P(0 | 1), e = P(no digit | 1):
+
+        E = sum_{i != 1} p_i R(i) + p_1 Q,   Q = q R(10) + e R(1)        12 and the like earn 0
+        grad E = sum_{i != 1} R(i) grad p_i + Q grad p_1                 first token, Q a constant
+                 + p_1 grad Q                                            second token
+
+    A thought that wrote 1 (which happens with p_1) adds grad Q at its second token, so the second
+    line is exact over that token and unbiased over the first. It is this loss once more: tokens 0
+    to 9 with rewards R(10), 0, .., 0 and R_other = R(1).
+    logits_BV (B, V), score_ids_BK, rewards_BK (B, K), otherwise_B (B,) -> (B,).
     """
     assert logits_BV.ndim == 2 and score_ids_BK.shape == rewards_BK.shape
+    assert otherwise_B.shape == logits_BV.shape[:1]
     p_BK = F.softmax(logits_BV.float(), dim=-1).gather(-1, score_ids_BK)
-    return -(p_BK * rewards_BK.float()).sum(-1)
+    beyond_BK = rewards_BK.float() - otherwise_B.float()[:, None]
+    return -(p_BK * beyond_BK).sum(-1) - otherwise_B.float()
 
 
 def critic_reward(value, outcome):

@@ -83,6 +83,16 @@ RULES = (
         steps=3,
     ),
     Rule(
+        "values_above_returns",
+        "critic/bias",
+        operator.gt,
+        0.25,
+        "values lie far above the returns, so the actor may have found what the critic overlooks",
+        "read the critic's thoughts on the latest responses; raise credit.lam, lower the actor's "
+        "learning rate, or return to the last checkpoint",
+        steps=3,
+    ),
+    Rule(
         "logprobs_apart",
         "sampling/sampling_logp_difference/mean",
         operator.gt,

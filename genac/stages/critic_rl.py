@@ -15,7 +15,7 @@ from genac.config import RunConfig
 from genac.credit import credit
 from genac.critics.base import rollouts_of
 from genac.evals.online import critic_metrics, rollout_metrics
-from genac.rollout import World, collect, problems_at
+from genac.rollout import Group, World, collect, problems_at
 from genac.runs.store import Run, stable_hash
 from genac.runtime import Runtime
 from genac.stages.loop import Loop
@@ -67,16 +67,9 @@ def train(setup: Setup, run: Run, start: Path, actor: Runtime, config_hash: str)
     loop = Loop(
         run, "critic_rl", stage, {"critic": critic.runtime}, critic, config_hash, actor.tokenizer
     )
-    count = stage.num_prompts or cfg.rollout.num_prompts
     for step in loop:
         # 1 the frozen actor acts
-        groups = collect(
-            actor,
-            world,
-            problems_at(world, "train", FIRST_PROBLEM + step * count, count),
-            "critic_rl",
-            step,
-        )
+        groups = stage_groups(setup, world, actor, step)
         # 2 judge
         rollouts = [r for group in groups for r in group]
         states = subset(states_of(rollouts, cfg, actor), stage.max_states, f"{cfg.seed}/{step}")
@@ -98,6 +91,13 @@ def stage_world(setup: Setup) -> World:
         return setup.world
     rollout = setup.world.rollout.model_copy(update={"num_generations": size})
     return replace(setup.world, rollout=rollout)
+
+
+def stage_groups(setup: Setup, world: World, actor: Runtime, step: int) -> list[Group]:
+    """The responses that a step of this stage learns from; each step has problems of its own."""
+    count = setup.cfg.stages.critic_rl.num_prompts or setup.cfg.rollout.num_prompts
+    problems = problems_at(world, "train", FIRST_PROBLEM + step * count, count)
+    return collect(actor, world, problems, "critic_rl", step)
 
 
 def subset(states: list[State], limit: int | None, seed: str) -> list[State]:

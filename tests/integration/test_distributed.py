@@ -5,12 +5,16 @@ Two CPU processes that meet over gloo; they are started once for this file.
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,8 @@ from micro import Answer, Values, results
 from safetensors.torch import load_file
 from test_resume import kill_when_logged
 
-from genac.config import LoraConfig, OptimizerConfig
+from genac.config import GenerativeConfig, LoraConfig, OptimizerConfig
+from genac.critics.generative import GenerativeCritic
 from genac.distributed import build, pool
 from genac.engines.base import Request
 from genac.recipes import resolve
@@ -301,3 +306,22 @@ def dying(call: Callable[..., Any]) -> Callable[..., Any]:
         return call(self, command, arguments)
 
     return counted
+
+
+def test_forks_reach_the_workers(family: str) -> None:
+    one, two = a_model(family, ONE), a_model(family, TWO)
+    critic = GenerativeCritic(two, two, GenerativeConfig(max_new_tokens=8), seed=0)
+    assert critic.scores is not None and critic.scores.one is not None
+    plain = [replace(r, watch_ids=critic.scores.ids) for r in requests(7)]
+    written = [c.ids for c in one.sampler.generate(plain)]
+    # A random model writes no score, so the fork is told by heart: another first token.
+    fork = functools.partial(operator.getitem, dict.fromkeys(written, (0, critic.scores.one)))
+    asked = [replace(request, fork=fork) for request in plain]
+    for a, b in zip(one.sampler.generate(asked), two.sampler.generate(asked), strict=True):
+        assert a.ids == b.ids and a.forked is not None and b.forked is not None
+        np.testing.assert_allclose(a.forked, b.forked, atol=1e-5)
+    # The critic's own fork arrives too, and says the same there.
+    answer = tuple(two.tokenizer.encode("a<answer>7</answer>", add_special_tokens=False))
+    there = pickle.loads(pickle.dumps(critic.reader))
+    assert there(answer) == critic.reader(answer) is not None
+    assert two.sampler.generate([replace(r, fork=critic.reader) for r in plain])[0].forked is None

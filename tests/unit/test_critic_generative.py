@@ -10,7 +10,7 @@ from fakes import ScriptedEngine, byte_tokenizer, make_rollout, runtime_with, sa
 
 from genac.config import GenerativeConfig, ICCConfig
 from genac.critics.base import rollouts_of
-from genac.critics.generative import GenerativeCritic, leave_one_out_mean, single_token_scores
+from genac.critics.generative import GenerativeCritic, leave_one_out_mean
 from genac.types import Estimate, Problem, Sample, State
 
 GOLDEN = np.zeros(11)
@@ -169,11 +169,6 @@ def test_a_closing_tag_of_several_tokens_stops_as_a_string(tiny_model, tokenizer
     assert split.encode("</answer>")[0] not in request.stop_ids
 
 
-def test_score_tokens_need_one_token_each(tokenizer):
-    assert len(set(single_token_scores(tokenizer))) == 11
-    assert single_token_scores(byte_tokenizer()) == ()  # "10" takes two
-
-
 def test_a_prompt_beyond_the_context_is_missing(build):
     critic = build([score(5)])
     critic._runtime.max_length = 60
@@ -245,7 +240,7 @@ def test_samples_train_the_completion_only(build):
     assert not sample.mask[:first].any() and (sample.mask[first:] == 1).all()
     assert sample.old_logprobs is not None
     np.testing.assert_array_equal(sample.old_logprobs[first:], thought.logprobs)
-    assert sample.temperature == 0.8 and sample.score is None
+    assert sample.temperature == 0.8 and not sample.scores
 
 
 def test_pooled_targets_are_the_mean_return_and_train_once(build):
@@ -302,10 +297,11 @@ def test_the_exact_score_gradient_replaces_the_sampled_one(build, tokenizer):
     critic = build([score(6)], GOLDEN, exact_score_gradient=True, reasoning_weight=0.25)
     estimates = critic.estimate([state(reward=1.0)], step=0)
     sample, thought = trained(critic, estimates)[0], estimates[0].thoughts[0]
-    assert sample.score is not None and thought.score_at is not None
+    assert thought.score_at is not None
     at = len(thought.prompt_ids) + thought.score_at
-    assert sample.score.at == at and tokenizer.decode([sample.ids[at]]) == "6"
-    assert sample.score.rewards == pytest.approx([1 - (1 - i / 10) ** 2 for i in range(11)])
+    (exact,) = sample.scores
+    assert exact.at == at and tokenizer.decode([sample.ids[at]]) == "6"
+    assert exact.rewards == pytest.approx([1 - (1 - i / 10) ** 2 for i in range(11)])
     assert sample.mask[at] == 0 and sample.mask[-1] == 0.25
     # The reasoning's reward is the expectation: 0.75 * (1 - 0.64) + 0.25 * (1 - 0.16).
     assert advantages([sample]) == pytest.approx([0.75 * 0.36 + 0.25 * 0.84])
@@ -316,7 +312,7 @@ def test_without_a_score_the_exact_gradient_trains_the_whole_completion(build):
                    reinforce_baseline="leave_one_out")  # fmt: skip
     samples = trained(critic, critic.estimate([state((5,)), state((6,))], step=0))
     expected = 0.75 * 0.36 + 0.25 * 0.84
-    assert samples[1].score is None and samples[1].mask[-1] == 1.0
+    assert not samples[1].scores and samples[1].mask[-1] == 1.0
     assert advantages(samples)[1] == pytest.approx(0 - expected)
 
 

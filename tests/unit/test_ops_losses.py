@@ -188,7 +188,7 @@ def test_expected_score_loss_by_hand():
     # E[R] = 11 * .65 / 12 = .595833;  d loss/d logit_j = -(R_j - E[R]) / 12, R = 0 off the scores.
     scores, rewards = torch.arange(11)[None], critic_reward(torch.arange(11) / 10, 1.0)[None]
     logits = torch.zeros(1, 12, requires_grad=True)
-    loss = expected_score_loss(logits, scores, rewards)
+    loss = expected_score_loss(logits, scores, rewards, torch.zeros(1))
     torch.testing.assert_close(loss, torch.tensor([-0.595833]))
     loss.sum().backward()
     every = torch.cat([rewards, torch.zeros(1, 1)], -1)
@@ -196,12 +196,27 @@ def test_expected_score_loss_by_hand():
     assert logits.grad[0, 11] > 0  # descent takes probability away from what is no score
 
 
+def test_expected_score_loss_with_a_reward_for_other_tokens_by_hand():
+    # Behind a 1, r = 1: a 0 makes it 10 and earns 1, other digits nothing, the rest .19 = R(1).
+    # Half of the mass on "0", a quarter on "5", a quarter on what is no digit: E = .5 + .25 * .19.
+    logits = torch.full((1, 12), -40.0)
+    logits[0, [0, 5, 11]] = torch.tensor([0.5, 0.25, 0.25]).log()
+    logits.requires_grad_()
+    rewards = torch.eye(10)[:1]
+    loss = expected_score_loss(logits, torch.arange(10)[None], rewards, torch.tensor([0.19]))
+    torch.testing.assert_close(loss, torch.tensor([-0.5475]))
+    loss.sum().backward()
+    gains = torch.tensor([1 - 0.5475, 0 - 0.5475, 0.19 - 0.5475])
+    torch.testing.assert_close(logits.grad[0, [0, 5, 11]], -torch.tensor([0.5, 0.25, 0.25]) * gains)
+
+
 @quick
 @given(st.lists(st.floats(-3, 3), min_size=13, max_size=13), unit)
 def test_expected_score_gradient_is_the_mean_of_reinforce(numbers, outcome):
     logits, scores = row(*numbers).requires_grad_(), torch.arange(2, 13)[None]
     rewards = critic_reward(torch.arange(11) / 10, outcome)[None]
-    (got,) = torch.autograd.grad(expected_score_loss(logits, scores, rewards).sum(), logits)
+    loss = expected_score_loss(logits, scores, rewards, torch.zeros(1))
+    (got,) = torch.autograd.grad(loss.sum(), logits)
     logp = logits.log_softmax(-1)
     every = torch.cat([torch.zeros(1, 2), rewards], -1)
     reinforce = -(logp.exp().detach() * every * logp).sum()

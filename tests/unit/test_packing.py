@@ -117,7 +117,10 @@ def samples_of(loss: str) -> list[Sample]:
                 "ref_logprobs": stream(-5, -2, size),
             }
             if size > 7:
-                streams["score"] = ScoreTarget(size - 3, SCORE_IDS, tuple(rng.random(11).tolist()))
+                streams["scores"] = tuple(
+                    ScoreTarget(at, SCORE_IDS, tuple(rng.random(11).tolist()), other)
+                    for at, other in ((size - 3, 0.0), (size - 2, 0.25))[: 1 + size % 2]
+                )
         elif loss == "value":
             streams = {"targets": stream(0, 1, size)}
         heat = float(rng.choice([0.75, 1.0, 1.25]))  # float32 holds these
@@ -174,9 +177,12 @@ def test_the_policy_loss_is_that_of_each_sequence_alone(exact):
     terms, scored, weights = [], [], 0
     for s in samples:
         logits = model(torch.tensor([s.ids]), use_cache=False).logits[0] / s.temperature
-        if s.score is not None:
-            p = torch.softmax(logits[s.score.at - 1], -1)[list(SCORE_IDS)]
-            scored.append((p * torch.tensor(s.score.rewards)).sum())
+        of_sample = []
+        for score in s.scores:
+            p = torch.softmax(logits[score.at - 1], -1)[list(SCORE_IDS)]
+            expected = (p * torch.tensor(score.rewards)).sum()
+            of_sample.append(expected + (1 - p.sum()) * score.otherwise)
+        scored += [sum(of_sample)] if of_sample else []
         entropy = torch.distributions.Categorical(logits=logits[:-1]).entropy()
         logp, mask = logprobs_alone(model, s), torch.tensor(s.mask[1:])
         old, ref, gain = (
