@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 
 from genac.runtime import Runtime
@@ -41,6 +40,9 @@ def save(root: Path, step: int, runtimes: Mapping[str, Runtime], state: dict[str
         _write(temporary, step, runtimes, state)
         shutil.rmtree(final, ignore_errors=True)
         os.rename(temporary, final)
+    except ChildProcessError:  # the writer died, which is no matter of the disk
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     except WRITE_ERRORS as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(
@@ -58,7 +60,7 @@ def _write(folder: Path, step: int, runtimes: Mapping[str, Runtime], state: dict
     folder.mkdir()
     for name, runtime in runtimes.items():
         runtime.save_model(folder / name)
-        torch.save(runtime.learner.state_dict(), folder / f"{name}.optimizer.pt")
+        runtime.learner.save(folder / f"{name}.optimizer.pt")
     versions = {name: runtime.version for name, runtime in runtimes.items()}
     (folder / "state.json").write_text(
         json.dumps({**state, "step": step, "versions": versions}, indent=1)
@@ -104,9 +106,6 @@ def load(folder: Path, runtimes: Mapping[str, Runtime]) -> dict[str, Any]:
     state = json.loads((folder / "state.json").read_text())
     for name, runtime in runtimes.items():
         runtime.load_weights(folder / name)
-        optimizer = torch.load(
-            folder / f"{name}.optimizer.pt", map_location=runtime.learner.device, weights_only=True
-        )
-        runtime.learner.load_state_dict(optimizer)
+        runtime.learner.load(folder / f"{name}.optimizer.pt")
         runtime.publish(state["versions"][name])
     return state

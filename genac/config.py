@@ -287,7 +287,12 @@ class HardwareConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto = bf16 on cuda, fp32 on CPU"
     )
-    threads: int = Field(default=0, ge=0, description="CPU threads, 0 = all")
+    threads: int = Field(default=0, ge=0, description="CPU threads of a process, 0 = all")
+    processes: int = Field(
+        default=1,
+        ge=0,
+        description="worker processes with one device each; 1 = none, 0 = one per visible GPU",
+    )
 
 
 class RunConfig(Section):

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from genac.critics.score_tokens import score_tokens
 from genac.engines import local
 from genac.evals import memory
 from genac.evals.lengths import LETTERS, Candidate, Lengths, candidates, measure
-from genac.evals.memory import as_text
+from genac.evals.memory import Spread, as_text
 from genac.models.loading import parameter_count
 from genac.runtime import Hardware
 from genac.stages.oracle import check as check_endpoint
@@ -66,8 +67,7 @@ def examine(cfg: RunConfig, gpu_gib: float | None = None) -> tuple[list[str], bo
     threads(found, cfg)
     with found.attempt("device"):
         hardware = Hardware.resolve(cfg.hardware) if gpu_gib is None else elsewhere(cfg)
-        where = hardware.device.type if gpu_gib is None else f"a GPU of {gpu_gib:g} GiB"
-        found.add("ok", f"device: {where}, {'bf16' if hardware.bf16 else 'fp32'}")
+        found.add("ok", f"device: {named(hardware, gpu_gib)}")
     with found.attempt("task"):
         task = make_task(cfg.task, cfg.seed)
         splits(found, cfg, task)
@@ -79,9 +79,11 @@ def examine(cfg: RunConfig, gpu_gib: float | None = None) -> tuple[list[str], bo
         lengths = measure(cfg, models)
         contexts(found, cfg, models, lengths)
         if hardware is not None:
-            needs = memory.demands(cfg, models, lengths, bf16=hardware.bf16)
             free = free_bytes(hardware) if gpu_gib is None else round(gpu_gib * 2**30)
-            fits(found, cfg, needs, free)
+            ask = partial(memory.demands, cfg, models, lengths, bf16=hardware.bf16)
+            needs = ask(where=spread(hardware))
+            more = more_processes(cfg, hardware, free, ask)
+            fits(found, cfg, needs, free, hardware, more)
             if gpu_gib is None:
                 disk(found, cfg, needs)
     return found.lines, not any(line.startswith("FAIL") for line in found.lines)
@@ -114,43 +116,94 @@ def versions(found: Findings) -> None:
 def threads(found: Findings, cfg: RunConfig) -> None:
     """Threads of matrix products against the cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    number = cfg.hardware.threads or torch.get_num_threads()
+    processes = max(1, cfg.hardware.processes)
+    share = max(1, (cores or 1) // processes)
+    number = cfg.hardware.threads or (share if processes > 1 else torch.get_num_threads())
     omp = os.environ.get("OMP_NUM_THREADS", "not set")
-    text = f"threads: {number} on {cores} cores (OMP_NUM_THREADS {omp})"
-    remedy = f"they wait for each other: set hardware.threads {cores}"
-    found.judge(number <= (cores or 1), text, remedy, "warn")
+    each = f" in each of {processes} processes" if processes > 1 else ""
+    text = f"threads: {number}{each} on {cores} cores (OMP_NUM_THREADS {omp})"
+    remedy = f"they wait for each other: set hardware.threads {share}"
+    found.judge(number * processes <= max(cores or 1, processes), text, remedy, "warn")
 
 
 def elsewhere(cfg: RunConfig) -> Hardware:
-    """The CUDA device that a run will have on another machine."""
-    return Hardware(torch.device("cuda"), bf16=cfg.hardware.precision != "fp32")
+    """The CUDA devices that a run will have on another machine."""
+    processes = cfg.hardware.processes
+    if not processes:
+        raise ValueError("hardware.processes is 0, all GPUs: say how many that machine has")
+    bf16 = cfg.hardware.precision != "fp32"
+    return Hardware(torch.device("cuda"), bf16=bf16, processes=processes)
+
+
+def named(hardware: Hardware, gpu_gib: float | None) -> str:
+    """'cpu, fp32' or '8 processes, each on a GPU of 80 GiB, bf16'."""
+    where = hardware.device.type if gpu_gib is None else f"a GPU of {gpu_gib:g} GiB"
+    several = f"{hardware.processes} processes, each on " if hardware.processes > 1 else ""
+    return f"{several}{where}, {'bf16' if hardware.bf16 else 'fp32'}"
+
+
+def spread(hardware: Hardware, processes: int | None = None) -> Spread:
+    count = processes or hardware.processes
+    return Spread(count, resting=count > 1 and hardware.device.type == "cuda")
 
 
 def free_bytes(hardware: Hardware) -> int:
-    cuda = hardware.device.type == "cuda"
-    return torch.cuda.mem_get_info()[0] if cuda else local.free_ram()
+    """For one process."""
+    if hardware.device.type == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    return local.free_ram() // hardware.processes
 
 
-def fits(found: Findings, cfg: RunConfig, needs: Sequence[memory.Demand], free: int) -> None:
-    """What the models of the joint stage take, against what is free."""
+def more_processes(
+    cfg: RunConfig, hardware: Hardware, free: int, ask: Callable[..., list[memory.Demand]]
+) -> int | None:
+    """The smallest number of GPUs, of one machine, over which models trained in full would fit."""
+    if hardware.device.type != "cuda":
+        return None
+    for count in (n for n in (2, 4, 8) if n > hardware.processes):
+        needs, limit = ask(where=spread(hardware, count)), ROOMY * free
+        if memory.total(needs) <= limit or memory.smaller(needs, limit):
+            return count
+    return None
+
+
+def fits(
+    found: Findings,
+    cfg: RunConfig,
+    needs: Sequence[memory.Demand],
+    free: int,
+    hardware: Hardware,
+    more: int | None,
+) -> None:
+    """What the models of the joint stage take of a process's memory, against what is free."""
     for d in needs:
-        text = f"{d.role} holds {as_text(d.held)}, caches {as_text(d.kept)} ({d.rows} rows)"
-        found.add("ok", f"memory: {text}, works in {as_text(d.peak)} ({d.tokens} tokens)")
+        shared = hardware.processes > 1 and d.gathered > 0
+        part = f" (its part of {hardware.processes})" if shared else ""
+        caches = f"caches {as_text(d.kept)} ({d.rows} rows), works in {as_text(d.peak)}"
+        if d.engine:
+            caches = f"works in {as_text(d.peak)}, engine and caches ({d.rows} rows) included"
+        text = f"{d.role} holds {as_text(d.held)}{part}, {caches} ({d.tokens} tokens)"
+        found.add("ok", f"memory: {text}")
     need = memory.total(needs)
-    text = f"memory: about {as_text(need)} needed, {as_text(free)} free"
-    remedy = cheaper(cfg, needs, memory.smaller(needs, ROOMY * free))
+    each = f" by each of {hardware.processes} processes" if hardware.processes > 1 else ""
+    text = f"memory: about {as_text(need)} needed{each}, {as_text(free)} free"
+    remedy = cheaper(cfg, needs, memory.smaller(needs, ROOMY * free), more)
     found.judge(need <= ROOMY * free, text, remedy, "FAIL" if need > free else "warn")
 
 
 def cheaper(
-    cfg: RunConfig, needs: Sequence[memory.Demand], cut: Sequence[memory.Demand] | None
+    cfg: RunConfig,
+    needs: Sequence[memory.Demand],
+    cut: Sequence[memory.Demand] | None,
+    more: int | None,
 ) -> str:
-    """Which keys to lower, and to what."""
+    """Which keys to lower, and to what; `more`: processes that would be enough."""
     if cut is None:
         roles = [("actor", cfg.actor), ("critic", cfg.critic)][: len(needs)]
         full = [f"{role}.lora.rank 16 with {role}.load.dtype bf16" for role, m in roles
                 if not m.lora.rank]  # fmt: skip
-        ways = [*full, "smaller models", "hardware.precision bf16"]
+        several = [f"hardware.processes {more}, one GPU each"] if more else []
+        ways = [*several, *full, "smaller models", "hardware.precision bf16"]
         return f"the models alone are too large: use {', or '.join(ways)}"
     steps = [("rollout.max_rows", needs[0].rows, cut[0].rows)]
     for old, new in zip(needs, cut, strict=True):

@@ -13,7 +13,8 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -34,6 +35,34 @@ from genac.ops.tensors import head_statistics
 from genac.types import Sample
 
 Totals = dict[str, float]
+
+
+class Trains(Protocol):
+    """What loops, critics and checkpoints ask of a learner, wherever it runs."""
+
+    processed_tokens: int  # read by the model so far; what samples share counts once
+
+    def learn(self, samples: Sequence[Sample], seed: int) -> Totals:
+        """Trains on the samples; returns means over tokens of what was measured on the way."""
+        ...
+
+    def logprobs(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+        """(T,) log-probabilities of each sample's tokens at its temperature, 0 where the mask is
+        0.
+        """
+        ...
+
+    def values(self, sequences: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+        """(T + 1,) values per sequence of T tokens; entry t is the value of the prefix ids[:t]."""
+        ...
+
+    def save(self, file: Path) -> None:
+        """Writes the optimiser's state."""
+        ...
+
+    def load(self, file: Path) -> None:
+        """Takes back what `save` wrote."""
+        ...
 
 
 class Learner:
@@ -73,24 +102,15 @@ class Learner:
 
     def learn(self, samples: Sequence[Sample], seed: int) -> Totals:
         """Trains on the samples; returns means over tokens of what was measured on the way."""
-        samples = [s for s in samples if s.mask[1:].any() or s.scores]
-        if not samples:
-            return {}
-        self.model.train()
-        rng, sums = np.random.default_rng(seed), defaultdict(list)
-        for _ in range(self.loss.num_iterations):
-            order = rng.permutation(len(samples))
-            for part in np.array_split(order, min(self.loss.num_minibatches, len(samples))):
-                for key, value in self._minibatch([samples[i] for i in part]).items():
-                    sums[key].append(value)
-        return {key: float(np.mean(values)) for key, values in sums.items()}
+        return over_minibatches(samples, seed, self.loss, self._minibatch)
 
     def _minibatch(self, samples: list[Sample]) -> Totals:
-        """One optimiser step; every denominator is a count over the whole mini-batch."""
         require_alike(samples)
-        tokens = max(1.0, float(sum((s.mask[1:] != 0).sum() for s in samples)))
-        scores = max(1, sum(bool(s.scores) for s in samples))
-        counts = {"token": tokens, "sequence": float(len(samples)), "score": float(scores)}
+        return self.step_on(samples, counts_of(samples))
+
+    def step_on(self, samples: Sequence[Sample], counts: Totals) -> Totals:
+        """One optimiser step; every denominator is a count over the whole mini-batch."""
+        self.model.train()
         totals: Totals = defaultdict(float)
         self.optimizer.zero_grad(set_to_none=True)
         for rows, _ in self._microbatches(samples):
@@ -101,8 +121,8 @@ class Learner:
                     loss.backward()
             for key, value in {"loss": loss.detach(), **measured}.items():
                 totals[key] += float(value)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.cfg.max_grad_norm)
-        totals["grad_norm"] = float(norm)
+        totals = self._whole(totals)
+        totals["grad_norm"] = self._clip()
         if not np.isfinite(totals["loss"]) or not np.isfinite(totals["grad_norm"]):
             raise FloatingPointError(
                 f"loss {totals['loss']} / gradient norm {totals['grad_norm']} at optimiser step "
@@ -111,6 +131,14 @@ class Learner:
             )
         self._step()
         return dict(totals)
+
+    def _whole(self, totals: Totals) -> Totals:
+        """The sums over the whole mini-batch, of which this learner may have a part only."""
+        return totals
+
+    def _clip(self) -> float:
+        """Limits the gradient's norm; returns what it was."""
+        return float(torch.nn.utils.clip_grad_norm_(self.parameters, self.cfg.max_grad_norm))
 
     def _microbatches(self, samples: Sequence[Sample]) -> Iterator[tuple[Rows, list[int]]]:
         """Micro-batches on the device, each with the places of its samples."""
@@ -134,8 +162,12 @@ class Learner:
         self.steps += 1
 
     def _loss(self, name: str, rows: Rows, counts: Totals) -> tuple[Tensor, dict[str, Tensor]]:
+        return self._call(lambda: LOSSES[name](self, rows, counts))
+
+    def _call(self, compute: Callable[[], Any]) -> Any:
+        """Everything that asks the model passes here."""
         with self._autocast():
-            return LOSSES[name](self, rows, counts)
+            return compute()
 
     def _autocast(self) -> Any:
         if not self.bf16:
@@ -217,8 +249,8 @@ class Learner:
         self.model.eval()
         out: list[np.ndarray] = [np.zeros(0)] * len(samples)
         for rows, members in self._microbatches(samples):
-            with self._autocast(), self._attention(rows):
-                result = compute(rows).float().cpu().numpy()
+            with self._attention(rows):
+                result = self._call(lambda rows=rows: compute(rows)).float().cpu().numpy()
             for row, index in enumerate(members):
                 out[index] = result[row, : len(samples[index].ids)].copy()
         return out
@@ -234,6 +266,40 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps = state["steps"]
+
+    def save(self, file: Path) -> None:
+        torch.save(self.state_dict(), file)
+
+    def load(self, file: Path) -> None:
+        self.load_state_dict(torch.load(file, map_location=self.device, weights_only=True))
+
+
+def over_minibatches(
+    samples: Sequence[Sample],
+    seed: int,
+    loss: LossConfig,
+    minibatch: Callable[[list[Sample]], Totals],
+) -> Totals:
+    """Epochs of shuffled mini-batches over the samples that train anything; means of what each
+    measured.
+    """
+    samples = [s for s in samples if s.mask[1:].any() or s.scores]
+    if not samples:
+        return {}
+    rng, sums = np.random.default_rng(seed), defaultdict(list)
+    for _ in range(loss.num_iterations):
+        order = rng.permutation(len(samples))
+        for part in np.array_split(order, min(loss.num_minibatches, len(samples))):
+            for key, value in minibatch([samples[i] for i in part]).items():
+                sums[key].append(value)
+    return {key: float(np.mean(values)) for key, values in sums.items()}
+
+
+def counts_of(samples: Sequence[Sample]) -> Totals:
+    """What the losses of a mini-batch divide by: trained tokens, sequences, score tokens."""
+    tokens = max(1.0, float(sum((s.mask[1:] != 0).sum() for s in samples)))
+    scores = max(1, sum(bool(s.scores) for s in samples))
+    return {"token": tokens, "sequence": float(len(samples)), "score": float(scores)}
 
 
 def plain_head(model: Any) -> bool:

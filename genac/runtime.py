@@ -7,6 +7,7 @@ without an engine. Placement (device, precision, threads) is decided here and no
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from genac.config import HardwareConfig, LoadConfig, LoraConfig, LossConfig, OptimizerConfig
 from genac.engines.base import Engine, Request
 from genac.engines.local import LocalEngine
-from genac.learner import Learner
-from genac.models.loading import context_length, load_model, load_tokenizer
+from genac.learner import Learner, Trains
+from genac.models.loading import context_length, fingerprint, load_model, load_tokenizer
 from genac.models.lora import attach, beside, load_adapters, save_merged
 from genac.models.value_head import ValueModel, outputs_of
 from genac.seeding import derive_seed
@@ -32,7 +34,7 @@ class Runtime:
     role: str
     model: Any
     tokenizer: Any
-    learner: Learner
+    learner: Trains
     engine: Engine | None
     max_length: int
     version: int = 0
@@ -61,13 +63,23 @@ class Runtime:
         ask = Request(prompt_ids, 1, seed=0, temperature=0.0, watch_ids=watched)
         return self.sampler.generate([ask])[0].watched[0]
 
-    def save_model(self, folder: Path) -> None:
-        """An ordinary Hugging Face folder (plus the value head, where there is one)."""
+    def fingerprint(self) -> str:
+        """Tells checkpoints apart: a hash over a few weights of every parameter."""
+        return fingerprint(self.model)
+
+    def base(self) -> str:
+        """Tells the frozen weights under adapters apart."""
+        return fingerprint(self.model, frozen=True)
+
+    def save_model(self, folder: Path, whole: Mapping[str, Tensor] | None = None) -> None:
+        """An ordinary Hugging Face folder (plus the value head, where there is one). `whole`: the
+        weights of a model of which this process has a part only.
+        """
         try:
             if isinstance(self.model, ValueModel):
-                self.model.save_pretrained(folder)
+                self.model.save_pretrained(folder, whole)
             else:
-                save_merged(self.model, folder)
+                save_merged(self.model, folder, whole)
             self.tokenizer.save_pretrained(folder)
         except SafetensorError as error:  # what safetensors raises on a full disk
             raise OSError(errno.EIO, f"{folder} could not be written ({error})") from error
@@ -86,8 +98,10 @@ class Runtime:
 class Hardware:
     """Resolved device and precision."""
 
-    device: torch.device
+    device: torch.device  # without a number where there are several processes
     bf16: bool
+    processes: int = 1  # workers with one device each; 1 = everything in this process
+    threads: int = 0  # of a process, 0 = torch's choice
 
     @classmethod
     def resolve(cls, cfg: HardwareConfig) -> Hardware:
@@ -96,6 +110,12 @@ class Hardware:
                 "hardware.device is 'cuda' but no CUDA device is visible; use 'cpu' or 'auto'"
             )
         name = "cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu"
+        devices = torch.cuda.device_count() if name == "cuda" else None
+        if devices is not None and cfg.processes > devices:
+            raise ValueError(
+                f"hardware.processes is {cfg.processes} but {devices} CUDA devices are visible, "
+                f"and every process needs one; use at most {devices}, or 0 for all of them"
+            )
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
         # fp32 is the default on CPU: bf16 is faster only where the processor has it, and slower
@@ -103,6 +123,8 @@ class Hardware:
         return cls(
             torch.device(name),
             cfg.precision == "bf16" or (cfg.precision == "auto" and name == "cuda"),
+            cfg.processes or devices or 1,
+            cfg.threads,
         )
 
 
@@ -148,6 +170,7 @@ def critic_beside(
     decay_steps: int | None = None,
     load: LoadConfig | None = None,
     seed: int = 0,
+    kind: type[Learner] = Learner,
 ) -> Runtime:
     """A generative critic that is a second set of adapters on the actor's frozen weights: those
     saved in `path` where it is `trained`, else new ones."""
@@ -155,7 +178,9 @@ def critic_beside(
     if trained:
         load_adapters(model, Path(path))
     tokenizer = load_tokenizer(path, (load or LoadConfig()).chat_template_kwargs)
-    return around("critic", model, tokenizer, hardware, optimizer, None, max_rows, decay_steps)
+    return around(
+        "critic", model, tokenizer, hardware, optimizer, None, max_rows, decay_steps, kind
+    )
 
 
 def around(
@@ -167,9 +192,10 @@ def around(
     loss: LossConfig | None,
     max_rows: int,
     decay_steps: int | None,
+    kind: type[Learner] = Learner,
 ) -> Runtime:
     """A runtime with learner and engine around a loaded model."""
-    learner = Learner(model, optimizer, loss, bf16=hardware.bf16, decay_steps=decay_steps)
+    learner = kind(model, optimizer, loss, bf16=hardware.bf16, decay_steps=decay_steps)
     limit = context_length(model, tokenizer)
     engine = LocalEngine(
         model,

@@ -38,6 +38,7 @@ LEVELS = {
     "rollout": 6,
     "states": 6,
     "checkpoint": 6,
+    "distributed": 6,
     "critics": 7,
     "credit": 7,
     "evals": 8,

@@ -19,9 +19,9 @@ import numpy as np
 
 from genac.config import GenerativeConfig
 from genac.critics.base import Metrics, pooled_returns, rollouts_of, unique_states
-from genac.critics.parsing import CLOSE, SCORES, parse_score, score_position
+from genac.critics.parsing import CLOSE, SCORES
 from genac.critics.prompts import Context, PromptBuilder, size_text, template
-from genac.critics.score_tokens import ScoreTokens, score_tokens
+from genac.critics.score_tokens import ScoreReader, ScoreTokens, score_tokens
 from genac.engines.base import Completion, Request
 from genac.models.loading import parameter_count
 from genac.ops.losses import critic_reward
@@ -47,7 +47,7 @@ class GenerativeCritic:
         close = runtime.tokenizer.encode(CLOSE, add_special_tokens=False)
         self.stop_ids = (*stop_ids(runtime), *(close if len(close) == 1 else ()))
         self.stop = () if len(close) == 1 else (CLOSE,)
-        self._piece: dict[int, str] = {}
+        self.reader = ScoreReader(runtime.tokenizer, self.scores)
 
     # --- values --------------------------------------------------------------------------------
 
@@ -95,7 +95,7 @@ class GenerativeCritic:
                 stop_ids=self.stop_ids,
                 stop=self.stop,
                 watch_ids=self.scores.ids if self.scores else (),
-                fork=self._fork if self.scores and self.scores.one is not None else None,
+                fork=self.reader if self.scores and self.scores.one is not None else None,
             )
             for i, k in asked
         ]
@@ -118,7 +118,7 @@ class GenerativeCritic:
         return room
 
     def _thought(self, prompt_ids: tuple[int, ...], completion: Completion) -> Thought:
-        text, score, at = self._parse(completion.ids)
+        text, score, at = self.reader.parse(completion.ids)
         value = None if score is None else score / (SCORES - 1)
         thought = Thought(prompt_ids, completion.ids, completion.logprobs, text, value, at)
         tokens, watched = self.scores, completion.watched
@@ -130,26 +130,6 @@ class GenerativeCritic:
         behind = watched[at + 1] if completion.ids[at] == tokens.one else completion.forked
         probs, after_one = tokens.read(watched[at], behind)
         return replace(thought, score_probs=probs, after_one=after_one)
-
-    def _parse(self, ids: tuple[int, ...]) -> tuple[str, int | None, int | None]:
-        """Text, score and place of the score's first token in a completion."""
-        pieces = [self._decode(token) for token in ids]
-        text = "".join(pieces)
-        score = parse_score(text)
-        return text, score, score_position(pieces) if score is not None else None
-
-    def _fork(self, ids: tuple[int, ...]) -> tuple[int, int] | None:
-        """A 1 in the place of another score: what may follow it is part of the distribution."""
-        at = self._parse(ids)[2]
-        assert self.scores is not None and self.scores.one is not None
-        if at is None or ids[at] not in self.scores.ids or ids[at] == self.scores.one:
-            return None
-        return at, self.scores.one
-
-    def _decode(self, token: int) -> str:
-        if token not in self._piece:
-            self._piece[token] = self._runtime.tokenizer.decode([token])
-        return self._piece[token]
 
     def value(self, thoughts: Sequence[Thought]) -> float | None:
         """Mean over the thoughts that gave a score."""

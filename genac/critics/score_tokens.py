@@ -17,12 +17,15 @@ Shapes: _K first token (11, or the 10 digits).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from genac.critics.parsing import CLOSE, OPEN, SCORES
+from genac.critics.parsing import CLOSE, OPEN, SCORES, parse_score, score_position
+from genac.models.loading import load_tokenizer
 from genac.types import ScoreTarget, Thought
 
 DIGITS = SCORES - 1
@@ -74,6 +77,44 @@ class ScoreTokens:
         if thought.completion_ids[thought.score_at] != self.one:
             return (begin,)
         return begin, ScoreTarget(at + 1, self.ids, (high, *[0.0] * (DIGITS - 1)), low)
+
+
+class ScoreReader:
+    """Reads completions. As a `Fork` it names what else a score could have begun with; it travels
+    to other processes as the name of its tokenizer, which is loaded there once.
+    """
+
+    def __init__(self, tokenizer: Any, scores: ScoreTokens | None) -> None:
+        self.tokenizer, self.scores = tokenizer, scores
+        self._piece: dict[int, str] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reader_named, (self.tokenizer.name_or_path, self.scores)
+
+    def parse(self, ids: Sequence[int]) -> tuple[str, int | None, int | None]:
+        """Text, score and place of the score's first token in a completion."""
+        pieces = [self._decode(token) for token in ids]
+        text = "".join(pieces)
+        score = parse_score(text)
+        return text, score, score_position(pieces) if score is not None else None
+
+    def __call__(self, ids: tuple[int, ...]) -> tuple[int, int] | None:
+        """A 1 in the place of another score: what may follow it is part of the distribution."""
+        at = self.parse(ids)[2]
+        assert self.scores is not None and self.scores.one is not None
+        if at is None or ids[at] not in self.scores.ids or ids[at] == self.scores.one:
+            return None
+        return at, self.scores.one
+
+    def _decode(self, token: int) -> str:
+        if token not in self._piece:
+            self._piece[token] = self.tokenizer.decode([token])
+        return self._piece[token]
+
+
+@lru_cache(maxsize=4)
+def reader_named(name_or_path: str, scores: ScoreTokens | None) -> ScoreReader:
+    return ScoreReader(load_tokenizer(name_or_path), scores)
 
 
 def score_tokens(tokenizer: Any) -> ScoreTokens | None:

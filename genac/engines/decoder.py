@@ -8,7 +8,7 @@ Shapes: _B row, _T position, _H query head, _K key/value head, _D head dimension
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genac.models.lora import weight_of
+from genac.models.sharding import gathered
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma")
 # Rotary frequencies of these kinds do not depend on the length of the sequence.
@@ -95,12 +96,17 @@ class Decoder:
         gain = lambda norm: norm.weight.detach().float() + (1.0 if gemma else 0.0)  # noqa: E731
         cast = lambda weight: weight.to(self.dtype).contiguous()  # noqa: E731
         config = model.config
-        self.embedding = cast(model.model.embed_tokens.weight.detach().clone())
-        if gemma:
-            self.embedding = self.embedding * config.hidden_size**0.5
         self.act = ACTIVATIONS[getattr(config, "hidden_activation", None) or config.hidden_act]
-        self.head = cast(model.lm_head.weight.detach().float() * gain(model.model.norm))
-        self.layers = [self._layer(layer, gain, cast) for layer in model.model.layers]
+        with gathered(model):
+            self.embedding = cast(model.model.embed_tokens.weight.detach().clone())
+            if gemma:
+                self.embedding = self.embedding * config.hidden_size**0.5
+            self.head = cast(model.lm_head.weight.detach().float() * gain(model.model.norm))
+        # One layer after the other takes the old one's place: two copies need not fit at once.
+        self.layers: list[Layer] = getattr(self, "layers", [])
+        for index, layer in enumerate(model.model.layers):
+            with gathered(layer):
+                self.layers[index : index + 1] = [self._layer(layer, gain, cast)]
 
     def _layer(self, layer: Any, gain: Any, cast: Any) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
@@ -134,6 +140,14 @@ class Decoder:
             gate_up=cast(gate_up * gain(layer.post_attention_layernorm)),
             down=cast(weight_of(mlp.down_proj).clone()),
         )
+
+    def to(self, device: torch.device | str) -> None:
+        """Moves all weights."""
+        self.embedding, self.head = self.embedding.to(device), self.head.to(device)
+        self.inv_freq = self.inv_freq.to(device)
+        for index, layer in enumerate(self.layers):
+            own = [getattr(layer, f.name) for f in fields(Layer)]
+            self.layers[index] = Layer(*(None if x is None else x.to(device) for x in own))  # pyright: ignore[reportArgumentType]
 
     def _paired(self, weight: Tensor) -> Tensor:
         """Rows of each head reordered so that the rotary pair (i, i + D/2) is (2i, 2i + 1)."""

@@ -67,6 +67,17 @@ class LocalEngine:
             self.model = ForwardSteps.copied(model)
         self.version = version
 
+    def rest(self) -> None:
+        """Its weights leave the device for main memory, until `wake`."""
+        self._weights.to("cpu")
+
+    def wake(self) -> None:
+        self._weights.to(self.device)
+
+    @property
+    def _weights(self) -> Any:
+        return self.model if self.decoder is None else self.decoder
+
     @torch.no_grad()
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         for request in requests:

@@ -106,7 +106,7 @@ def known_only(states: list[State], values: list[MonteCarloValue], rates: list[f
 
 def save_panel(panel: Panel, file: Path, actor: Runtime) -> None:
     """JSON lines: a head that says whose panel it is, then one state per line."""
-    head = {"actor": fingerprint(actor.model), "tokenizer": vocabulary_hash(actor.tokenizer)}
+    head = {"actor": actor.fingerprint(), "tokenizer": vocabulary_hash(actor.tokenizer)}
     rows = [head] + [
         {
             "problem": state.rollout.problem.id,
@@ -138,7 +138,7 @@ def load_panel(file: Path, world: World, actor: Runtime) -> Panel:
             f"the panel {file} was made with another tokenizer than this actor's, so its token "
             "prefixes mean something else; build a panel with this actor"
         )
-    if head.get("actor") != fingerprint(actor.model):
+    if head.get("actor") != actor.fingerprint():
         raise ValueError(
             f"the panel {file} was made by another actor (or another checkpoint of it): its values "
             "are that actor's; build a panel with this actor"
@@ -163,21 +163,6 @@ def load_panel(file: Path, world: World, actor: Runtime) -> Panel:
     states = [_state(row, problems, rollouts, tokenizer) for row in rows]
     values = [MonteCarloValue(row["value"], row["count"]) for row in rows]
     return Panel(states, values, [row["problem_rate"] for row in rows])
-
-
-def fingerprint(model: Any) -> str:
-    """Tells checkpoints apart: a hash over a few weights of every parameter.
-
-    LoRA's random halves are left out: beside their untrained partners, which are 0, they are noise
-    of the run's seed.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if ".lora_A" in name:
-            continue
-        few = parameter.detach().flatten()[:: max(1, parameter.numel() // 32)][:32]
-        digest.update(name.encode() + few.float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def vocabulary_hash(tokenizer: Any) -> str:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from genac.config import LoadConfig, RunConfig
 from genac.critics.prompts import Context, PromptBuilder, template
-from genac.models.loading import context_length, load_tokenizer
+from genac.models.loading import context_length, load_tokenizer, on_meta
 from genac.models.tiny import build_model, build_tokenizer
 from genac.rollout import encode_prompt
 from genac.tasks import make_task
@@ -94,20 +94,13 @@ def candidate(cfg: RunConfig, path: str | None, load: LoadConfig) -> Candidate:
     if local and not any(Path(path).glob("*.safetensors")):
         raise ValueError(f"{path!r} holds no *.safetensors; write it with model.save_pretrained")
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        model = on_meta(config)
+        model = on_meta(AutoConfig.from_pretrained(path, trust_remote_code=False))
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
             f"no causal LM in {path!r} ({reason:.200}); give a Hugging Face folder or a hub name"
         ) from error
     return Candidate(model, load_tokenizer(path, load.chat_template_kwargs) if local else None)
-
-
-def on_meta(config: Any) -> Any:
-    """The causal LM of a config, without memory for its weights."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def measure(cfg: RunConfig, models: Mapping[str, Candidate]) -> Lengths:

@@ -51,6 +51,8 @@ class Demand:
     logits: int = 0  # per token besides, up to `most_logits`: the learner takes them in chunks
     most_logits: int = 0
     saved: int = 0  # in one checkpoint
+    engine: int = 0  # its weights, where they are on the device only while it samples
+    gathered: int = 0  # while training: what is whole of a model that is divided
 
     @property
     def kept(self) -> int:
@@ -61,7 +63,20 @@ class Demand:
         """What comes and goes: the larger of sampling and training."""
         tokens = max(self.tokens, self.longest)
         training = tokens * self.token + min(tokens * self.logits, self.most_logits)
-        return max(self.rows * self.row, self.reading, training)
+        sampling = self.engine + max(self.rows * self.row, self.reading)
+        return max(sampling, training + self.gathered)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Over how many processes a run is spread, and whether an engine that does not sample leaves
+    nothing on the device, neither weights nor caches (as those of GPU workers do)."""
+
+    processes: int = 1
+    resting: bool = False
+
+
+ALONE = Spread()
 
 
 @dataclass(frozen=True)
@@ -72,21 +87,42 @@ class Trained:
     shared: bool = False  # the weights are the actor's, in memory; a checkpoint has its own
     adapters: int = 0  # LoRA's parameters, 0 = all weights are trained
     checkpointing: bool = False
+    where: Spread = ALONE
 
     @classmethod
-    def of(cls, model: Any, cfg: ActorConfig | CriticConfig) -> Trained:
+    def of(cls, model: Any, cfg: ActorConfig | CriticConfig, where: Spread = ALONE) -> Trained:
         return cls(
             HALF if cfg.load.dtype == "bf16" else FLOAT,
             isinstance(cfg, CriticConfig) and cfg.share_base,
             adapter_count(model, cfg.lora),
             cfg.optimizer.gradient_checkpointing,
+            where,
         )
+
+    @property
+    def shares(self) -> int:
+        """Into how many parts weights, gradients and moments are divided: under adapters every
+        process has all of them.
+        """
+        return 1 if self.adapters else self.where.processes
 
     def held(self, count: int, trained: int | None = None) -> int:
         """Weights, and of what is trained gradients and both moments."""
         own = self.adapters or (count if trained is None else trained)
         weights = 0 if self.shared else count * self.stored
-        return weights + own * (FLOAT + ADAMW) + self.adapters * FLOAT
+        return (weights + own * (FLOAT + ADAMW)) // self.shares + self.adapters * FLOAT
+
+    def gathered(self, model: Any, bf16: bool) -> int:
+        """What is whole while a divided model learns: what lies outside the layers with its
+        gradients and their copy on the way to the others, and two layers likewise; without
+        checkpointing also all weights as autocast has cast them, for the backward pass.
+        """
+        if self.shares == 1:
+            return 0
+        layer = parameter_count(model.base_model.layers[0])
+        outside = parameter_count(model) - len(model.base_model.layers) * layer
+        cast = 0 if self.checkpointing or not bf16 else parameter_count(model) * HALF
+        return (3 * outside + 4 * layer) * FLOAT + cast
 
     def saved(self, count: int) -> int:
         """A checkpoint: the weights, and the moments (and adapters) that go on."""
@@ -103,9 +139,14 @@ def adapter_count(model: Any, cfg: LoraConfig) -> int:
 
 
 def demands(
-    cfg: RunConfig, models: Mapping[str, Candidate], lengths: Lengths, *, bf16: bool
+    cfg: RunConfig,
+    models: Mapping[str, Candidate],
+    lengths: Lengths,
+    *,
+    bf16: bool,
+    where: Spread = ALONE,
 ) -> list[Demand]:
-    """One Demand per model of the joint stage, the largest of a run."""
+    """One Demand per model of the joint stage, the largest of a run; of each process."""
     actor, kind, rows = models["actor"].model, cfg.critic.kind, cfg.rollout.max_rows
     new = cfg.rollout.max_completion_length
     longest = lengths.prompt + new
@@ -113,21 +154,21 @@ def demands(
     branches = kind == "monte_carlo" or cfg.evaluate.panel_problems > 0
     read = longest if branches else lengths.prompt
     sizes = (read, longest, new)
-    found = [language(actor, "actor", sizes, rows, bf16, Trained.of(actor, cfg.actor))]
+    found = [language(actor, "actor", sizes, rows, bf16, Trained.of(actor, cfg.actor, where))]
     if kind == "generative":
         thought = cfg.critic.generative.max_new_tokens
         read = max(1, min(lengths.question + new, models["critic"].limit - thought))
         critic = models["critic"].model
         sizes = (read, read + thought, thought)
-        how = Trained.of(critic, cfg.critic)
+        how = Trained.of(critic, cfg.critic, where)
         found.append(language(critic, "critic", sizes, rows, bf16, how))
     elif kind == "discriminative":
         critic = models["critic"].model
-        found.append(value_head(critic, longest, bf16, Trained.of(critic, cfg.critic)))
+        found.append(value_head(critic, longest, bf16, Trained.of(critic, cfg.critic, where)))
     if cfg.loss.beta:
-        stored = Trained.of(actor, cfg.actor).stored
-        held = parameter_count(actor) * stored + engine_bytes(actor, bf16)
-        found.append(Demand("reference", parameter_count(actor), held))
+        how, count = Trained.of(actor, cfg.actor, where), parameter_count(actor)
+        engine = 0 if where.resting else engine_bytes(actor, bf16)
+        found.append(Demand("reference", count, count * how.stored // how.shares + engine))
     return [with_microbatch(cfg, demand) for demand in found]
 
 
@@ -159,19 +200,23 @@ def language(
     """Actor or generative critic. lengths: read at once, whole sequence, written, at most."""
     read, longest, new = lengths
     count, vocab = parameter_count(model), model.config.get_text_config().vocab_size
+    engine, resting = engine_bytes(model, bf16), how.where.resting
+    cache = round(cache_bytes(model, longest, bf16) * (1 + TURN_OVER_BELOW))
     return Demand(
         role,
         count,
-        held=how.held(count) + engine_bytes(model, bf16),
+        held=how.held(count) + (0 if resting else engine),
         rows=rows,
         longest=longest,
-        cache=round(cache_bytes(model, longest, bf16) * (1 + TURN_OVER_BELOW)),
-        row=decoding_bytes(model, read, longest, bf16) + vocab * LOGITS,
+        cache=0 if resting else cache,
+        row=decoding_bytes(model, read, longest, bf16) + vocab * LOGITS + (cache if resting else 0),
         reading=reading_bytes(model, read, bf16),
         token=activation_bytes(model, bf16, how.checkpointing),
         logits=round(vocab * LOGITS * new / longest),  # only written tokens pass the LM head
         most_logits=max(CHUNK_TOKENS * vocab, KEPT_LOGITS) * LOGITS,
         saved=how.saved(count),
+        engine=engine if resting else 0,
+        gathered=how.gathered(model, bf16),
     )
 
 
@@ -182,8 +227,9 @@ def value_head(model: Any, longest: int, bf16: bool, how: Trained = FULL) -> Dem
     token = activation_bytes(model, bf16, how.checkpointing)
     saved = count * how.stored + (how.adapters or trained) * ADAMW
     return Demand(
-        "critic", count, how.held(count, trained), longest=longest, token=token, saved=saved
-    )
+        "critic", count, how.held(count, trained), longest=longest, token=token, saved=saved,
+        gathered=how.gathered(model, bf16),
+    )  # fmt: skip
 
 
 def total(needs: Sequence[Demand]) -> int:

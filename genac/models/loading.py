@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
+
+from genac.models.sharding import whole
 
 hf_logging.disable_progress_bar()
 
@@ -89,6 +92,14 @@ def load_model(
     return model
 
 
+def on_meta(config: Any, attention: str | None = None) -> Any:
+    """The causal LM of a config in fp32, without memory for its weights."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False
+        )
+
+
 def context_length(model: Any, tokenizer: Any) -> int:
     """Tokens the model can read at once."""
     limit = getattr(model.config, "max_position_embeddings", None) or 10**9
@@ -97,6 +108,22 @@ def context_length(model: Any, tokenizer: Any) -> int:
 
 def parameter_count(model: Any) -> int:
     return sum(p.numel() for p in model.parameters())
+
+
+def fingerprint(model: Any, *, frozen: bool = False) -> str:
+    """Tells checkpoints apart: a hash over a few weights of every parameter, or of every frozen
+    one.
+
+    LoRA's random halves are left out: beside their untrained partners, which are 0, they are noise
+    of the run's seed.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if ".lora_A" in name or (frozen and parameter.requires_grad):
+            continue
+        few = whole(parameter.detach()).flatten()[:: max(1, parameter.numel() // 32)][:32]
+        digest.update(name.encode() + few.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _first_line(error: Exception) -> str:

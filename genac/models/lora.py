@@ -7,7 +7,7 @@ model; a checkpoint holds the adapters as well, which a resumed run goes on with
 from __future__ import annotations
 
 import copy
-import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +71,6 @@ def beside(model: Any, seed: int) -> Any:
     return twin
 
 
-def base_of(model: Any) -> str:
-    """Tells the frozen weights under adapters apart: a hash over a few of every parameter."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            few = parameter.detach().flatten()[:: max(1, parameter.numel() // 32)][:32]
-            digest.update(name.encode() + few.float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
 def weight_of(module: Any) -> Tensor:
     """The weight that a linear layer acts with, its adapter merged in."""
     if not hasattr(module, "get_delta_weight"):
@@ -94,13 +84,13 @@ def adapters(model: Any) -> dict[str, Tensor]:
     return {name: p for name, p in model.named_parameters() if ".lora_" in name}
 
 
-def save_merged(model: Any, folder: str | Path) -> None:
+def save_merged(model: Any, folder: str | Path, whole: Mapping[str, Tensor] | None = None) -> None:
     """An ordinary Hugging Face folder and, beside it, the adapters that a resumed run goes on
-    with.
+    with. `whole`: the weights of a model that is sharded.
     """
     found = adapters(model)
     if not found:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=whole)
         return
     merged = {n: weight_of(m) for n, m in model.named_modules() if hasattr(m, "get_delta_weight")}
     state = {}

@@ -4,6 +4,7 @@ head.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from genac.models.lora import save_merged
+from genac.models.sharding import below
 
 HEAD_FILE = "value_head.safetensors"
 
@@ -44,9 +46,10 @@ class ValueModel(nn.Module):
         hidden = self.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         return self.head(hidden.to(self.head.weight.dtype))
 
-    def save_pretrained(self, folder: Path) -> None:
-        save_merged(self.causal_lm, folder)
-        save_file(self.head.state_dict(), Path(folder) / HEAD_FILE)
+    def save_pretrained(self, folder: Path, whole: Mapping[str, Tensor] | None = None) -> None:
+        """`whole`: the weights of a model that is sharded."""
+        save_merged(self.causal_lm, folder, below(whole, "causal_lm."))
+        save_file(below(whole, "head.") or self.head.state_dict(), Path(folder) / HEAD_FILE)
 
     def load_head(self, folder: Path) -> None:
         """Reads the head saved beside the backbone; ValueError where there is none or another

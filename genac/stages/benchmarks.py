@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 
 from genac.config import RolloutConfig, RunConfig, TaskConfig
-from genac.evals.ground_truth import fingerprint
 from genac.ops.stats import bootstrap_interval, pass_at_k
 from genac.recipes import recorded
 from genac.rollout import World, collect
 from genac.runs.files import alone, append_line
 from genac.runs.store import Run, atomic_write, stable_hash
 from genac.runtime import Runtime
-from genac.stages.setup import Setup
+from genac.stages.setup import Setup, evaluated_here
 from genac.tasks import make_task
 from genac.tasks.sources import BENCHMARKS
 from genac.tasks.verifier import Verifier
@@ -41,12 +40,12 @@ def evaluate_benchmarks(arguments: Sequence[str]) -> str:
         raise ValueError("--samples and --limit must be at least 1")
     run = Path(asked.model) if (Path(asked.model) / "actor").is_dir() else None
     model = str(run / "actor") if run else asked.model
-    cfg = recorded(run, Run.open(run).config()) if run else RunConfig()
+    cfg = evaluated_here(recorded(run, Run.open(run).config()) if run else RunConfig())
     cfg = with_template(cfg, asked.chat_template_kwargs)
     setup = Setup.of(cfg)
     actor = setup.actor(model)
     settings = settings_of(asked, cfg, model) | {
-        "weights": fingerprint(actor.model),
+        "weights": actor.fingerprint(),
         "load": cfg.actor.load.model_dump(),
         "bf16": setup.hardware.bf16,
     }

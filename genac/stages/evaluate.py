@@ -14,7 +14,7 @@ from genac.recipes import recorded
 from genac.runs.store import Run, atomic_write
 from genac.stages.judge import cell
 from genac.stages.panels import stored_panel
-from genac.stages.setup import Setup, make_world
+from genac.stages.setup import Setup, evaluated_here, make_world
 
 
 def evaluate_run(folder: str | Path) -> str:
@@ -22,7 +22,7 @@ def evaluate_run(folder: str | Path) -> str:
     run = Run.open(folder)
     if not (run.path / "actor").is_dir():
         raise ValueError(f"{folder} holds no trained actor yet; let 'genac train' finish first")
-    cfg = recorded(run.path, run.config())
+    cfg = evaluated_here(recorded(run.path, run.config()))
     shifts = {"in distribution": {}, **cfg.task.shift}
     found = {name: evaluate_under(cfg, run.path, options) for name, options in shifts.items()}
     text = json.dumps(found, indent=1)

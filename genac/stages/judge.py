@@ -35,7 +35,7 @@ from genac.runs.store import Run, atomic_write
 from genac.runtime import Runtime
 from genac.sections import EndpointConfig
 from genac.stages.panels import stored_panel
-from genac.stages.setup import Setup, critic_card, make_world
+from genac.stages.setup import Setup, critic_card, evaluated_here, make_world
 
 Cell = dict[str, Any]
 USUAL = 32  # problems of a panel where the run has none
@@ -47,7 +47,8 @@ def evaluate_critics(arguments: Sequence[str]) -> str:
     run = Run.open(asked.run)
     if not (run.path / "actor").is_dir():
         raise ValueError(f"{asked.run} holds no trained actor yet; let 'genac train' finish first")
-    cfg = with_panel(recorded(run.path, run.config()), asked.problems, asked.continuations)
+    cfg = evaluated_here(recorded(run.path, run.config()))
+    cfg = with_panel(cfg, asked.problems, asked.continuations)
     own = [asked.run] if (run.path / "critic" / "critic.json").exists() else []
     sources = {name: critic_source(name, asked) for name in [*own, *asked.critics]}
     if not sources:

@@ -101,12 +101,14 @@ def train_in(setup: Setup, early: Setup, run: Run) -> Path:
 
 
 def config_hash(cfg: RunConfig) -> str:
-    """Hash of everything that can change results; where the run is kept, its name, how fast an
-    endpoint is asked, and a forced prompt (which must be possible on resume) are left out."""
+    """Hash of everything that can change results; where the run is kept, its name, how many
+    processes share the work, how fast an endpoint is asked, and a forced prompt (which must be
+    possible on resume) are left out."""
     skipped = {
         "output_dir": True,
         "name": True,
         "report_to": True,
+        "hardware": {"processes"},
         "stages": {"folder"},
         "critic": {"generative": {"force_prompt"}},
     }
@@ -142,6 +144,7 @@ NO_RESULT = (
     "output_dir",
     "name",
     "report_to",
+    "hardware.processes",
     "stages.folder",
     "critic.generative.force_prompt",
     *(f"stages.synthesize.endpoint.{name}" for name in NOT_ASKED),

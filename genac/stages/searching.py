@@ -30,7 +30,7 @@ from genac.search.candidates import Candidate, Searcher, answers, draw, judged, 
 from genac.search.rules import RULES, best
 from genac.stages.generate import generative
 from genac.stages.judge import critic_folder
-from genac.stages.setup import Setup, make_world
+from genac.stages.setup import Setup, evaluated_here, make_world
 from genac.types import Problem
 
 Groups = list[list[Candidate]]
@@ -116,7 +116,7 @@ def open_bench(name: str, asked: argparse.Namespace) -> Bench:
     run = Run.open(name)
     if not (run.path / "actor").is_dir():
         raise ValueError(f"{name} holds no trained actor yet; let 'genac train' finish first")
-    cfg = recorded(run.path, run.config())
+    cfg = evaluated_here(recorded(run.path, run.config()))
     setup = Setup.of(cfg)
     setup = Setup(cfg, setup.hardware, make_world(cfg, **shifted(cfg, asked.shift)))
     actor = setup.actor(run.path / "actor")

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from genac.config import RunConfig
 from genac.critics.base import Critic, NoCritic
 from genac.critics.discriminative import DiscriminativeCritic
 from genac.critics.exact import ExactCritic
 from genac.critics.generative import GenerativeCritic
 from genac.critics.monte_carlo import MonteCarloCritic
-from genac.models.lora import base_of
+from genac.distributed.build import critic_beside, language_model, require_supported, value_model
 from genac.models.value_head import HEAD_FILE
 from genac.rollout import World
 from genac.runs.store import atomic_write
-from genac.runtime import Hardware, Runtime, critic_beside, language_model, value_model
+from genac.runtime import Hardware, Runtime
 from genac.sections import OptimizerConfig
 from genac.tasks import make_task
 from genac.tasks.verifier import Verifier
@@ -34,6 +36,7 @@ class Setup:
     @classmethod
     def of(cls, cfg: RunConfig) -> Setup:
         hardware = Hardware.resolve(cfg.hardware)
+        require_supported(cfg, hardware)
         return cls(cfg, hardware, make_world(cfg))
 
     def actor(self, path: str | Path) -> Runtime:
@@ -115,7 +118,7 @@ class Setup:
         # Adapters belong to the weights they were trained on: those of the actor as it was loaded
         # for training. A finished run's actor is another base, so its critic comes by itself.
         start = not card and str(path) == actor.tokenizer.name_or_path
-        trained = bool(card) and card.get("base") == base_of(actor.model)
+        trained = bool(card) and card.get("base") == actor.base()
         if cfg.share_base and (start or trained):
             return critic_beside(
                 actor, str(path), self.hardware, optimizer, trained=trained, **options
@@ -123,6 +126,13 @@ class Setup:
         return language_model(
             "critic", str(path), self.hardware, optimizer, lora=cfg.lora, **options
         )
+
+
+def evaluated_here(cfg: RunConfig) -> RunConfig:
+    """A finished run's config on this machine, which may have fewer GPUs than the run had."""
+    processes = min(cfg.hardware.processes, max(1, torch.cuda.device_count()))
+    hardware = cfg.hardware.model_copy(update={"processes": processes})
+    return cfg.model_copy(update={"hardware": hardware})
 
 
 def critic_card(folder: str | Path) -> dict[str, Any]:
@@ -137,7 +147,7 @@ def save_critic(critic: Critic, cfg: RunConfig, folder: Path) -> None:
     critic.runtime.save_model(folder)
     card = {"kind": cfg.critic.kind, "config": cfg.critic.model_dump(), **critic.state()}
     if cfg.critic.share_base:
-        card["base"] = base_of(critic.runtime.model)
+        card["base"] = critic.runtime.base()
     atomic_write(folder / "critic.json", json.dumps(card, indent=1))
 
 

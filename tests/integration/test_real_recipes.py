@@ -27,19 +27,30 @@ SHAPES = {
                         "num_attention_heads": 16},
     "Qwen/Qwen3-4B": {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36,
                       "num_attention_heads": 32},
+    "Qwen/Qwen3-8B": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
+                      "num_attention_heads": 32, "tie_word_embeddings": False},
 }  # fmt: skip
+COMMON = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936,
+          "max_position_embeddings": 40_960, "tie_word_embeddings": True}  # fmt: skip
 ROWS = {
     "gsm8k": [{"question": f"Ann has {a} pens and buys {b}. How many has she now?",
                "answer": f"{a} + {b} = <<{a}+{b}={a + b}>>{a + b}\n#### {a + b}"}
               for a in range(12) for b in range(3)],
     "math": [{"problem": f"Compute ${a} \\cdot {b}$.", "level": "Level 1", "type": "Algebra",
               "solution": f"It is $\\boxed{{{a * b}}}$."} for a in range(12) for b in range(3)],
+    "deepscaler": [{"problem": f"Compute ${a} + {b}$.", "answer": f"{a + b}",
+                    "solution": f"Adding gives {a + b}."} for a in range(12) for b in range(3)],
 }  # fmt: skip
 TINY_STEPS: dict[str, Any] = {
     "rollout": {"num_prompts": 2, "num_generations": 2, "max_completion_length": 12},
     "critic": {"generative": {"max_new_tokens": 12}, "num_continuations": 2},
     "stages": {
-        "synthesize": {"num_prompts": 4, "num_generations": 2, "num_states": 8},
+        "synthesize": {
+            "oracle": "outcome",
+            "num_prompts": 4,
+            "num_generations": 2,
+            "num_states": 8,
+        },
         "critic_rl": {"steps": 1, "num_prompts": 2},
         "joint": {"steps": 2, "eval_every": 0},
     },
@@ -87,12 +98,11 @@ def test_the_doctor_finds_no_fault_on_the_gpu_it_is_for(
 ) -> None:
     wanted = read_recipe(RECIPES / f"{name}.yaml")["actor"]["model_name_or_path"]
     folder = Path(save_family("qwen3", tmp_path / "model", context=40_960))
-    shape = SHAPES[wanted] | {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936}
+    shape = COMMON | SHAPES[wanted]
     small = AutoConfig.from_pretrained(folder)
     Qwen3Config(
-        **shape, tie_word_embeddings=True, max_position_embeddings=40_960,
-        eos_token_id=small.eos_token_id, pad_token_id=small.pad_token_id,
-    ).save_pretrained(folder)  # fmt: skip
+        **shape, eos_token_id=small.eos_token_id, pad_token_id=small.pad_token_id
+    ).save_pretrained(folder)
     cfg = resolve(local_copy(name, tmp_path, str(folder)), {"algorithm": algorithm})
     lines, healthy = examine(cfg, gpu_gib=80)
     assert healthy, lines
@@ -117,6 +127,7 @@ def test_every_stage_on_a_tiny_model_of_the_family(
 ) -> None:
     model = save_family("qwen3", tmp_path / "model", context=2048)
     values = merge(local_copy(name, tmp_path, model), TINY_STEPS)
+    values["hardware"] = values["hardware"] | {"processes": 2 if "8gpu" in name else 1}
     for own in values["per_algorithm"].values():
         own.get("stages", {}).get("critic_rl", {}).update({"steps": 1, "num_prompts": 2})
         own.pop("critic", None)

@@ -18,7 +18,8 @@ from genac.engines import local
 from genac.engines.cache import row_bytes
 from genac.engines.local import LocalEngine
 from genac.evals import memory
-from genac.evals.lengths import candidates, measure, on_meta
+from genac.evals.lengths import candidates, measure
+from genac.models.loading import on_meta
 from genac.models.tiny import save_tiny
 from genac.recipes import resolve
 from genac.tasks import make_task
@@ -277,3 +278,43 @@ def test_large_models_cost_no_memory_here() -> None:
     extra = 151_936 * 4096
     assert demand.held == 18 * demand.parameters + 2 * extra
     assert memory.smaller([demand], 10 * GIB) is None
+
+
+def test_what_each_of_several_processes_holds() -> None:
+    shape = {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36}
+    model = on_meta(Qwen3Config(**shape, vocab_size=151_936, tie_word_embeddings=False))
+    sizes, gpus = (1000, 2000, 1000), memory.Spread(8, resting=True)
+    one = memory.language(model, "actor", sizes, 8, True, memory.Trained(checkpointing=True))
+    full = memory.language(
+        model, "actor", sizes, 8, True, memory.Trained(checkpointing=True, where=gpus)
+    )
+    count = full.parameters
+    assert full.held == 16 * count // 8 and full.kept == 0
+    # The engine has all weights, on the device while it samples only; so have its caches.
+    assert full.engine == 2 * count
+    assert full.row == one.row + one.cache
+    # While learning: embedding and head with gradients and a copy of these, and a few layers.
+    outside = 2 * 151_936 * 4096 + 4096
+    layer = (count - outside) // 36
+    assert full.gathered == 4 * (3 * outside + 4 * layer) and one.gathered == 0
+    loose = memory.Trained(where=gpus).gathered(model, bf16=True)
+    assert loose == full.gathered + 2 * count  # what autocast keeps of each layer
+    # Under adapters every process has the whole base, and the adapters with their moments.
+    lora = memory.Trained(stored=2, adapters=1000, checkpointing=True, where=gpus)
+    assert memory.language(model, "actor", sizes, 8, True, lora).held == 2 * count + 16 * 1000
+
+
+def test_the_doctor_says_how_many_gpus_would_do(recipe) -> None:
+    large = {"tiny": {"hidden_size": 1024, "layers": 8, "heads": 8, "max_length": 128}}
+    optimizer = {"gradient_checkpointing": True, "tokens_per_microbatch": 128}
+    stages = {"base": {"optimizer": optimizer}}
+    cfg = resolve(recipe(algorithm="grpo", actor=large | {"optimizer": optimizer}, stages=stages))
+    gib = 2.0
+    (line,) = [n for n in examine(cfg, gib)[0] if "needed" in n]
+    assert line.startswith("FAIL memory: about ") and "use hardware.processes 2, one GPU" in line
+    several = cfg.model_copy(update={"hardware": cfg.hardware.model_copy(update={"processes": 2})})
+    lines, healthy = examine(several, gib)
+    assert healthy and any("needed by each of 2 processes" in n for n in lines), lines
+    assert "ok   device: 2 processes, each on a GPU of 2 GiB, bf16" in lines
+    every = cfg.model_copy(update={"hardware": cfg.hardware.model_copy(update={"processes": 0})})
+    assert any("say how many that machine has" in n for n in examine(every, gib)[0])

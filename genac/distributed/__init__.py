@@ -1,0 +1,1 @@
+"""Where things run, never what they compute: models on worker processes, one device each."""

@@ -1,0 +1,329 @@
+"""A worker process: holds models by number and answers the commands of genac/distributed/pool.py.
+
+    python -m genac.distributed.worker CONNECTION CONTROLLER_PID
+
+Every command runs on all workers at once, since most of them meet in collective operations.
+"""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import os
+import pickle
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from transformers import AutoConfig
+
+from genac.config import LoadConfig, LoraConfig, LossConfig, OptimizerConfig
+from genac.distributed.build import unsupported
+from genac.distributed.learner import WorkerLearner
+from genac.distributed.pool import Place
+from genac.engines.base import Completion, Request
+from genac.engines.decoder import Decoder
+from genac.engines.local import LocalEngine
+from genac.learner import Totals
+from genac.models.loading import (
+    context_length,
+    load_model,
+    load_tokenizer,
+    on_meta,
+    parameter_count,
+)
+from genac.models.lora import attach
+from genac.models.sharding import fill, root_of, shard, whole_state
+from genac.models.value_head import ValueModel, outputs_of
+from genac.runtime import Hardware, Runtime, around, critic_beside, loaded
+from genac.seeding import derive_seed
+from genac.types import Sample
+
+# Only one worker may be loading a model while the others wait. The death of one is noticed by the
+# controller, at once.
+PATIENCE = datetime.timedelta(hours=2)
+
+
+class Worker:
+    """The models of this process, by number. What begins without _ is a command."""
+
+    def __init__(self) -> None:
+        self._models: dict[int, Runtime] = {}
+
+    def join(self, place: Place) -> None:
+        """Takes its place among the workers."""
+        if place.rank:  # all say the same; one is heard
+            warnings.simplefilter("ignore")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        torch.set_num_threads(place.threads or max(1, cores // place.processes))
+        cuda = place.device == "cuda"
+        device = torch.device("cuda", place.rank) if cuda else torch.device("cpu")
+        if cuda:
+            torch.cuda.set_device(device)
+        elif sys.platform == "linux":  # all are on this machine, whatever its name resolves to
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            init_method=f"file://{place.meeting}",
+            rank=place.rank,
+            world_size=place.processes,
+            timeout=PATIENCE,
+            device_id=device if cuda else None,
+        )
+        self._hardware = Hardware(device, place.bf16)
+
+    def _alone(self, number: int | None = None) -> None:
+        """On a GPU only the engine that is at work keeps its weights there: none while a model
+        learns. What was freed is given back, as engines fill what is free with their rows.
+        """
+        if self._hardware.device.type != "cuda":
+            return
+        for other, runtime in self._models.items():
+            if isinstance(runtime.engine, LocalEngine):
+                runtime.engine.wake() if other == number else runtime.engine.rest()
+        torch.cuda.empty_cache()
+
+    # --- making models -----------------------------------------------------------------------
+
+    def language_model(
+        self,
+        number: int,
+        role: str,
+        path: str,
+        optimizer: OptimizerConfig,
+        loss: LossConfig | None,
+        max_rows: int,
+        decay_steps: int | None,
+        lora: LoraConfig,
+        load: LoadConfig,
+        seed: int,
+    ) -> dict[str, Any]:
+        self._alone()
+        if lora.rank:
+            tokenizer, model = loaded(role, path, self._hardware, load)
+            model = attach(model, lora, derive_seed(seed, "lora", role)).to(self._hardware.device)
+        else:
+            tokenizer, model = self._sharded(role, path, load)
+            limit = context_length(model, tokenizer)
+            if not Decoder.supports(model, limit):
+                raise ValueError(unsupported(role, path, model.config.model_type))
+        self._models[number] = around(
+            role, model, tokenizer, self._hardware, optimizer, loss, max_rows, decay_steps,
+            WorkerLearner,
+        )  # fmt: skip
+        return self._facts(number)
+
+    def value_model(
+        self,
+        number: int,
+        path: str,
+        optimizer: OptimizerConfig,
+        head: str,
+        bins: int,
+        trained: bool,
+        decay_steps: int | None,
+        lora: LoraConfig,
+        load: LoadConfig,
+        seed: int,
+    ) -> dict[str, Any]:
+        self._alone()
+        outputs = outputs_of(head, bins)
+        if lora.rank:
+            tokenizer, base = loaded("critic", path, self._hardware, load)
+            base = attach(base, lora, derive_seed(seed, "lora", "critic"))
+            model = ValueModel(base, outputs)
+            if trained:
+                model.load_head(Path(path))
+            model = model.to(self._hardware.device)
+        else:
+            tokenizer, model = self._sharded("critic", path, load, (outputs, trained))
+        learner = WorkerLearner(
+            model, optimizer, head=head, bf16=self._hardware.bf16, decay_steps=decay_steps
+        )
+        limit = context_length(model, tokenizer)
+        self._models[number] = Runtime("critic", model, tokenizer, learner, None, limit)
+        return self._facts(number)
+
+    def critic_beside(
+        self,
+        number: int,
+        actor: int,
+        path: str,
+        optimizer: OptimizerConfig,
+        trained: bool,
+        max_rows: int,
+        decay_steps: int | None,
+        load: LoadConfig,
+        seed: int,
+    ) -> dict[str, Any]:
+        self._alone()
+        self._models[number] = critic_beside(
+            self._models[actor], path, self._hardware, optimizer, trained=trained,
+            max_rows=max_rows, decay_steps=decay_steps, load=load, seed=seed, kind=WorkerLearner,
+        )  # fmt: skip
+        return self._facts(number)
+
+    def _sharded(
+        self, role: str, path: str, load: LoadConfig, head: tuple[int, bool] | None = None
+    ) -> tuple[Any, Any]:
+        """Tokenizer and sharded model. The first worker alone reads the weights. `head`: outputs
+        of a value head, and whether the folder holds a trained one.
+        """
+        source = None
+        if dist.get_rank() == 0:
+            tokenizer, source = loaded(role, path, self._hardware, load)
+            if head is not None:
+                source = ValueModel(source, head[0])
+                if head[1]:
+                    source.load_head(Path(path))
+        else:
+            tokenizer = load_tokenizer(path, load.chat_template_kwargs)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        model = on_meta(config, load.attn_implementation)
+        if head is not None:
+            with torch.device("meta"):
+                model = ValueModel(model, head[0])
+        shard(model, self._hardware.device)
+        fill(model, source)
+        if source is not None:
+            getattr(model, "causal_lm", model).generation_config = getattr(
+                source, "causal_lm", source
+            ).generation_config
+        return tokenizer, model
+
+    def _facts(self, number: int) -> dict[str, Any]:
+        """What the controller has to know of a model that it does not hold."""
+        runtime = self._models[number]
+        base = getattr(runtime.model, "causal_lm", runtime.model)
+        return {
+            "parameters": parameter_count(runtime.model),
+            "config": base.config,
+            "generation_config": base.generation_config,
+            "max_length": runtime.max_length,
+        }
+
+    def drop(self, numbers: Sequence[int]) -> None:
+        """Frees models."""
+        for number in numbers:
+            self._models.pop(number, None)
+        gc.collect()
+        if self._hardware.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    # --- using them --------------------------------------------------------------------------
+
+    def generate(self, number: int, requests: Sequence[Request]) -> tuple[list[Completion], int]:
+        """Completions, and the tokens that this worker's engine has processed so far."""
+        self._alone(number)
+        engine = self._models[number].sampler
+        return engine.generate(requests), engine.processed_tokens
+
+    def step_on(self, number: int, samples: Sequence[Sample], counts: Totals) -> tuple[Totals, int]:
+        learner = self._learner(number)
+        return learner.step_on(samples, counts), learner.processed_tokens
+
+    def logprobs(self, number: int, samples: Sequence[Sample]) -> tuple[list[np.ndarray], int]:
+        learner = self._learner(number)
+        return learner.logprobs(samples), learner.processed_tokens
+
+    def values(
+        self, number: int, sequences: Sequence[tuple[int, ...]]
+    ) -> tuple[list[np.ndarray], int]:
+        learner = self._learner(number)
+        return learner.values(sequences), learner.processed_tokens
+
+    def _learner(self, number: int) -> WorkerLearner:
+        self._alone()
+        learner = self._models[number].learner
+        assert isinstance(learner, WorkerLearner)
+        return learner
+
+    def publish(self, number: int, version: int) -> None:
+        self._alone(number)
+        self._models[number].publish(version)
+
+    def fingerprint(self, number: int) -> str:
+        return self._models[number].fingerprint()
+
+    def base(self, number: int) -> str:
+        return self._models[number].base()
+
+    # --- files -------------------------------------------------------------------------------
+
+    def save_model(self, number: int, folder: Path) -> None:
+        """The first worker writes; all gather."""
+        runtime = self._models[number]
+        state = whole_state(runtime.model)
+        if dist.get_rank() == 0:
+            runtime.save_model(folder, state)
+
+    def load_weights(self, number: int, folder: Path) -> None:
+        runtime = self._models[number]
+        if root_of(runtime.model) is None:
+            runtime.load_weights(folder)
+            return
+        source = None
+        if dist.get_rank() == 0:
+            source = load_model(str(folder), dtype=torch.float32)
+            if isinstance(runtime.model, ValueModel):
+                source = ValueModel(source, runtime.model.head.out_features)
+                source.load_head(folder)
+        fill(runtime.model, source)
+
+    def save_optimizer(self, number: int, file: Path) -> None:
+        self._learner(number).save(file)
+
+    def load_optimizer(self, number: int, file: Path) -> None:
+        self._learner(number).load(file)
+
+
+def end_with(controller: int) -> None:
+    """Ends this process soon after the controller has, even out of a collective operation."""
+    while os.getppid() == controller:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def portable(error: Exception) -> Exception:
+    """The error, or one that says the same where it cannot be sent."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an exception's own pickling may fail in any way
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def serve(worker: Any, connection: Connection) -> None:
+    """Answers commands until the controller is gone."""
+    while True:
+        try:
+            command, arguments = connection.recv()
+        except EOFError:
+            return
+        answer: tuple[bool, Any]
+        try:
+            run: Callable = getattr(worker, command)
+            answer = True, run(*arguments)
+        except Exception as error:  # whatever it is, the controller raises it
+            answer = False, (portable(error), traceback.format_exc())
+        connection.send(answer)
+
+
+def main() -> None:
+    connection, controller = Connection(int(sys.argv[1])), int(sys.argv[2])
+    threading.Thread(target=end_with, args=(controller,), daemon=True).start()
+    serve(Worker(), connection)
+    os._exit(0)  # the process group is left as it is: nobody is there to meet
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,337 @@
+"""Several worker processes compute what one process computes, and end when they should.
+
+Two CPU processes that meet over gloo; they are started once for this file.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import save_family
+from micro import Answer, Values, results
+from safetensors.torch import load_file
+from test_resume import kill_when_logged
+
+from genac.config import GenerativeConfig, LoraConfig, OptimizerConfig
+from genac.critics.generative import GenerativeCritic
+from genac.distributed import build, pool
+from genac.engines.base import Request
+from genac.recipes import resolve
+from genac.runs.store import Run
+from genac.runtime import Hardware, Runtime
+from genac.stages.pipeline import train
+from genac.types import Sample
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+TWO = Hardware(torch.device("cpu"), bf16=False, processes=2, threads=1)
+ONE = Hardware(torch.device("cpu"), bf16=False, threads=1)
+COUNTED = ("cost/tokens", "cost/flops")  # two workers read more often what their rows share
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_worker_is_left() -> Iterator[None]:
+    yield
+    pool.close_all()
+
+
+def together(run: Run) -> dict[str, torch.Tensor]:
+    """All saved weights."""
+    files = [f for role in ("actor", "critic") for f in (run.path / role).glob("*.safetensors")]
+    return {f"{f.parent.name}/{k}": t for f in files for k, t in load_file(f).items()}
+
+
+def assert_close(one: Run, other: Run) -> None:
+    """Metrics, sampled tokens and weights agree but for rounding."""
+    pairs = list(zip(results(one, "joint"), results(other, "joint"), strict=True))
+    assert pairs
+    for a, b in pairs:
+        assert a.keys() == b.keys()
+        for key in a.keys() - {*COUNTED, "stage"}:
+            if a[key] is not None or b[key] is not None:
+                assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-5), key
+        assert 1 <= b["cost/tokens"] / a["cost/tokens"] < 2
+    for key in one.tables("rollouts"):
+        rows, again = one.table("rollouts", *key), other.table("rollouts", *key)
+        assert [r["response_ids"] for r in rows] == [r["response_ids"] for r in again]
+    assert one.summary()["success_after"] == other.summary()["success_after"]
+    weights, again = together(one), together(other)
+    assert weights.keys() == again.keys() and weights
+    for name, weight in weights.items():
+        assert_updated_alike(weight, again[name], name)
+
+
+def assert_updated_alike(one: torch.Tensor, other: torch.Tensor, name: str) -> None:
+    """Within 1e-5; but for one weight in a thousand, whose gradient is nearly 0: AdamW makes a
+    whole step of it, in the direction that rounding gives it.
+    """
+    apart = (one - other).abs() > 1e-5 + 1e-5 * one.abs()
+    assert apart.float().mean() < 1e-3, (name, apart.sum(), (one - other).abs().max())
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo", "genac", "vineppo"])
+def test_two_processes_train_as_one(
+    algorithm: str, run_micro: Callable[..., Run], tmp_path: Path
+) -> None:
+    runs = [
+        run_micro(
+            algorithm=algorithm,
+            output_dir=str(tmp_path / f"of-{n}"),
+            stages={"joint": {"steps": 1, "eval_every": 1}},
+            loss={"num_minibatches": 2, "beta": 0.1 if algorithm == "grpo" else 0.0},
+            hardware={"processes": n},
+        )
+        for n in (1, 2)
+    ]
+    assert_close(*runs)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_family("qwen3", tmp_path_factory.mktemp("model"), context=256)
+
+
+OPTIMIZER = OptimizerConfig(learning_rate=1e-3, tokens_per_microbatch=32)
+ADAPTERS = LoraConfig(rank=4, alpha=8)
+
+
+def a_model(folder: str, where: Hardware, **options: Any) -> Runtime:
+    return build.language_model("actor", folder, where, OPTIMIZER, **options)
+
+
+def a_value_head(folder: str, where: Hardware, **options: Any) -> Runtime:
+    return build.value_model(folder, where, OPTIMIZER, "mse", 1, trained=False, **options)
+
+
+def a_critic_on_the_actors_base(folder: str, where: Hardware, **options: Any) -> Runtime:
+    actor = a_model(folder, where, **options)
+    return build.critic_beside(actor, folder, where, OPTIMIZER, trained=False, seed=1)
+
+
+def samples(loss: str, count: int = 5) -> list[Sample]:
+    """Sequences of different lengths, some of which begin alike."""
+    draw = np.random.default_rng(0)
+    shared = tuple(draw.integers(5, 300, 6).tolist())
+    found = []
+    for index in range(count):
+        own = tuple(draw.integers(5, 300, 4 + 5 * index).tolist())
+        ids = shared + own if index % 2 else own
+        mask = np.ones(len(ids), np.float32)
+        targets = draw.random(len(ids)).astype(np.float32) if loss == "value" else None
+        found.append(Sample(ids=ids, mask=mask, loss=loss, targets=targets))
+    return found
+
+
+def seen(runtime: Runtime, given: list[Sample]) -> list[np.ndarray]:
+    """What the learner reads from sequences: log-probabilities, or values after a token."""
+    if runtime.engine is not None:
+        return runtime.learner.logprobs(given)
+    return [row[1:] for row in runtime.learner.values([s.ids for s in given])]
+
+
+@pytest.mark.parametrize("count", [5, 1])  # one sample: the other worker only keeps company
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (a_model, {}),
+        (a_model, {"lora": ADAPTERS}),
+        (a_value_head, {}),
+        (a_value_head, {"lora": ADAPTERS}),
+        (a_critic_on_the_actors_base, {"lora": ADAPTERS}),
+    ],
+)
+def test_every_kind_of_model_learns_on_two_processes_as_on_one(
+    make: Callable[..., Runtime], options: dict[str, Any], count: int, family: str, tmp_path: Path
+) -> None:
+    one, two = make(family, ONE, **options), make(family, TWO, **options)
+    given = samples("sft" if one.engine else "value", count)
+    for step in range(2):
+        for a, b in zip(seen(one, given), seen(two, given), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+        told = one.learner.learn(given, step)
+        assert two.learner.learn(given, step) == pytest.approx(told, rel=1e-5)
+    assert one.fingerprint() != a_model(family, ONE, **options).fingerprint()
+    for runtime, name in ((one, "one"), (two, "two")):
+        runtime.save_model(tmp_path / name)
+        runtime.learner.save(tmp_path / name / "optimizer.pt")
+    files = sorted(p.name for p in (tmp_path / "one").iterdir())
+    assert files == sorted(p.name for p in (tmp_path / "two").iterdir())
+    for file in (tmp_path / "one").glob("*.safetensors"):
+        weights, again = load_file(file), load_file(tmp_path / "two" / file.name)
+        assert weights.keys() == again.keys()
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, again[name], atol=1e-5, rtol=1e-5, msg=name)
+
+    # What one process saved goes on in two, and the other way round.
+    for source, target in (("one", two), ("two", one)):
+        target.load_weights(tmp_path / source)
+        target.learner.load(tmp_path / source / "optimizer.pt")
+    assert two.learner.learn(given, 2) == pytest.approx(one.learner.learn(given, 2), rel=1e-5)
+
+
+def requests(count: int) -> list[Request]:
+    draw = np.random.default_rng(0)
+    prompts = [tuple(draw.integers(5, 300, 3 + i % 4).tolist()) for i in range(count)]
+    return [Request(prompts[i // 2], 6 + i, seed=i) for i in range(count)]
+
+
+@pytest.mark.parametrize("options", [{}, {"lora": ADAPTERS}])
+def test_new_weights_reach_every_engine_and_only_when_published(
+    options: dict[str, Any], family: str
+) -> None:
+    one, two = a_model(family, ONE, **options), a_model(family, TWO, **options)
+    before = two.sampler.generate(requests(7))
+    assert [c.ids for c in before] == [c.ids for c in one.sampler.generate(requests(7))]
+    for runtime in (one, two):
+        for step in range(3):
+            runtime.learner.learn(samples("sft"), step)
+    assert [c.ids for c in two.sampler.generate(requests(7))] == [c.ids for c in before]
+    assert two.sampler.generate(requests(1))[0].ids == before[0].ids
+    for runtime in (one, two):
+        runtime.publish(1)
+    after, wanted = two.sampler.generate(requests(7)), one.sampler.generate(requests(7))
+    assert [c.ids for c in after] == [c.ids for c in wanted] != [c.ids for c in before]
+    for a, b in zip(after, wanted, strict=True):
+        np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+    assert two.sampler.version == two.version == 1
+    np.testing.assert_allclose(two.probe((5, 6)), one.probe((5, 6)), atol=1e-5)
+    assert two.sampler.generate([]) == []
+
+
+def test_a_model_that_nobody_holds_is_freed_on_the_workers(family: str) -> None:
+    kept, other = a_model(family, TWO), a_model(family, TWO)
+    number = other.link.number  # pyright: ignore
+    del other
+    assert kept.sampler.generate(requests(1))
+    with pytest.raises(KeyError, match=str(number)):
+        kept.link.pool.call("fingerprint", [(number,)] * 2)  # pyright: ignore
+
+
+def test_an_error_of_a_worker_is_raised_here_and_the_next_call_starts_anew(family: str) -> None:
+    model = a_model(family, TWO)
+    with pytest.raises(ValueError, match="exceeds the context of 256"):
+        model.sampler.generate([Request((5,) * 300, 8, seed=0), *requests(3)])
+    with pytest.raises(ChildProcessError, match="have ended"):
+        model.sampler.generate(requests(1))
+    assert a_model(family, TWO).sampler.generate(requests(1))
+
+
+def test_a_dead_worker_ends_the_others_and_is_named(family: str) -> None:
+    model = a_model(family, TWO)
+    pids = model.link.pool.pids  # pyright: ignore
+    os.kill(pids[1], signal.SIGKILL)
+    # The other worker waits for it in a collective operation that never ends.
+    with pytest.raises(ChildProcessError, match=r"worker process 1 of 2 died \(signal SIGKILL"):
+        model.learner.learn(samples("sft"), 0)
+    assert not any(alive(pid) for pid in pids)
+
+
+def alive(pid: int) -> bool:
+    """A process that runs: it exists, and is not only waiting to be counted."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_workers_end_when_their_controller_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import time; from genac.distributed.pool import pool_for; "
+        "print(*pool_for(2, 'cpu', False, 1).pids, flush=True); time.sleep(600)"
+    )
+    controller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert controller.stdout is not None
+    pids = [int(pid) for pid in controller.stdout.readline().split()]
+    assert len(pids) == 2 and all(alive(pid) for pid in pids)
+    controller.kill()
+    controller.wait()
+    end = time.monotonic() + 30
+    while any(alive(pid) for pid in pids) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(alive(pid) for pid in pids)
+
+
+STEPS = {"critic_rl": {"steps": 1, "save_every": 1}, "joint": {"steps": 4, "save_every": 2}}
+
+
+def test_a_killed_run_goes_on_exactly_and_on_another_number_of_processes(
+    micro: Callable[..., Values],
+    run_micro: Callable[..., Run],
+    recipe: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    both: Values = {"algorithm": "ppo", "stages": STEPS, "hardware": {"processes": 2}}
+    whole = run_micro(**both, output_dir=str(tmp_path / "whole"))
+    code = kill_when_logged(recipe(**both), "joint", 2, tmp_path, "run/metrics.jsonl")
+    assert code == -signal.SIGKILL and not (tmp_path / "run" / "summary.json").exists()
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", tmp_path / "run", copy], check=True)
+
+    again = run_micro(**both)
+    assert results(again) == results(whole)
+    for name, weight in together(whole).items():
+        assert torch.equal(weight, together(again)[name]), name
+
+    alone = {**both, "hardware": {"processes": 1}, "output_dir": str(copy)}
+    assert_close(Run.open(train(resolve(micro(**alone)))), whole)
+    for run in (again, Run.open(copy)):
+        assert [e["stage"] for e in run.events("resumed")] == ["joint"]
+
+
+def test_a_run_whose_worker_dies_ends_with_one_line(
+    recipe: Callable[..., str], genac: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool.Pool, "call", dying(pool.Pool.call))
+    answer = genac("train", recipe(algorithm="grpo", hardware={"processes": 2}))
+    assert answer.code == 2 and "Traceback" not in answer.err
+    assert "worker process 1 of 2 died (signal SIGKILL" in answer.err
+    assert "resumes from the last checkpoint" in answer.err
+
+
+def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, before whose second optimiser step worker 1 is killed."""
+    steps = 0
+
+    def counted(self: pool.Pool, command: str, arguments: Any) -> Any:
+        nonlocal steps
+        steps += command == "step_on"
+        if steps == 2:
+            os.kill(self.pids[1], signal.SIGKILL)
+        return call(self, command, arguments)
+
+    return counted
+
+
+def test_forks_reach_the_workers(family: str) -> None:
+    one, two = a_model(family, ONE), a_model(family, TWO)
+    critic = GenerativeCritic(
+        two, two, GenerativeConfig(max_new_tokens=8, readout="expected"), seed=0
+    )
+    assert critic.scores is not None and critic.scores.one is not None
+    plain = [replace(r, watch_ids=critic.scores.ids) for r in requests(7)]
+    written = [c.ids for c in one.sampler.generate(plain)]
+    # A random model writes no score, so the fork is told by heart: another first token.
+    fork = functools.partial(operator.getitem, dict.fromkeys(written, (0, critic.scores.one)))
+    asked = [replace(request, fork=fork) for request in plain]
+    for a, b in zip(one.sampler.generate(asked), two.sampler.generate(asked), strict=True):
+        assert a.ids == b.ids and a.forked is not None and b.forked is not None
+        np.testing.assert_allclose(a.forked, b.forked, atol=1e-5)
+    # The critic's own fork arrives too, and says the same there.
+    answer = tuple(two.tokenizer.encode("a<answer>7</answer>", add_special_tokens=False))
+    there = pickle.loads(pickle.dumps(critic.reader))
+    assert there(answer) == critic.reader(answer) is not None
+    assert two.sampler.generate([replace(r, fork=critic.reader) for r in plain])[0].forked is None
