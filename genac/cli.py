@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 USAGE = """genac VERB [ARGUMENTS]
 
@@ -33,7 +32,8 @@ USAGE = """genac VERB [ARGUMENTS]
   serve CRITIC                              a saved critic as an HTTP endpoint (extra `serve`)
   push RUN|FOLDER REPO_ID                   models and their cards onto the hub (--private
                                             --only actor|critic --dry-run)
-  report RUN [RUN ...]                      writes report.html
+  report RUN [RUN ...]                      report.html: curves, critic, alarms, cost; several runs
+                                            overlaid, seeds as bands (--out FILE)
   view RUN                                  shows a run's responses, coloured by value, in a browser
                                             (--terminal: as text; --host, --port, --no-browser)
   ls [FOLDER]                               the runs in a folder, and how far each has come
@@ -138,10 +138,9 @@ def generate(arguments: Sequence[str]) -> None:
 
 
 def report(arguments: Sequence[str]) -> None:
-    from genac.runs.report import write_report
+    from genac.report.document import report as write
 
-    one(arguments, "report RUN [RUN ...]")
-    print(write_report([Path(a) for a in arguments] if len(arguments) > 1 else Path(arguments[0])))
+    print(write(arguments))
 
 
 def view(arguments: Sequence[str]) -> None:

@@ -10,10 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from genac.runs.page import is_number, percent
-from genac.runs.results import mean
+from genac.runs.page import is_number, mean, percent
 from genac.runs.store import Run
 
+STAGES = ("base", "synthesize", "critic_sft", "critic_rl", "joint")  # in their order
 QUIET = 300.0  # seconds without a line after which a run may count as interrupted
 PAUSES = 3.0  # times its longest recent pause, where that is longer
 

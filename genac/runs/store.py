@@ -138,12 +138,12 @@ class Run:
 
     def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
         """Every logged line (of one stage), without the half line of a killed writer."""
-        lines = [_revive(obj) for _, obj in read_lines(self.path / "metrics.jsonl")]
+        lines = [revive(obj) for _, obj in read_lines(self.path / "metrics.jsonl")]
         return [line for line in lines if stage in (None, line.get("stage"))]
 
     def last_metrics(self, count: int = 10) -> list[dict[str, Any]]:
         """The last logged lines, from the file's end: the cost does not grow with the run."""
-        return [_revive(line) for line in tail_lines(self.path / "metrics.jsonl", count)]
+        return [revive(line) for line in tail_lines(self.path / "metrics.jsonl", count)]
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         events = [obj for _, obj in read_lines(self.path / "events.jsonl")]
@@ -312,6 +312,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _revive(obj: dict[str, Any]) -> dict[str, Any]:
+def revive(obj: dict[str, Any]) -> dict[str, Any]:
     """Metrics with "nan" and "inf" read back as numbers."""
     return {k: float(v) if isinstance(v, str) and v in NONFINITE else v for k, v in obj.items()}
