@@ -168,6 +168,11 @@ function draw(chart, hidden, width) {
   const options = KINDS[chart.kind](chart, series.length ? series : [], width);
   const style = { background: "transparent", color: "var(--ink)", fontSize: "11px", overflow: "visible" };
   const svg = Plot.plot({ style, ...options });
+  // Plot labels its parts, which an image has none of; the numbers below it are what is read out
+  for (const part of svg.querySelectorAll("[aria-label]")) {
+    part.dataset.mark = part.getAttribute("aria-label");
+    part.removeAttribute("aria-label");
+  }
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", `${chart.title}: ${chart.series.map((one) => one.name).join(", ")}`);
   return svg;
