@@ -100,8 +100,7 @@ def page(groups: Sequence[Group]) -> str:
         drawn, missing = curves.drawn(groups, stage, curves.CRITIC)
         if drawn and len(missing) < len(curves.CRITIC) - 1:  # the reward is no word of a critic
             parts.append(f"<h3>Over {title}</h3>{drawn}{curves.absent(missing, stage)}")
-    parts += [_panel(group, folder) for group in groups for folder in group.folders]
-    return "".join(parts)
+    return "".join([*parts, _panels(groups)])
 
 
 def _reliability(groups: Sequence[Group]) -> str:
@@ -198,27 +197,42 @@ def histogram(values: Sequence[float]) -> list[tuple[float, float]]:
     return [(float(s), counts[s] / len(values)) for s in SCORES] if values else []
 
 
-def _panel(group: Group, folder: Folder) -> str:
-    """All numbers of the panel, version by version, in a table to unfold."""
+def _panels(groups: Sequence[Group]) -> str:
+    """All numbers of every panel to unfold, and which runs have none and why."""
+    parts, without, unjudged = [], [], []
+    for group in groups:
+        for folder in group.folders:
+            if part(folder.summary, "critic"):
+                parts.append(_panel(folder))
+            elif part(folder.config, "critic").get("kind") == "none":
+                without.append(folder.place)
+            else:
+                unjudged.append(folder.place)
+    if without:
+        parts.append(f'<p class="muted">Without a critic: {esc(", ".join(without))}.</p>')
+    if unjudged:
+        told = (
+            "No critic's error against Monte-Carlo values in summary.json (no panel was judged): "
+        )
+        parts.append(note(f"{told}{', '.join(unjudged)}."))
+    return "".join(parts)
+
+
+def _panel(folder: Folder) -> str:
+    """The numbers of each version of the critic; those of the floors hold for the panel before
+    joint training and stand beside the version that it starts from.
+    """
     critic = part(folder.summary, "critic")
-    name = f"{folder.place}: " if len(group.folders) > 1 else f"{group.name}: "
-    if not critic:
-        if part(folder.config, "critic").get("kind") == "none":
-            return f'<p class="muted">{esc(name)}{esc("no critic in this algorithm.")}</p>'
-        return note(f"{name}summary.json has no critic's error: no panel was evaluated.")
     told = {"untrained": part(part(critic, "stages"), "untrained"), **versions(folder)}
     columns = {key: dict(_flat(value)) for key, value in told.items() if value}
-    floors = {k: estimate(critic[k]) for k in FLOORS if k in critic}
+    floors = {key: estimate(critic[key]) for key in FLOORS if key in critic}
+    start = columns.setdefault("rl" if "rl" in columns or not columns else list(columns)[-1], {})
+    start |= {key: value for key, value in floors.items() if key not in start}
     keys = dict.fromkeys(key for column in columns.values() for key in column)
     rows = [[esc(key), *(esc(c.get(key, "-")) for c in columns.values())] for key in keys]
-    rows += [
-        [esc(f"{key} (start of joint training)"), esc(value)] + [""] * (len(columns) - 1)
-        for key, value in floors.items()
-        if not any(key in column for column in columns.values())
-    ]
     head = ["panel", *(VERSIONS.get(key, key) for key in columns)]
     return (
-        f"<details><summary>{esc(name)}every number of the panel</summary>"
+        f"<details><summary>{esc(folder.place)}: every number of the panel</summary>"
         f"{table(head, rows)}</details>"
     )
 
@@ -227,7 +241,7 @@ def _flat(numbers: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, st
     """(key, text) of a panel's numbers, without its lists of bins and stages."""
     for key, value in numbers.items():
         name = f"{above}{key}"
-        if key in ("stages", "after_joint", *ERRORS) and not above:
+        if key in ("stages", "after_joint", "mse_untrained", "mse_sft", "mse_rl"):
             continue
         if isinstance(value, Mapping) and "mean" not in value:
             yield from _flat(value, f"{name} ")

@@ -26,6 +26,7 @@ class Curve:
     says: str = ""
     limits: tuple[float, float] | None = None
     zero: float | None = None
+    joint_only: bool = False
 
 
 CRITIC = (
@@ -78,6 +79,7 @@ CRITIC = (
         {"critic/gated": "gated"},
         "Share credited by leave-one-out instead; near 1 the critic is idle.",
         FRACTION,
+        joint_only=True,
     ),
 )
 ACTOR = (
@@ -108,7 +110,10 @@ ACTOR = (
         "Mean difference of log-probabilities; above 0.05 an alarm.",
     ),
 )
-SUPERVISED = (Curve("Loss", {"loss": "loss"}, "Cross-entropy in nats per token."),)
+SUPERVISED = {
+    "critic_sft": Curve("Critic SFT", {"loss": "loss"}, "Cross-entropy in nats per token."),
+    "base": Curve("The base model", {"loss": "loss"}, "Cross-entropy in nats per token."),
+}
 
 
 def derived(group: Group, stage: str, key: str) -> list[Point]:
@@ -121,8 +126,15 @@ def derived(group: Group, stage: str, key: str) -> list[Point]:
 
 def drawn(groups: Sequence[Group], stage: str, curves: Sequence[Curve]) -> tuple[str, list[str]]:
     """The charts of a stage whose metrics were logged, and the titles of the others."""
-    figures = {curve.title: _figure(groups, stage, curve) for curve in curves}
+    asked = [curve for curve in curves if stage == "joint" or not curve.joint_only]
+    figures = {curve.title: _figure(groups, stage, curve) for curve in asked}
     return grid(list(figures.values())), [title for title, svg in figures.items() if not svg]
+
+
+def supervised(groups: Sequence[Group]) -> str:
+    """The losses of the stages that imitate."""
+    drawn = grid([_figure(groups, stage, curve) for stage, curve in SUPERVISED.items()])
+    return f"<h3>Supervised stages</h3>{drawn}" if drawn else ""
 
 
 def _figure(groups: Sequence[Group], stage: str, curve: Curve) -> str:

@@ -161,10 +161,7 @@ def _actor(groups: Sequence[Group]) -> str:
         parts.append(drawn + curves.absent(missing, "joint"))
     else:
         parts.append(note("Stage joint has logged no step yet."))
-    for stage, title in (("critic_sft", "Critic SFT"), ("base", "The base model")):
-        drawn, _ = curves.drawn(groups, stage, curves.SUPERVISED)
-        parts.append(f"<h3>{title}</h3>{drawn}" if drawn else "")
-    return "".join(parts)
+    return "".join([*parts, curves.supervised(groups)])
 
 
 def _costs(groups: Sequence[Group]) -> str:

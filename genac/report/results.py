@@ -145,13 +145,15 @@ def comparison(groups: Sequence[Group]) -> str:
     reached = {name: limit for name, (limit, _) in found.items() if limit is not None}
     places = [str(folder.run.path) for folder in folders]
     equal = [dict(zip(places, found[name][1], strict=True)) for name in reached]
-    head = (
+    head = [
         *("configuration", "seeds", "success before", "success after"),
         *(f"at {number(round(limit))} {name}" for name, limit in reached.items()),
         *("critic's error", "tokens", "seconds", "alarms"),
-    )
-    rows = [[esc(cell) for cell in _row(group, equal)] for group in _ranked(groups)]
-    return table(head, rows) + (
+    ]
+    rows = [_row(group, equal) for group in _ranked(groups)]
+    known = [i for i in range(len(head)) if any(row[i] not in ("-", "?") for row in rows)]
+    shown = table([head[i] for i in known], [[esc(row[i]) for i in known] for row in rows])
+    return shown + (
         '<p class="muted">One seed: 95 % interval over problems. Several: mean [lowest, highest '
         "seed]. At equal samples, tokens, seconds: success during training, linear between two "
         "evaluations, at what every run reached. Tokens and seconds are those of joint "

@@ -115,7 +115,7 @@ def test_an_empty_run_says_what_is_missing(tmp_path):
         "This run is still being written: it has logged no step yet",
         "No result yet",
         "metrics.jsonl is missing or empty",
-        "no critic&#x27;s error",
+        "No critic&#x27;s error",
         "stored no estimates",
         "No alarm was raised",
         "summary.json lacks tokens, flops, seconds",

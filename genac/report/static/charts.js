@@ -91,7 +91,7 @@ function lines(chart, series, width) {
     marginTop: 22,
     marginBottom: 40,
     x: { label: chart.x, labelOffset: 36, ticks: Math.min(steps ? new Set(xs).size : 9, width / 70), tickFormat: tick, grid: false },
-    y: { label: chart.y || null, domain: chart.limits || undefined, ticks: 5, grid: true, nice: !chart.limits },
+    y: { label: chart.y || null, domain: chart.limits || undefined, ticks: 5, tickFormat: tick, grid: true, nice: !chart.limits },
     marks: lineMarks(chart, series),
   };
 }
