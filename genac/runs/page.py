@@ -76,7 +76,7 @@ def number(value: Any) -> str:
     for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if abs(value) >= limit:
             return f"{value / limit:.3g} {unit}"
-    whole = isinstance(value, int) or abs(value) >= 1e4
+    whole = isinstance(value, int) or abs(value) >= 1000
     return f"{value:,.0f}" if whole else f"{value:.4g}"
 
 
