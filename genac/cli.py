@@ -18,6 +18,8 @@ USAGE = """genac VERB [ARGUMENTS]
   eval critic RUN [CRITIC ...]              critics against panels of the run's actor, as a table
                                             (--problems N --continuations K); zero-shot ones as
                                             openai:MODEL@URL or endpoint.yaml (--dry-run)
+  eval states RUN CRITIC                    what another critic says of the run's stored states, for
+                                            the viewer (--step N ... --stage S --name NAME)
   eval search RUN [RUN ...]                 best-of-n, voting and beam search by the critic beside
                                             majority vote at equal tokens (--n N ... --problems N)
   eval benchmarks MODEL [NAME ...]          avg@k and pass@k of a run's actor or any model on data
@@ -74,6 +76,11 @@ def evaluate(arguments: Sequence[str]) -> None:
         from genac.stages.judge import evaluate_critics
 
         print(evaluate_critics(arguments[1:]))
+        return
+    if arguments[:1] == ["states"]:
+        from genac.stages.rejudge import judge_states
+
+        print(judge_states(arguments[1:]))
         return
     if arguments[:1] == ["search"]:
         from genac.stages.searching import evaluate_search

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from browsing import PATIENCE, barriers, needs_axe, needs_chromium, until
-from viewer_run import append, make
+from viewer_run import append, make, rejudge
 
 from genac.runs.store import Run
 
@@ -110,6 +110,16 @@ def test_equal_versions_of_two_stages_are_not_mixed_up(page, run, address):
     assert page.inner_text("#versions .versions > div >> nth=0").startswith(
         "version 10 (critic_rl step 10)"
     )
+
+
+def test_two_critics_stand_side_by_side(page, run, address):
+    rejudge(run, 20, "second")
+    page.goto(f"{address}#at=joint/20/0/1&state=2&compare=1")
+    page.wait_for_selector("#versions .versions select")
+    assert page.inner_text("#versions .versions > div >> nth=0").startswith("version 20")
+    page.select_option("#versions select", label="critic second (asked of joint step 20)")
+    right = page.inner_text("#versions .versions > div >> nth=1")
+    assert "0.70" in right and "at version 99" in right
 
 
 def test_the_keyboard_reaches_everything(page):
