@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from genac.report.charts import Chart, Series, figure, grid
 from genac.report.folder import steps
-from genac.report.groups import BUDGETS, Group, Point, of_group, over_budget, over_steps
+from genac.report.groups import BUDGETS, Group, Point, over_budget, over_steps, pool
+from genac.report.groups import success as evaluated
 from genac.runs.page import esc, is_number, note
 
 FRACTION = (0.0, 1.0)
@@ -215,11 +216,15 @@ def success(groups: Sequence[Group]) -> str:
 
 
 def _with_start(group: Group) -> list[Point]:
-    points, before = over_steps(group, "joint", "eval/success"), of_group(group, "before")
+    points = over_steps(group, "joint", "eval/success")
+    known = [one for folder in group.folders if (one := evaluated(folder, "before"))]
+    before = pool(known)
     if not points or before is None:
         return points
-    start = (-1.0, before["mean"], before["low"], before["high"], len(group.folders))
-    return [start, *points]
+    # one seed of several has an interval over problems, which the band is not
+    alone = len(known) == 1 < len(group.folders)
+    low, high = (before["mean"],) * 2 if alone else (before["low"], before["high"])
+    return [(-1.0, before["mean"], low, high, len(known)), *points]
 
 
 def budgets(groups: Sequence[Group]) -> str:

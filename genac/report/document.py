@@ -123,8 +123,11 @@ def _header(groups: Sequence[Group]) -> str:
         "algorithm": config.get("algorithm"),
         "preset": config.get("preset") if config.get("algorithm") == "genac" else None,
         "task": _label(config.get("task")),
-        "actor": _label(config.get("actor")),
+        "actor": _model(config.get("actor")),
         "critic": _label(config.get("critic")),
+        "stages": ", ".join(
+            f"{stage} {len(group.folders[0].lines(stage))}" for stage in group.stages
+        ),
         "seeds" if len(group.folders) > 1 else "seed": ", ".join(
             str(f.config["seed"]) for f in group.folders if f.config.get("seed") is not None
         ),
@@ -219,6 +222,14 @@ def _json(obj: Mapping[str, Any]) -> str:
         return note("Not in the run folder.")
     text = clip(json.dumps(plain(obj), indent=2, ensure_ascii=False), 100_000)
     return f'<pre tabindex="0">{esc(text)}</pre>'
+
+
+def _model(actor: Any) -> str | None:
+    """A model's name, or the shape of one that is built from a config."""
+    shape = actor.get("tiny") if isinstance(actor, Mapping) else None
+    if _label(actor) or not isinstance(shape, Mapping):
+        return _label(actor)
+    return f"tiny, {shape.get('layers')} layers of {shape.get('hidden_size')}"
 
 
 def _label(value: Any) -> str | None:

@@ -14,6 +14,7 @@ from genac.runs.page import clip, is_number, seconds
 from genac.runs.store import Run, revive
 
 FILES = ("config.json", "environment.json", "metrics.jsonl", "events.jsonl", "summary.json")
+OF_A_RUN = {"name", "algorithm", "task", "stages"}  # keys of a run's config
 VALUES = ("group", "member", "value")
 EXAMPLES = (
     *("problem_id", "group", "member", "start", "end", "step_text", "value", "reward"),
@@ -77,6 +78,9 @@ def load(path: Path | str) -> Folder:
         setattr(folder, name, _try(folder, name, read, {}))
     folder.metrics = _lines(folder, "metrics.jsonl", run.metrics)
     folder.events = _lines(folder, "events.jsonl", run.events)
+    others = any((run.path / name).exists() for name in FILES if name != "config.json")
+    if not others and folder.config and not OF_A_RUN & folder.config.keys():
+        raise ValueError(f"{path} holds no run: its config.json is no run's (a model's, perhaps)")
     progress = _progress(folder.status)
     folder.missing = ([progress] if progress else []) + folder.missing
     return folder

@@ -7,7 +7,7 @@ from typing import Any
 
 from genac.report.critic import FLOORS, measured
 from genac.report.folder import Folder, part
-from genac.report.groups import BUDGETS, Group, at_equal, of_group, pool
+from genac.report.groups import BUDGETS, Group, at_equal, of_group, over_steps, pool, success
 from genac.runs.page import esc, is_number, mean, note, number, percent, seconds, table, tiles
 
 COSTS = ("tokens", "FLOPs", "seconds")
@@ -50,20 +50,32 @@ def sentence(group: Group) -> str:
     """What happened, in words."""
     before, after = of_group(group, "before"), of_group(group, "after")
     if before is None or after is None:
-        rewards = [
-            x["reward"] for f in group.folders for x in f.lines("joint")[-1:] if "reward" in x
-        ]
-        known = [r for r in rewards if is_number(r)]
-        if not known:
-            return "No result yet: neither an evaluation nor a reward of joint training is known."
-        reward = percent(sum(known) / len(known))
-        return f"No evaluation yet; the reward at the last step of joint training: {reward}."
-    many = len(group.folders) > 1
-    interval = f"{len(group.folders)} seeds, lowest and highest" if many else "95 % intervals"
+        return _so_far(group)
+    judged = [folder for folder in group.folders if success(folder, "after")]
+    many = len(judged) > 1
+    told = f"{len(judged)} seeds, lowest and highest" if many else "95 % intervals"
+    told += "" if many else _over(judged[0])
+    if len(judged) < len(group.folders):
+        told += f"; {len(group.folders) - len(judged)} without a final evaluation"
     return (
-        f"Held-out success went from {in_percent(before)} to {in_percent(after)} ({interval}"
-        f"{'' if many else ' over problems'}): {_verdict(before, after)}"
+        f"Held-out success went from {in_percent(before)} to {in_percent(after)} ({told}): "
+        f"{_verdict(before, after)}"
     )
+
+
+def _so_far(group: Group) -> str:
+    """The last word of a run that has no final evaluation."""
+    for key, name in (("eval/success", "held-out success"), ("reward", "reward in training")):
+        points = over_steps(group, "joint", key)
+        if points:
+            step, value = points[-1][:2]
+            return f"No final evaluation yet; {name} at joint step {step:.0f}: {percent(value)}."
+    return "No result yet: neither an evaluation nor a reward of joint training is known."
+
+
+def _over(folder: Folder) -> str:
+    problems = part(folder.summary, "success_after").get("problems")
+    return f" over {problems} problems" if is_number(problems) else " over problems"
 
 
 def _verdict(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
@@ -89,7 +101,8 @@ def headline(group: Group) -> str:
             for k in FLOORS
             if (m := mean(part(f.summary, "critic").get(k)))
         ]
-        best = f"best floor {min(floors):.3f}" if floors else ""
+        known = [] if error["low"] is None else [f"[{error['low']:.3f}, {error['high']:.3f}]"]
+        best = ", ".join([*known, *([f"best floor {min(floors):.3f}"] if floors else [])])
         cells.append(("critic's squared error", f"{error['mean']:.3f}", best))
     cells += _cost_tiles(group)
     fired = [alarm for folder in group.folders for alarm in folder.alarms]

@@ -81,7 +81,7 @@ def _state(run: Run, summary: Mapping[str, Any], times: list[float], now: float)
     pauses = [b - a for a, b in pairwise(times)]
     patience = max(QUIET, PAUSES * max(pauses, default=0.0))
     started = (run.path / "config.json").stat().st_mtime
-    return "running" if now - max([*times[-1:], started]) < patience else "interrupted"
+    return "running" if now - (times[-1] if times else started) < patience else "interrupted"
 
 
 def _steps(config: Mapping[str, Any], stage: str) -> int | None:

@@ -14,6 +14,7 @@ from report_runs import SUMMARY, full_run
 from genac.report.charts import embedded, thinned
 from genac.report.critic import bins, errors, histogram
 from genac.report.curves import derived
+from genac.report.curves import success as success_chart
 from genac.report.document import report, write_report
 from genac.report.folder import load
 from genac.report.groups import at_equal, differences, grouped, over_budget, over_steps
@@ -129,7 +130,7 @@ def test_a_run_that_is_being_written_says_how_far_it_is(tmp_path):
     (run.path / "summary.json").unlink()
     page = write_report(run.path).read_text()
     assert "still being written: its last line is stage joint, step 5 of 200" in page
-    assert "No evaluation yet; the reward at the last step of joint training: 56.7 %" in page
+    assert "No final evaluation yet; held-out success at joint step 0: 50.0 %" in page
     old = json.dumps({"stage": "joint", "step": 4, "time": time.time() - 1e5, "reward": 0.5})
     (run.path / "metrics.jsonl").write_text(old + "\n")
     os.utime(run.path / "config.json", (1e9, 1e9))
@@ -141,6 +142,9 @@ def test_a_run_that_is_being_written_says_how_far_it_is(tmp_path):
 def test_a_folder_that_holds_nothing_of_a_run_is_refused_in_a_line(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds no run: none of config"):
+        write_report(tmp_path)
+    (tmp_path / "config.json").write_text('{"architectures": ["Qwen3ForCausalLM"]}')
+    with pytest.raises(ValueError, match=r"holds no run: its config\.json is no run's"):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
 
@@ -287,6 +291,17 @@ def test_the_best_is_named_with_those_that_cannot_be_told_from_it(tmp_path):
         told == "Highest held-out success: a, 80.0 % [70.0, 90.0]; its interval overlaps that of b."
     )
     assert ranking(grouped([c, a])).endswith(", apart from all others.")
+
+
+def test_a_seed_without_an_evaluation_is_told_of_and_lends_no_interval(tmp_path):
+    interval = {"mean": 0.2, "low": 0.1, "high": 0.3}
+    done = curve_run(tmp_path / "x", [0.4], before=interval, seed=0)
+    cut = Run.create(tmp_path / "y", {**done.config, "seed": 1}, {})
+    cut.log("joint", 0, {"eval/success": 0.5})
+    [group] = grouped([done, load(cut.path)])
+    assert "; 1 without a final evaluation): no interval is known." in sentence(group)
+    lead = success_chart([group])
+    assert '"points":[[-1.0,0.2,0.2,0.2,1],[0.0,0.45,0.4,0.5,2]]' in lead
 
 
 def test_the_verdict_follows_the_intervals(tmp_path):
