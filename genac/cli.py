@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 USAGE = """genac VERB [ARGUMENTS]
 
@@ -19,6 +18,8 @@ USAGE = """genac VERB [ARGUMENTS]
   eval critic RUN [CRITIC ...]              critics against panels of the run's actor, as a table
                                             (--problems N --continuations K); zero-shot ones as
                                             openai:MODEL@URL or endpoint.yaml (--dry-run)
+  eval states RUN CRITIC                    what another critic says of the run's stored states, for
+                                            the viewer (--step N ... --stage S --name NAME)
   eval search RUN [RUN ...]                 best-of-n, voting and beam search by the critic beside
                                             majority vote at equal tokens (--n N ... --problems N)
   eval benchmarks MODEL [NAME ...]          avg@k and pass@k of a run's actor or any model on data
@@ -33,7 +34,8 @@ USAGE = """genac VERB [ARGUMENTS]
   serve CRITIC                              a saved critic as an HTTP endpoint (extra `serve`)
   push RUN|FOLDER REPO_ID                   models and their cards onto the hub (--private
                                             --only actor|critic --dry-run)
-  report RUN [RUN ...]                      writes report.html
+  report RUN [RUN ...]                      report.html: curves, critic, alarms, cost; several runs
+                                            overlaid, seeds as bands (--out FILE)
   view RUN                                  shows a run's responses, coloured by value, in a browser
                                             (--terminal: as text; --host, --port, --no-browser)
   ls [FOLDER]                               the runs in a folder, and how far each has come
@@ -74,6 +76,11 @@ def evaluate(arguments: Sequence[str]) -> None:
         from genac.stages.judge import evaluate_critics
 
         print(evaluate_critics(arguments[1:]))
+        return
+    if arguments[:1] == ["states"]:
+        from genac.stages.rejudge import judge_states
+
+        print(judge_states(arguments[1:]))
         return
     if arguments[:1] == ["search"]:
         from genac.stages.searching import evaluate_search
@@ -138,10 +145,9 @@ def generate(arguments: Sequence[str]) -> None:
 
 
 def report(arguments: Sequence[str]) -> None:
-    from genac.runs.report import write_report
+    from genac.report.document import report as write
 
-    one(arguments, "report RUN [RUN ...]")
-    print(write_report([Path(a) for a in arguments] if len(arguments) > 1 else Path(arguments[0])))
+    print(write(arguments))
 
 
 def view(arguments: Sequence[str]) -> None:

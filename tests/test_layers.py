@@ -30,6 +30,7 @@ LEVELS = {
     "ops": 1,
     "runs": 1,
     "viewer": 2,
+    "report": 2,
     "models": 2,
     "engines": 3,
     "batching": 3,
@@ -63,6 +64,7 @@ LIGHT = (
     "tasks",
     "runs",
     "viewer",
+    "report",
 )
 HEAVY = {"torch", "transformers", "ray", "vllm", "wandb", "matplotlib"}
 

@@ -45,6 +45,17 @@ def append(run: Run, step: int, stage: str = "joint") -> None:
     run.log(stage, step, {"reward": 0.5})
 
 
+def rejudge(run: Run, step: int, name: str) -> None:
+    """Another critic's words about the states of one step: a tenth less, or missing as there."""
+    said = [
+        estimate(rollout(*key, step), place, value if value is None else value - 0.1, 99)
+        for key, values in VALUES.items()
+        for place, value in enumerate(values)
+    ]
+    place = run.judged(name)
+    run.write_estimates("joint", step, said, None, decode, decode, folder=place)
+
+
 def rollout(group: int, member: int, step: int) -> Rollout:
     problem = Problem(f"problem-{group}", f"what is {group}+1?", str(group + 1))
     ids = (10, 11, 20 + member, 21, 30, 31)  # both share the first step

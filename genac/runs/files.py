@@ -105,15 +105,17 @@ def repair_tail(path: Path) -> None:
     atomic_write(path, data + b"\n" if _parse(tail) is not None else head + newline)
 
 
-def read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """(raw line, object) of every line; a torn last one is left out, others are errors."""
+def read_lines(path: Path, skip_broken: bool = False) -> list[tuple[str, dict[str, Any]]]:
+    """(raw line, object) of every line; a torn last one is left out, others are errors or, where
+    the caller wants what is whole, left out too.
+    """
     raw = path.read_bytes().split(b"\n") if path.exists() else []
     pairs = []
     for number, line in enumerate(raw, start=1):
         obj = _parse(line)
         if obj is not None:
             pairs.append((line.decode(), obj))
-        elif line.strip() and number < len(raw):
+        elif line.strip() and number < len(raw) and not skip_broken:
             raise ValueError(f"{path} line {number} is not a JSON object: delete that line")
     return pairs
 

@@ -10,10 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from genac.runs.page import is_number, percent
-from genac.runs.results import mean
+from genac.runs.page import is_number, mean, percent
 from genac.runs.store import Run
 
+STAGES = ("base", "synthesize", "critic_sft", "critic_rl", "joint")  # in their order
 QUIET = 300.0  # seconds without a line after which a run may count as interrupted
 PAUSES = 3.0  # times its longest recent pause, where that is longer
 
@@ -81,7 +81,7 @@ def _state(run: Run, summary: Mapping[str, Any], times: list[float], now: float)
     pauses = [b - a for a, b in pairwise(times)]
     patience = max(QUIET, PAUSES * max(pauses, default=0.0))
     started = (run.path / "config.json").stat().st_mtime
-    return "running" if now - max([*times[-1:], started]) < patience else "interrupted"
+    return "running" if now - (times[-1] if times else started) < patience else "interrupted"
 
 
 def _steps(config: Mapping[str, Any], stage: str) -> int | None:

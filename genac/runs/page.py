@@ -1,4 +1,4 @@
-"""The report's page: escaped text, tables, numbers in words, and the style sheet."""
+"""Pages of a run: escaped text, tables, numbers in words, and the style of a plain page."""
 
 from __future__ import annotations
 
@@ -9,38 +9,11 @@ from typing import Any, TypeGuard
 from genac.runs.files import encodable
 
 CSS = """
-:root{color-scheme:light dark;--bg:#fff;--card:#f6f7f9;--ink:#1b1f24;--muted:#59636e;--grid:#d9dee3;
---series-1:#0072b2;--series-2:#c65100;--series-3:#008763;--series-4:#a34f86;--warn:#8a4b00;
---warn-bg:#fff4e0}
-@media (prefers-color-scheme:dark){:root{--bg:#14171b;--card:#1d2127;--ink:#e4e8ec;--muted:#9aa5b1;
---grid:#353c45;--series-1:#56b4e9;--series-2:#e69f00;--series-3:#2bbf94;--series-4:#e39cc6;
---warn:#ffc87a;--warn-bg:#33280f}}
-*{box-sizing:border-box}
+:root{color-scheme:light dark;--bg:#fff;--ink:#1b1f24;--muted:#59636e}
+@media (prefers-color-scheme:dark){:root{--bg:#14171b;--ink:#e4e8ec;--muted:#9aa5b1}}
 body{margin:0 auto;max-width:1120px;padding:1.5rem;background:var(--bg);color:var(--ink);
 font:15px/1.5 system-ui,sans-serif}
-h1{font-size:1.6rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2.2rem 0 .6rem}
-h3{font-size:.95rem;margin:1.2rem 0 .4rem;color:var(--muted)}
-p{margin:.4rem 0}.muted,figcaption,th{color:var(--muted)}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:.25rem .9rem .25rem 0;border-bottom:1px solid var(--grid);
-vertical-align:top}th{font-weight:500;font-size:.85rem}
-.wide{overflow-x:auto}.trajectory table{width:100%}
-.tiles{display:flex;flex-wrap:wrap;gap:.7rem;margin:1rem 0}
-.tile{background:var(--card);border-radius:8px;padding:.6rem 1rem;min-width:11rem}
-.tile b{display:block;font-size:1.35rem;font-weight:600}
-.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(320px,1fr));gap:.7rem}
-figure{margin:0;background:var(--card);border-radius:8px;padding:.5rem .6rem 0}
-figcaption{font-size:.85rem}svg{width:100%;height:auto;display:block}
-svg *{stroke-linejoin:round}svg text{font-family:system-ui,sans-serif}
-.note{color:var(--warn);background:var(--warn-bg);border-radius:6px;padding:.3rem .7rem;
-margin:.4rem 0}
-.bar{display:inline-block;height:.7em;background:var(--series-1);border-radius:2px}
-pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.45 ui-monospace,monospace}
-details pre{background:var(--card);padding:.6rem;border-radius:6px}summary{cursor:pointer}
-.trajectory{border:1px solid var(--grid);border-radius:8px;padding:.6rem .9rem;margin:.8rem 0}
-.chip{display:inline-block;min-width:3rem;text-align:center;border-radius:4px;padding:0 .4rem;
-border:1px solid var(--grid)}
-.scale{display:inline-block;width:9rem;height:.7em;border-radius:2px;vertical-align:middle}
+h1{font-size:1.6rem;margin:.2rem 0}th{color:var(--muted);font-weight:500;font-size:.85rem}
 """
 # the browser itself is told to fetch nothing and to run nothing
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -66,8 +39,10 @@ def page(title: str, body: str) -> str:
     )
 
 
-def section(title: str, *parts: str) -> str:
-    return f"<section><h2>{esc(title)}</h2>{''.join(parts)}</section>\n"
+def section(title: str, *parts: str, at: str = "") -> str:
+    """A part of a page under its heading; `at` is the address that links lead to."""
+    place = f' id="{esc(at)}"' if at else ""
+    return f"<section{place}><h2>{esc(title)}</h2>{''.join(parts)}</section>\n"
 
 
 def note(text: str) -> str:
@@ -77,13 +52,9 @@ def note(text: str) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Rows of ready markup: callers escape their cells."""
-    top = "".join(f"<th>{esc(name)}</th>" for name in head)
+    top = "".join(f'<th scope="col">{esc(name)}</th>' for name in head)
     body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
-
-
-def figure(caption: str, svg: str) -> str:
-    return f"<figure><figcaption>{esc(caption)}</figcaption>{svg}</figure>"
 
 
 def tiles(pairs: Iterable[tuple[str, str, str]]) -> str:
@@ -105,11 +76,18 @@ def number(value: Any) -> str:
     for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if abs(value) >= limit:
             return f"{value / limit:.3g} {unit}"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+    whole = isinstance(value, int) or abs(value) >= 1000
+    return f"{value:,.0f}" if whole else f"{value:.4g}"
 
 
 def percent(value: Any) -> str:
     return f"{100 * value:.1f} %" if is_number(value) else "?"
+
+
+def mean(value: Any) -> float | None:
+    """The mean of an estimate with an interval, or the bare number."""
+    value = value.get("mean") if isinstance(value, Mapping) else value
+    return value if is_number(value) else None
 
 
 def estimate(value: Any) -> str:

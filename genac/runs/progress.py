@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 EVERY_SECONDS = 5.0  # at most one plain line in this time
+BLOCKS = "▁▂▃▄▅▆▇█"
+CELLS = 12  # of a sparkline
+ROOM = 120  # columns that a terminal needs for sparklines beside the numbers
 
 
 class Progress:
-    """Progress of `total` steps; `start` is where a resumed run begins.
+    """Progress of `total` steps; `start` is where a resumed run begins. On a terminal that can show
+    it, the numbers named in `sparks` have their course before them, from 0 to the given height.
 
     with Progress("joint", total=60) as bar:
         for step in range(60):
@@ -25,6 +30,7 @@ class Progress:
         enabled: bool = True,
         start: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        sparks: Mapping[str, float] | None = None,
     ):
         self.stage, self.total, self.start = stage, total, start
         self.enabled = enabled
@@ -33,11 +39,15 @@ class Progress:
         self._printed = float("-inf")
         self._pending = ""
         self._bar: Any = None
+        self._sparks = sparks or {}
+        self._course: dict[str, list[float]] = {}
 
     def __enter__(self) -> Progress:
         self._began = self._clock()
         if self.enabled and sys.stdout.isatty():
             self._bar = _live_bar()
+            if _shows_blocks(self._bar.console):
+                self._course = {key: [] for key in self._sparks}
             self._task = self._bar.add_task(
                 self.stage, total=self.total, completed=self.start, numbers="", pace=""
             )
@@ -55,12 +65,21 @@ class Progress:
             return
         pace = self._pace(step)
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, numbers=_shown(numbers), pace=pace)
+            shown = _shown(numbers, self._drawn(numbers))
+            self._bar.update(self._task, completed=step, numbers=shown, pace=pace)
             return
         parts = [f"{self.stage} {step}/{self.total}", pace, _shown(numbers)]
         self._pending = " | ".join(part for part in parts if part)
         if step >= self.total or self._clock() - self._printed >= EVERY_SECONDS:
             self._flush()
+
+    def _drawn(self, numbers: Mapping[str, Any]) -> dict[str, str]:
+        """The course of each number so far, this step included."""
+        for key, course in self._course.items():
+            value = numbers.get(key)
+            if isinstance(value, int | float) and math.isfinite(value):
+                course.append(value)
+        return {key: sparkline(course, self._sparks[key]) for key, course in self._course.items()}
 
     def _flush(self) -> None:
         if self._pending:
@@ -77,23 +96,51 @@ class Progress:
         return f"{rate}, {_clock_time(each * max(self.total - step, 0))} left"
 
 
+def sparkline(values: Sequence[float], top: float, cells: int = CELLS) -> str:
+    """The course of `values` from 0 to `top`, each block the mean of an equal stretch of them."""
+    each = max(1, math.ceil(len(values) / cells))
+    stretches = [values[i : i + each] for i in range(0, len(values), each)]
+    heights = [sum(stretch) / len(stretch) / top * len(BLOCKS) for stretch in stretches]
+    return "".join(BLOCKS[min(len(BLOCKS) - 1, max(0, int(height)))] for height in heights)
+
+
+def _shows_blocks(console: Any) -> bool:
+    """Whether a terminal has the characters and the room."""
+    try:
+        BLOCKS.encode(console.encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return not console.is_dumb_terminal and console.width >= ROOM
+
+
 def _live_bar() -> Any:
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as RichProgress
+    from rich.table import Column
 
     return RichProgress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[pace]}"),
-        TextColumn("{task.fields[numbers]}"),
+        # what is too long for the terminal is cut here, not in the bar
+        TextColumn("{task.fields[numbers]}", table_column=Column(ratio=1, no_wrap=True)),
+        console=Console(),
+        expand=True,
     )
 
 
-def _shown(numbers: dict[str, Any]) -> str:
-    """A few numbers as text; what is missing is left out."""
+def _shown(numbers: Mapping[str, Any], drawn: Mapping[str, str] | None = None) -> str:
+    """A few numbers as text, those that are drawn first, behind their course; what is missing is
+    left out.
+    """
+    numbers = dict(sorted(numbers.items(), key=lambda item: item[0] not in (drawn or {})))
     short = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in numbers.items()}
-    return "  ".join(f"{key} {value}" for key, value in short.items() if value is not None)
+    before = {key: f"{course} " for key, course in (drawn or {}).items() if course}
+    return "  ".join(
+        f"{key} {before.get(key, '')}{value}" for key, value in short.items() if value is not None
+    )
 
 
 def _clock_time(seconds: float) -> str:

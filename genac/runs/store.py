@@ -6,6 +6,7 @@ metrics.jsonl     one line per logged step: {"stage", "step", "time", ...metrics
 events.jsonl      alarms and stage starts and ends: {"kind", "time", ...fields}
 rollouts/{stage}-{step:06d}.parquet    what the actor wrote, one row per response
 estimates/{stage}-{step:06d}.parquet   what the critic said, one row per state
+judged/NAME/{stage}-{step:06d}.parquet what another critic said of the same states
 checkpoints/      written by the checkpoint module
 summary.json      the evaluations at start and end, for machines
 report.html       written by the report
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -138,12 +140,12 @@ class Run:
 
     def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
         """Every logged line (of one stage), without the half line of a killed writer."""
-        lines = [_revive(obj) for _, obj in read_lines(self.path / "metrics.jsonl")]
+        lines = [revive(obj) for _, obj in read_lines(self.path / "metrics.jsonl")]
         return [line for line in lines if stage in (None, line.get("stage"))]
 
     def last_metrics(self, count: int = 10) -> list[dict[str, Any]]:
         """The last logged lines, from the file's end: the cost does not grow with the run."""
-        return [_revive(line) for line in tail_lines(self.path / "metrics.jsonl", count)]
+        return [revive(line) for line in tail_lines(self.path / "metrics.jsonl", count)]
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         events = [obj for _, obj in read_lines(self.path / "events.jsonl")]
@@ -165,13 +167,29 @@ class Run:
         advantages: Advantages | None = None,
         decode: Decode | None = None,
         critic_decode: Decode | None = None,
+        folder: str = "estimates",
     ) -> None:
         """One row per state. `decode` turns a segment's token ids into the column step_text,
         `critic_decode` the critic's own tokens into its prompt and the tokens of its reasoning.
         """
         words = Words(critic_decode)
         rows = [estimate_row(estimate, advantages or {}, decode, words) for estimate in estimates]
-        self._write_table("estimates", stage, step, encode(rows, ESTIMATE_COLUMNS))
+        self._write_table(folder, stage, step, encode(rows, ESTIMATE_COLUMNS))
+
+    def judged(self, name: str) -> str:
+        """The folder of what another critic said of this run's states, as `table` takes it;
+        ValueError where the name cannot be a folder's.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9_][\w.,=+-]*", name):
+            raise ValueError(
+                f"{name!r} cannot name judgements: use letters, digits and . , = + - _, and begin "
+                "with a letter or digit"
+            )
+        return f"judged/{name}"
+
+    def judges(self) -> list[str]:
+        """The names of the critics whose judgements were added to the run."""
+        return sorted(path.name for path in (self.path / "judged").glob("*") if path.is_dir())
 
     def tables(self, folder: str, stage: str | None = None) -> list[tuple[str, int]]:
         """(stage, step) of the files in "rollouts" or "estimates", by stage and step."""
@@ -195,16 +213,22 @@ class Run:
         return read_arrow(self.table_path(folder, stage, step), columns)
 
     def group(
-        self, stage: str, step: int, group: int, columns: Sequence[str] | None = None
+        self,
+        stage: str,
+        step: int,
+        group: int,
+        columns: Sequence[str] | None = None,
+        values: str = "estimates",
     ) -> list[Trajectory]:
-        """The responses of one group, with the values of their states, from some columns or all;
-        ValueError where the run holds none.
+        """The responses of one group, with the values of their states (or with those of another
+        critic: values=run.judged(name)), from some columns or all; ValueError where the run holds
+        none.
         """
-        key, rows = (stage, step), {}
-        for folder in ("rollouts", "estimates"):
+        key, rows = (stage, step), []
+        for folder in ("rollouts", values):
             held = self.table_path(folder, *key).exists()
-            rows[folder] = self.table(folder, *key, columns, {"group": group}) if held else []
-        found = group_of(stage, step, rows["rollouts"], rows["estimates"])
+            rows.append(self.table(folder, *key, columns, {"group": group}) if held else [])
+        found = group_of(stage, step, *rows)
         if not found:
             raise ValueError(
                 f"{self.path} holds no group {group} of stage {stage!r} at step {step}; "
@@ -256,7 +280,7 @@ class Run:
         kept = [raw for raw, obj in lines if obj.get("stage") != stage or obj["step"] <= step]
         if path.exists():
             atomic_write(path, "".join(line + "\n" for line in kept))
-        for folder in ("rollouts", "estimates"):
+        for folder in ("rollouts", "estimates", *map(self.judged, self.judges())):
             for _, later in [key for key in self.tables(folder, stage) if key[1] > step]:
                 self.table_path(folder, stage, later).unlink()
 
@@ -279,7 +303,7 @@ class Run:
 
     def _write_table(self, folder: str, stage: str, step: int, data: bytes) -> None:
         path = self.table_path(folder, stage, step)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, data)
 
 
@@ -312,6 +336,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _revive(obj: dict[str, Any]) -> dict[str, Any]:
+def revive(obj: dict[str, Any]) -> dict[str, Any]:
     """Metrics with "nan" and "inf" read back as numbers."""
     return {k: float(v) if isinstance(v, str) and v in NONFINITE else v for k, v in obj.items()}

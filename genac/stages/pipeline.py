@@ -17,7 +17,7 @@ from genac.evals.critic import brief, evaluate_critic, floors
 from genac.evals.ground_truth import Panel, revalue
 from genac.evals.policy import evaluate_policy
 from genac.recipes import recorded
-from genac.runs.report import write_report
+from genac.report.document import write_report
 from genac.runs.store import Run, environment, stable_hash
 from genac.runtime import Runtime
 from genac.sections import NOT_ASKED

@@ -15,7 +15,7 @@ from typing import Any
 
 import duckdb
 
-from genac.runs.curves import STAGES
+from genac.runs.listing import STAGES
 from genac.runs.store import Run
 from genac.viewer.digest import JUDGED, WRITTEN, judged, unpack, written
 

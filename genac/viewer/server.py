@@ -169,11 +169,24 @@ def same_state(
         for state in one.steps:
             if state.asked and prefix(one, state) in wanted:
                 found.setdefault((one.stage, state.critic_version), _judgement(one, state))
-    return sorted(found.values(), key=lambda state: newest_first(state["stage"], state["step"]))
+    asked = {judge: said for judge in run.judges() if (said := _also(run, judge, own, start))}
+    every = [*found.values(), *asked.values()]
+    return sorted(every, key=lambda state: newest_first(state["stage"], state["step"]))
 
 
-def _judgement(one: Trajectory, state: Step) -> dict[str, Any]:
+def _also(run: Run, judge: str, own: Trajectory, start: int) -> dict[str, Any] | None:
+    """What another critic said of the state, where it was asked (`genac eval states`)."""
+    folder = run.judged(judge)
+    if not run.table_path(folder, own.stage, own.step).exists():
+        return None
+    group = run.group(own.stage, own.step, own.group, JUDGEMENT, folder)
+    found = [s for s in _member(group, own.member).steps if s.start == start and s.asked]
+    return _judgement(own, found[0], judge) if found else None
+
+
+def _judgement(one: Trajectory, state: Step, judge: str | None = None) -> dict[str, Any]:
     return {
+        "judge": judge,  # None: the run's own critic
         "address": one.address,
         "stage": one.stage,
         "step": one.step,

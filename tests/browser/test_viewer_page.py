@@ -1,13 +1,7 @@
-"""The viewer's page in a headless Chromium: what a person does, and that it works for everyone.
-
-Needs Playwright for Python and a Chromium on the PATH; without them the tests are skipped. The
-accessibility check also needs axe-core (`npm install axe-core`, or AXE_CORE=path of axe.min.js).
-"""
+"""The viewer's page in a headless Chromium: what a person does, and that it works for everyone."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,17 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from viewer_run import append, make
+from browsing import PATIENCE, barriers, needs_axe, needs_chromium, until
+from viewer_run import append, make, rejudge
 
 from genac.runs.store import Run
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-AXE = Path(os.environ.get("AXE_CORE", "node_modules/axe-core/axe.min.js"))
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium"),
-]
-PATIENCE = 20_000  # milliseconds; the machine may be busy
+pytestmark = needs_chromium
 
 
 @pytest.fixture
@@ -41,15 +30,6 @@ def address(run: Run) -> Iterator[str]:
     yield next(word for word in server.stdout.readline().split() if word.startswith("http"))
     server.terminate()
     server.wait(30)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -75,15 +55,6 @@ def allowed(url: str, address: str) -> bool:
 
 def rows(page: Any) -> list[str]:
     return [row.get_attribute("data-at") for row in page.query_selector_all("#rows .row")]
-
-
-def until(page: Any, condition: str) -> None:
-    """Waits for a condition in the page (its policy forbids Playwright's own way, which evals)."""
-    for _ in range(PATIENCE // 50):
-        if page.evaluate(condition):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(condition)
 
 
 def test_open_filter_select_and_read(page):
@@ -141,6 +112,16 @@ def test_equal_versions_of_two_stages_are_not_mixed_up(page, run, address):
     )
 
 
+def test_two_critics_stand_side_by_side(page, run, address):
+    rejudge(run, 20, "second")
+    page.goto(f"{address}#at=joint/20/0/1&state=2&compare=1")
+    page.wait_for_selector("#versions .versions select")
+    assert page.inner_text("#versions .versions > div >> nth=0").startswith("version 20")
+    page.select_option("#versions select", label="critic second (asked of joint step 20)")
+    right = page.inner_text("#versions .versions > div >> nth=1")
+    assert "0.70" in right and "at version 99" in right
+
+
 def test_the_keyboard_reaches_everything(page):
     start = page.url
     page.keyboard.press("j")
@@ -196,7 +177,7 @@ def test_exports_are_files(page, button, ending, tmp_path):
         assert file.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.skipif(not AXE.is_file(), reason=f"no axe-core at {AXE}: npm install axe-core")
+@needs_axe
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_no_serious_barrier(page, theme):
     if theme == "dark":
@@ -206,13 +187,4 @@ def test_no_serious_barrier(page, theme):
         if view == "#tree":
             page.keyboard.press("g")
         page.wait_for_selector(view)
-        page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
-        page.wait_for_timeout(500)
-        page.evaluate(AXE.read_text())
-        found = page.evaluate("axe.run().then((found) => found.violations)")
-        serious = [
-            (v["id"], [node["html"][:120] for node in v["nodes"]][:4])
-            for v in found
-            if v["impact"] in ("serious", "critical")
-        ]
-        assert serious == [], view
+        assert barriers(page) == [], view

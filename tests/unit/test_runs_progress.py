@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from genac.runs.progress import Progress
+from genac.runs.progress import Progress, sparkline
 
 
 class Clock:
@@ -65,3 +65,42 @@ def test_a_terminal_gets_a_live_bar(monkeypatch):
         bar.update(2, reward=0.75)
     shown = terminal.getvalue()
     assert "joint" in shown and "2/2" in shown and "reward 0.75" in shown
+
+
+def terminal(monkeypatch, columns=160, encoding="utf-8", **extra):
+    """What a live bar of two steps writes to a terminal."""
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding=encoding, errors="replace")
+    stream.isatty = lambda: True
+    monkeypatch.setattr("sys.stdout", stream)
+    for name, value in {"TERM": "xterm", "COLUMNS": str(columns), **extra}.items():
+        monkeypatch.setenv(name, value)
+    with Progress("joint", 2, sparks={"reward": 1.0, "critic/mse": 0.25}) as bar:
+        bar.update(1, **{"reward": 0.25, "critic/mse": 0.2})
+        bar.update(2, **{"reward": 1.0, "critic/mse": 0.01, "loss": 1.5})
+    stream.flush()
+    return written.getvalue().decode("utf-8", "replace")
+
+
+def test_a_terminal_shows_the_course_of_success_and_of_the_critics_error(monkeypatch):
+    assert "reward ▃█ 1  critic/mse ▇▁ 0.01  loss 1.5" in terminal(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "unable", [{"columns": 80}, {"encoding": "ascii"}, {"TERM": "dumb"}], ids=str
+)
+def test_a_terminal_that_cannot_show_it_gets_numbers_only(monkeypatch, unable):
+    shown = terminal(monkeypatch, **unable)
+    assert not set("▁▃▇█") & set(shown) and "joint" in shown
+
+
+def test_a_log_file_has_no_sparkline(capsys):
+    run_steps(2, 1.0, sparks={"reward": 1.0})
+    assert capsys.readouterr().out.splitlines()[-1].endswith("| reward 0.5")
+
+
+def test_a_sparkline_is_the_means_of_equal_stretches_between_nothing_and_its_top():
+    assert sparkline([0.0, 0.5, 1.0, 7.0, -1.0], 1.0) == "▁▅██▁"
+    assert sparkline([0.0, 1.0, 1.0, 1.0, 0.25], 1.0, cells=3) == "▅█▃"
+    assert len(sparkline([0.5] * 1000, 1.0)) == 12
+    assert sparkline([], 1.0) == ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
-from viewer_run import HOSTILE, STEPS, append, make
+from viewer_run import HOSTILE, STEPS, append, make, rejudge
 
 from genac.cli import main
 from genac.runs.store import Run
@@ -251,6 +251,23 @@ def test_one_state_at_every_version_of_the_critic(client):
     later = client.get("/api/versions/joint/10/0/1", params={"start": 4}).json()
     assert [state["value"] for state in later] == [0.2] * 3
     assert client.get("/api/versions/joint/10/0/1", params={"start": 3}).status_code == 422
+
+
+def test_another_critics_words_stand_behind_the_runs_own_of_that_step(run):
+    rejudge(run, 10, "second")
+    (run.path / "judged" / "empty").mkdir()
+    with TestClient(make_app(run)) as client:
+        settle(client)
+        found = client.get("/api/versions/joint/10/0/1", params={"start": 2}).json()
+        elsewhere = client.get("/api/versions/joint/20/0/1", params={"start": 2}).json()
+    told = [(s["judge"], s["critic_version"], s["value"]) for s in found]
+    assert told == [
+        (None, 20, 0.7),
+        (None, 10, 0.8),
+        ("second", 99, pytest.approx(0.7)),
+        (None, 0, 0.7),
+    ]
+    assert {s["judge"] for s in elsewhere} == {None}
 
 
 def test_stages_are_told_apart_and_the_later_one_comes_first(run):

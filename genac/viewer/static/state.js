@@ -113,7 +113,7 @@ function tokens(texts, logprobs) {
 function versions(one, step) {
   const body = el("div", {}, note("Looking through the run\u2026"));
   const node = el("details", { id: "versions", open: Boolean(current().compare) },
-    el("summary", { text: "This state at other versions of the critic" }), body);
+    el("summary", { text: "This state by other versions and other critics" }), body);
   let asked = false;
   const fill = async () => {
     if (asked) return;
@@ -134,10 +134,10 @@ function versions(one, step) {
 }
 
 function compared(found, one, step) {
-  const mine = found.find((state) => state.stage === one.stage && state.critic_version === step.critic_version) || found[0];
+  const mine = found.find((state) => !state.judge && state.stage === one.stage && state.critic_version === step.critic_version) || found[0];
   const others = found.filter((state) => state !== mine);
   if (!others.length) {
-    return note("The run holds this problem and prefix at one version only.");
+    return note("The run holds this problem and prefix at one version only. What another critic says of it: genac eval states RUN CRITIC");
   }
   const right = el("div");
   const pick = el("select", { "aria-label": "Other version", onchange: () => show() },
@@ -151,7 +151,7 @@ function compared(found, one, step) {
     el("div", {}, el("p", { text: named(mine) }), judged(mine)), el("div", {}, pick, right));
 }
 
-const named = (state) => `version ${state.critic_version ?? "?"} (${state.stage} step ${state.step})`;
+const named = (state) => state.judge ? `critic ${state.judge} (asked of ${state.stage} step ${state.step})` : `version ${state.critic_version ?? "?"} (${state.stage} step ${state.step})`;
 
 function judged(state) {
   const node = el("pre", { class: "reason", text: state.rationale || "(no reasons)" });

@@ -1,0 +1,95 @@
+"""genac eval states: another critic's words beside the run's own, on disk and in the viewer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from micro import MICRO
+
+from genac.algorithms import merge
+from genac.recipes import resolve
+from genac.runs.store import Run
+from genac.stages.pipeline import train
+from genac.viewer.server import make_app
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, stages: Path) -> Path:
+    folder = tmp_path_factory.mktemp("rejudge") / "run"
+    places = {"output_dir": str(folder), "stages": {"folder": str(stages)}}
+    return train(resolve(merge(MICRO, places)))
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Run:
+    """A run that the test may change."""
+    return Run.open(shutil.copytree(trained, tmp_path / "copy"))
+
+
+def rows(run: Run, folder: str, step: int = 1) -> list[dict]:
+    return run.table(folder, "joint", step)
+
+
+def test_states_are_judged_again_and_shown_side_by_side(run, genac, tmp_path: Path):
+    other = tmp_path / "other"
+    shutil.copytree(run.path / "critic", other)
+    said = genac("eval", "states", str(run.path), str(other), "--step", "1")
+    assert said.code == 0 and "at 1 steps (1 judged now)" in said.out, said.err
+    own, again = rows(run, "estimates"), rows(run, "judged/other")
+    same = ("problem_id", "group", "member", "start", "end", "step_text", "reward", "state")
+    assert [[r[k] for k in same] for r in own] == [[r[k] for k in same] for r in again]
+    assert all(r["rationale"] and r["critic_prompt"] for r in again)
+    # the final critic of three steps is not the one that was asked at step 1
+    assert [r["rationale"] for r in own] != [r["rationale"] for r in again]
+
+    more = genac("eval", "states", str(run.path), str(other))
+    assert "at 3 steps (2 judged now)" in more.out
+    assert rows(run, "judged/other") == again
+    assert run.tables("estimates") == run.tables("judged/other") and run.judges() == ["other"]
+
+    with TestClient(make_app(run)) as client:
+        found = client.get("/api/versions/joint/1/0/0", params={"start": 0}).json()
+    mine = next(r for r in again if (r["group"], r["member"], r["start"]) == (0, 0, 0))
+    assert [(s["judge"], s["step"]) for s in found] == [(None, 1), ("other", 1)]
+    assert found[1]["rationale"] == mine["rationale"] and found[1]["value"] == mine["value"]
+
+
+def test_the_actor_of_a_resumed_run_leaves_no_stale_judgements(run, genac):
+    genac("eval", "states", str(run.path), str(run.path), "--name", "final")
+    run.truncate_after("joint", 0)
+    assert run.tables("judged/final") == [("joint", 0)]
+
+
+def test_bad_requests_are_one_line_and_write_nothing(run, genac, tmp_path: Path):
+    path = str(run.path)
+    for arguments, told in (
+        ((path, path, "--step", "7"), "at step 7; it holds the steps 0, 1, 2"),
+        ((path, path, "--stage", "base"), "stage 'base'; it holds the steps (none)"),
+        ((path, str(tmp_path)), "holds no critic.json"),
+        ((path, path, "--name", "../up"), "cannot name judgements"),
+    ):
+        said = genac("eval", "states", *arguments)
+        assert said.code == 2 and told in said.err
+    assert run.judges() == []
+
+
+def test_another_critic_under_the_same_name_is_refused(run, genac, tmp_path: Path):
+    asked = ("eval", "states", str(run.path))
+    name = ("--name", "mine", "--step", "0")
+    assert genac(*asked, str(run.path), *name).code == 0
+    assert "(0 judged now)" in genac(*asked, str(run.path), *name).out
+    shutil.copytree(run.path / "critic", tmp_path / "second")
+    said = genac(*asked, str(tmp_path / "second"), *name)
+    assert said.code == 2 and "what another critic said" in said.err
+
+
+def test_a_value_head_is_asked_where_the_prompts_can_be_rebuilt(run_micro, genac):
+    run = run_micro(algorithm="ppo", credit={"granularity": "states"})
+    said = genac("eval", "states", str(run.path), str(run.path), "--name", "head", "--step", "2")
+    assert said.code == 0, said.err
+    own, again = rows(run, "estimates", 2), rows(run, "judged/head", 2)
+    assert [r["state"] for r in own] == [r["state"] for r in again]
+    assert all(r["value"] is not None for r in again)
