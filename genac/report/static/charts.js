@@ -137,11 +137,12 @@ function dots(chart, series, width) {
     text: (row) => shown(row.mean), dx: 8, textAnchor: "start", fill: "currentColor" }));
   const near = Plot.pointer({ x: "mean", y, fy: many ? "label" : undefined, title: "text" });
   marks.push(Plot.tip(rows, { ...near, ...TIP }));
-  const longest = Math.max(...(many ? series.map((one) => one.name) : order).map((text) => text.length));
+  const longest = Math.max(...order.map((text) => text.length));
   return { width, height: many ? 60 + order.length * (16 * series.length + 14) : 60 + 30 * order.length,
-    marginLeft: Math.min(width * 0.4, 14 + 6.2 * longest), marginRight: many ? 130 : 45, marginBottom: 42,
-    x: { label: chart.x, labelOffset: 38, grid: true, ticks: 4, zero: true }, y: { label: null, domain: many ? undefined : order },
-    fy: { label: null, domain: many ? order : undefined }, marks };
+    marginLeft: Math.min(width * 0.4, 14 + 6.2 * longest), marginRight: 45, marginBottom: 42,
+    x: { label: chart.x, labelOffset: 38, grid: true, ticks: 4, zero: true }, // of several series colour and symbol tell which, as in the legend
+    y: many ? { axis: null } : { label: null, domain: order },
+    fy: many ? { label: null, domain: order, axis: "left" } : undefined, marks };
 }
 
 function bars(chart, series, width) {
