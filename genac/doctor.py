@@ -24,6 +24,7 @@ from genac.critics.prompts import size_text
 from genac.critics.score_tokens import score_tokens
 from genac.engines import local
 from genac.evals import memory
+from genac.evals.duration import duration
 from genac.evals.lengths import LETTERS, Candidate, Lengths, candidates, measure
 from genac.evals.memory import Spread, as_text
 from genac.models.loading import parameter_count
@@ -86,6 +87,11 @@ def examine(cfg: RunConfig, gpu_gib: float | None = None) -> tuple[list[str], bo
             fits(found, cfg, needs, free, hardware, more)
             if gpu_gib is None:
                 disk(found, cfg, needs)
+            else:
+                spent = duration(cfg, models, lengths, hardware.processes)
+                phases = ", ".join(f"{k.replace('_', ' ')} {v:.0f}" for k, v in spent.items())
+                text = f"on paper {sum(spent.values()):.0f} s per joint step ({phases})"
+                found.add("ok", f"time: {text}, all as long as allowed, rates of an H100 assumed")
     return found.lines, not any(line.startswith("FAIL") for line in found.lines)
 
 
