@@ -92,7 +92,7 @@ def test_two_processes_train_as_one(
             algorithm=algorithm,
             output_dir=str(tmp_path / f"of-{n}"),
             stages={"joint": {"steps": 1, "eval_every": 1}},
-            loss={"num_minibatches": 2, "beta": 0.1 if algorithm == "grpo" else 0.0},
+            loss={"num_minibatches": 2},
             hardware={"processes": n},
         )
         for n in (1, 2)
