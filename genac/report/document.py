@@ -10,8 +10,9 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
+from importlib import resources, util
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from genac.runs.listing import list_runs
 from genac.runs.page import clip, esc, note, number, section, table
 from genac.runs.store import atomic_write
 
-LIBRARY = ("d3.min.js", "plot.min.js")
-SCRIPTS = (*LIBRARY, "charts.js", "report.js")
+SCRIPTS = ("charts.js", "report.js")
+NO_CHARTS = "Without charts: pip install 'genac[report]' and write the report again."
 USAGE = "usage: genac report RUN [RUN ...] [--out FILE]"
 
 
@@ -241,8 +242,9 @@ def _label(value: Any) -> str | None:
 
 def _page(title: str, links: str, body: str) -> str:
     folder = resources.files("genac.report") / "static"
-    scripts = [(folder / name).read_text(encoding="utf-8") for name in SCRIPTS]
-    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
+    drawing, own = library(), [(folder / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    scripts, missing = ([drawing, *own], "") if drawing else ([], note(NO_CHARTS))
+    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'"
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {hashes}"
     style = (folder / "report.css").read_text(encoding="utf-8")
     return (
@@ -253,10 +255,22 @@ def _page(title: str, links: str, body: str) -> str:
         f'<div class="bar-top"><nav aria-label="Sections">{links}</nav>'
         '<button type="button" id="theme" hidden>theme</button></div>'
         '<noscript><p class="note">The charts need scripts, which are off here; the tables do not.'
-        f"</p></noscript><main>\n{body}\n</main>\n"
+        f"</p></noscript><main>\n{missing}{body}\n</main>\n"
         + "".join(f"<script>{script}</script>\n" for script in scripts)
         + "</body></html>\n"
     )
+
+
+def library() -> str | None:
+    """Observable Plot and d3 (both ISC) as pyobsplot (MIT) holds them: a module that leaves them in
+    `window`, here as a plain script. None where pyobsplot is not installed; it is not imported.
+    """
+    found = util.find_spec("pyobsplot")
+    if found is None or not found.submodule_search_locations:
+        return None
+    file = Path(found.submodule_search_locations[0]) / "static" / "static-widget.js"
+    module = file.read_text(encoding="utf-8")
+    return f"(() => {{\n{re.sub(r'export {[^}]*};', '', module)}\n}})();"
 
 
 def _digest(script: str) -> str:
