@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from genac.engines.base import Completion, Request
+from genac.engines.native import Draws
 from genac.prefixes import Tree
 
+SPRINT = 128  # tokens per call at most: an interruption waits for its end
 TURN_OVER_BELOW = 0.7  # rows leave and enter once fewer than this fraction is still writing
 
 
@@ -23,6 +25,7 @@ class Steps(Protocol):
     """The model behind a batch."""
 
     refills: bool  # whether rows may enter while others are being written
+    sprints: bool  # whether many tokens can be written in one call
 
     def admit(self, trees: Sequence[Tree], room: int) -> Tensor:
         """Reads prompts; logits (new rows, V) in the order of the trees' members."""
@@ -34,6 +37,10 @@ class Steps(Protocol):
 
     def advance(self, token_B: Tensor) -> Tensor:
         """Writes one token per row; logits (B, V) of the next."""
+        ...
+
+    def sprint(self, token_B: Tensor, draws: Draws, steps: int) -> Tensor:
+        """Up to `steps` tokens for every row that has not ended; the newest token of every row."""
         ...
 
 
@@ -78,6 +85,8 @@ class Batch:
         logits = self._admit(waiting)
         while True:
             token = self._write(logits)
+            if self.steps.sprints and self.stops is None and not self.narrow:
+                token = self._sprint(token)
             running = int((~self.ended_B).sum())
             if not running and not waiting:
                 return self._completions()
@@ -85,6 +94,22 @@ class Batch:
                 logits = self._turn_over(token, running, waiting)
             else:
                 logits = self.steps.advance(token)
+
+    def _sprint(self, token_B: Tensor) -> Tensor:
+        """As many tokens as one call may write; the newest of every row."""
+        live = self.live_B[~self.ended_B]
+        if not len(live):
+            return token_B
+        steps = min(SPRINT, int((self.limit_N - self.length_N)[live].max()))
+        draws = Draws(
+            *(self.live_B, self.limit_N, self.stop_NS, self.line_NS, self.watch_NW),
+            *(self.temperature_N, self.uniform_NT, self.tokens_NT, self.length_N),
+            *(self.logprobs_NT, self.watched_NTW, self.stopped_N, self.ended_B),
+        )
+        try:
+            return self.steps.sprint(token_B, draws, steps)
+        except FloatingPointError as error:
+            raise self._diverged(error.args[1]) from None
 
     def _turns_over(self, running: int, waiting: deque[Tree]) -> bool:
         if running < TURN_OVER_BELOW * len(self.live_B):
@@ -160,12 +185,15 @@ class Batch:
         # The sum is not finite if any entry is not, and costs one pass.
         bad = ~torch.isfinite(logits_BV.sum(-1)) & ~self.ended_B
         if bool(bad.any()):
-            row = int(self.live_B[bad.nonzero()[0, 0]])
-            raise FloatingPointError(
-                f"non-finite logits for request {row}, whose prompt starts with tokens "
-                f"{self.requests[row].prompt_ids[:8]}; the weights have diverged: lower the "
-                "learning rate or resume an earlier checkpoint"
-            )
+            raise self._diverged(int(bad.nonzero()[0, 0]))
+
+    def _diverged(self, row: int) -> FloatingPointError:
+        index = int(self.live_B[row])
+        return FloatingPointError(
+            f"non-finite logits for request {index}, whose prompt starts with tokens "
+            f"{self.requests[index].prompt_ids[:8]}; the weights have diverged: lower the "
+            "learning rate or resume an earlier checkpoint"
+        )
 
     def _completions(self) -> list[Completion]:
         tokens, stopped = self.tokens_NT.tolist(), self.stopped_N.tolist()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from genac.engines.native import native
 from genac.models.lora import weight_of
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma")
@@ -98,9 +99,11 @@ class Decoder:
         self.embedding = cast(model.model.embed_tokens.weight.detach().clone())
         if gemma:
             self.embedding = self.embedding * config.hidden_size**0.5
-        self.act = ACTIVATIONS[getattr(config, "hidden_activation", None) or config.hidden_act]
+        name = getattr(config, "hidden_activation", None) or config.hidden_act
+        self.act, self.activation = ACTIVATIONS[name], list(ACTIVATIONS).index(name)
         self.head = cast(model.lm_head.weight.detach().float() * gain(model.model.norm))
         self.layers = [self._layer(layer, gain, cast) for layer in model.model.layers]
+        self.native = native(self)
 
     def _layer(self, layer: Any, gain: Any, cast: Any) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
@@ -143,8 +146,7 @@ class Decoder:
     def forward(self, ids_BT: Tensor, position_BT: Tensor, attend: Attend) -> Tensor:
         """Hidden states (B, T, hidden) of the tokens, before the last norm."""
         rows, length = ids_BT.shape
-        angle_BTd = position_BT[..., None].float() * self.inv_freq
-        turn = torch.polar(torch.full_like(angle_BTd, self.rope_scale), angle_BTd)[:, :, None]
+        turn = self.turn(position_BT)[:, :, None]
         x = self.embedding[ids_BT]
         rotated = self.heads + self.kv_heads
         for index, w in enumerate(self.layers):
@@ -158,6 +160,11 @@ class Decoder:
             gate, up = F.linear(self._normed(x), w.gate_up).chunk(2, dim=-1)
             x = x + F.linear(self.act(gate) * up, w.down)
         return x
+
+    def turn(self, position: Tensor) -> Tensor:
+        """Rotations (..., D / 2) of positions (...), as complex numbers."""
+        angle = position[..., None].float() * self.inv_freq
+        return torch.polar(torch.full_like(angle, self.rope_scale), angle)
 
     def _normed(self, x: Tensor) -> Tensor:
         """x / sqrt(mean(x^2) + eps); the gain is in the weights that follow."""
