@@ -30,6 +30,7 @@ LEVELS = {
     "ops": 1,
     "runs": 1,
     "viewer": 2,
+    "native": 1,
     "models": 2,
     "engines": 3,
     "batching": 3,

@@ -1,41 +1,26 @@
-"""Decoding in C++ (decode.cpp), where a compiler is at hand; without one, torch's operations.
-
-It is compiled once per machine and source, in a few seconds, and kept in the user's cache folder.
-GENAC_NATIVE=0 turns it off.
-"""
+"""Decoding in C++ (native/decode.cpp): what Python hands to it."""
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-import warnings
 from ctypes import POINTER, byref, c_double, c_int64, c_void_p
 from dataclasses import dataclass, fields
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from genac.native.library import LANES, library
+
 ARRAYS = (
     *("live", "limit", "stop", "line", "watch", "temperature", "uniform"),
     *("tokens", "length", "logprobs", "probabilities", "stopped", "ended"),
 )
 PRODUCTS = ("qkv", "out", "gate_up", "down")
-SOURCE = Path(__file__).with_name("decode.cpp")
-FLAGS = "-O3 -march=native -std=c++17 -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC"
-COMPILERS = ("c++", "g++", "clang++")
 TILE = 6  # rows whose products are computed together
 CACHE = 2 * 2**20  # bytes of keys and values that a thread works on at a time
 PANEL = 16  # outputs that stand together in a panel of weights
-LANES = 8  # numbers per vector: dimensions are multiples of it
 # Every chunk of rows reads all weights. Larger models are decoded by torch's products, whose
 # threads divide the weights between them.
 LARGEST = 64 * 2**20
@@ -224,53 +209,3 @@ def native(decoder: Any) -> Native | None:
         return None
     found = library()
     return None if found is None else Native(decoder, found)
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    """The compiled library; None, with a warning, where there is none."""
-    if os.environ.get("GENAC_NATIVE") == "0":
-        return None
-    try:
-        loaded = ctypes.CDLL(str(compiled()))
-    except (OSError, subprocess.SubprocessError) as error:
-        output = getattr(error, "stderr", None) or error
-        warnings.warn(
-            f"the decoding step could not be compiled, so sampling takes about twice as long "
-            f"({str(output).strip()[-300:]}); install g++ or clang++, or set GENAC_NATIVE=0 to "
-            "say so",
-            stacklevel=2,
-        )
-        return None
-    pointers = [POINTER(CModel), POINTER(CBatch), POINTER(CDraws)]
-    loaded.genac_decode.argtypes = [*pointers, c_int64, c_int64, c_int64]
-    return loaded
-
-
-def compiled() -> Path:
-    """Path of the library, compiled on the first use; OSError or SubprocessError where it fails."""
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
-    if compiler is None:
-        raise FileNotFoundError(f"none of {', '.join(COMPILERS)} is installed")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    # -march=native: another processor needs another library.
-    about = (SOURCE.read_text(), FLAGS, compiler, processor())
-    name = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
-    path = Path(home) / "genac" / f"decode-{name}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            made = Path(folder) / path.name
-            command = [compiler, *FLAGS.split(), str(SOURCE), "-o", str(made)]
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-            made.replace(path)  # whole, or not at all
-    return path
-
-
-def processor() -> str:
-    """What -march=native looks at."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    wanted = ("model name", "flags", "Features")
-    found = {line for line in lines if line.startswith(wanted)}
-    return "\n".join([platform.machine(), *sorted(found)])

@@ -14,6 +14,7 @@ from transformers import LlamaConfig
 from genac.engines import native
 from genac.engines.base import Request
 from genac.engines.local import LocalEngine
+from genac.native import library
 
 TRUNK = tuple(2 + i % 37 for i in range(40))
 
@@ -27,7 +28,7 @@ def torch_engine(model: Any, **options: Any) -> LocalEngine:
 
 @pytest.fixture(scope="module")
 def compiled() -> None:
-    if native.library() is None:
+    if library.library() is None:
         pytest.skip("no C++ compiler here")
 
 
@@ -115,10 +116,10 @@ def test_nucleus_sampling_goes_step_by_step(compiled):
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """A machine on which nothing was compiled yet."""
-    native.library.cache_clear()
+    library.library.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     yield tmp_path
-    native.library.cache_clear()
+    library.library.cache_clear()
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
@@ -142,7 +143,7 @@ def test_it_can_be_turned_off_silently(elsewhere, monkeypatch):
 
 
 def test_it_is_compiled_once(compiled, elsewhere):
-    first = native.compiled()
+    first = library.compiled()
     stamp = first.stat().st_mtime_ns
-    assert native.compiled() == first and first.stat().st_mtime_ns == stamp
+    assert library.compiled() == first and first.stat().st_mtime_ns == stamp
     assert [p.name for p in first.parent.iterdir()] == [first.name]
