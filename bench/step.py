@@ -256,7 +256,10 @@ def recipe(args) -> None:
 
     def train(name: str, turn: int) -> float:
         out = folder / f"{name}{turn}"
-        command = [sys.executable, "-m", "genac.cli", "train", args.recipe, "--algorithm", name]
+        clock = "time.perf_counter = time.process_time; " if args.cpu_time else ""
+        start = f"import sys, time; {clock}from genac.cli import main; sys.exit(main())"
+        command = [sys.executable, "-c", start]
+        command += ["train", args.recipe, "--algorithm", name]
         command += ["--output_dir", str(out), "--seed", str(args.seed)]
         command += ["--stages.joint.steps", str(args.steps), "--stages.joint.eval_every", "0"]
         command += ["--evaluate.num_problems", "1", "--evaluate.panel_problems", "0"]
