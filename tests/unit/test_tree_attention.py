@@ -145,9 +145,11 @@ def test_the_kernel_in_native_code_computes_the_same(dim, forest):
 
 
 def test_what_the_native_kernel_is_asked():
-    known = library() is not None
-    assert fuses(torch.zeros(1, 2, 3, 8)) == known
-    assert not fuses(torch.zeros(1, 2, 3, 12)) and not fuses(torch.zeros(1, 2, 3, 8).double())
+    short, long = plan_of([(10, [(3, 2)])]), plan_of([(5000, [(3, 2)])])
+    q = torch.zeros(1, 2, 3, 8)
+    assert fuses(q, short) == (library() is not None)
+    assert not fuses(q, long)
+    assert not fuses(q[..., :4], short) and not fuses(q.double(), short)
 
 
 def test_gradients_by_finite_differences():
