@@ -34,7 +34,7 @@ FLASH_BACKWARD: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 NAME = "genac_trees"
 CROSSING_TOKENS = 256  # branch tokens per block against the trunk: a small mask, few calls
 # Attention token by token beats blocks while a head's keys, values and their gradients stay in a
-# core's cache (512 KB); measured 1.05 to 2.6 times as fast up to there, and half as fast far beyond.
+# core's cache (512 KB): measured 1.05 to 2.6 times as fast up to there, half as fast far beyond.
 FUSED, WIDEST = 2**15, 64
 WASTE = 1.25  # stretches are padded to a common length while that costs at most this factor
 
