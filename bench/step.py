@@ -1,12 +1,13 @@
 """One training iteration of GenAC, PPO, VinePPO and GRPO on the same actor workload, by phase.
 
-    python bench/step.py [--quick] [--json FILE] [--recipe recipes/arithmetic.yaml]
+    python bench/step.py [--quick] [--json FILE] [--recipe recipes/arithmetic.yaml [--run RUN]]
 
 Reference shape: responses of 512 tokens in 8 states, thoughts of 64 tokens, actor and critic of one
 size, VinePPO with 9 continuations per state; then the same with thoughts of 4 x the length. Models
 are untrained: lengths are forced, scores are written into the thoughts, rewards are drawn, so that
 every method does the work of a real iteration. With --recipe the methods run that recipe's joint
-stage for real instead (its earlier stages are trained first, unless they are on disk).
+stage for real instead (its earlier stages are trained first, unless they are on disk); with --run
+too, one step after the other from the actor and critic of that finished run.
 """
 
 from __future__ import annotations
@@ -35,13 +36,14 @@ def main() -> None:
     options.add_argument("--states", type=int, default=8)
     options.add_argument("--thought", type=int, default=64)
     options.add_argument("--recipe", help="measure this recipe's joint stage instead")
+    options.add_argument("--run", type=Path, help="with --recipe: start from this GenAC run")
     options.add_argument("--steps", type=int, default=8, help="with --recipe: joint steps")
     args = parse(options)
     import torch
 
     torch.set_num_threads(args.threads)
     if args.recipe:
-        return recipe(args)
+        return from_run(args) if args.run else recipe(args)
     if args.quick:
         args.prompts = 2
     limits = roofline(args.device)
@@ -72,19 +74,47 @@ def main() -> None:
 
 def shape(args, thought: int, methods: tuple[str, ...]) -> tuple[dict, dict, dict, dict]:
     """Ratios to PPO with their range, raw seconds, median seconds by phase, and cost by kind."""
+    print(f"\nresponses of {args.response}, {args.states} states, thoughts of {thought}")
     with tempfile.TemporaryDirectory() as folder:
-        workers = {name: Worker(args, name, thought, Path(folder)) for name in methods}
-        steps = {name: worker.step for name, worker in workers.items()}
-        seconds = interleaved(steps, args.repeats, 1, args.device)
+        workers = {name: Worker.forced(args, name, thought, Path(folder)) for name in methods}
+        return compare(args, workers)
+
+
+def from_run(args) -> None:
+    """The recipe's joint step from a finished run's models, which go on learning."""
+    from genac.recipes import read_recipe, resolve
+    from genac.stages.setup import Setup
+
+    workers = {}
+    for name in METHODS:
+        cfg = resolve(read_recipe(args.recipe), {"algorithm": name, "seed": args.seed})
+        setup = Setup.of(cfg)
+        actor = setup.actor(args.run / "actor")
+        judge = args.run / ("critic" if name == "genac" else "actor")
+        workers[name] = Worker(cfg, actor, setup.critic(judge, actor), setup.world)
+    ratios, seconds, phases, cost = compare(args, workers)
+    result = {
+        "genac_vs_ppo_default": ratios["genac"]["value"],
+        "vineppo_vs_ppo_default": ratios["vineppo"]["value"],
+        "cost_relative_to_ppo": cost,
+        "ratios": ratios,
+        "phases": phases,
+    }
+    write_json(args, result, seconds)
+
+
+def compare(args, workers: dict[str, Worker]) -> tuple[dict, dict, dict, dict]:
+    """Ratios to PPO with their range, raw seconds, median seconds by phase, and cost by kind."""
+    steps = {name: worker.step for name, worker in workers.items()}
+    seconds = interleaved(steps, args.repeats, 1, args.device)
     ratios = {name: ratio(values, seconds["ppo"]) for name, values in seconds.items()}
     phases = {name: worker.phases(args.repeats) for name, worker in workers.items()}
     columns = list(phases["ppo"])
-    print(f"\nresponses of {args.response}, {args.states} states, thoughts of {thought}")
     rows = [
         [name, median(seconds[name]), ratios[name]["value"]]
         + [f"{phases[name][c]:.2f}" for c in columns]
         + [f"{workers[name].count('tokens'):,.0f}"]
-        for name in methods
+        for name in workers
     ]
     print(table(["", "s/step", "vs ppo", *columns, "tokens/step"], rows), flush=True)
     counts = {
@@ -143,23 +173,28 @@ class Forced:
 class Worker:
     """One method on the common workload."""
 
-    def __init__(self, args, name: str, thought: int, folder: Path) -> None:
+    def __init__(self, cfg, actor, critic, world) -> None:
         from genac.evals.cost import Cost
+
+        self.cfg, self.actor, self.critic, self.world = cfg, actor, critic, world
+        self.make_cost, self.history = Cost, []
+
+    @classmethod
+    def forced(cls, args, name: str, thought: int, folder: Path) -> Worker:
+        """Untrained models whose texts have the lengths that the arguments say."""
         from genac.stages.setup import Setup
 
-        self.cfg, self.name, self.history = config(args, name, thought), name, []
-        setup = Setup.of(self.cfg)
+        setup = Setup.of(config(args, name, thought))
         world = replace(setup.world, task=Noise(48))
         setup = replace(setup, world=replace(world, verifier=verifier(world.task)))
         models = [saved(args, folder, role, thought) for role in ("actor", "critic")]
-        self.actor, self.world = setup.actor(models[0]), setup.world
-        self.actor.engine = Forced(self.actor.engine)
-        self.critic = setup.critic(models[1], self.actor)
-        runtime = self.critic.runtime
-        if runtime is not None and runtime.engine is not None:
-            ending = runtime.tokenizer.encode("".join(SCORE), add_special_tokens=False)
-            runtime.engine = Forced(runtime.engine, tuple(ending))
-        self.make_cost = Cost
+        actor = setup.actor(models[0])
+        actor.engine = Forced(actor.engine)
+        critic = setup.critic(models[1], actor)
+        if critic.runtime is not None and critic.runtime.engine is not None:
+            ending = critic.runtime.tokenizer.encode("".join(SCORE), add_special_tokens=False)
+            critic.runtime.engine = Forced(critic.runtime.engine, tuple(ending))
+        return cls(setup.cfg, actor, critic, setup.world)
 
     def step(self, turn: int) -> None:
         """The phases of stages/joint.py."""
@@ -256,7 +291,10 @@ def recipe(args) -> None:
 
     def train(name: str, turn: int) -> float:
         out = folder / f"{name}{turn}"
-        command = [sys.executable, "-m", "genac.cli", "train", args.recipe, "--algorithm", name]
+        clock = "time.perf_counter = time.process_time; " if args.cpu_time else ""
+        start = f"import sys, time; {clock}from genac.cli import main; sys.exit(main())"
+        command = [sys.executable, "-c", start]
+        command += ["train", args.recipe, "--algorithm", name]
         command += ["--output_dir", str(out), "--seed", str(args.seed)]
         command += ["--stages.joint.steps", str(args.steps), "--stages.joint.eval_every", "0"]
         command += ["--evaluate.num_problems", "1", "--evaluate.panel_problems", "0"]

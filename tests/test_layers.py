@@ -31,6 +31,7 @@ LEVELS = {
     "runs": 1,
     "viewer": 2,
     "report": 2,
+    "native": 1,
     "models": 2,
     "engines": 3,
     "batching": 3,

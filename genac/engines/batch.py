@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from genac.engines.base import Completion, Request
+from genac.engines.native import Draws
 from genac.prefixes import Tree
 
+SPRINT = 128  # tokens per call at most: an interruption waits for its end
 TURN_OVER_BELOW = 0.7  # rows leave and enter once fewer than this fraction is still writing
 
 
@@ -24,6 +26,7 @@ class Steps(Protocol):
 
     refills: bool  # whether rows may enter while others are being written
     rewinds: bool  # whether a row may forget the last tokens it read
+    sprints: bool  # whether many tokens can be written in one call
 
     def admit(self, trees: Sequence[Tree], room: int) -> Tensor:
         """Reads prompts; logits (new rows, V) in the order of the trees' members."""
@@ -37,6 +40,10 @@ class Steps(Protocol):
         """Writes one token per row; logits (B, V) of the next. Rows with `back_B` > 0 read it as if
         that many of their last tokens were not there; they are dropped afterwards.
         """
+        ...
+
+    def sprint(self, token_B: Tensor, draws: Draws, steps: int) -> Tensor:
+        """Up to `steps` tokens for every row that has not ended; the newest token of every row."""
         ...
 
 
@@ -84,6 +91,8 @@ class Batch:
         logits = self._admit(waiting)
         while True:
             token = self._write(logits)
+            if self.steps.sprints and self.stops is None and not self.narrow and not self.trying:
+                token = self._sprint(token)
             running = int((~self.ended_B).sum())
             if not running and not waiting:
                 return self._completions()
@@ -91,6 +100,26 @@ class Batch:
                 logits = self._turn_over(token, running, waiting)
             else:
                 logits = self._advance(token)
+
+    def _sprint(self, token_B: Tensor) -> Tensor:
+        """As many tokens as one call may write; the newest of every row."""
+        live = self.live_B[~self.ended_B]
+        if not len(live):
+            return token_B
+        steps = min(SPRINT, int((self.limit_N - self.length_N)[live].max()))
+        draws = Draws(
+            *(self.live_B, self.limit_N, self.stop_NS, self.line_NS, self.watch_NW),
+            *(self.temperature_N, self.uniform_NT, self.tokens_NT, self.length_N),
+            *(self.logprobs_NT, self.watched_NTW, self.stopped_N, self.ended_B),
+        )
+        ended_B, length_B = self.ended_B.clone(), self.length_N[self.live_B]
+        try:
+            token_B = self.steps.sprint(token_B, draws, steps)
+        except FloatingPointError as error:
+            raise self._diverged(error.args[1]) from None
+        if not self.forks:
+            return token_B
+        return self._fork(token_B, ended_B, steps - (self.length_N[self.live_B] - length_B))
 
     def _turns_over(self, running: int, waiting: deque[Tree]) -> bool:
         if running < TURN_OVER_BELOW * len(self.live_B):
@@ -155,9 +184,10 @@ class Batch:
         self.ended_B = ended | hit | (at >= self.limit_N[live])
         return self._fork(token, ended) if self.forks else token
 
-    def _fork(self, token_B: Tensor, before_B: Tensor) -> Tensor:
+    def _fork(self, token_B: Tensor, before_B: Tensor, idle_B: Tensor | None = None) -> Tensor:
         """Tokens to read next. A row that has just ended (it had not `before_B`) may stay for one
         more, which it reads in the place of what it wrote there; one that did so is done.
+        `idle_B`: slots that passed since the row ended.
         """
         if self.trying:
             for row in (self.back_B >= 0).nonzero()[:, 0].tolist():
@@ -173,7 +203,8 @@ class Batch:
             found = fork(ids) if fork is not None else None
             if found is not None:
                 place, token_B[row] = found
-                self.back_B[row] = len(ids) - 1 - place
+                idle = 0 if idle_B is None else int(idle_B[row])
+                self.back_B[row] = len(ids) - 1 - place + idle
                 self.ended_B[row], self.trying = False, True
         return token_B
 
@@ -196,12 +227,15 @@ class Batch:
         # The sum is not finite if any entry is not, and costs one pass.
         bad = ~torch.isfinite(logits_BV.sum(-1)) & ~self.ended_B
         if bool(bad.any()):
-            row = int(self.live_B[bad.nonzero()[0, 0]])
-            raise FloatingPointError(
-                f"non-finite logits for request {row}, whose prompt starts with tokens "
-                f"{self.requests[row].prompt_ids[:8]}; the weights have diverged: lower the "
-                "learning rate or resume an earlier checkpoint"
-            )
+            raise self._diverged(int(bad.nonzero()[0, 0]))
+
+    def _diverged(self, row: int) -> FloatingPointError:
+        index = int(self.live_B[row])
+        return FloatingPointError(
+            f"non-finite logits for request {index}, whose prompt starts with tokens "
+            f"{self.requests[index].prompt_ids[:8]}; the weights have diverged: lower the "
+            "learning rate or resume an earlier checkpoint"
+        )
 
     def _completions(self) -> list[Completion]:
         tokens, stopped = self.tokens_NT.tolist(), self.stopped_N.tolist()

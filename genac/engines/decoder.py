@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from genac.engines.native import native
 from genac.models.lora import weight_of
 from genac.models.sharding import gathered
 
@@ -96,7 +97,8 @@ class Decoder:
         gain = lambda norm: norm.weight.detach().float() + (1.0 if gemma else 0.0)  # noqa: E731
         cast = lambda weight: weight.to(self.dtype).contiguous()  # noqa: E731
         config = model.config
-        self.act = ACTIVATIONS[getattr(config, "hidden_activation", None) or config.hidden_act]
+        name = getattr(config, "hidden_activation", None) or config.hidden_act
+        self.act, self.activation = ACTIVATIONS[name], list(ACTIVATIONS).index(name)
         with gathered(model):
             self.embedding = cast(model.model.embed_tokens.weight.detach().clone())
             if gemma:
@@ -107,6 +109,7 @@ class Decoder:
         for index, layer in enumerate(model.model.layers):
             with gathered(layer):
                 self.layers[index : index + 1] = [self._layer(layer, gain, cast)]
+        self.native = native(self)
 
     def _layer(self, layer: Any, gain: Any, cast: Any) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
@@ -157,8 +160,7 @@ class Decoder:
     def forward(self, ids_BT: Tensor, position_BT: Tensor, attend: Attend) -> Tensor:
         """Hidden states (B, T, hidden) of the tokens, before the last norm."""
         rows, length = ids_BT.shape
-        angle_BTd = position_BT[..., None].float() * self.inv_freq
-        turn = torch.polar(torch.full_like(angle_BTd, self.rope_scale), angle_BTd)[:, :, None]
+        turn = self.turn(position_BT)[:, :, None]
         x = self.embedding[ids_BT]
         rotated = self.heads + self.kv_heads
         for index, w in enumerate(self.layers):
@@ -172,6 +174,11 @@ class Decoder:
             gate, up = F.linear(self._normed(x), w.gate_up).chunk(2, dim=-1)
             x = x + F.linear(self.act(gate) * up, w.down)
         return x
+
+    def turn(self, position: Tensor) -> Tensor:
+        """Rotations (..., D / 2) of positions (...), as complex numbers."""
+        angle = position[..., None].float() * self.inv_freq
+        return torch.polar(torch.full_like(angle, self.rope_scale), angle)
 
     def _normed(self, x: Tensor) -> Tensor:
         """x / sqrt(mean(x^2) + eps); the gain is in the weights that follow."""

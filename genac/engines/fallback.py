@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from genac.engines.native import Draws
 from genac.prefixes import Tree
 
 
 class ForwardSteps:
     """Left-padded rows over a growing cache; nothing is shared, and rows enter only together."""
 
-    refills = False
+    refills = sprints = False
     rewinds = False  # a sliding window has dropped what a rewound row would see again
 
     def __init__(self, model: Any) -> None:
@@ -59,6 +60,9 @@ class ForwardSteps:
         self.position_B = self.position_B + 1
         self.read += len(token_B)
         return logits
+
+    def sprint(self, token_B: Tensor, draws: Draws, steps: int) -> Tensor:
+        raise NotImplementedError("rows are written one token at a time")
 
     def _forward(self, ids_BT: Tensor, position_BT: Tensor) -> Tensor:
         out = self.model(

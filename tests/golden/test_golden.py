@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import torch
 
+from genac.native.library import library
 from genac.recipes import resolve
 from genac.runs.store import Run
 from genac.stages.pipeline import train
@@ -57,8 +58,10 @@ RECIPE: dict[str, Any] = {
 
 
 def here() -> dict[str, str]:
-    """What decides how sums are rounded."""
-    return {"cpu": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__}
+    """What decides how sums are rounded, and which tokens are computed."""
+    loops = "native" if library() else "torch"
+    cpu = torch.backends.cpu.get_cpu_capability()
+    return {"cpu": cpu, "torch": torch.__version__, "loops": loops}
 
 
 def measure(folder: Path) -> list[dict[str, Any]]:

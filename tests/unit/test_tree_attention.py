@@ -12,7 +12,16 @@ from torch import Tensor
 
 from genac.models import tree_attention as trees
 from genac.models.tiny import build_model
-from genac.models.tree_attention import BlockAttention, Stretch, TreePlan, attention, tree_attention
+from genac.models.tree_attention import (
+    BlockAttention,
+    FusedAttention,
+    Stretch,
+    TreePlan,
+    attention,
+    fuses,
+    tree_attention,
+)
+from genac.native.library import library
 
 CPU = torch.device("cpu")
 EXACT = {"atol": 1e-11, "rtol": 1e-10}
@@ -63,9 +72,15 @@ def alone(q: Tensor, k: Tensor, v: Tensor, plan: TreePlan, scale: float) -> Tens
     return torch.cat(rows, 1)
 
 
+def blocks(q: Tensor, k: Tensor, v: Tensor, plan: TreePlan, scale: float) -> Tensor:
+    """The kernel, which has tokens before heads."""
+    tokens = (x.transpose(0, 1) for x in (q, k, v))
+    return BlockAttention.apply(*tokens, plan, scale).transpose(0, 1)
+
+
 def close(plan: TreePlan, heads: int = 2, dim: int = 8) -> None:
     q, k, v, grad = inputs_of(plan.length, heads, dim)
-    found = BlockAttention.apply(q, k, v, plan, 0.3)
+    found = blocks(q, k, v, plan, 0.3)
     got = torch.autograd.grad(found, (q, k, v), grad)
     for wanted in (alone(q, k, v, plan, 0.3), dense(q, k, v, plan.dense == 0, 0.3)):
         torch.testing.assert_close(found, wanted, **EXACT)
@@ -107,12 +122,42 @@ def test_long_rows_cross_the_tiles_of_the_kernel():
     close(plan_of([(770, [(770, 195), (513, 31)])]), heads=1, dim=4)
 
 
+@pytest.mark.parametrize("dim", [8, 40])
+@settings(max_examples=40, deadline=None)
+@given(forest=forests())
+def test_the_kernel_in_native_code_computes_the_same(dim, forest):
+    if library() is None:
+        pytest.skip("no C++ compiler here")
+    plan = plan_of(forest)
+    q, k, v, grad = (x.float() for x in inputs_of(plan.length, 2, dim))
+    tokens = [x.detach().transpose(0, 1).contiguous().requires_grad_() for x in (q, k, v)]
+    found, wanted = (
+        kernel.apply(*(x.to(kind) for x in tokens), plan, 0.3)
+        for kernel, kind in ((FusedAttention, torch.float32), (BlockAttention, torch.float64))
+    )
+    close = {"atol": 1e-4, "rtol": 1e-4}
+    torch.testing.assert_close(found, wanted.float(), **close)
+    pull = grad.transpose(0, 1)
+    mine = torch.autograd.grad(found, tokens, pull)
+    theirs = torch.autograd.grad(wanted, tokens, pull.double())
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, **close)
+
+
+def test_what_the_native_kernel_is_asked():
+    short, long = plan_of([(10, [(3, 2)])]), plan_of([(5000, [(3, 2)])])
+    q = torch.zeros(1, 2, 3, 8)
+    assert fuses(q, short) == (library() is not None)
+    assert not fuses(q, long)
+    assert not fuses(q[..., :4], short) and not fuses(q.double(), short)
+
+
 def test_gradients_by_finite_differences():
     plan = plan_of([(3, [(2, 2), (3, 2), (0, 1)]), (2, [(1, 3)])])
     assert any(valid is not None for _, valid in plan.groups) and len(plan.crossings) == 2
     q, k, v, _ = inputs_of(plan.length, heads=1, dim=3)
     leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-    assert torch.autograd.gradcheck(lambda *x: BlockAttention.apply(*x, plan, 0.7), leaves)
+    assert torch.autograd.gradcheck(lambda *x: blocks(*x, plan, 0.7), leaves)
 
 
 def test_who_sees_whom_by_hand():
@@ -172,7 +217,7 @@ def test_lower_precision_stays_within_its_rounding(dtype):
     theirs = torch.autograd.grad(wanted, (q, k, v), grad)
     wanted = wanted.detach()
     low = [x.detach().to(dtype).requires_grad_() for x in (q, k, v)]
-    found = BlockAttention.apply(*low, plan, 0.3)
+    found = blocks(*low, plan, 0.3)
     assert found.dtype == dtype
     mine = torch.autograd.grad(found, low, grad.to(dtype))
     bound = 2e-5 if dtype == torch.float32 else 0.15

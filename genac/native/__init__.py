@@ -1,0 +1,1 @@
+"""The inner loops in C++, where a compiler is at hand."""

@@ -1,0 +1,76 @@
+"""The C++ of this folder as a library, compiled on the first use.
+
+It is compiled once per machine and source, in two or three seconds, and kept in the user's cache
+folder. Without a compiler, or with GENAC_NATIVE=0, torch's operations compute the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import warnings
+from ctypes import c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+FLAGS = "-O3 -march=native -std=c++17 -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC"
+COMPILERS = ("c++", "g++", "clang++")
+SOURCES = sorted(p for p in Path(__file__).parent.iterdir() if p.suffix in (".cpp", ".h"))
+LANES = 8  # numbers per vector: dimensions are multiples of it
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled library; None, with a warning, where there is none."""
+    if os.environ.get("GENAC_NATIVE") == "0":
+        return None
+    try:
+        loaded = ctypes.CDLL(str(compiled()))
+    except (OSError, subprocess.SubprocessError) as error:
+        output = getattr(error, "stderr", None) or error
+        warnings.warn(
+            "the inner loops could not be compiled, so sampling takes several times as long "
+            f"({str(output).strip()[-300:]}); install g++ or clang++, or set GENAC_NATIVE=0 to "
+            "say so",
+            stacklevel=2,
+        )
+        return None
+    loaded.genac_decode.argtypes = [c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64]
+    loaded.genac_tree.argtypes = [c_void_p, c_int64, c_int64]
+    return loaded
+
+
+def compiled() -> Path:
+    """Path of the library, compiled on the first use; OSError or SubprocessError where it fails."""
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
+    if compiler is None:
+        raise FileNotFoundError(f"none of {', '.join(COMPILERS)} is installed")
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    # -march=native: another processor needs another library.
+    about = ([path.read_text() for path in SOURCES], FLAGS, compiler, processor())
+    name = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
+    path = Path(home) / "genac" / f"native-{name}.so"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            units = [str(source) for source in SOURCES if source.suffix == ".cpp"]
+            made = Path(folder) / path.name
+            command = [*shlex.split(compiler), *FLAGS.split(), *units, "-o", str(made)]
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+            made.replace(path)  # whole, or not at all
+    return path
+
+
+def processor() -> str:
+    """What -march=native looks at."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    wanted = ("model name", "flags", "Features")
+    found = {line for line in lines if line.startswith(wanted)}
+    return "\n".join([platform.machine(), *sorted(found)])

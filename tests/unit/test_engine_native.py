@@ -1,0 +1,149 @@
+"""Decoding in C++ computes what torch's operations compute, and nothing depends on it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from engine_models import FAST, VOCAB, engine_of, random_model, same
+from transformers import LlamaConfig
+
+from genac.engines import native
+from genac.engines.base import Request
+from genac.engines.local import LocalEngine
+from genac.native import library
+
+TRUNK = tuple(2 + i % 37 for i in range(40))
+
+
+def torch_engine(model: Any, **options: Any) -> LocalEngine:
+    engine = engine_of(model, **options)
+    assert engine.decoder is not None
+    engine.decoder.native = None
+    return engine
+
+
+@pytest.fixture(scope="module")
+def compiled() -> None:
+    if library.library() is None:
+        pytest.skip("no C++ compiler here")
+
+
+def some_requests() -> list[Request]:
+    """Prompts that share nothing, a prompt, or a long trunk; every way to draw and to end."""
+    own = [Request((3 + i, 5), 3 + i % 7, seed=i, temperature=0.5 + i % 3) for i in range(5)]
+    stops = [Request((9, 4), 12, seed=i, stop_ids=(i, 7), line_ids=(11, 12)) for i in range(12)]
+    greedy = [Request((6, 7, 8), 9, seed=0, temperature=0.0, watch_ids=(3, 1, 2))]
+    behind = [Request((*TRUNK[: 30 + i], 5), 6, seed=i, watch_ids=(4,)) for i in range(10)]
+    return [*own, *stops, *greedy, *behind]
+
+
+@pytest.mark.parametrize("folded", [True, False])
+@pytest.mark.parametrize("name", FAST)
+def test_both_ways_say_the_same(compiled, name, folded, monkeypatch):
+    monkeypatch.setattr("genac.engines.local.folds", lambda found: folded)
+    model = random_model(FAST[name])
+    fast, plain = engine_of(model), torch_engine(model)
+    assert fast.decoder is not None and fast.decoder.native is not None
+    requests = some_requests()
+    for one, other in zip(fast.generate(requests), plain.generate(requests), strict=True):
+        same(one, other)
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 7])
+def test_rows_enter_between_sprints(compiled, max_rows, monkeypatch):
+    monkeypatch.setattr("genac.engines.batch.SPRINT", 2)
+    model = random_model(FAST["qwen3"])
+    fast, plain = engine_of(model, max_rows=max_rows), torch_engine(model)
+    requests = some_requests()
+    for one, other in zip(fast.generate(requests), plain.generate(requests), strict=True):
+        same(one, other)
+
+
+def test_a_row_does_not_depend_on_the_rows_beside_it(compiled):
+    """To the last bit, once its prompt is read."""
+    decoder = engine_of(random_model(FAST["qwen3"])).decoder
+    assert decoder is not None and decoder.native is not None
+    torch.manual_seed(0)
+    rows, layers = 67, len(decoder.layers)
+    own = torch.randn(layers, 2, rows, decoder.kv_heads, 12, decoder.head_dim)
+    pad_B = torch.arange(rows) % 9
+    shared_B, token_B = torch.zeros_like(pad_B), torch.arange(rows) % VOCAB
+
+    def logits(chosen: torch.Tensor) -> torch.Tensor:
+        part = native.Rows(
+            own[:, :, chosen].clone(), 9, pad_B[chosen], shared_B[chosen], None, None
+        )
+        return decoder.native.decode(part, token_B[chosen])
+
+    together = logits(torch.arange(rows))
+    for chosen in (torch.tensor([5]), torch.tensor([66, 3, 31]), torch.arange(20, 60)):
+        assert torch.equal(logits(chosen), together[chosen])
+
+
+def test_threads_change_nothing(compiled):
+    engine = engine_of(random_model(FAST["llama"]))
+    requests = [Request((3 + i % 5, 4), 20, seed=i) for i in range(40)]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = engine.generate(requests)
+        torch.set_num_threads(3)
+        for one, other in zip(engine.generate(requests), alone, strict=True):
+            same(one, other)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_it_does_not_know_is_left_to_torch(compiled):
+    odd = LlamaConfig(**FAST["llama"].to_dict() | {"intermediate_size": 45})
+    assert engine_of(random_model(odd)).decoder.native is None  # type: ignore[union-attr]
+    half = engine_of(random_model(FAST["llama"]), dtype=torch.bfloat16)
+    assert half.decoder is not None and half.decoder.native is None
+
+
+def test_nucleus_sampling_goes_step_by_step(compiled):
+    model = random_model(FAST["qwen2"])
+    requests = [replace(r, top_p=0.8) for r in some_requests()]
+    fast, plain = engine_of(model), torch_engine(model)
+    for one, other in zip(fast.generate(requests), plain.generate(requests), strict=True):
+        same(one, other)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A machine on which nothing was compiled yet."""
+    library.library.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    yield tmp_path
+    library.library.cache_clear()
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_without_a_compiler_torch_decodes(elsewhere, monkeypatch, compiler):
+    monkeypatch.setenv("CXX", compiler)
+    model = random_model(FAST["qwen3"])
+    with pytest.warns(UserWarning, match=r"could not be compiled.*install g\+\+"):
+        engine = LocalEngine(model, max_length=64)
+    assert engine.decoder is not None and engine.decoder.native is None
+    assert not list(elsewhere.rglob("*.so"))
+    done = engine.generate([Request((5, 6), 5, seed=0)])
+    assert len(done[0].ids) == 5
+
+
+def test_it_can_be_turned_off_silently(elsewhere, monkeypatch):
+    monkeypatch.setenv("GENAC_NATIVE", "0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine = LocalEngine(random_model(FAST["qwen3"]), max_length=64)
+    assert engine.decoder is not None and engine.decoder.native is None
+
+
+def test_it_is_compiled_once(compiled, elsewhere):
+    first = library.compiled()
+    stamp = first.stat().st_mtime_ns
+    assert library.compiled() == first and first.stat().st_mtime_ns == stamp
+    assert [p.name for p in first.parent.iterdir()] == [first.name]
