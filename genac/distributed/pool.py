@@ -140,7 +140,8 @@ class Pool:
         code = process.returncode
         how = f"exit code {code}"
         if code is not None and code < 0:
-            how = f"signal {signal.Signals(-code).name}"
+            known = {s.value: s.name for s in signal.Signals}  # real-time signals have no name
+            how = f"signal {known.get(-code, -code)}"
         memory = ", often a sign of too little memory" if code == -signal.SIGKILL else ""
         return ChildProcessError(
             f"worker process {rank} of {len(self._workers)} died ({how}{memory}); all others were "

@@ -62,8 +62,8 @@ class Batch:
         self.stops = stops
         count, limit = len(requests), max(r.max_new_tokens for r in requests)
         of = lambda values: torch.tensor(values, device=device)  # noqa: E731
-        self.temperature_N = of([r.temperature for r in requests])
-        self.top_p_N = of([r.top_p for r in requests])
+        self.temperature_N = of([float(r.temperature) for r in requests])
+        self.top_p_N = of([float(r.top_p) for r in requests])
         self.limit_N = of([r.max_new_tokens for r in requests])
         self.stop_NS = ragged([r.stop_ids for r in requests], -1, device)
         self.line_NS = ragged([r.line_ids for r in requests], -1, device)
@@ -232,7 +232,7 @@ class Batch:
     def _diverged(self, row: int) -> FloatingPointError:
         index = int(self.live_B[row])
         return FloatingPointError(
-            f"non-finite logits for request {index}, whose prompt starts with tokens "
+            "non-finite logits for a request whose prompt starts with tokens "
             f"{self.requests[index].prompt_ids[:8]}; the weights have diverged: lower the "
             "learning rate or resume an earlier checkpoint"
         )

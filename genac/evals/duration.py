@@ -24,6 +24,7 @@ def duration(
     """Seconds by phase where all responses and thoughts are as long as they may be; verification,
     evaluation, communication and publishing are left out."""
     made, thoughts = cfg.rollout, cfg.critic.generative
+    learn = thoughts.states_per_step * thoughts.num_samples  # of all processes together
     it = Iteration(
         prompts=max(1, made.num_prompts // processes),
         generations=made.num_generations,
@@ -33,7 +34,7 @@ def duration(
         samples=thoughts.num_samples,
         thought=thoughts.max_new_tokens,
         question=max(0, lengths.question - lengths.prompt),
-        learn=thoughts.states_per_step and thoughts.states_per_step * thoughts.num_samples,
+        learn=-(-learn // processes),
         continuations=cfg.critic.num_continuations,
         rows=made.max_rows,
     )

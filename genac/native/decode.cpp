@@ -115,7 +115,7 @@ static inline void turned(float *x, const float *gain, const float *turn, Int di
     for (Int i = 0; i < dim; i += 8) {
         V value = load(x + i);
         if (gain) value = value * scale * load(gain + i);
-        V swapped = __builtin_shufflevector(value, value, 1, 0, 3, 2, 5, 4, 7, 6);
+        V swapped = SHUFFLE(value, value, 1, 0, 3, 2, 5, 4, 7, 6);
         store(x + i, value * load(turn + i) + swapped * load(turn + dim + i));
     }
 }

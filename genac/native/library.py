@@ -1,11 +1,13 @@
 """The C++ of this folder as a library, compiled on the first use.
 
 It is compiled once per machine and source, in two or three seconds, and kept in the user's cache
-folder. Without a compiler, or with GENAC_NATIVE=0, torch's operations compute the same.
+folder (XDG_CACHE_HOME), or where that cannot be written, in a private folder for temporary files.
+Without a compiler, or with GENAC_NATIVE=0, torch's operations compute the same.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -36,8 +38,8 @@ def library() -> ctypes.CDLL | None:
         output = getattr(error, "stderr", None) or error
         warnings.warn(
             "the inner loops could not be compiled, so sampling takes several times as long "
-            f"({str(output).strip()[-300:]}); install g++ or clang++, or set GENAC_NATIVE=0 to "
-            "say so",
+            f"({str(output).strip()[-300:]}); install g++ or clang++, set XDG_CACHE_HOME if it is "
+            "the folder, or GENAC_NATIVE=0 to say so",
             stacklevel=2,
         )
         return None
@@ -47,17 +49,39 @@ def library() -> ctypes.CDLL | None:
 
 
 def compiled() -> Path:
-    """Path of the library, compiled on the first use; OSError or SubprocessError where it fails."""
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
-    if compiler is None:
+    """Path of the library, compiled on the first use by the first compiler that can; OSError or
+    SubprocessError where none does."""
+    given = os.environ.get("CXX")
+    found = [given] if given else list(filter(shutil.which, COMPILERS))
+    if not found:
         raise FileNotFoundError(f"none of {', '.join(COMPILERS)} is installed")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = kept_in()
+    for compiler in found[:-1]:
+        with contextlib.suppress(subprocess.SubprocessError):
+            return compiled_by(compiler, folder)
+    return compiled_by(found[-1], folder)
+
+
+def kept_in() -> Path:
+    """A folder of the user's own that can be written."""
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: no home at all
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genac"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    folder = Path(tempfile.gettempdir()) / f"genac-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    about = folder.stat()
+    if about.st_uid != os.getuid() or about.st_mode & 0o022:
+        raise PermissionError(f"{folder} can be written by others")
+    return folder
+
+
+def compiled_by(compiler: str, kept: Path) -> Path:
     # -march=native: another processor needs another library.
     about = ([path.read_text() for path in SOURCES], FLAGS, compiler, processor())
-    name = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
-    path = Path(home) / "genac" / f"native-{name}.so"
+    path = kept / f"native-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}.so"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             units = [str(source) for source in SOURCES if source.suffix == ".cpp"]
             made = Path(folder) / path.name

@@ -38,22 +38,28 @@ static inline V vexp(V x) {
     return p * (V)(((I)shifted - 0x4B400000 + 127) << 23);
 }
 
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else  // older GCC has it under another name
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, I{__VA_ARGS__})
+#endif
+
 static inline V pairs(V a, V b) {
-    return __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14) +
-           __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+    return SHUFFLE(a, b, 0, 8, 2, 10, 4, 12, 6, 14) +
+           SHUFFLE(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
 }
 
 static inline V fours(V a, V b) {
-    return __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13) +
-           __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+    return SHUFFLE(a, b, 0, 1, 8, 9, 4, 5, 12, 13) +
+           SHUFFLE(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
 }
 
 // The sums of eight vectors, side by side.
 static inline V sums(const V *a) {
     V low = fours(pairs(a[0], a[1]), pairs(a[2], a[3]));
     V high = fours(pairs(a[4], a[5]), pairs(a[6], a[7]));
-    return __builtin_shufflevector(low, high, 0, 1, 2, 3, 8, 9, 10, 11) +
-           __builtin_shufflevector(low, high, 4, 5, 6, 7, 12, 13, 14, 15);
+    return SHUFFLE(low, high, 0, 1, 2, 3, 8, 9, 10, 11) +
+           SHUFFLE(low, high, 4, 5, 6, 7, 12, 13, 14, 15);
 }
 
 // Scores of a query against `count` keys; up to seven places behind them are written as well.

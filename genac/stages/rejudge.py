@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from genac.critics.base import Critic
+from genac.critics.base import Critic, rollouts_of
 from genac.critics.generative import GenerativeCritic
 from genac.recipes import recorded
 from genac.rollout import encode_prompt
@@ -124,7 +124,8 @@ def judge_all(
 def ask(critic: Critic, stored: Stored, step: int) -> list[Estimate]:
     """One step's estimates. The critic is told the success rate of the step's own responses."""
     if isinstance(critic, GenerativeCritic):
-        rewards = [s.rollout.reward for s in stored.states if s.rollout.reward is not None]
+        rollouts = rollouts_of(stored.states)
+        rewards = [r.reward for r in rollouts if r.reward is not None]
         critic.rate.value = sum(rewards) / len(rewards) if rewards else None
     elif not stored.exact:
         raise ValueError(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from engine_models import FAST, SLOW, engine_of, forward_logprobs, in_double, random_model, same
 
-from genac.engines import local
+from genac.engines import batch, decoder, local
 from genac.engines.base import Request
 
 WATCH = (6, 30, 7, 39)
@@ -67,9 +67,14 @@ def agree_with_transformers(model: Any, requests: list[Request], options: dict[s
 
 @pytest.mark.parametrize("fold", [0, 10_000])
 @pytest.mark.parametrize("rows", [3, 512])
-def test_a_fork_is_what_transformers_says(fold, rows, monkeypatch):
-    """Few rows: some leave and others enter while a fork is being read."""
+@pytest.mark.parametrize("sprint", [0, 2, 128])
+def test_a_fork_is_what_transformers_says(fold, rows, sprint, monkeypatch):
+    """Few rows: some leave and others enter while a fork is being read. `sprint`: tokens that one
+    call of the C++ may write, 0 = torch."""
     monkeypatch.setattr(local, "FOLD_BELOW", fold)
+    monkeypatch.setattr(batch, "SPRINT", sprint)
+    if not sprint:
+        monkeypatch.setattr(decoder, "native", lambda loaded: None)
     model = random_model(FAST["qwen3"])
     agree_with_transformers(model, requests_of(), {"max_rows": rows})
 

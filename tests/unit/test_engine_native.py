@@ -147,3 +147,41 @@ def test_it_is_compiled_once(compiled, elsewhere):
     stamp = first.stat().st_mtime_ns
     assert library.compiled() == first and first.stat().st_mtime_ns == stamp
     assert [p.name for p in first.parent.iterdir()] == [first.name]
+
+
+def test_a_compiler_that_fails_is_followed_by_the_next(compiled, elsewhere, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    working = library.compiled().name
+    monkeypatch.setattr(library, "COMPILERS", ("false", *library.COMPILERS))
+    assert library.compiled().name == working
+
+
+@pytest.mark.parametrize("home", ["a file", "none"])
+def test_without_a_folder_of_its_own_it_is_kept_among_temporary_files(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(library.tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    if home == "none":
+        monkeypatch.delenv("XDG_CACHE_HOME")
+
+        def unknown():
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(library.Path, "home", unknown)
+    folder = library.kept_in()
+    assert folder.parent == tmp_path and folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    with pytest.raises(PermissionError, match="written by others"):
+        library.kept_in()
+
+
+def test_whole_numbers_are_temperatures_too(compiled):
+    engine = engine_of(random_model(FAST["llama"]))
+    prompts = [(5, 6, 7), (8, 9), (10, 11)]
+    whole, real = (
+        engine.generate([Request(p, 6, seed=i, temperature=t) for i, p in enumerate(prompts)])
+        for t in (1, 1.0)
+    )
+    assert [c.ids for c in whole] == [c.ids for c in real]
+    for one, other in zip(whole, real, strict=True):
+        same(one, other)
