@@ -232,7 +232,7 @@ class Batch:
     def _diverged(self, row: int) -> FloatingPointError:
         index = int(self.live_B[row])
         return FloatingPointError(
-            "non-finite logits for a request whose prompt starts with tokens "
+            f"non-finite logits for request {index}, whose prompt starts with tokens "
             f"{self.requests[index].prompt_ids[:8]}; the weights have diverged: lower the "
             "learning rate or resume an earlier checkpoint"
         )
