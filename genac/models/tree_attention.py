@@ -22,9 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from genac.models.flex import block_mask, flex, flexes
 from genac.native.library import LANES, library
 
 # The CPU kernel behind scaled_dot_product_attention; called itself because it also returns the
@@ -142,14 +144,31 @@ class TreePlan:
         return max(s.shared + s.length for s in self.stretches)
 
     @cached_property
-    def dense(self) -> Tensor:
-        """(L, L) additive mask of the whole row."""
+    def blocks(self) -> BlockMask:
+        """The same for FlexAttention."""
+        return block_mask(self.table, self.device)
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """(L, L) additive mask of the whole row; one for all layers, which keep it for their
+        backward passes.
+        """
+        if dtype not in self._dense:
+            self._dense[dtype] = additive(~self.seen).to(dtype)
+        return self._dense[dtype]
+
+    @cached_property
+    def _dense(self) -> dict[torch.dtype, Tensor]:
+        return {}
+
+    @property
+    def seen(self) -> Tensor:
+        """(L, L), True where a token sees another."""
         seen = torch.zeros(self.length, self.length, dtype=torch.bool, device=self.device)
         for s in self.stretches:
             rows = slice(s.start, s.start + s.length)
             seen[rows, rows] = torch.ones(s.length, s.length, device=self.device).tril().bool()
             seen[rows, s.trunk : s.trunk + s.shared] = True
-        return additive(~seen)
+        return seen
 
 
 def additive(hidden: Tensor) -> Tensor:
@@ -319,20 +338,23 @@ def attention(
         )
         return out, None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # the kernels below are called past autocast
+        kind = torch.get_autocast_dtype(device)
+        query, key, value = query.to(kind), key.to(kind), value.to(kind)
+    if flexes(query.device, query.dtype, query.shape[-1]):
+        out = flex(query, key, value, plan.blocks, scale)
+        if out is not None:
+            return out.transpose(1, 2), None
     repeat = query.shape[1] // key.shape[1]
     if repeat > 1:
         key, value = (x.repeat_interleave(repeat, 1) for x in (key, value))
-    device = query.device.type
-    if torch.is_autocast_enabled(device):  # the kernel below is called past autocast
-        kind = torch.get_autocast_dtype(device)
-        query, key, value = query.to(kind), key.to(kind), value.to(kind)
     if device == "cpu":  # (L, H, D), which is how projections leave them: nothing is copied
         tokens = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
         kernel = FusedAttention if fuses(query, plan) else BlockAttention
         return kernel.apply(*tokens, plan, scale)[None], None
-    else:
-        mask = plan.dense.to(query.dtype)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    mask = plan.dense(query.dtype)
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     return out.transpose(1, 2), None
 
 

@@ -42,7 +42,7 @@ def members_of(found: list[list[Family]]) -> list[int]:
 def holds(rows: Rows, chosen: list[Sample]) -> None:
     """The packed row holds every sample: its tokens, its positions, and it sees itself alone."""
     assert rows.packed is not None
-    seen_LL = rows.packed.plan.dense == 0
+    seen_LL = rows.packed.plan.seen
     assert rows.packed.plan.length == len(rows.packed.ids_L) == rows.tokens == len(seen_LL)
     for row, one in enumerate(chosen):
         place = rows.place_BT[row, : len(one.ids)]

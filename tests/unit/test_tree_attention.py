@@ -82,7 +82,7 @@ def close(plan: TreePlan, heads: int = 2, dim: int = 8) -> None:
     q, k, v, grad = inputs_of(plan.length, heads, dim)
     found = blocks(q, k, v, plan, 0.3)
     got = torch.autograd.grad(found, (q, k, v), grad)
-    for wanted in (alone(q, k, v, plan, 0.3), dense(q, k, v, plan.dense == 0, 0.3)):
+    for wanted in (alone(q, k, v, plan, 0.3), dense(q, k, v, plan.seen, 0.3)):
         torch.testing.assert_close(found, wanted, **EXACT)
         for mine, theirs in zip(got, torch.autograd.grad(wanted, (q, k, v), grad), strict=True):
             torch.testing.assert_close(mine, theirs, **EXACT)
@@ -162,7 +162,7 @@ def test_gradients_by_finite_differences():
 
 def test_who_sees_whom_by_hand():
     # A trunk of 3, one token that saw 2 of it, two tokens that saw nothing.
-    seen = plan_of([(3, [(2, 1), (0, 2)])]).dense == 0
+    seen = plan_of([(3, [(2, 1), (0, 2)])]).seen
     assert seen.int().tolist() == [
         [1, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],
@@ -203,7 +203,7 @@ def test_grouped_query_heads(heads, keys, scaling):
     got = torch.autograd.grad(found, (q, k, v), grad)
     # Query head h reads key head h // (heads / keys), as transformers' repeat_kv lays them out.
     of = torch.arange(heads) // (heads // keys)
-    wanted = dense(q, k[of], v[of], plan.dense == 0, scaling or 8**-0.5)
+    wanted = dense(q, k[of], v[of], plan.seen, scaling or 8**-0.5)
     torch.testing.assert_close(found, wanted, **EXACT)
     for mine, theirs in zip(got, torch.autograd.grad(wanted, (q, k, v), grad), strict=True):
         torch.testing.assert_close(mine, theirs, **EXACT)

@@ -1,0 +1,103 @@
+"""Packed trees through PyTorch's FlexAttention, for GPUs: blocks that no token sees cost nothing.
+
+What a token sees stands in three numbers per token; which blocks hold anything to see is worked out
+from the plan's stretches, so that no mask of the whole row is ever made.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+BLOCK = 128  # tokens; the kernels' own default
+SMALLEST = 16  # numbers per head that its kernels take
+_off: list[str] = []  # why it is not used, once it has failed
+
+
+def block_mask(stretches: Tensor, device: torch.device) -> BlockMask:
+    """Which blocks of keys each block of queries reads, and which token of them each token sees.
+
+    stretches (S, 4): start, length, trunk, shared of the stretches, which fill the row.
+    """
+    some, whole = block_tables(stretches)
+    start, length, trunk, shared = stretches.T
+    columns = torch.stack([start, trunk, trunk + shared]).to(torch.int32)
+    start_L, low_L, high_L = columns.repeat_interleave(length, 1).to(device)
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        own = (key >= start_L[query]) & (key <= query)
+        return own | (key >= low_L[query]) & (key < high_L[query])
+
+    partial, full = (listed(x, device) for x in (some & ~whole, whole))
+    size = (len(start_L), len(start_L))
+    return BlockMask.from_kv_blocks(
+        *partial, *full, BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=size
+    )
+
+
+def block_tables(stretches: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """(N, N) of BLOCK x BLOCK tokens: whether some query sees some key, and every query every key.
+
+    A block that reaches beyond the row never counts as wholly seen.
+    """
+    count = -(-int(stretches[:, 1].sum()) // BLOCK)
+    some = np.zeros((count, count), bool)
+    rows = np.zeros((count, count), np.int64)  # queries of a block that see a whole block of keys
+    for start, length, trunk, shared in stretches.tolist():
+        seen = trunk + shared
+        for block in range(start // BLOCK, (start + length - 1) // BLOCK + 1):
+            first = max(start, block * BLOCK)
+            last = min(start + length, (block + 1) * BLOCK) - 1
+            some[block, start // BLOCK : last // BLOCK + 1] = True
+            # Whole blocks of its own stretch that end before the first of these queries.
+            rows[block, -(-start // BLOCK) : (first + 1) // BLOCK] += last - first + 1
+            if shared:
+                some[block, trunk // BLOCK : (seen - 1) // BLOCK + 1] = True
+                rows[block, -(-trunk // BLOCK) : seen // BLOCK] += last - first + 1
+    return some, rows == BLOCK
+
+
+def listed(table: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The number of True per row (1, 1, N) and their columns, those first, (1, 1, N, N)."""
+    count = torch.from_numpy(table.sum(-1)).to(torch.int32)
+    order = torch.from_numpy(np.argsort(~table, axis=-1, kind="stable")).to(torch.int32)
+    return count[None, None].to(device), order[None, None].contiguous().to(device)
+
+
+@cache
+def compiled() -> Any:
+    # Rows have other lengths in every micro-batch: one kernel for all of them.
+    return torch.compile(flex_attention, dynamic=True)
+
+
+def flexes(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
+    """Whether packed rows go through FlexAttention."""
+    fits = dtype != torch.float64 and dim >= SMALLEST
+    return device.type == "cuda" and fits and not _off and os.environ.get("GENAC_FLEX") != "0"
+
+
+def flex(q: Tensor, k: Tensor, v: Tensor, blocks: BlockMask, scale: float) -> Tensor | None:
+    """Attention (1, H, L, D) of a packed row, keys and values (1, K, L, D); None, with a warning,
+    where this machine cannot compile it.
+    """
+    grouped = q.shape[1] != k.shape[1]
+    try:
+        return compiled()(q, k, v, block_mask=blocks, scale=scale, enable_gqa=grouped)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # what compilers raise has no common class
+        _off.append(str(error))
+        warnings.warn(
+            "FlexAttention failed, so packed training masks whole rows, which takes more time and "
+            f"memory ({type(error).__name__}: {str(error).strip()[-300:]}); GENAC_FLEX=0 chooses "
+            "that without a warning",
+            stacklevel=2,
+        )
+        return None
