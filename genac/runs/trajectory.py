@@ -109,8 +109,13 @@ class Trajectory:
         return found[1] if found[0] < 0 else None
 
     def tokens_of(self, step: Step) -> list[Token]:
-        """The actor's; none where the run does not hold them."""
-        return _drawn(self.tokens, self.logprobs, self.entropies)[step.start : step.end]
+        """The actor's, as their numbers where the run does not hold their text; none where it holds
+        neither.
+        """
+        texts = self.tokens
+        if texts is None and self.ids is not None:
+            texts = tuple(f"#{token}" for token in self.ids)
+        return _drawn(texts, self.logprobs, self.entropies)[step.start : step.end]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""

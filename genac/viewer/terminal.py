@@ -84,14 +84,16 @@ def response(console: Console, one: Trajectory, tokens: bool = False) -> None:
             console.print(Text(_indented(step.rationale), style="dim"))
         if tokens:
             drawn(console, "the actor's tokens", one.tokens_of(step))
-            drawn(console, "the critic's tokens", step.thought_tokens())
+            if step.asked:
+                drawn(console, "the critic's tokens", step.thought_tokens())
 
 
 def drawn(console: Console, title: str, found: Sequence[Token]) -> None:
     """One line per token with its probability and the entropy of what it was drawn from."""
+    told = recorded(found) if found else "not in this run"
+    console.print(Text(f"      {title}: {told}", style="dim"))
     if not found:
         return
-    console.print(Text(f"      {title}: {recorded(found)}", style="dim"))
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 6))
     table.add_column("token")
     for name in ("probability", "entropy"):

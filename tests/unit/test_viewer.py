@@ -417,6 +417,11 @@ def test_the_terminal_shows_tokens_on_demand(run, capsys, monkeypatch):
     told = capsys.readouterr().out
     assert "entropy is not recorded in this run" in told
     assert ["t21·", "0.30", "-"] in [line.split() for line in told.splitlines()]
+    older(run, 20)  # numbers in the place of the actor's tokens, and none of the critic's
+    assert main(asked) == 0
+    told = capsys.readouterr().out
+    assert ["#21", "0.30", "-"] in [line.split() for line in told.splitlines()]
+    assert told.count("the critic's tokens: not in this run") == 3
 
 
 @pytest.mark.parametrize(
