@@ -45,10 +45,10 @@ def append(run: Run, step: int, stage: str = "joint") -> None:
     run.log(stage, step, {"reward": 0.5})
 
 
-def rejudge(run: Run, step: int, name: str) -> None:
-    """Another critic's words about the states of one step: a tenth less, or missing as there."""
+def rejudge(run: Run, step: int, name: str, less: float = 0.1) -> None:
+    """Another critic's words about the states of one step: that much less, or missing as there."""
     said = [
-        estimate(rollout(*key, step), place, value if value is None else value - 0.1, 99)
+        estimate(rollout(*key, step), place, value if value is None else value - less, 99)
         for key, values in VALUES.items()
         for place, value in enumerate(values)
     ]

@@ -102,24 +102,41 @@ def test_a_link_opens_the_same_view(page, address):
     again.close()
 
 
+def chosen(page: Any, side: int) -> str:
+    """Whose judgement stands on this side."""
+    pick = page.query_selector_all("#versions select")[side]
+    return pick.evaluate("(pick) => pick.selectedOptions[0].textContent")
+
+
 def test_equal_versions_of_two_stages_are_not_mixed_up(page, run, address):
     append(run, 10, "critic_rl")
     page.wait_for_selector("#rows .row[data-at='critic_rl/10/0/0']")
     page.goto(f"{address}#at=critic_rl/10/0/1&state=2&compare=1")
     page.wait_for_selector("#versions .versions select")
-    assert page.inner_text("#versions .versions > div >> nth=0").startswith(
-        "version 10 (critic_rl step 10)"
-    )
+    assert chosen(page, 0) == "version 10 (critic_rl step 10)"
 
 
 def test_two_critics_stand_side_by_side(page, run, address):
     rejudge(run, 20, "second")
+    rejudge(run, 20, "third", 0.3)
     page.goto(f"{address}#at=joint/20/0/1&state=2&compare=1")
     page.wait_for_selector("#versions .versions select")
-    assert page.inner_text("#versions .versions > div >> nth=0").startswith("version 20")
-    page.select_option("#versions select", label="critic second (asked of joint step 20)")
+    assert chosen(page, 0).startswith("version 20")
+    second, third = (f"critic {name} (asked of joint step 20)" for name in ("second", "third"))
+    page.select_option("#versions select >> nth=1", label=second)
     right = page.inner_text("#versions .versions > div >> nth=1")
     assert "0.70" in right and "at version 99" in right
+    page.select_option("#versions select >> nth=0", label=third)  # none of them the run's own
+    assert "0.50" in page.inner_text("#versions .versions > div >> nth=0")
+    again = page.context.new_page()
+    again.set_default_timeout(PATIENCE)
+    again.goto(page.url)
+    again.wait_for_selector("#versions[open] .versions select")
+    wide = "['scrollWidth', 'clientWidth'].map((k) => document.querySelector('#detail')[k])"
+    needed, there_is = again.evaluate(wide)
+    assert needed <= there_is
+    assert (chosen(again, 0), chosen(again, 1)) == (third, second)
+    again.close()
 
 
 def test_the_keyboard_reaches_everything(page):

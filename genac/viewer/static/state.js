@@ -1,6 +1,6 @@
 // What the critic said of the selected state: reasoning, score distribution, prompt, tokens.
 
-import { current, go } from "./address.js";
+import { current, go, link } from "./address.js";
 import { ask, byId, chip, colour, el, place, plain, signed } from "./dom.js";
 import { forget, other, strip } from "./tokens.js";
 
@@ -140,16 +140,23 @@ function compared(found, one, step) {
   if (!others.length) {
     return note("The run holds this problem and prefix at one version only. What another critic says of it: genac eval states RUN CRITIC");
   }
-  const right = el("div");
-  const pick = el("select", { "aria-label": "Other version", onchange: () => show() },
-    ...others.map((state, i) => el("option", { value: i, text: named(state) })));
-  const show = () => right.replaceChildren(judged(others[Number(pick.value)]));
-  const wanted = Number(current().compare) || 0;
-  pick.value = String(Math.min(others.length - 1, Math.max(0, wanted - 1)));
-  pick.addEventListener("change", () => history.replaceState(null, "", location.hash.replace(/compare=\d+/, `compare=${Number(pick.value) + 1}`)));
+  // The address holds both places, as RIGHT-LEFT from 1; the left one is the run's own without it.
+  const [right, left] = (current().compare || "").split("-").map(Number);
+  const sides = [side("Left", [mine, ...others], left), side("Right", others, right)];
+  const remember = () => history.replaceState(null, "", link({ compare: sides.map((one) => one.place()).reverse().join("-") }));
+  for (const one of sides) one.pick.addEventListener("change", remember);
+  return el("div", { class: "versions" }, ...sides.map((one) => one.node));
+}
+
+// One of two judgements beside each other, chosen among `states`.
+function side(label, states, wanted) {
+  const body = el("div");
+  const pick = el("select", { "aria-label": `${label} version or critic`, onchange: () => show() },
+    ...states.map((state, i) => el("option", { value: i, text: named(state) })));
+  const show = () => body.replaceChildren(judged(states[Number(pick.value)]));
+  pick.value = String(Math.min(states.length - 1, Math.max(0, (wanted || 0) - 1)));
   show();
-  return el("div", { class: "versions" },
-    el("div", {}, el("p", { text: named(mine) }), judged(mine)), el("div", {}, pick, right));
+  return { pick, node: el("div", {}, pick, body), place: () => Number(pick.value) + 1 };
 }
 
 const named = (state) => state.judge ? `critic ${state.judge} (asked of ${state.stage} step ${state.step})` : `version ${state.critic_version ?? "?"} (${state.stage} step ${state.step})`;
