@@ -86,16 +86,25 @@ def complete(root: Path) -> list[Path]:
     return sorted(p for p in root.glob("step-*") if (p / "manifest.json").exists())
 
 
-def load(folder: Path, runtimes: Mapping[str, Runtime]) -> dict[str, Any]:
-    """Restores every runtime and returns the saved state; refuses what is missing or damaged."""
+def verify(folder: Path, parts: tuple[str, ...] = ("",)) -> dict[str, str]:
+    """The manifest; ValueError where a file whose name begins with one of `parts` is not as it was
+    written.
+    """
     manifest = json.loads((folder / "manifest.json").read_text())
     for name, wanted in manifest.items():
+        if not name.startswith(parts):
+            continue
         if not (folder / name).exists() or digest(folder / name) != wanted:
             raise ValueError(
                 f"checkpoint {folder} is damaged: {name} is missing or differs from its recorded "
-                "hash; "
-                "delete that folder to resume from the checkpoint before it"
+                "hash; delete that folder to resume from the checkpoint before it"
             )
+    return manifest
+
+
+def load(folder: Path, runtimes: Mapping[str, Runtime]) -> dict[str, Any]:
+    """Restores every runtime and returns the saved state; refuses what is missing or damaged."""
+    manifest = verify(folder)
     for name in runtimes:
         if not (folder / name).is_dir() or f"{name}.optimizer.pt" not in manifest:
             raise ValueError(

@@ -112,6 +112,7 @@ def sample(
             text=response_text(actor.tokenizer, completion.ids),
             finish=completion.finish,
             actor_version=actor.version,
+            entropies=completion.entropies,
         )
         for i, completion in enumerate(actor.sampler.generate(requests))
     ]

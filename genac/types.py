@@ -62,6 +62,8 @@ class Rollout:
     actor_version: int
     reward: float | None = None
     reason: str = ""
+    # (T,) float32, nats: of the distribution that each of `logprobs` refers to; None = not known
+    entropies: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Thought:
     # (2,) where 10 is written as 1 and 0: after a 1, the probabilities that no digit follows (the
     # score is 1) and that 0 does (it is 10); the rest of the mass is no score
     after_one: np.ndarray | None = None
+    entropies: np.ndarray | None = None  # (T,) float32, nats, as a rollout's
 
     @property
     def expected(self) -> float | None:

@@ -45,15 +45,24 @@ def append(run: Run, step: int, stage: str = "joint") -> None:
     run.log(stage, step, {"reward": 0.5})
 
 
-def rejudge(run: Run, step: int, name: str) -> None:
-    """Another critic's words about the states of one step: a tenth less, or missing as there."""
+def rejudge(run: Run, step: int, name: str, less: float = 0.1) -> None:
+    """Another critic's words about the states of one step: that much less, or missing as there."""
     said = [
-        estimate(rollout(*key, step), place, value if value is None else value - 0.1, 99)
+        estimate(rollout(*key, step), place, value if value is None else value - less, 99)
         for key, values in VALUES.items()
         for place, value in enumerate(values)
     ]
     place = run.judged(name)
     run.write_estimates("joint", step, said, None, decode, decode, folder=place)
+
+
+def without_entropies(run: Run, step: int, stage: str = "joint") -> None:
+    """The step as it was stored before entropies were."""
+    import pyarrow.parquet as parquet
+
+    for folder, gone in (("rollouts", "entropies"), ("estimates", "rationale_entropies")):
+        path = run.table_path(folder, stage, step)
+        parquet.write_table(parquet.read_table(path).drop_columns([gone]), path)
 
 
 def rollout(group: int, member: int, step: int) -> Rollout:
@@ -71,6 +80,7 @@ def rollout(group: int, member: int, step: int) -> Rollout:
         "stop",
         step,
         reward,
+        entropies=np.linspace(0, 1.25, 6).astype(np.float32),
     )
 
 
@@ -87,6 +97,7 @@ def estimate(response: Rollout, place: int, value: float | None, step: int) -> E
         value,
         None if value is None else 1,
         None if value is None else probs / probs.sum(),
+        entropies=np.array([0.3, 0.9], np.float32),
     )
     return Estimate(State(response, 2 * place, 2 * place + 2), value, (thought,), step)
 

@@ -120,7 +120,8 @@ class GenerativeCritic:
     def _thought(self, prompt_ids: tuple[int, ...], completion: Completion) -> Thought:
         text, score, at = self.reader.parse(completion.ids)
         value = None if score is None else score / (SCORES - 1)
-        thought = Thought(prompt_ids, completion.ids, completion.logprobs, text, value, at)
+        written = (prompt_ids, completion.ids, completion.logprobs, text, value, at)
+        thought = Thought(*written, entropies=completion.entropies)
         tokens, watched = self.scores, completion.watched
         # The alternatives of a score that was begun with another token were not watched.
         if tokens is None or at is None or completion.ids[at] not in tokens.ids:

@@ -1,4 +1,4 @@
-"""What an engine is: tokens in, tokens and their log-probabilities out."""
+"""What an engine is: tokens in; tokens, their log-probabilities and entropies out."""
 
 from __future__ import annotations
 
@@ -38,6 +38,9 @@ class Completion:
     watched: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (T, W)
     # (W,) of the watched tokens, had `fork`'s token been written at its place; None = no fork
     forked: np.ndarray | None = None
+    # (T,) float32, nats: of the distribution that each of `logprobs` refers to, over the whole
+    # vocabulary (before top_p); None from an engine that does not know it
+    entropies: np.ndarray | None = None
 
 
 class Engine(Protocol):

@@ -75,6 +75,7 @@ class Batch:
         # One column more than is ever read: rows that ended write there until they leave.
         self.tokens_NT = torch.zeros((count, limit + 1), dtype=torch.long, device=device)
         self.logprobs_NT = torch.zeros((count, limit + 1), device=device)
+        self.entropies_NT = torch.zeros_like(self.logprobs_NT)
         self.watched_NTW = torch.zeros(
             (*self.tokens_NT.shape, self.watch_NW.shape[1]), device=device
         )
@@ -110,7 +111,8 @@ class Batch:
         draws = Draws(
             *(self.live_B, self.limit_N, self.stop_NS, self.line_NS, self.watch_NW),
             *(self.temperature_N, self.uniform_NT, self.tokens_NT, self.length_N),
-            *(self.logprobs_NT, self.watched_NTW, self.stopped_N, self.ended_B),
+            *(self.logprobs_NT, self.entropies_NT, self.watched_NTW),
+            *(self.stopped_N, self.ended_B),
         )
         ended_B, length_B = self.ended_B.clone(), self.length_N[self.live_B]
         try:
@@ -221,6 +223,8 @@ class Batch:
         if self.greedy:
             token = torch.where(self.temperature_N[live] > 0, token, logits_BV.argmax(-1))
         self.logprobs_NT[live, at] = logp_BV.gather(-1, token[:, None])[:, 0]
+        # In place, for another (B, V) would cost as much as the sum. Of terms none is positive.
+        self.entropies_NT[live, at] = logp_BV.mul_(p_BV).sum(-1).abs()
         return token
 
     def _require_finite(self, logits_BV: Tensor) -> None:
@@ -239,7 +243,8 @@ class Batch:
 
     def _completions(self) -> list[Completion]:
         tokens, stopped = self.tokens_NT.tolist(), self.stopped_N.tolist()
-        logprobs, watched = self.logprobs_NT.cpu().numpy(), self.watched_NTW.cpu().numpy()
+        logprobs, entropies = self.logprobs_NT.cpu().numpy(), self.entropies_NT.cpu().numpy()
+        watched = self.watched_NTW.cpu().numpy()
         return [
             Completion(
                 ids=tuple(tokens[row][:length]),
@@ -247,6 +252,7 @@ class Batch:
                 finish="stop" if stopped[row] else "length",
                 watched=watched[row, :length, : len(self.requests[row].watch_ids)].copy(),
                 forked=self.forked.get(row),
+                entropies=entropies[row, :length].copy(),
             )
             for row, length in enumerate(self.length_N.tolist())
         ]

@@ -15,7 +15,7 @@ from genac.native.library import LANES, library
 
 ARRAYS = (
     *("live", "limit", "stop", "line", "watch", "temperature", "uniform"),
-    *("tokens", "length", "logprobs", "probabilities", "stopped", "ended"),
+    *("tokens", "length", "logprobs", "entropies", "probabilities", "stopped", "ended"),
 )
 PRODUCTS = ("qkv", "out", "gate_up", "down")
 TILE = 6  # rows whose products are computed together
@@ -88,6 +88,7 @@ class Draws:
     tokens_NT: Tensor
     length_N: Tensor
     logprobs_NT: Tensor
+    entropies_NT: Tensor
     watched_NTW: Tensor
     stopped_N: Tensor
     ended_B: Tensor

@@ -36,7 +36,7 @@ struct Draws {
     const Int *live, *limit, *stop, *line, *watch;
     const float *temperature, *uniform;
     Int *tokens, *length;
-    float *logprobs, *probabilities;
+    float *logprobs, *entropies, *probabilities;
     uint8_t *stopped, *ended;  // ended: per row
     Int bad;                   // a row whose logits are not finite, or -1
 };
@@ -194,13 +194,21 @@ static bool holds(const Int *list, Int count, Int token) {
 }
 
 // The token at which the cumulative distribution passes the row's uniform number, or the likeliest
-// where the temperature is 0; with its log-probability. Overwrites the logits by probabilities.
-static Int drawn(float *logits, Int vocab, float temperature, float uniform, float *logprob) {
+// where the temperature is 0; with its log-probability and the entropy of the distribution that this
+// refers to. Overwrites the logits by probabilities, and what pads them.
+static Int drawn(float *logits, Int vocab, float temperature, float uniform, float *logprob,
+                 float *entropy) {
     Int best = 0;
     for (Int v = 1; v < vocab; v++)
         if (logits[v] > logits[best]) best = v;
     float most = logits[best], heat = temperature > 0 ? 1.f / temperature : 1.f, total = 0;
-    for (Int v = 0; v < vocab; v += 8) store(logits + v, vexp((load(logits + v) - most) * heat));
+    for (Int v = vocab; v % 8; v++) logits[v] = most;  // adds nothing to the entropy
+    V weighed = {};
+    for (Int v = 0; v < vocab; v += 8) {
+        V power = (load(logits + v) - most) * heat, mass = vexp(power);
+        store(logits + v, mass);
+        weighed += mass * power;
+    }
     for (Int v = 0; v < vocab; v++) total += logits[v];
     // A uniform number may round to 1; kept below the mass it cannot fall on a token of no mass.
     float below = nextafterf(total, 0.f), goal = uniform * total < below ? uniform * total : below;
@@ -209,6 +217,7 @@ static Int drawn(float *logits, Int vocab, float temperature, float uniform, flo
     if (temperature <= 0) token = best;
     float share = 1.f / total;
     *logprob = logf(logits[token] * share);
+    *entropy = fmaxf(logf(total) - sum(weighed) * share, 0.f);  // of all mass on one token: 0
     for (Int v = 0; v < vocab; v++) logits[v] *= share;
     return token;
 }
@@ -223,7 +232,8 @@ static bool written(const Model &m, const Batch &b, Draws &d, Int row, float *lo
         d.bad = row;
         return false;
     }
-    Int token = drawn(logits, m.vocab, d.temperature[n], d.uniform[place], d.logprobs + place);
+    Int token = drawn(logits, m.vocab, d.temperature[n], d.uniform[place], d.logprobs + place,
+                      d.entropies + place);
     for (Int w = 0; w < d.watched; w++)
         d.probabilities[place * d.watched + w] = logits[d.watch[n * d.watched + w]];
     const Int *line = d.line + n * d.lines;

@@ -35,6 +35,7 @@ ROLLOUT_COLUMNS = {
     "finish": "string",
     "actor_version": "int32",
     "tokens": "list<string>",  # the text of each response token; null without a decoder
+    "entropies": "list<float>",  # nats, of what each token was drawn from; null where not known
 }
 ESTIMATE_COLUMNS = {
     "problem_id": "string",
@@ -54,6 +55,7 @@ ESTIMATE_COLUMNS = {
     "rationale_tokens": "list<string>",  # joined they are `rationale`
     "rationale_logprobs": "list<float>",  # NaN between two thoughts
     "score_probs": "list<float>",  # of the scores 0..10, mean over the thoughts
+    "rationale_entropies": "list<float>",  # nats, as rationale_logprobs
 }
 
 
@@ -141,6 +143,7 @@ def rollout_row(rollout: Rollout, words: Words) -> tuple:
         rollout.finish,
         rollout.actor_version,
         words.pieces(rollout.response_ids),
+        None if rollout.entropies is None else _rounded(rollout.entropies),
     )
 
 
@@ -150,6 +153,7 @@ def estimate_row(
     state, rollout, thoughts = estimate.state, estimate.state.rollout, estimate.thoughts
     expected = [t.expected for t in thoughts if t.expected is not None]
     probs = [t.score_probs for t in thoughts if t.score_probs is not None]
+    tokens, logprobs, entropies = _written(thoughts, critic)
     segment = rollout.response_ids[state.start : state.end]
     return (
         encodable(rollout.problem.id),
@@ -166,27 +170,39 @@ def estimate_row(
         estimate.version,
         state_hash(state.prefix_ids),
         critic.text(thoughts[0].prompt_ids) if thoughts else None,
-        *_written(thoughts, critic),
+        tokens,
+        logprobs,
         _rounded(np.mean(probs, axis=0)) if probs else None,
+        entropies,
     )
 
 
 def _written(
     thoughts: Sequence[Thought], critic: Words
-) -> tuple[list[str] | None, np.ndarray | None]:
-    """The tokens of all thoughts and their log-probabilities, with BETWEEN in between."""
+) -> tuple[list[str] | None, np.ndarray | None, np.ndarray | None]:
+    """The tokens of all thoughts, their log-probabilities and their entropies (None unless all are
+    known), with BETWEEN in between.
+    """
     tokens: list[str] = []
-    logprobs: list[float] = []
+    logprobs: list[np.ndarray] = []
+    entropies: list[np.ndarray | None] = []
+    gap = np.full(1, np.nan, np.float32)
     for thought in thoughts:
         pieces = critic.pieces(thought.completion_ids)
         if pieces is None:
-            return None, None
+            return None, None, None
         if tokens:
             tokens.append(BETWEEN)
-            logprobs.append(float("nan"))
+            logprobs.append(gap)
+            entropies.append(gap)
         tokens += pieces
-        logprobs += thought.logprobs.tolist()
-    return (tokens, _rounded(logprobs)) if tokens else (None, None)
+        logprobs.append(thought.logprobs)
+        entropies.append(thought.entropies)
+    if not tokens:
+        return None, None, None
+    known = [part for part in entropies if part is not None]
+    whole = _rounded(np.concatenate(known)) if len(known) == len(entropies) else None
+    return tokens, _rounded(np.concatenate(logprobs)), whole
 
 
 def _rounded(values: Any) -> np.ndarray:

@@ -18,6 +18,17 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Token:
+    """A token as it was drawn: its log-probability, and the entropy of the distribution that it was
+    drawn from, in nats; None = not known.
+    """
+
+    text: str
+    logprob: float | None
+    entropy: float | None
+
+
+@dataclass(frozen=True)
 class Step:
     """A segment of the response. `value` was asked before it; None with `asked` is a score that
     could not be read. `after` is the next known value, at the end the reward.
@@ -39,6 +50,7 @@ class Step:
     score_probs: tuple[float, ...] | None = None  # of the scores 0..10
     rationale_tokens: tuple[str, ...] | None = None
     rationale_logprobs: tuple[float | None, ...] | None = None
+    rationale_entropies: tuple[float | None, ...] | None = None  # nats
 
     @property
     def change(self) -> float | None:
@@ -53,6 +65,10 @@ class Step:
         mean = sum(p * i / 10 for i, p in enumerate(self.score_probs))
         second = sum(p * (i / 10 - mean) ** 2 for i, p in enumerate(self.score_probs))
         return math.sqrt(max(second, 0.0))
+
+    def thought_tokens(self) -> list[Token]:
+        """The critic's; none where the run does not hold them."""
+        return _drawn(self.rationale_tokens, self.rationale_logprobs, self.rationale_entropies)
 
 
 @dataclass(frozen=True)
@@ -74,6 +90,7 @@ class Trajectory:
     ids: tuple[int, ...] | None
     tokens: tuple[str, ...] | None  # text of each response token
     logprobs: tuple[float | None, ...] | None  # of each response token under the actor
+    entropies: tuple[float | None, ...] | None  # nats, of what each was drawn from
     steps: tuple[Step, ...]
 
     @property
@@ -91,21 +108,31 @@ class Trajectory:
         found = min(falls, default=(0.0, 0))
         return found[1] if found[0] < 0 else None
 
+    def tokens_of(self, step: Step) -> list[Token]:
+        """The actor's, as their numbers where the run does not hold their text; none where it holds
+        neither.
+        """
+        texts = self.tokens
+        if texts is None and self.ids is not None:
+            texts = tuple(f"#{token}" for token in self.ids)
+        return _drawn(texts, self.logprobs, self.entropies)[step.start : step.end]
+
     def as_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
         steps = [asdict(s) | {"change": s.change, "spread": s.spread} for s in self.steps]
         return asdict(self) | {"steps": steps, "address": self.address, "worst": self.worst}
 
-    def to_markdown(self) -> str:
+    def to_markdown(self, tokens: bool = False) -> str:
+        """With `tokens` each token of actor and critic, its probability and entropy."""
         from genac.runs.transcript import markdown
 
-        return markdown(self)
+        return markdown(self, tokens)
 
-    def to_html(self) -> str:
-        """A page of its own."""
+    def to_html(self, tokens: bool = False) -> str:
+        """A page of its own; with `tokens` each token of actor and critic, as in Markdown."""
         from genac.runs.transcript import document
 
-        return document(self)
+        return document(self, tokens)
 
     def _repr_html_(self) -> str:
         from genac.runs.transcript import fragment
@@ -171,6 +198,7 @@ def _trajectory(stage: str, step: int, rollout: Row | None, rows: Sequence[Row])
         ids=None if ids is None else tuple(ids),
         tokens=None if tokens is None else tuple(tokens),
         logprobs=_numbers(told.get("logprobs")),
+        entropies=_numbers(told.get("entropies")),
         steps=tuple(steps),
     )
 
@@ -212,6 +240,7 @@ def _judged(row: Row, rollout: Row) -> Step:
         score_probs=None if probs is None else tuple(probs),
         rationale_tokens=None if tokens is None else tuple(tokens),
         rationale_logprobs=_numbers(row.get("rationale_logprobs")),
+        rationale_entropies=_numbers(row.get("rationale_entropies")),
     )
 
 
@@ -288,6 +317,17 @@ def _depth_first(nodes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         out.append(node)
         waiting += below[node["id"]][::-1]
     return out
+
+
+def _drawn(
+    texts: Sequence[str] | None,
+    logprobs: Sequence[float | None] | None,
+    entropies: Sequence[float | None] | None,
+) -> list[Token]:
+    if texts is None or logprobs is None:
+        return []
+    known = [None] * len(texts) if entropies is None else entropies
+    return [Token(*drawn) for drawn in zip(texts, logprobs, known, strict=True)]
 
 
 def _number(value: Any) -> float | None:

@@ -23,7 +23,7 @@ from genac.search.beam import beam_search
 from genac.search.candidates import Candidate, Searcher, draw, judged, values
 from genac.search.rules import RULES, Answers, best
 from genac.stages.judge import critic_folder, load_critic
-from genac.stages.setup import make_world
+from genac.stages.setup import critic_card, make_world
 from genac.tasks.answers import final_answer, normalise
 from genac.tasks.base import Task
 from genac.types import Problem
@@ -143,7 +143,7 @@ def generative(
         raise ValueError(
             f"the critic in {folder} is not generative; a search asks a generative one"
         )
-    card = json.loads((folder / "critic.json").read_text())
+    card = critic_card(folder)
     critic.restore({k: card[k] for k in ("success_rate", "prompt_hash")})
     if thoughts is not None:
         critic.cfg = critic.cfg.model_copy(update={"num_samples": thoughts})

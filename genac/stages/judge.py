@@ -1,7 +1,7 @@
 """genac eval critic RUN [CRITIC ...]: critics against panels, as a table.
 
 The panels are those of the run's actor: its task, and each of its named shifts. The critics are the
-run's own and any others given by folder (a run, or a folder with critic.json), of either kind; and
+run's own and any others given by folder (as in genac eval states), of either kind; and
 zero-shot ones: openai:MODEL@URL, or a YAML file with the keys of an endpoint (docs/oracle.md).
 Written into the run folder: critics.json (everything), critics.md (the table), and
 critics-reliability.svg.
@@ -35,6 +35,7 @@ from genac.runs.store import Run, atomic_write
 from genac.runtime import Runtime
 from genac.sections import EndpointConfig
 from genac.stages.panels import stored_panel
+from genac.stages.saved import critic_of_checkpoint
 from genac.stages.setup import Setup, critic_card, evaluated_here, make_world
 
 Cell = dict[str, Any]
@@ -72,7 +73,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "critics",
         nargs="*",
-        help="further critics: runs, folders with critic.json, openai:MODEL@URL, endpoint.yaml",
+        help="further critics: runs, folders with critic.json, checkpoints, openai:MODEL@URL, "
+        "endpoint.yaml",
     )
     p.add_argument("--api-key-env", default="", help="variable that holds the key of openai:...")
     p.add_argument("--dry-run", action="store_true", help="say what endpoints would be asked")
@@ -100,12 +102,15 @@ def with_panel(cfg: RunConfig, problems: int | None, continuations: int | None) 
 
 
 def critic_folder(name: str) -> Path:
-    """The folder with critic.json in what the user named."""
+    """The folder with critic.json in what the user named, or a checkpoint's critic."""
     for folder in (Path(name), Path(name) / "critic", Path(name) / "model"):
         if (folder / "critic.json").exists():
             return folder
+    if found := critic_of_checkpoint(name):
+        return found
     raise ValueError(
-        f"{name} holds no critic.json; give a run, or the folder of a critic that a run saved"
+        f"{name} holds no critic.json; give a run, the folder of a critic that a run saved, or a "
+        "checkpoint (RUN/checkpoints/STAGE/step-NNNNNN)"
     )
 
 

@@ -1,7 +1,8 @@
 """genac eval states RUN CRITIC: what another critic says of the states that a run stored.
 
 Written beside the run's own estimates, into judged/NAME/ of its folder, with the same columns; the
-viewer shows both side by side. CRITIC is a run, a stage's folder, or any folder with critic.json.
+viewer shows both side by side. CRITIC is a run, a stage's folder, any folder with critic.json, or a
+checkpoint inside a run or stage (RUN/checkpoints/joint/step-000040).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from genac.runs.store import Run
 from genac.runs.tables import state_hash
 from genac.runtime import Runtime
 from genac.stages.judge import critic_folder, load_critic
+from genac.stages.saved import shown_name
 from genac.stages.setup import Setup, critic_card
 from genac.types import Estimate, Problem, Rollout, State
 
@@ -46,7 +48,7 @@ def judge_states(arguments: Sequence[str]) -> str:
     if not (run.path / "actor").is_dir():
         raise ValueError(f"{asked.run} holds no trained actor yet; let 'genac train' finish first")
     source = critic_folder(asked.critic)
-    name = asked.name or (source.resolve().parent if source.name == "critic" else source).name
+    name = asked.name or shown_name(source)
     place = run.judged(name)
     keys = chosen(run, asked.stage, asked.step)
     mine = claim(run.path / place, source)
@@ -61,10 +63,10 @@ def judge_states(arguments: Sequence[str]) -> str:
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="genac eval states")
     p.add_argument("run", help="a finished run whose stored states are judged")
-    p.add_argument("critic", help="a run, or a folder with critic.json")
+    p.add_argument("critic", help="a run, a folder with critic.json, or a checkpoint")
     p.add_argument("--stage", default="joint", help="whose states (default joint)")
     p.add_argument("--step", type=int, nargs="+", help="stored steps; without it all of them")
-    p.add_argument("--name", help="of the judgements; without it the critic's folder")
+    p.add_argument("--name", help="of the judgements; without it the critic's folder or step")
     return p
 
 

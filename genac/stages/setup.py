@@ -21,6 +21,7 @@ from genac.rollout import World
 from genac.runs.store import atomic_write
 from genac.runtime import Hardware, Runtime
 from genac.sections import OptimizerConfig
+from genac.stages.saved import checkpoint_card
 from genac.tasks import make_task
 from genac.tasks.verifier import Verifier
 
@@ -136,9 +137,11 @@ def evaluated_here(cfg: RunConfig) -> RunConfig:
 
 
 def critic_card(folder: str | Path) -> dict[str, Any]:
-    """critic.json of a folder that this library saved; empty for any other model."""
+    """critic.json of a folder that this library saved, or what it would say of the critic in a
+    checkpoint; empty for any other model.
+    """
     file = Path(folder) / "critic.json"
-    return json.loads(file.read_text()) if file.exists() else {}
+    return json.loads(file.read_text()) if file.exists() else checkpoint_card(Path(folder))
 
 
 def save_critic(critic: Critic, cfg: RunConfig, folder: Path) -> None:

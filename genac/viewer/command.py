@@ -37,10 +37,12 @@ def view(arguments: Sequence[str]) -> None:
         filters = Filters(
             outcome=args.outcome, sort=args.sort, q=args.search, page=args.page, size=args.rows
         )
-        show(run, args.address, filters)
+        show(run, args.address, filters, tokens=args.tokens)
         return
     if args.address is not None:
         raise ValueError(f"{args.address}: an address is for --terminal; a browser has links")
+    if args.tokens:
+        raise ValueError("--tokens is for --terminal; in a browser unfold the tokens, or press e")
     from genac.viewer.server import serve
 
     serve(run, args.host, args.port, not args.no_browser)
@@ -68,6 +70,9 @@ def _options() -> Parser:
     parser.add_argument("--port", type=int, default=PORT, help="0 for any free one")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     parser.add_argument("--terminal", action="store_true", help="print instead of serving")
+    parser.add_argument(
+        "--tokens", action="store_true", help="with an address: each token, also the critic's"
+    )
     parser.add_argument("--outcome", help="with --terminal: right, wrong, unscored or cut")
     parser.add_argument("--sort", default="step", help="with --terminal: step, drop, gap, ...")
     parser.add_argument("--search", help="with --terminal: text in problem, response or reasoning")

@@ -39,7 +39,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 FILTERS = TypeAdapter(Filters)  # from the strings of an address
-EXPORTS: dict[str, tuple[str, Callable[[Trajectory], str]]] = {
+EXPORTS: dict[str, tuple[str, Callable[[Trajectory, bool], str]]] = {
     "html": ("text/html; charset=utf-8", Trajectory.to_html),
     "md": ("text/markdown; charset=utf-8", Trajectory.to_markdown),
 }
@@ -115,14 +115,16 @@ def _routes(app: FastAPI, run: Run, index: Index) -> None:
         return same_state(run, index, (stage, step, group, member), start)
 
     @app.get("/api/export/{stage}/{step}/{group}/{member}")
-    def export(stage: str, step: int, group: int, member: int, format: str = "html") -> Response:
+    def export(
+        stage: str, step: int, group: int, member: int, format: str = "html", tokens: bool = False
+    ) -> Response:
         if format not in EXPORTS:
             raise ValueError(f"format is {format!r}; it can be {', '.join(EXPORTS)}")
         kind, write = EXPORTS[format]
         one = _member(run.group(stage, step, group), member)
         name = f"{one.address.replace('/', '-')}.{format}"
         disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return Response(write(one), media_type=kind, headers=disposition)
+        return Response(write(one, tokens), media_type=kind, headers=disposition)
 
 
 def describe(run: Run, index: Index) -> dict[str, Any]:

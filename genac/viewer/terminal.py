@@ -13,18 +13,29 @@ from genac.runs.examples import colour
 from genac.runs.listing import Status
 from genac.runs.page import number
 from genac.runs.store import Run
-from genac.runs.trajectory import Step, Trajectory, parse_address
-from genac.runs.transcript import headline, shown, signed
+from genac.runs.trajectory import Step, Token, Trajectory, parse_address
+from genac.runs.transcript import headline, likelihood, nats, recorded, shown, signed, visible
 from genac.viewer.index import Filters, Index
 
 
-def show(run: Run, address: str | None, filters: Filters, console: Console | None = None) -> None:
-    """The list under the filters; with an address (STAGE/STEP/GROUP/MEMBER) that response."""
+def show(
+    run: Run,
+    address: str | None,
+    filters: Filters,
+    console: Console | None = None,
+    *,
+    tokens: bool = False,
+) -> None:
+    """The list under the filters; with an address (STAGE/STEP/GROUP/MEMBER) that response, with
+    `tokens` each of its tokens too.
+    """
     console = console or Console()
     if address is not None:
         stage, step, group, member = parse_address(address)
-        response(console, run.trajectory(step, group, member, stage))
+        response(console, run.trajectory(step, group, member, stage), tokens)
         return
+    if tokens:
+        raise ValueError("--tokens is for one response: give its address, STAGE/STEP/GROUP/MEMBER")
     index = Index(run)
     index.refresh()
     page = index.page(filters)
@@ -54,8 +65,10 @@ def listing(console: Console, page: dict[str, Any]) -> None:
     console.print(f"{len(page['rows'])} of {page['total']} responses")
 
 
-def response(console: Console, one: Trajectory) -> None:
-    """Problem, then each step under the value that was asked before it and the reasoning."""
+def response(console: Console, one: Trajectory, tokens: bool = False) -> None:
+    """Problem, then each step under the value that was asked before it and the reasoning; with
+    `tokens` those of both.
+    """
     console.print(Text(one.problem_id, style="bold"))
     console.print(Text(headline(one)))
     if one.prompt:
@@ -69,6 +82,25 @@ def response(console: Console, one: Trajectory) -> None:
             console.print(Text("      largest fall of the response", style="yellow"))
         if step.rationale:
             console.print(Text(_indented(step.rationale), style="dim"))
+        if tokens:
+            drawn(console, "the actor's tokens", one.tokens_of(step))
+            if step.asked:
+                drawn(console, "the critic's tokens", step.thought_tokens())
+
+
+def drawn(console: Console, title: str, found: Sequence[Token]) -> None:
+    """One line per token with its probability and the entropy of what it was drawn from."""
+    told = recorded(found) if found else "not in this run"
+    console.print(Text(f"      {title}: {told}", style="dim"))
+    if not found:
+        return
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 6))
+    table.add_column("token")
+    for name in ("probability", "entropy"):
+        table.add_column(name, justify="right")
+    for token in found:
+        table.add_row(Text(visible(token.text)), likelihood(token.logprob), nats(token.entropy))
+    console.print(table)
 
 
 def runs(found: Sequence[Status], console: Console | None = None) -> None:

@@ -207,6 +207,7 @@ def test_new_weights_reach_every_engine_and_only_when_published(
     assert [c.ids for c in after] == [c.ids for c in wanted] != [c.ids for c in before]
     for a, b in zip(after, wanted, strict=True):
         np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+        np.testing.assert_allclose(a.entropies, b.entropies, atol=1e-4)
     assert two.sampler.version == two.version == 1
     np.testing.assert_allclose(two.probe((5, 6)), one.probe((5, 6)), atol=1e-5)
     assert two.sampler.generate([]) == []

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -193,6 +194,9 @@ def test_the_run_folder(run_micro: Runs, micro: Callable[..., Values]) -> None:
     assert {"step_text", "value", "advantage", "rationale", "critic_version"} <= set(estimates[0])
     assert any("<answer>" in row["rationale"] for row in estimates)
     looked_at(rollouts, estimates)
+    said = np.concatenate([row["entropies"] for row in rollouts])
+    measured = run.metrics("joint")[0]["entropy"]  # by the learner, over the same tokens
+    assert said.mean() == pytest.approx(measured, abs=1e-3)  # stored with three decimals
     assert all(abs(row["advantage"]) <= 1 for row in estimates)
     summary_is_complete(run.summary())
     page = (run.path / "report.html").read_text()
@@ -203,9 +207,11 @@ def looked_at(rollouts: list[Values], estimates: list[Values]) -> None:
     """What the viewer shows: texts of all tokens, the critic's prompt and score distribution."""
     for row in rollouts:
         assert len(row["tokens"]) == len(row["response_ids"]) and all(row["tokens"])
+        assert len(row["entropies"]) == len(row["response_ids"])
     for row in estimates:
         assert "".join(row["rationale_tokens"]) == row["rationale"]
         assert len(row["rationale_logprobs"]) == len(row["rationale_tokens"])
+        assert len(row["rationale_entropies"]) == len(row["rationale_tokens"])
         assert row["critic_prompt"]
     known = [row for row in estimates if row["score_probs"] is not None]
     assert known and all(abs(sum(row["score_probs"]) - 1) < 0.01 for row in known)

@@ -13,6 +13,7 @@ from genac.algorithms import merge
 from genac.recipes import resolve
 from genac.runs.store import Run
 from genac.stages.pipeline import train
+from genac.stages.setup import critic_card
 from genac.viewer.server import make_app
 
 
@@ -93,3 +94,64 @@ def test_a_value_head_is_asked_where_the_prompts_can_be_rebuilt(run_micro, genac
     own, again = rows(run, "estimates", 2), rows(run, "judged/head", 2)
     assert [r["state"] for r in own] == [r["state"] for r in again]
     assert all(r["value"] is not None for r in again)
+
+
+def test_checkpoints_inside_a_stage_are_critics(run, genac):
+    """Two of joint training, side by side, and one of each earlier stage."""
+    joint = run.path / "checkpoints" / "joint"
+    for folder in ("step-000002", "step-3"):
+        said = genac("eval", "states", str(run.path), str(joint / folder), "--step", "2")
+        assert said.code == 0 and "(1 judged now)" in said.out, said.err
+    assert run.judges() == ["joint-step-000002", "joint-step-000003"]
+    own, same, later = (rows(run, f, 2) for f in ("estimates", *map(run.judged, run.judges())))
+    assert [r["critic_prompt"] for r in same] == [r["critic_prompt"] for r in later]
+    assert [r["rationale_logprobs"] for r in same] != [r["rationale_logprobs"] for r in later]
+    with TestClient(make_app(run)) as client:
+        found = client.get("/api/versions/joint/2/0/0", params={"start": 0}).json()
+    assert [state["judge"] for state in found] == [None, *run.judges()]
+
+    stages = Path(run.config()["stages"]["folder"])
+    for stage in ("critic_sft", "critic_rl"):
+        place = next(stages.glob(f"{stage}-*/checkpoints/{stage}/step-*"))
+        said = genac("eval", "states", str(run.path), str(place), "--name", stage, "--step", "2")
+        assert said.code == 0, said.err
+        assert len(rows(run, f"judged/{stage}", 2)) == len(own)
+
+
+def test_the_last_checkpoint_is_the_critic_that_was_saved(run, genac):
+    last = run.path / "checkpoints" / "joint" / "step-000003" / "critic"
+    for name, critic in (("final", run.path), ("last", last)):
+        genac("eval", "states", str(run.path), str(critic), "--name", name, "--step", "1")
+    assert rows(run, "judged/final") == rows(run, "judged/last")
+    card = critic_card(last)
+    assert card == critic_card(run.path / "critic")
+
+
+def test_what_a_checkpoint_lacks_is_told(run, genac, tmp_path: Path):
+    joint = run.path / "checkpoints" / "joint"
+    asked = ("eval", "states", str(run.path))
+    said = genac(*asked, str(joint / "step-1"))
+    assert said.code == 2 and "joint has step-000002, step-000003 (training keeps" in said.err
+    elsewhere = tmp_path / "away" / "step-000003"
+    shutil.copytree(joint / "step-000003", elsewhere)
+    said = genac(*asked, str(elsewhere))
+    assert said.code == 2 and "nothing says how the critic in" in said.err
+    shutil.copytree(joint / "step-000003", joint / "kept-3")  # what training does not drop
+    assert genac(*asked, str(joint / "kept-3"), "--step", "0").code == 0
+    weights = joint / "step-000003" / "critic" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    said = genac(*asked, str(joint / "step-000003"))
+    assert said.code == 2 and "damaged: critic/model.safetensors" in said.err
+    shutil.rmtree(joint / "step-000002" / "critic")
+    said = genac(*asked, str(joint / "step-000002"))
+    assert said.code == 2 and "holds no critic: its run trains none" in said.err
+    assert run.judges() == ["joint-kept-3"]
+
+
+def test_the_value_head_of_a_checkpoint_is_asked(run_micro, genac):
+    run = run_micro(algorithm="ppo", credit={"granularity": "states"})
+    place = run.path / "checkpoints" / "joint" / "step-000002"
+    said = genac("eval", "states", str(run.path), str(place), "--step", "2")
+    assert said.code == 0, said.err
+    own, again = rows(run, "estimates", 2), rows(run, "judged/joint-step-000002", 2)
+    assert [r["value"] for r in own] == pytest.approx([r["value"] for r in again], abs=1e-5)

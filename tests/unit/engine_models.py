@@ -108,5 +108,7 @@ def in_double(model: Any) -> Any:
 def same(one: Completion, other: Completion, atol: float = 1e-5) -> None:
     assert one.ids == other.ids and one.finish == other.finish
     np.testing.assert_allclose(one.logprobs, other.logprobs, atol=atol)
+    assert one.entropies is not None and other.entropies is not None
+    np.testing.assert_allclose(one.entropies, other.entropies, atol=atol)
     assert one.watched.shape == other.watched.shape
     np.testing.assert_allclose(one.watched, other.watched, atol=atol)

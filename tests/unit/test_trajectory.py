@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -199,6 +200,39 @@ def test_markdown_fences_and_tables_hold_whatever_the_text_is(run):
     row = next(line for line in text.splitlines() if line.startswith("| 1"))
     assert row.replace("\\|", "").count("|") == 6 and "`` <script>`" in row
     assert "````\n</pre>" in text  # a longer fence than the text holds
+
+
+def test_tokens_are_escaped_as_all_text(run):
+    one = rollout()
+    run.write_rollouts("joint", 4, [one], lambda ids: "<script>`| |")
+    run.write_estimates("joint", 4, [estimate(one, 0, 3, 0.5)], {})
+    found = run.trajectory(4)
+    html, text = found.to_html(tokens=True), found.to_markdown(tokens=True)
+    assert "<script>" not in html and "&lt;script&gt;`|·|" in html
+    row = next(line for line in text.splitlines() if line.endswith("| 0.61 | - |"))
+    assert row.replace("\\|", "").count("|") == 4 and "`` <script>`" in row
+
+
+@pytest.mark.parametrize("known", [(True, True), (True, False)])
+def test_entropies_of_thoughts_are_kept_where_all_are_known(run, known):
+    one = rollout()
+    asked = estimate(one, 0, 3, 0.5)
+    said = tuple(
+        replace(asked.thoughts[0], entropies=np.array([0.25, 1.5], np.float32) if k else None)
+        for k in known
+    )
+    store(run, [one], [replace(asked, thoughts=said)], critic_decode=decode)
+    found = run.trajectory(4).steps[0].rationale_entropies
+    assert found == ((0.25, 1.5, None, 0.25, 1.5) if all(known) else None)
+
+
+def test_entropies_that_an_engine_did_not_report_are_null(run):
+    known = replace(rollout(1), entropies=np.array([0, 0.1234, 2], np.float32))
+    store(run, [rollout(), known], [])
+    assert run.trajectory(4).entropies is None
+    assert run.trajectory(4, member=1).entropies == pytest.approx((0, 0.123, 2))
+    rows = run.table("rollouts", "joint", 4, ["entropies"])
+    assert rows[0] == {"entropies": None}
 
 
 def test_json_holds_no_bare_nan(run):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
-from viewer_run import HOSTILE, STEPS, append, make, rejudge
+from viewer_run import HOSTILE, STEPS, append, make, rejudge, without_entropies
 
 from genac.cli import main
 from genac.runs.store import Run
@@ -217,6 +217,7 @@ def test_an_older_run_shows_the_same_list(run, index):
     before = index.page(Filters(size=50))
     for step in STEPS:
         older(run, step)
+        without_entropies(run, step)
     again = Index(run)
     again.refresh()
     assert again.page(Filters(size=50)) == before and not again.notes()
@@ -240,6 +241,16 @@ def test_a_trajectory_has_its_states_and_siblings(client):
     assert state["critic_prompt"] == "t7 t1 " and len(state["score_probs"]) == 11
     assert state["observed"] == 0.5 and state["observed_count"] == 2
     assert found["steps"][2]["observed"] is None  # behind the second step they differ
+
+
+def test_entropies_come_with_the_tokens_and_an_older_run_has_none(client, run):
+    found = client.get("/api/trajectory/joint/20/0/1").json()
+    assert found["entropies"] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1.25])
+    assert found["steps"][1]["rationale_entropies"] == pytest.approx([0.3, 0.9])
+    without_entropies(run, 20)
+    found = client.get("/api/trajectory/joint/20/0/1").json()
+    assert found["entropies"] is None and len(found["logprobs"]) == 6
+    assert found["steps"][1]["rationale_entropies"] is None
 
 
 def test_one_state_at_every_version_of_the_critic(client):
@@ -297,6 +308,20 @@ def test_exports_download_and_escape(client, format):
     assert "problem-0" in answer.text
     if format == "html":
         assert HOSTILE not in answer.text and "&lt;script&gt;" in answer.text
+    assert "entropy" not in answer.text
+
+
+@pytest.mark.parametrize("format", ["html", "md"])
+def test_exports_hold_the_tokens_on_demand(client, run, format):
+    asked = {"format": format, "tokens": "true"}
+    told = client.get("/api/export/joint/20/0/1", params=asked).text
+    cell = "t21·<br><small>0.30 / 0.75<" if format == "html" else "| `t21·` | 0.30 | 0.75 |"
+    assert cell in told and "entropy in nats (mean 0.62)" in told  # of 0.5 and 0.75
+    critic = "t41·<br><small>0.22 / 0.90<" if format == "html" else "| `t41·` | 0.22 | 0.90 |"
+    assert told.count(critic) == 3
+    without_entropies(run, 20)
+    told = client.get("/api/export/joint/20/0/1", params=asked).text
+    assert "entropy is not recorded in this run" in told and "0.75" not in told
 
 
 @pytest.mark.parametrize(
@@ -376,6 +401,27 @@ def test_the_terminal_lists_and_shows_one_response(run, capsys, monkeypatch):
     assert main(["view", "--terminal", str(run.path), "joint/20/0/1"]) == 0
     told = capsys.readouterr().out
     assert "expected answer 1" in told and "largest fall" in told and HOSTILE[:20] in told
+    assert "entropy" not in told
+
+
+def test_the_terminal_shows_tokens_on_demand(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    asked = ["view", "--terminal", str(run.path), "joint/20/0/1", "--tokens"]
+    assert main(asked) == 0
+    told = capsys.readouterr().out
+    assert "the actor's tokens: probability, and entropy in nats (mean 0.62)" in told
+    rows = [line.split() for line in told.splitlines()]
+    assert ["t21·", "0.30", "0.75"] in rows and rows.count(["t41·", "0.22", "0.90"]) == 3
+    without_entropies(run, 20)
+    assert main(asked) == 0
+    told = capsys.readouterr().out
+    assert "entropy is not recorded in this run" in told
+    assert ["t21·", "0.30", "-"] in [line.split() for line in told.splitlines()]
+    older(run, 20)  # numbers in the place of the actor's tokens, and none of the critic's
+    assert main(asked) == 0
+    told = capsys.readouterr().out
+    assert ["#21", "0.30", "-"] in [line.split() for line in told.splitlines()]
+    assert told.count("the critic's tokens: not in this run") == 3
 
 
 @pytest.mark.parametrize(
@@ -386,6 +432,8 @@ def test_the_terminal_lists_and_shows_one_response(run, capsys, monkeypatch):
         (["--terminal", "RUN", "joint/1"], "STAGE/STEP/GROUP/MEMBER"),
         (["--terminal", "RUN", "--sort", "x"], "it can be"),
         (["RUN", "joint/1/0/0"], "is for --terminal"),
+        (["RUN", "--tokens"], "is for --terminal"),
+        (["--terminal", "RUN", "--tokens"], "give its address"),
         (["RUN", "--port", "x"], "invalid int"),
     ],
 )

@@ -3,6 +3,7 @@
 import { current, go } from "./address.js";
 import { ask, byId, colour, el } from "./dom.js";
 import { addressOf, load, setUp, shownRows, turnPage } from "./list.js";
+import { otherNumber } from "./state.js";
 import { open, stateBy, worstState } from "./trajectory.js";
 
 const EVERY = 2000; // milliseconds between two looks at a run that is all read
@@ -77,6 +78,7 @@ const KEYS = {
   w: () => worstState(),
   g: () => go({ view: current().view === "tree" ? null : "tree" }),
   c: () => go({ compare: current().compare ? null : "1" }, true),
+  e: otherNumber,
   t: toggleTheme,
   "/": () => byId("f-q").focus(),
   "?": () => byId("help").showModal(),

@@ -11,8 +11,10 @@ function save(href, name) {
 
 const nameOf = (one) => one.address.replaceAll("/", "-");
 
+// With the tokens where those of the actor are unfolded.
 export function exportAs(one, format) {
-  save(`api/export/${place(one.address)}?format=${format}`, `${nameOf(one)}.${format}`);
+  const tokens = document.querySelector("#fold-actor[open]") ? "&tokens=true" : "";
+  save(`api/export/${place(one.address)}?format=${format}${tokens}`, `${nameOf(one)}.${format}`);
 }
 
 const WIDTH = 980;

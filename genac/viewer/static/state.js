@@ -1,11 +1,13 @@
 // What the critic said of the selected state: reasoning, score distribution, prompt, tokens.
 
-import { current, go } from "./address.js";
-import { ask, chip, colour, el, place, plain, signed, visible } from "./dom.js";
+import { current, go, link } from "./address.js";
+import { ask, byId, chip, colour, el, place, plain, signed } from "./dom.js";
+import { forget, other, strip } from "./tokens.js";
 
 const OLDER = "Not in this run: it was written by an older version, or its critic writes no text.";
 
 export function panel(one, step) {
+  forget();
   if (step === null) {
     return el("p", { class: "note", text: "No value was asked for this response." });
   }
@@ -20,16 +22,17 @@ export function panel(one, step) {
     distribution(step),
     versions(one, step),
     fold("prompt", "Exact prompt of the critic", step.critic_prompt === null ? note(OLDER) : el("pre", { text: step.critic_prompt })),
-    fold("critic", "The critic's tokens with their probabilities", tokens(step.rationale_tokens, step.rationale_logprobs)),
-    fold("actor", `The actor's tokens of step ${number} with their probabilities`, actorTokens(one, step)));
+    fold("critic", "The critic's tokens: probability and entropy", criticTokens(step)),
+    fold("actor", `The actor's tokens of step ${number}: probability and entropy`, actorTokens(one, step)));
 }
 
 const note = (text) => el("p", { class: "note", text });
 
-const unfolded = new Set(); // what was opened stays open from state to state
+// What was opened stays open from state to state; a link that chooses what tokens show opens them.
+const unfolded = new Set(current().tokens ? ["actor"] : []);
 
 function fold(name, title, body) {
-  const node = el("details", { open: unfolded.has(name) }, el("summary", { text: title }), body);
+  const node = el("details", { id: `fold-${name}`, open: unfolded.has(name) }, el("summary", { text: title }), body);
   node.addEventListener("toggle", () => (node.open ? unfolded.add(name) : unfolded.delete(name)));
   return node;
 }
@@ -88,24 +91,22 @@ export function distribution(step) {
 function actorTokens(one, step) {
   if (!one.logprobs) return note("The rollouts of this step are not in the run folder.");
   const texts = one.tokens || one.ids.map((id) => `#${id}`);
-  const strip = tokens(texts.slice(step.start, step.end), one.logprobs.slice(step.start, step.end));
-  return one.tokens ? strip : el("div", {}, note("An older run: token numbers, not their text."), strip);
+  const mine = (values) => values && values.slice(step.start, step.end);
+  const node = strip(mine(texts), mine(one.logprobs), mine(one.entropies));
+  return one.tokens ? node : el("div", {}, note("An older run: token numbers, not their text."), node);
 }
 
-// Each token with its probability; the less likely, the stronger its background.
-function tokens(texts, logprobs) {
-  if (!texts || !logprobs) return note(OLDER);
-  const cells = texts.map((text, i) => {
-    const logprob = logprobs[i];
-    const shown = logprob === null ? "" : Math.exp(logprob) > 0.995 ? "1" : Math.exp(logprob).toPrecision(2);
-    const node = el("span", { class: "token mono", title: logprob === null ? "" : `log-probability ${logprob.toFixed(4)}` },
-      el("span", { text: visible(text) }), el("small", { text: shown }));
-    if (logprob !== null) {
-      node.style.background = `rgba(var(--hot), ${Math.min(0.4, -logprob * 0.15).toFixed(3)})`;
-    }
-    return node;
-  });
-  return el("div", { class: "tokens" }, ...cells);
+function criticTokens(step) {
+  if (!step.rationale_tokens || !step.rationale_logprobs) return note(OLDER);
+  return strip(step.rationale_tokens, step.rationale_logprobs, step.rationale_entropies);
+}
+
+// Unfolds the actor's tokens and shows the other of their numbers.
+export function otherNumber() {
+  const node = byId("fold-actor");
+  if (!node) return;
+  node.open = true;
+  go({ tokens: other() }, true);
 }
 
 // --- other versions of the critic -----------------------------------------------------------------
@@ -139,16 +140,23 @@ function compared(found, one, step) {
   if (!others.length) {
     return note("The run holds this problem and prefix at one version only. What another critic says of it: genac eval states RUN CRITIC");
   }
-  const right = el("div");
-  const pick = el("select", { "aria-label": "Other version", onchange: () => show() },
-    ...others.map((state, i) => el("option", { value: i, text: named(state) })));
-  const show = () => right.replaceChildren(judged(others[Number(pick.value)]));
-  const wanted = Number(current().compare) || 0;
-  pick.value = String(Math.min(others.length - 1, Math.max(0, wanted - 1)));
-  pick.addEventListener("change", () => history.replaceState(null, "", location.hash.replace(/compare=\d+/, `compare=${Number(pick.value) + 1}`)));
+  // The address holds both places, as RIGHT-LEFT from 1; the left one is the run's own without it.
+  const [right, left] = (current().compare || "").split("-").map(Number);
+  const sides = [side("Left", [mine, ...others], left), side("Right", others, right)];
+  const remember = () => history.replaceState(null, "", link({ compare: sides.map((one) => one.place()).reverse().join("-") }));
+  for (const one of sides) one.pick.addEventListener("change", remember);
+  return el("div", { class: "versions" }, ...sides.map((one) => one.node));
+}
+
+// One of two judgements beside each other, chosen among `states`.
+function side(label, states, wanted) {
+  const body = el("div");
+  const pick = el("select", { "aria-label": `${label} version or critic`, onchange: () => show() },
+    ...states.map((state, i) => el("option", { value: i, text: named(state) })));
+  const show = () => body.replaceChildren(judged(states[Number(pick.value)]));
+  pick.value = String(Math.min(states.length - 1, Math.max(0, (wanted || 0) - 1)));
   show();
-  return el("div", { class: "versions" },
-    el("div", {}, el("p", { text: named(mine) }), judged(mine)), el("div", {}, pick, right));
+  return { pick, node: el("div", {}, pick, body), place: () => Number(pick.value) + 1 };
 }
 
 const named = (state) => state.judge ? `critic ${state.judge} (asked of ${state.stage} step ${state.step})` : `version ${state.critic_version ?? "?"} (${state.stage} step ${state.step})`;

@@ -5,6 +5,7 @@ import { drawCurve } from "./curve.js";
 import { ask, byId, chip, colour, el, outcome, place, signed } from "./dom.js";
 import { exportAs, exportPng } from "./exporting.js";
 import { panel } from "./state.js";
+import { repaint } from "./tokens.js";
 import { drawTree } from "./tree.js";
 
 let shown = ""; // what is drawn now: address and kind of view
@@ -150,6 +151,7 @@ function select() {
   } else if (versions) {
     versions.open = Boolean(current().compare);
   }
+  repaint();
   document.dispatchEvent(new Event("selected"));
 }
 
