@@ -4,8 +4,8 @@
 // Queries go in blocks of LANES, neighbours in the row, turned so that a vector holds one number of
 // eight queries: a softmax over keys is then no sum across a vector, a key is read where it stands,
 // and a mask is a comparison. The query heads of one key head are neighbours too, and a block may
-// hold the end of one stretch and the start of the next. KEYS keys at a time stay in the cache, with
-// their gradients, while the blocks that see them pass by.
+// hold the end of one stretch and the start of the next. KEYS keys at a time stay in the cache,
+// with their gradients, while the blocks that see them pass by.
 //
 // Threads divide the key heads and the families of stretches (no other reads their tokens). None of
 // these sums depends on another, or on the number of threads.
@@ -54,7 +54,7 @@ struct Block {
     Range some_own, some_trunk, all_own, all_trunk;  // around what some, within what all see
     V most[2], mass[2];  // forward: the largest score and the sum of weights; backward: lse, delta
     float *q, *turned_q, *grad, *turned_grad;  // (LANES, dim); (dim, LANES); backward: the output's
-    float *sum;                                // (dim, LANES): weighed values, or what moves queries
+    float *sum;  // (dim, LANES): weighed values, or what moves the queries
 };
 
 // The tokens of a family and the queries of one key head there: those of a token side by side.
@@ -70,8 +70,10 @@ struct Part {
 struct Place {
     const Part &part;
     Int token, head;
-    Place(const Part &p, Int query)
-        : part(p), token(p.tokens.from + query / p.group), head(p.head * p.group + query % p.group) {}
+    Place(const Part &p, Int query) : part(p) {
+        token = p.tokens.from + query / p.group;
+        head = p.head * p.group + query % p.group;
+    }
     float *row(const Rows &x) const { return x.at + token * x.step + head * part.t.dim; }
     float &lse() const { return part.t.lse[token * part.t.heads + head]; }
     void next() {
@@ -82,7 +84,8 @@ struct Place {
 // What one thread works in.
 struct Memory {
     Block *blocks;
-    float *lines, *k, *v, *dk, *dv, *p, *ds;  // lines (LANES, dim); keys (KEYS + HIGH, dim or LANES)
+    float *lines, *k, *v, *dk, *dv;  // lines (LANES, dim); the others (KEYS + HIGH, dim)
+    float *p, *ds;                   // weights and what pulls at scores: (KEYS + HIGH, LANES)
 };
 
 #ifdef __AVX__
@@ -92,8 +95,8 @@ typedef float W __attribute__((vector_size(16), aligned(4), may_alias));
 #endif
 static const int WIDTH = sizeof(W) / sizeof(float);
 
-// c (R, 8 B) = a (R, depth) times b (depth, 8 B), plus, with `rest`, c times that, which has a number
-// per column. Numbers of a are `row` and `step` apart.
+// c (R, 8 B) = a (R, depth) times b (depth, 8 B), plus, with `rest`, c times that, which has a
+// number per column. Numbers of a are `row` and `step` apart.
 template <int R, int B>
 static inline void tile(const float *a, Int row, Int step, const float *b, Int ldb, Int depth,
                         float *c, Int ldc, const V *rest) {
@@ -156,7 +159,7 @@ static void turn(const float *x, Int rows, Int columns, float *to) {
         }
 }
 
-// A row of x. Where rows are `step` apart the processor does not foresee which will be read: it is told.
+// A row of x. Of rows that are `step` apart the processor does not foresee the next: it is told.
 static void copy(const float *x, Int step, Int dim, float factor, float *to) {
     for (Int d = 0; d < dim; d += 8) {
         if (step) __builtin_prefetch(x + AHEAD * step + d);

@@ -22,8 +22,8 @@ static inline float sum(V x) {
     return total;
 }
 
-// exp of -87.3 to 88.3 by 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2], within 2 units in the last
-// place; nonsense elsewhere.
+// exp of -87.3 to 88.3 by 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2], within 2 units in the
+// last place; nonsense elsewhere.
 static inline V vexp_inside(V x) {
     V shifted = x * 1.44269504f + 12582912.f;  // the nearest integer stands in the low bits
     V n = shifted - 12582912.f;

@@ -134,7 +134,7 @@ def fused(plan: TreePlan, heads: int, keys: int, dim: int) -> list[Tensor]:
     wanted = dense(q, k[of], v[of], plan.dense == 0, dim**-0.5)
     theirs = [wanted, *torch.autograd.grad(wanted, (q, k, v), grad.double())]
     for one, other in zip(mine, theirs, strict=True):
-        close = {"atol": 2e-5, "rtol": 2e-5}
+        close = {"atol": 5e-5, "rtol": 5e-5}
         torch.testing.assert_close(one.transpose(0, 1), other.float(), **close)
     return [x.detach() for x in mine]
 
@@ -195,7 +195,7 @@ def test_native_weights_where_scores_climb_from_key_to_key(slope):
 def test_the_native_kernel_reads_and_writes_slices_of_wider_arrays():
     plan = plan_of([(40, [(20, 9), (0, 3)])])
     wide, pulled = torch.randn(plan.length, 8, 16), torch.full((plan.length, 8, 16), 7.0)
-    names = dict(q=slice(0, 4), k=slice(4, 6), v=slice(6, 8))
+    names = {"q": slice(0, 4), "k": slice(4, 6), "v": slice(6, 8)}
     apart = {name: wide[:, at] for name, at in names.items()}
     whole = {name: x.contiguous() for name, x in apart.items()}
     out, grad = torch.randn(2, plan.length, 4, 16)
