@@ -35,9 +35,6 @@ FLASH: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 FLASH_BACKWARD: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 NAME = "genac_trees"
 CROSSING_TOKENS = 256  # branch tokens per block against the trunk: a small mask, few calls
-# Attention token by token beats blocks while a head's keys, values and their gradients stay in a
-# core's cache (512 KB): measured 1.05 to 2.6 times as fast up to there, half as fast far beyond.
-FUSED, WIDEST = 2**15, 64
 WASTE = 1.25  # stretches are padded to a common length while that costs at most this factor
 
 
@@ -139,9 +136,14 @@ class TreePlan:
         return torch.tensor(rows, dtype=torch.long)
 
     @cached_property
-    def longest(self) -> int:
-        """Keys that any token reads."""
-        return max(s.shared + s.length for s in self.stretches)
+    def families(self) -> Tensor:
+        """The first stretch of each family (tokens that no other reads), and behind the last."""
+        starts, low = [len(self.stretches)], self.length
+        for number, s in reversed(list(enumerate(self.stretches))):
+            low = min(low, s.trunk if s.shared else s.start)
+            if low >= s.start:
+                starts.append(number)
+        return torch.tensor(starts[::-1], dtype=torch.long)
 
     @cached_property
     def blocks(self) -> BlockMask:
@@ -273,7 +275,9 @@ def backward(
 
 
 class FusedAttention(torch.autograd.Function):
-    """The same in C++ (native/trees.cpp): no block is gathered, padded, masked or merged."""
+    """The same in C++ (native/trees.cpp): no block is gathered, padded, masked or merged. k and v
+    may have fewer heads than q (query head h reads key head h // (heads / key heads)).
+    """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: TreePlan, scale: float) -> Tensor:
@@ -292,32 +296,44 @@ class FusedAttention(torch.autograd.Function):
         return *found, None, None
 
 
+ROWS = ("q", "k", "v", "out", "grad", "dq", "dk", "dv")  # (L, H, D)
+
+
 class CTree(ctypes.Structure):
     """Mirrors Tree of trees.cpp."""
 
     _fields_ = (
-        *((name, c_int64) for name in ("length", "heads", "dim", "stretches", "longest")),
-        ("stretch", c_void_p),
+        *((name, c_int64) for name in ("heads", "kv_heads", "dim", "families")),
+        *((name, c_void_p) for name in ("family", "stretch")),
         ("scale", c_double),
-        *((name, c_void_p) for name in ("q", "k", "v", "out", "lse", "grad", "dq", "dk", "dv")),
+        ("lse", c_void_p),
+        *(field for x in ROWS for field in ((x, c_void_p), (f"{x}_step", c_int64))),
     )
 
 
 def in_native(plan: TreePlan, scale: float, **arrays: Tensor) -> None:
-    """Fills `out` and `lse`, or the gradients where they are given."""
-    found, q = library(), arrays["q"]
+    """Fills `out` and `lse`, or the gradients where they are given. Keys and values may have fewer
+    heads than queries, and tokens of any array may stand apart (the strides of a wider one).
+    """
+    found, q, k = library(), arrays["q"], arrays["k"]
     assert found is not None
-    sizes = (*q.shape, len(plan.stretches), plan.longest, plan.table.data_ptr(), scale)
-    tree = CTree(*sizes, **{name: x.data_ptr() for name, x in arrays.items()})
+    sizes = (q.shape[1], k.shape[1], q.shape[2], len(plan.families) - 1)
+    tables = (plan.families.data_ptr(), plan.table.data_ptr())
+    lse = arrays.pop("lse")
+    assert lse.is_contiguous() and all(x[0].is_contiguous() for x in arrays.values())
+    rows = {name: x.data_ptr() for name, x in arrays.items()}
+    steps = {f"{name}_step": x.stride(0) for name, x in arrays.items()}
+    tree = CTree(*sizes, *tables, scale, lse.data_ptr(), **rows, **steps)
     if found.genac_tree(ctypes.byref(tree), "dq" in arrays, torch.get_num_threads()):
         raise MemoryError("no memory for the attention of a micro-batch")
 
 
 def fuses(q: Tensor, plan: TreePlan) -> bool:
-    """Whether attention goes through C++: where it is faster than blocks of products."""
-    dim = q.shape[-1]
-    fits = dim % LANES == 0 and dim <= WIDEST and dim * plan.longest <= FUSED
-    return q.dtype == torch.float32 and fits and library() is not None
+    """Whether attention goes through C++: faster than blocks up to thousands of tokens, no slower
+    beyond (one sequence of 16 384).
+    """
+    fits = q.dtype == torch.float32 and q.shape[-1] % LANES == 0 and plan.device.type == "cpu"
+    return fits and library() is not None
 
 
 def attention(
@@ -346,12 +362,12 @@ def attention(
         out = flex(query, key, value, plan.blocks, scale)
         if out is not None:
             return out.transpose(1, 2), None
-    repeat = query.shape[1] // key.shape[1]
-    if repeat > 1:
+    fused, repeat = fuses(query, plan), query.shape[1] // key.shape[1]
+    if repeat > 1 and not fused:
         key, value = (x.repeat_interleave(repeat, 1) for x in (key, value))
     if device == "cpu":  # (L, H, D), which is how projections leave them: nothing is copied
         tokens = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
-        kernel = FusedAttention if fuses(query, plan) else BlockAttention
+        kernel = FusedAttention if fused else BlockAttention
         return kernel.apply(*tokens, plan, scale)[None], None
     mask = plan.dense(query.dtype)
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)

@@ -22,10 +22,9 @@ static inline float sum(V x) {
     return total;
 }
 
-// exp by 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2], within 2 units in the last place.
-static inline V vexp(V x) {
-    x = x < splat(-87.3f) ? splat(-87.3f) : x;
-    x = x > splat(88.3f) ? splat(88.3f) : x;
+// exp of -87.3 to 88.3 by 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2], within 2 units in the
+// last place; nonsense elsewhere.
+static inline V vexp_inside(V x) {
     V shifted = x * 1.44269504f + 12582912.f;  // the nearest integer stands in the low bits
     V n = shifted - 12582912.f;
     V r = x - n * 0.693359375f + n * 2.12194440e-4f;
@@ -36,6 +35,12 @@ static inline V vexp(V x) {
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.f;
     return p * (V)(((I)shifted - 0x4B400000 + 127) << 23);
+}
+
+static inline V vexp(V x) {
+    x = x < splat(-87.3f) ? splat(-87.3f) : x;
+    x = x > splat(88.3f) ? splat(88.3f) : x;
+    return vexp_inside(x);
 }
 
 #if defined(__clang__) || __GNUC__ >= 12
@@ -60,6 +65,25 @@ static inline V sums(const V *a) {
     V high = fours(pairs(a[4], a[5]), pairs(a[6], a[7]));
     return SHUFFLE(low, high, 0, 1, 2, 3, 8, 9, 10, 11) +
            SHUFFLE(low, high, 4, 5, 6, 7, 12, 13, 14, 15);
+}
+
+// Eight vectors as the rows of a square, transposed.
+static inline void transpose(V *a) {
+    V b[8];
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = SHUFFLE(a[i], a[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        b[i + 1] = SHUFFLE(a[i], a[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            a[i + 2 * j] = SHUFFLE(b[i + j], b[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            a[i + 2 * j + 1] = SHUFFLE(b[i + j], b[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    for (int i = 0; i < 4; i++) {
+        b[i] = SHUFFLE(a[i], a[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        b[i + 4] = SHUFFLE(a[i], a[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+    for (int i = 0; i < 8; i++) a[i] = b[i];
 }
 
 // Scores of a query against `count` keys; up to seven places behind them are written as well.
