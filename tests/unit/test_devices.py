@@ -56,8 +56,7 @@ def requests_of() -> list[Request]:
     ]
 
 
-@pytest.mark.parametrize("rows", [32, 5])
-@pytest.mark.parametrize("name", ["qwen3", "gemma", "gpt_neox"])
+@pytest.mark.parametrize(("name", "rows"), [("qwen3", 32), ("gemma", 5), ("gpt_neox", 5)])
 @pytest.mark.filterwarnings("ignore:architecture")
 def test_sampling(name, rows):
     model = random_model((FAST | SLOW)[name])
@@ -91,9 +90,8 @@ def samples_of(loss: str) -> list[Sample]:
     return out
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
-@pytest.mark.parametrize("share", [True, False])
-@pytest.mark.parametrize("loss", ["sft", "policy", "value", "adapters"])
+@pytest.mark.parametrize(("share", "checkpointed"), [(True, False), (True, True), (False, True)])
+@pytest.mark.parametrize("loss", ["policy", "value", "adapters"])
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")
 def test_training(loss, share, checkpointed):
     model: Any = random_model(FAST["qwen3"])
