@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genac.models.tree_attention import Stretch, TreePlan
+from genac.models.tree_plan import Stretch, TreePlan
 from genac.prefixes import Family, Kin, families
 from genac.types import Sample
 

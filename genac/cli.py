@@ -19,8 +19,8 @@ USAGE = """genac VERB [ARGUMENTS]
                                             (--problems N --continuations K); zero-shot ones as
                                             openai:MODEL@URL or endpoint.yaml (--dry-run)
   eval states RUN CRITIC                    what another critic says of the run's stored states, for
-                                            the viewer (--step N ... --stage S --name NAME); CRITIC may
-                                            be a checkpoint: RUN/checkpoints/joint/step-000040
+                                            the viewer (--step N ... --stage S --name NAME);
+                                            CRITIC: also RUN/checkpoints/joint/step-000040
   eval search RUN [RUN ...]                 best-of-n, voting and beam search by the critic beside
                                             majority vote at equal tokens (--n N ... --problems N)
   eval benchmarks MODEL [NAME ...]          avg@k and pass@k of a run's actor or any model on data

@@ -12,7 +12,8 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from genac.models import flex as module
 from genac.models.flex import BLOCK, block_tables, flexes, listed
-from genac.models.tree_attention import Stretch, TreePlan, attention
+from genac.models.tree_attention import attention
+from genac.models.tree_plan import Stretch, TreePlan
 
 CPU = torch.device("cpu")
 
