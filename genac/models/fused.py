@@ -1,10 +1,11 @@
 """A decoder's layers in training on CPU: one operation per layer, forward and backward by hand.
 
-Transformers' layers pass the tokens through memory once per norm, product, rotation, activation
+Transformers' layers pass all tokens through memory once per norm, product, rotation, activation
 and residual, and keep what each of them needs for its gradient. Here the C++ of native/layers.cpp
-takes a few tokens through all of them at a time, and a layer keeps its two residuals, the queries,
-keys and values before norm and rotation, what attention found, and the two halves of its gated
-product; the rest is computed again. Parameters and their gradients are the model's own.
+takes a few tokens at a time through everything but the attention, and a layer keeps its input, the
+queries, keys and values before norm and rotation, what attention found, the residual behind it and
+the two halves of its gated product; the rest is computed again. Under gradient checkpointing it
+keeps its input only. Parameters and their gradients are the model's own.
 
 Shapes: _L token of the packed row, _D hidden size.
 """
@@ -12,6 +13,7 @@ Shapes: _L token of the packed row, _D hidden size.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import c_double, c_int64, c_void_p
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -29,8 +31,8 @@ from genac.models.tree_attention import (
 )
 from genac.native.library import LANES, library
 
-ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "gelu")
-READ, AGAIN, WRITE, WRITE_BACK, READ_BACK = range(5)  # the passes of layers.cpp
+ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "gelu")  # by their numbers in layers.cpp
+READ, AGAIN, WRITE, WRITE_BACK, READ_BACK = range(5)  # its passes
 SIZES = ("tokens", "hidden", "heads", "kv_heads", "dim", "inner", "activation")
 WEIGHTS = (
     *("in_gain", "q", "k", "v", "q_bias", "k_bias", "v_bias", "q_gain", "k_gain"),
@@ -40,6 +42,9 @@ ARRAYS = (
     *("cosine", "sine", "x", "q", "k", "v", "turned_q", "turned_k", "turned_v", "attended"),
     *("mid", "gates", "ups", "y", "grad", "dmid", "dattended", "dq", "dk", "dv", "dx"),
 )
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+Weights = Sequence[Tensor | None]  # in the order of WEIGHTS; what a layer has not is None
 
 
 class CWeights(ctypes.Structure):
@@ -62,16 +67,56 @@ class CLayer(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Call:
-    """What all layers of a forward pass share."""
+    """What the layers of a forward pass share."""
 
     plan: TreePlan
+    hidden: int
     heads: int
     kv_heads: int
     dim: int
+    inner: int
     activation: int
     eps: float
     scale: float  # of attention
-    keeps: bool  # whether what the backward pass needs is kept, or computed again
+    cosine: Tensor  # (L, dim)
+    sine: Tensor
+
+    def native(
+        self, number: int, weights: Weights, pulls: Weights = (), **arrays: Tensor | None
+    ) -> None:
+        """One pass of layers.cpp over the arrays; `pulls` are the weights' gradients."""
+        found = library()
+        assert found is not None
+        pointers = {"cosine": pointer(self.cosine), "sine": pointer(self.sine)}
+        pointers |= {name: pointer(x) for name, x in arrays.items()}
+        layer = CLayer(
+            self.plan.length,
+            *(getattr(self, name) for name in SIZES[1:]),
+            self.eps,
+            CWeights(*map(pointer, weights)),
+            CWeights(*map(pointer, pulls)),
+            **pointers,
+        )
+        if found.genac_layer(ctypes.byref(layer), number, torch.get_num_threads()):
+            raise MemoryError("no memory for the layers of a micro-batch")
+
+    def room(self, like: Tensor, *widths: int) -> list[Tensor]:
+        return [like.new_empty(self.plan.length, width) for width in widths]
+
+    def turned(self, like: Tensor, v: Tensor) -> dict[str, Tensor]:
+        """Room for what attention reads, (L, heads, dim) each."""
+        shape = (self.plan.length, self.heads, self.dim)
+        # Values are read as they are, unless several query heads share them.
+        values = v.view(shape) if self.heads == self.kv_heads else like.new_empty(shape)
+        return {
+            "turned_q": like.new_empty(shape),
+            "turned_k": like.new_empty(shape),
+            "turned_v": values,
+        }
+
+
+def pointer(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
 
 
 class Kept(NamedTuple):
@@ -88,130 +133,83 @@ class Kept(NamedTuple):
 
 
 class Context:
-    """Stands for autograd's where the attention's passes are called by hand."""
+    """Stands for autograd's where the passes of the attention are called by hand."""
 
-    saved_tensors: tuple[Tensor, ...]
-    plan: TreePlan
-    scale: float
+    def __init__(self, call: Call, *tensors: Tensor) -> None:
+        self.plan, self.scale, self.saved_tensors = call.plan, call.scale, tensors
 
     def save_for_backward(self, *tensors: Tensor) -> None:
         self.saved_tensors = tensors
 
 
-Weights = tuple[Tensor | None, ...]
-
-
-def native(
-    run: int, call: Call, weights: Weights, pulls: Weights = (), **arrays: Tensor | None
-) -> None:
-    """One pass of layers.cpp over the given arrays."""
-    found = library()
-    assert found is not None
-    at = lambda x: None if x is None else x.data_ptr()  # noqa: E731
-    w = CWeights(*map(at, weights))
-    x = next(x for x in (arrays["x"], arrays.get("grad")) if x is not None)
-    inner, hidden = len(weights[-2]), len(weights[0])  # pyright: ignore[reportArgumentType]
-    sizes = (hidden, call.heads, call.kv_heads, call.dim, inner, call.activation, call.eps)
-    pull = CWeights(*map(at, pulls))
-    layer = CLayer(len(x), *sizes, w, pull, **{name: at(x) for name, x in arrays.items()})
-    if found.genac_layer(ctypes.byref(layer), run, torch.get_num_threads()):
-        raise MemoryError("no memory for the layers of a micro-batch")
-
-
-def turned(call: Call, q: Tensor, v: Tensor) -> dict[str, Tensor]:
-    """Room for what attention reads: (L, query heads, dim) each."""
-    shape = (len(q), call.heads, call.dim)
-    found = {f"turned_{name}": q.new_empty(shape) for name in ("q", "k")}
-    # Values are read as they are, unless several query heads share them.
-    same = call.heads == call.kv_heads
-    return {**found, "turned_v": v.view(shape) if same else q.new_empty(shape)}
-
-
-def through(
-    call: Call, x: Tensor, turn: dict[str, Tensor], weights: Weights, keeps: bool
-) -> tuple[Tensor, Kept | None]:
-    """A layer's output (L, D), and what its backward pass needs where it `keeps`."""
-    rows = len(x)
-    q, k, v = (
-        x.new_empty(rows, heads * call.dim) for heads in (call.heads, call.kv_heads, call.kv_heads)
-    )
-    read = turned(call, q, v)
-    native(READ, call, weights, x=x, q=q, k=k, v=v, **turn, **read)
-    context = Context()
-    kernel = FusedAttention if fuses(read["turned_q"], call.plan) else BlockAttention
-    attended = kernel.forward(context, *read.values(), call.plan, call.scale)
-    lse = context.saved_tensors[-1]
-    del read, context
-    y, inner = torch.empty_like(x), len(weights[-2])  # pyright: ignore[reportArgumentType]
-    mid, gates, ups = (
-        (torch.empty_like(x), x.new_empty(rows, inner), x.new_empty(rows, inner))
-        if keeps
-        else (None, None, None)
-    )
-    native(WRITE, call, weights, x=x, attended=attended, mid=mid, gates=gates, ups=ups, y=y)
-    if mid is None or gates is None or ups is None:
-        return y, None
-    return y, Kept(q, k, v, attended, lse, mid, gates, ups)
+def kernel(q: Tensor, plan: TreePlan) -> Any:
+    return FusedAttention if fuses(q, plan) else BlockAttention
 
 
 class FusedLayer(torch.autograd.Function):
-    """A layer (L, D) -> (L, D); the weights in the order of WEIGHTS."""
+    """A layer, (L, D) -> (L, D)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, call: Call, cosine: Tensor, sine: Tensor, *weights: Tensor | None
-    ) -> Tensor:
-        turn = {"cosine": cosine, "sine": sine}
-        y, kept = through(call, x, turn, weights, call.keeps)
-        ctx.save_for_backward(x, cosine, sine, *weights, *(kept or ()))
+    def forward(ctx: Any, x: Tensor, call: Call, keeps: bool, *weights: Tensor | None) -> Tensor:
+        y, kept = forward(call, x, weights, keeps)
+        ctx.save_for_backward(x, *weights, *kept)
         ctx.call = call
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        call: Call = ctx.call
-        x, cosine, sine, *rest = ctx.saved_tensors
-        weights, found = tuple(rest[: len(WEIGHTS)]), rest[len(WEIGHTS) :]
-        turn = {"cosine": cosine, "sine": sine}
-        kept = Kept(*found) if found else through(call, x, turn, weights, True)[1]
-        assert kept is not None
-        wanted = ctx.needs_input_grad[4:]
-        pulls = tuple(
-            torch.empty_like(w) if w is not None and needs else None
-            for w, needs in zip(weights, wanted, strict=True)
-        )
-        dx = pulled(call, x, turn, weights, pulls, kept, grads[0].contiguous())
-        return dx, None, None, None, *pulls
+        x, *rest = ctx.saved_tensors
+        weights, kept = rest[: len(WEIGHTS)], rest[len(WEIGHTS) :]
+        kept = Kept(*(kept or forward(ctx.call, x, weights, True)[1]))
+        pulls = [
+            torch.empty_like(w) if w is not None and needed else None
+            for w, needed in zip(weights, ctx.needs_input_grad[3:], strict=True)
+        ]
+        dx = backward(ctx.call, x, weights, pulls, kept, grads[0].contiguous())
+        return dx, None, None, *pulls
 
 
-def pulled(
-    call: Call,
-    x: Tensor,
-    turn: dict[str, Tensor],
-    weights: Weights,
-    pulls: Weights,
-    kept: Kept,
-    grad: Tensor,
-) -> Tensor:
-    """The gradient of a layer's input; those of its weights are written into `pulls`."""
-    mid, attended = kept.mid, kept.attended
-    dmid, dattended = torch.empty_like(x), torch.empty_like(attended)
-    own = {"attended": attended, "mid": mid, "gates": kept.gates, "ups": kept.ups}
-    own |= {"grad": grad, "dmid": dmid, "dattended": dattended}
-    native(WRITE_BACK, call, weights, pulls, x=x, **own)
-    raw = {"q": kept.q, "k": kept.k, "v": kept.v}
-    read = turned(call, kept.q, kept.v)
-    native(AGAIN, call, weights, x=x, **turn, **raw, **read)
-    context = Context()
-    context.saved_tensors = (*read.values(), attended, kept.lse)
-    context.plan, context.scale = call.plan, call.scale
-    kernel = FusedAttention if fuses(read["turned_q"], call.plan) else BlockAttention
-    dq, dk, dv = kernel.backward(context, dattended)[:3]
-    dx = dattended.new_empty(x.shape)
-    native(
-        READ_BACK, call, weights, pulls, x=x, **turn, **raw, dq=dq, dk=dk, dv=dv, dmid=dmid, dx=dx
+def forward(
+    call: Call, x: Tensor, weights: Weights, keeps: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """A layer's output (L, D), and where it `keeps`, a Kept."""
+    own = call.kv_heads * call.dim
+    q, k, v = call.room(x, call.heads * call.dim, own, own)
+    read = call.turned(x, v)
+    call.native(READ, weights, x=x, q=q, k=k, v=v, **read)
+    context = Context(call)
+    attended = kernel(read["turned_q"], call.plan).forward(
+        context, *read.values(), call.plan, call.scale
     )
+    lse = context.saved_tensors[-1]
+    del read, context  # only the log-sum-exp is needed of what attention keeps
+    y = torch.empty_like(x)
+    wide = call.room(x, call.hidden, call.inner, call.inner) if keeps else (None,) * 3
+    mid, gates, ups = wide
+    call.native(WRITE, weights, x=x, attended=attended, mid=mid, gates=gates, ups=ups, y=y)
+    if mid is None or gates is None or ups is None:
+        return y, ()
+    return y, Kept(q, k, v, attended, lse, mid, gates, ups)
+
+
+def backward(
+    call: Call, x: Tensor, weights: Weights, pulls: Weights, kept: Kept, grad: Tensor
+) -> Tensor:
+    """The gradient (L, D) of a layer's input; those of its weights are written into `pulls`."""
+    q, k, v, attended, lse, *_ = kept
+    dmid, dattended = torch.empty_like(x), torch.empty_like(attended)
+    wide = {"mid": kept.mid, "gates": kept.gates, "ups": kept.ups}
+    pulled = {"grad": grad, "dmid": dmid, "dattended": dattended}
+    call.native(WRITE_BACK, weights, pulls, attended=attended, **wide, **pulled)
+    read = call.turned(x, v)
+    call.native(AGAIN, weights, q=q, k=k, v=v, **read)
+    context = Context(call, *read.values(), attended, lse)
+    found = kernel(read["turned_q"], call.plan).backward(context, dattended)
+    del read, context, dattended
+    dq, dk, dv = (part.contiguous() for part in found[:3])
+    dx = torch.empty_like(x)
+    call.native(READ_BACK, weights, pulls, x=x, q=q, k=k, dq=dq, dk=dk, dv=dv, dmid=dmid, dx=dx)
     return dx
 
 
@@ -219,25 +217,36 @@ def pulled(
 
 
 def fused(base: Any, ids_L: Tensor, position_L: Tensor, plan: TreePlan) -> Tensor:
-    """Hidden states (L, D) of a packed row, as the model itself computes them."""
-    x = base.embed_tokens(ids_L)
+    """Hidden states (L, D) of a packed row, as the model itself computes them; for a `fusable`
+    model.
+    """
+    x, config, attention = base.embed_tokens(ids_L), base.config, base.layers[0].self_attn
     cosine, sine = (t[0].contiguous() for t in base.rotary_emb(x[None], position_L[None]))
-    config, attention = base.config, base.layers[0].self_attn
-    sizes = (config.num_attention_heads, config.num_key_value_heads, attention.head_dim)
-    kind = (ACTIVATIONS.index(config.hidden_act), config.rms_norm_eps, attention.scaling)
+    call = Call(
+        plan,
+        config.hidden_size,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        attention.head_dim,
+        config.intermediate_size,
+        ACTIVATIONS.index(config.hidden_act),
+        config.rms_norm_eps,
+        attention.scaling,
+        cosine,
+        sine,
+    )
     for layer in base.layers[: config.num_hidden_layers]:
-        again = getattr(layer, "gradient_checkpointing", False) and layer.training
-        keeps = torch.is_grad_enabled() and not again
-        x = FusedLayer.apply(x, Call(plan, *sizes, *kind, keeps), cosine, sine, *weights_of(layer))
+        keeps = torch.is_grad_enabled() and not (layer.gradient_checkpointing and layer.training)
+        x = FusedLayer.apply(x, call, keeps, *weights_of(layer))
     return base.norm(x)
 
 
-def weights_of(layer: Any) -> Weights:
+def weights_of(layer: Any) -> list[Tensor | None]:
     """A layer's weights in the order of WEIGHTS."""
     attention, mlp = layer.self_attn, layer.mlp
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
-    return (
+    return [
         gain(layer.input_layernorm),
         *(p.weight for p in projections),
         *(p.bias for p in projections),
@@ -246,7 +255,7 @@ def weights_of(layer: Any) -> Weights:
         attention.o_proj.bias,
         gain(layer.post_attention_layernorm),
         *(p.weight for p in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)),
-    )
+    ]
 
 
 def gain(norm: Any) -> Tensor:
@@ -255,30 +264,39 @@ def gain(norm: Any) -> Tensor:
 
 
 def fusable(base: Any) -> bool:
-    """Whether the layers are those that are computed here: plain fp32 layers of a known family on
-    CPU, that nobody replaced, split, hooked or casts, and a compiler is at hand.
+    """Whether the layers of a model are computed here: fp32 on CPU, outside autocast, with a
+    compiler at hand.
     """
-    config = base.config
-    if config.model_type not in PACKED_FAMILIES or torch.is_autocast_enabled("cpu"):
-        return False
-    dim = base.layers[0].self_attn.head_dim
-    widths = (config.hidden_size, config.intermediate_size)
     return (
-        config.hidden_act in ACTIVATIONS
-        and not getattr(config, "mlp_bias", False)
-        and dim % (2 * LANES) == 0
-        and not any(width % LANES for width in widths)
-        and all(map(untouched, base.modules()))
+        known(base)
+        and not torch.is_autocast_enabled("cpu")
         and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in base.parameters())
         and library() is not None
     )
 
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+def known(base: Any) -> bool:
+    """Whether a model is of a family and of widths that layers.cpp computes, and nobody replaced,
+    split or hooked any part of it.
+    """
+    config = base.config
+    return (
+        config.model_type in PACKED_FAMILIES
+        and config.hidden_act in ACTIVATIONS
+        and not getattr(config, "mlp_bias", False)
+        and config.hidden_size % LANES == 0
+        and config.intermediate_size % LANES == 0
+        and base.layers[0].self_attn.head_dim % (2 * LANES) == 0
+        and all(map(untouched, base.modules()))
+    )
 
 
 def untouched(module: nn.Module) -> bool:
-    """Whether a module is torch's or transformers' own, whole and without hooks."""
-    known = type(module).__module__.startswith(("torch.nn.modules.", "transformers."))
-    plain = all(type(p) is nn.Parameter and p.is_contiguous() for p in module._parameters.values() if p is not None)
-    return known and plain and "forward" not in vars(module) and not any(getattr(module, name) for name in HOOKS)
+    """Whether a module is torch's or transformers' own, its weights plain, and nothing hooked."""
+    weights = (p for p in module._parameters.values() if p is not None)
+    return (
+        type(module).__module__.startswith(("torch.nn.modules.", "transformers."))
+        and all(type(p) is nn.Parameter and p.is_contiguous() for p in weights)
+        and "forward" not in vars(module)
+        and not any(getattr(module, name) for name in HOOKS)
+    )

@@ -150,8 +150,8 @@ static void add_rows(const float *x, Int ldx, Int rows, Int size, float *total) 
 // Residual to queries, keys and values.
 static void read(const Layer &l, Int threads) {
     Int a = l.heads * l.dim, b = l.kv_heads * l.dim, ld = l.hidden + SPACE;
-    const Panels q(l.w.q, a, l.hidden, false), k(l.w.k, b, l.hidden, false);
-    const Panels v(l.w.v, b, l.hidden, false);
+    const Panels q(l.w.q, a, l.hidden, false, threads), k(l.w.k, b, l.hidden, false, threads);
+    const Panels v(l.w.v, b, l.hidden, false, threads);
     Floats memory(threads * CHUNK * ld);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (Int t = 0; t < l.tokens; t += CHUNK) {
@@ -177,8 +177,8 @@ static void again(const Layer &l, Int threads) {
 // What attention found to the next residual. Without room for `gates` and `ups` they are not kept.
 static void write(const Layer &l, Int threads) {
     Int h = l.hidden, a = l.heads * l.dim, ld = h + SPACE, wide = l.inner + SPACE;
-    const Panels out(l.w.out, h, a, false), gate(l.w.gate, l.inner, h, false);
-    const Panels up(l.w.up, l.inner, h, false), down(l.w.down, h, l.inner, false);
+    const Panels out(l.w.out, h, a, false, threads), gate(l.w.gate, l.inner, h, false, threads);
+    const Panels up(l.w.up, l.inner, h, false, threads), down(l.w.down, h, l.inner, false, threads);
     Int room = CHUNK * (2 * ld + 3 * wide);
     Floats memory(threads * room);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
@@ -215,8 +215,8 @@ static void collect(float *grad, Int size, const float *parts, Int ld, Int chunk
 // The gradient of `write`, from `grad` to `dmid` and `dattended`.
 static void write_back(const Layer &l, Int threads) {
     Int h = l.hidden, a = l.heads * l.dim, ld = h + SPACE, lda = a + SPACE, wide = l.inner + SPACE;
-    const Panels out(l.w.out, h, a, true), gate(l.w.gate, l.inner, h, true);
-    const Panels up(l.w.up, l.inner, h, true), down(l.w.down, h, l.inner, true);
+    const Panels out(l.w.out, h, a, true, threads), gate(l.w.gate, l.inner, h, true, threads);
+    const Panels up(l.w.up, l.inner, h, true, threads), down(l.w.down, h, l.inner, true, threads);
     Int block = threads * DEPTH, chunks = block / CHUNK;
     Floats memory(block * (4 * ld + lda + 3 * wide)), sums(chunks * 2 * h);
     float *grad = memory.data(), *y = grad + block * ld, *dy = y + block * ld, *dmid = dy + block * ld;
@@ -270,7 +270,7 @@ static void write_back(const Layer &l, Int threads) {
 static void read_back(const Layer &l, Int threads) {
     Int h = l.hidden, dim = l.dim, a = l.heads * dim, b = l.kv_heads * dim, group = l.heads / l.kv_heads;
     Int ld = h + SPACE, lda = a + SPACE, ldb = b + SPACE, kinds = h + a + 2 * b + 2 * dim;
-    const Panels q(l.w.q, a, h, true), k(l.w.k, b, h, true), v(l.w.v, b, h, true);
+    const Panels q(l.w.q, a, h, true, threads), k(l.w.k, b, h, true, threads), v(l.w.v, b, h, true, threads);
     Int block = threads * DEPTH, chunks = block / CHUNK;
     Floats memory(block * (2 * ld + lda + 2 * ldb)), sums(chunks * kinds);
     float *y = memory.data(), *dy = y + block * ld, *dq = dy + block * ld;

@@ -54,9 +54,10 @@ struct Panels {
     Floats at;
 
     // weight is (width, depth), or (depth, width) where it is read `back`.
-    Panels(const float *weight, Int outs, Int ins, bool back)
+    Panels(const float *weight, Int outs, Int ins, bool back, Int threads)
         : depth(back ? outs : ins), width(back ? ins : outs), at((width + PANEL) * depth) {
         Int along = back ? 1 : depth, down = back ? width : 1;
+#pragma omp parallel for num_threads(threads)
         for (Int n = 0; n < width; n += PANEL)
             for (Int k = 0; k < depth; k++) {
                 const float *from = weight + n * along + k * down;
