@@ -32,7 +32,7 @@ from genac.models.tree_attention import (
 from genac.native.library import LANES, library
 
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "gelu")  # by their numbers in layers.cpp
-READ, AGAIN, WRITE, WRITE_BACK, READ_BACK = range(5)  # its passes
+READ, AGAIN, WRITE, WRITE_BACK, READ_BACK, NORM, NORM_BACK = range(7)  # its passes
 SIZES = ("tokens", "hidden", "heads", "kv_heads", "dim", "inner", "activation")
 WEIGHTS = (
     *("in_gain", "q", "k", "v", "q_bias", "k_bias", "v_bias", "q_gain", "k_gain"),
@@ -82,7 +82,7 @@ class Call:
     sine: Tensor
 
     def native(
-        self, number: int, weights: Weights, pulls: Weights = (), **arrays: Tensor | None
+        self, number: int, weights: Weights, pulls: Weights = (), /, **arrays: Tensor | None
     ) -> None:
         """One pass of layers.cpp over the arrays; `pulls` are the weights' gradients."""
         found = library()
@@ -170,6 +170,26 @@ class FusedLayer(torch.autograd.Function):
         return dx, None, None, *pulls
 
 
+class FusedNorm(torch.autograd.Function):
+    """The norm behind the last layer, (L, D) -> (L, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, call: Call, gain: Tensor) -> Tensor:
+        y = torch.empty_like(x)
+        call.native(NORM, [gain], x=x, y=y)
+        ctx.save_for_backward(x, gain)
+        ctx.call = call
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, gain = ctx.saved_tensors
+        dx, pull = torch.empty_like(x), torch.empty_like(gain)
+        ctx.call.native(NORM_BACK, [gain], [pull], x=x, grad=grads[0].contiguous(), dx=dx)
+        return dx, None, pull
+
+
 def forward(
     call: Call, x: Tensor, weights: Weights, keeps: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -238,7 +258,7 @@ def fused(base: Any, ids_L: Tensor, position_L: Tensor, plan: TreePlan) -> Tenso
     for layer in base.layers[: config.num_hidden_layers]:
         keeps = torch.is_grad_enabled() and not (layer.gradient_checkpointing and layer.training)
         x = FusedLayer.apply(x, call, keeps, *weights_of(layer))
-    return base.norm(x)
+    return FusedNorm.apply(x, call, gain(base.norm))
 
 
 def weights_of(layer: Any) -> list[Tensor | None]:
@@ -277,7 +297,7 @@ def fusable(base: Any) -> bool:
 
 def known(base: Any) -> bool:
     """Whether a model is of a family and of widths that layers.cpp computes, and nobody replaced,
-    split or hooked any part of it.
+    split or hooked any part of its layers. Embedding and rotary module are called as they are.
     """
     config = base.config
     return (
@@ -287,7 +307,7 @@ def known(base: Any) -> bool:
         and config.hidden_size % LANES == 0
         and config.intermediate_size % LANES == 0
         and base.layers[0].self_attn.head_dim % (2 * LANES) == 0
-        and all(map(untouched, base.modules()))
+        and all(map(untouched, (base, base.norm, *base.layers.modules())))
     )
 
 

@@ -22,8 +22,8 @@ struct Layer {
     double eps;
     Weights w, pull;             // pull: gradients, null where none is asked for
     const float *cosine, *sine;  // (token, dim)
-    // x, mid and y: residuals before, within and behind the layer. q, k, v: before norm and rotation;
-    // turned_*: what attention reads, keys and values once per query head.
+    // x, mid and y: residuals before, within and behind the layer. q, k, v: before norm and
+    // rotation; turned_*: what attention reads, keys and values once per query head.
     float *x, *q, *k, *v, *turned_q, *turned_k, *turned_v, *attended, *mid, *gates, *ups, *y;
     float *grad, *dmid, *dattended, *dq, *dk, *dv, *dx;
 };
@@ -111,15 +111,16 @@ static inline void turn_back(const Layer &l, Int token, const float *dy, const f
 }
 
 static void turned(const Layer &l, Int token) {
-    Int group = l.heads / l.kv_heads, dim = l.dim, size = dim * sizeof(float);
+    Int group = l.heads / l.kv_heads, dim = l.dim;
     Int at = token * l.heads * dim, own = token * l.kv_heads * dim;
     for (Int h = 0; h < l.heads; h++)
         turn(l, token, l.q + at + h * dim, l.w.q_gain, l.turned_q + at + h * dim);
     for (Int h = 0; h < l.kv_heads; h++) {
         float *key = l.turned_k + at + h * group * dim, *value = l.turned_v + at + h * group * dim;
         turn(l, token, l.k + own + h * dim, l.w.k_gain, key);
-        for (Int g = 1; g < group; g++) memcpy(key + g * dim, key, size);
-        for (Int g = 0; g < group && group > 1; g++) memcpy(value + g * dim, l.v + own + h * dim, size);
+        for (Int g = 1; g < group; g++) memcpy(key + g * dim, key, dim * sizeof(float));
+        for (Int g = 0; g < group && group > 1; g++)
+            memcpy(value + g * dim, l.v + own + h * dim, dim * sizeof(float));
     }
 }
 
@@ -219,9 +220,9 @@ static void write_back(const Layer &l, Int threads) {
     const Panels up(l.w.up, l.inner, h, true, threads), down(l.w.down, h, l.inner, true, threads);
     Int block = threads * DEPTH, chunks = block / CHUNK;
     Floats memory(block * (4 * ld + lda + 3 * wide)), sums(chunks * 2 * h);
-    float *grad = memory.data(), *y = grad + block * ld, *dy = y + block * ld, *dmid = dy + block * ld;
-    float *heads = dmid + block * ld, *inner = heads + block * lda, *dgate = inner + block * wide;
-    float *dup = dgate + block * wide;
+    float *grad = memory.data(), *y = grad + block * ld, *dy = y + block * ld;
+    float *dmid = dy + block * ld, *heads = dmid + block * ld, *inner = heads + block * lda;
+    float *dgate = inner + block * wide, *dup = dgate + block * wide;
 #pragma omp parallel num_threads(threads)
     for (Int from = 0; from < l.tokens; from += block) {
         Int count = least(block, l.tokens - from);
@@ -268,9 +269,10 @@ static void write_back(const Layer &l, Int threads) {
 
 // The gradient of `read`, from `dq`, `dk`, `dv` of what attention read, and `dmid`, to `dx`.
 static void read_back(const Layer &l, Int threads) {
-    Int h = l.hidden, dim = l.dim, a = l.heads * dim, b = l.kv_heads * dim, group = l.heads / l.kv_heads;
+    Int h = l.hidden, dim = l.dim, a = l.heads * dim, b = l.kv_heads * dim, group = a / b;
     Int ld = h + SPACE, lda = a + SPACE, ldb = b + SPACE, kinds = h + a + 2 * b + 2 * dim;
-    const Panels q(l.w.q, a, h, true, threads), k(l.w.k, b, h, true, threads), v(l.w.v, b, h, true, threads);
+    const Panels q(l.w.q, a, h, true, threads), k(l.w.k, b, h, true, threads);
+    const Panels v(l.w.v, b, h, true, threads);
     Int block = threads * DEPTH, chunks = block / CHUNK;
     Floats memory(block * (2 * ld + lda + 2 * ldb)), sums(chunks * kinds);
     float *y = memory.data(), *dy = y + block * ld, *dq = dy + block * ld;
@@ -281,7 +283,8 @@ static void read_back(const Layer &l, Int threads) {
 #pragma omp for schedule(static)
         for (Int c = 0; c < chunks; c++) {
             Int s = c * CHUNK, t = from + s, n = least(CHUNK, count - s);
-            float *gains = sums.data() + c * kinds, *q_gain = gains + h, *biases = q_gain + 2 * dim;
+            float *gains = sums.data() + c * kinds, *q_gain = gains + h, *k_gain = q_gain + dim;
+            float *biases = k_gain + dim;
             memset(gains, 0, kinds * sizeof(float));
             if (n <= 0) continue;
             for (Int r = 0; r < n; r++) {
@@ -291,7 +294,7 @@ static void read_back(const Layer &l, Int threads) {
                     turn_back(l, t + r, l.dq + at + i, l.q + at + i, l.w.q_gain, to + i, q_gain);
                 for (Int i = 0; i < b; i += dim) {
                     gathered(l, l.dk + at + i * group, to_k + i);
-                    turn_back(l, t + r, to_k + i, l.k + own + i, l.w.k_gain, to_k + i, q_gain + dim);
+                    turn_back(l, t + r, to_k + i, l.k + own + i, l.w.k_gain, to_k + i, k_gain);
                     gathered(l, l.dv + at + i * group, dv + (s + r) * ldb + i);
                 }
             }
@@ -300,8 +303,8 @@ static void read_back(const Layer &l, Int threads) {
             product(dv + s * ldb, ldb, n, v, dy + s * ld, ld, true);
             normed(l.x + t * h, h, l.w.in_gain, n, h, l.eps, y + s * ld, ld);
             for (Int r = 0; r < n; r++)
-                norm_back(l.x + (t + r) * h, l.w.in_gain, dy + (s + r) * ld, l.dmid + (t + r) * h, h,
-                          l.eps, l.dx + (t + r) * h, gains);
+                norm_back(l.x + (t + r) * h, l.w.in_gain, dy + (s + r) * ld, l.dmid + (t + r) * h,
+                          h, l.eps, l.dx + (t + r) * h, gains);
             if (l.pull.q_bias) add_rows(dq + s * lda, lda, n, a, biases);
             if (l.pull.k_bias) add_rows(dk + s * ldb, ldb, n, b, biases + a);
             if (l.pull.v_bias) add_rows(dv + s * ldb, ldb, n, b, biases + a + b);
@@ -322,9 +325,30 @@ static void read_back(const Layer &l, Int threads) {
     }
 }
 
+// The norm behind the last layer: from `x` to `y`.
+static void norm(const Layer &l, Int threads) {
+    Int h = l.hidden;
+#pragma omp parallel for num_threads(threads)
+    for (Int t = 0; t < l.tokens; t++)
+        normed(l.x + t * h, h, l.w.in_gain, 1, h, l.eps, l.y + t * h, h);
+}
+
+// Its gradient, from `grad` to `dx`.
+static void norm_pulled(const Layer &l, Int threads) {
+    Int h = l.hidden, chunks = (l.tokens + CHUNK - 1) / CHUNK;
+    Floats sums(chunks * h);
+#pragma omp parallel for num_threads(threads)
+    for (Int c = 0; c < chunks; c++)
+        for (Int t = c * CHUNK; t < least((c + 1) * CHUNK, l.tokens); t++)
+            norm_back(l.x + t * h, l.w.in_gain, l.grad + t * h, nullptr, h, l.eps, l.dx + t * h,
+                      sums.data() + c * h);
+    collect(l.pull.in_gain, h, sums.data(), h, chunks, false);
+}
+
 // 0, or 1 where there was no memory.
 extern "C" int genac_layer(const Layer *l, Int pass, Int threads) {
-    void (*const passes[])(const Layer &, Int) = {read, again, write, write_back, read_back};
+    void (*const passes[])(const Layer &, Int) = {read,      again, write, write_back,
+                                                  read_back, norm,  norm_pulled};
     try {
         passes[pass](*l, threads);
     } catch (const std::bad_alloc &) {

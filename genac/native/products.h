@@ -68,7 +68,8 @@ struct Panels {
 };
 
 // y (rows, width) = or += x (rows, depth) m.
-static void product(const float *x, Int ldx, Int rows, const Panels &m, float *y, Int ldy, bool add) {
+static void product(const float *x, Int ldx, Int rows, const Panels &m, float *y, Int ldy,
+                    bool add) {
     for (Int k = 0; k < m.depth; k += REACH) {
         Int deep = least(REACH, m.depth - k);
         for (Int n = 0; n < m.width; n += PANEL) {
