@@ -22,6 +22,7 @@ from torch import Tensor
 
 from genac.batching import Rows, bundles, require_alike, rows_of
 from genac.config import LossConfig, OptimizerConfig
+from genac.models.fused import fusable, fused
 from genac.models.tree_attention import packs, tree_attention
 from genac.ops.losses import (
     aggregate,
@@ -185,6 +186,8 @@ class Learner:
         base, packed = self.model.base_model, rows.packed
         if packed is None:
             out = base(input_ids=rows.ids_BT, use_cache=False)
+        elif fusable(base):
+            return fused(base, packed.ids_L, packed.position_L, packed.plan)
         else:
             out = base(
                 input_ids=packed.ids_L[None],

@@ -21,7 +21,9 @@ from genac.engines.batch import TURN_OVER_BELOW
 from genac.engines.cache import READ_AT_ONCE
 from genac.engines.decoder import Decoder
 from genac.evals.lengths import Candidate, Lengths
+from genac.models.fused import known
 from genac.models.loading import parameter_count
+from genac.native.library import library
 from genac.ops.tensors import CHUNK_TOKENS, KEPT_LOGITS
 
 FLOAT, HALF = 4, 2
@@ -211,7 +213,7 @@ def language(
         cache=0 if resting else cache,
         row=decoding_bytes(model, read, longest, bf16) + vocab * LOGITS + (cache if resting else 0),
         reading=reading_bytes(model, read, bf16),
-        token=activation_bytes(model, bf16, how.checkpointing),
+        token=activation_bytes(model, bf16, how),
         logits=round(vocab * LOGITS * new / longest),  # only written tokens pass the LM head
         most_logits=max(CHUNK_TOKENS * vocab, KEPT_LOGITS) * LOGITS,
         saved=how.saved(count),
@@ -224,7 +226,7 @@ def value_head(model: Any, longest: int, bf16: bool, how: Trained = FULL) -> Dem
     """A discriminative critic: never samples, and its LM head is not trained."""
     count = parameter_count(model)
     trained = count - sum(p.numel() for p in model.get_output_embeddings().parameters())
-    token = activation_bytes(model, bf16, how.checkpointing)
+    token = activation_bytes(model, bf16, how)
     saved = count * how.stored + (how.adapters or trained) * ADAMW
     return Demand(
         "critic", count, how.held(count, trained), longest=longest, token=token, saved=saved,
@@ -315,10 +317,18 @@ def flow_bytes(model: Any, bf16: bool) -> int:
     return (HALF if bf16 else FLOAT) * (3 * hidden + 3 * inner + 3 * (queries + 2 * keys))
 
 
-def activation_bytes(model: Any, bf16: bool, checkpointing: bool = False) -> int:
+def activation_bytes(model: Any, bf16: bool, how: Trained) -> int:
     """Per token, what a backward pass needs; with checkpointing each layer's input, and what
     computing one again takes."""
     layers, hidden, inner, queries, keys = widths(model)
+    if not bf16 and not how.adapters and known(model.base_model) and library() is not None:
+        layer = 2 * (hidden + queries + keys + inner) * FLOAT
+        beside = (3 * hidden + 7 * queries) * FLOAT  # of the layer that is at work
+        return (
+            layers * hidden * FLOAT + layer + beside
+            if how.checkpointing
+            else layers * layer + beside
+        )
     layer = (6 * hidden + 4 * (queries + keys) + 4 * inner) * FLOAT * BACKWARD
     layer *= AUTOCAST if bf16 else 1.0
-    return round(layers * hidden * FLOAT + AGAIN * layer if checkpointing else layers * layer)
+    return round(layers * hidden * FLOAT + AGAIN * layer if how.checkpointing else layers * layer)
