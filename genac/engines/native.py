@@ -21,9 +21,9 @@ ARRAYS = (
 PRODUCTS = ("qkv", "out", "gate_up", "down")
 TILE = 6  # rows whose products are computed together
 CACHE = 2 * 2**20  # bytes of keys and values that a thread works on at a time
-PANEL = 16  # outputs that stand together in a panel of weights
-# Every chunk of rows reads all weights. Larger models are decoded by torch's products, whose
-# threads divide the weights between them.
+PANEL = 16  # outputs that stand together in a panel of weights, and tokens in one of keys
+# Every chunk of tokens reads all weights. Larger models are left to torch's products, whose threads
+# divide the weights between them.
 LARGEST = 64 * 2**20
 
 
@@ -57,7 +57,10 @@ class CBatch(ctypes.Structure):
     """Mirrors Batch of decode.cpp."""
 
     _fields_ = [
-        *((name, c_int64) for name in ("rows", "capacity", "trunk_capacity")),
+        *(
+            (name, c_int64)
+            for name in ("rows", "capacity", "stride", "trunk_capacity", "trunk_stride")
+        ),
         *(
             (name, c_void_p)
             for name in ("own", "trunk", "length", "shared", "trunk_of", "token", "logits")
@@ -110,21 +113,22 @@ class Draws:
 
 @dataclass(frozen=True)
 class Rows:
-    """What rows have read and where they write: keys, in panels of PANEL tokens, and values
+    """What rows have read, and where they write: keys (in panels of PANEL tokens) and values
     (row, layer, 2, K, T, D), T a multiple of PANEL.
     """
 
     own: Tensor
     length_B: Tensor  # own tokens
     shared_B: Tensor  # tokens of the trunk that the row sees
-    trunk: Tensor | None = None  # of trunks, in the same form
+    trunk: Tensor | None = None  # in the same form
     trunk_B: Tensor | None = None  # the row's trunk, -1 = none
 
     def in_c(self) -> CBatch:
-        batch = CBatch(len(self.length_B), self.own.shape[-2], 0, self.own.data_ptr())
+        batch = CBatch(len(self.length_B), self.own.shape[-2], self.own.stride(0))
+        batch.own = self.own.data_ptr()
         batch.length, batch.shared = self.length_B.data_ptr(), self.shared_B.data_ptr()
         if self.trunk is not None and self.trunk_B is not None:
-            batch.trunk_capacity = self.trunk.shape[-2]
+            batch.trunk_capacity, batch.trunk_stride = self.trunk.shape[-2], self.trunk.stride(0)
             batch.trunk, batch.trunk_of = self.trunk.data_ptr(), self.trunk_B.data_ptr()
         return batch
 
@@ -183,6 +187,16 @@ class Native:
             self.table = both.contiguous()
             self.model.turn = self.table.data_ptr()
 
+    def room(self, rows: int, length: int) -> Tensor:
+        """Memory for the keys and values of rows (see Rows), which holds nothing yet."""
+        m = self.model
+        shape = (rows, m.layers, 2, m.kv_heads, panelled(length), m.dim)
+        size = m.layers * 2 * m.kv_heads * shape[4] * m.dim
+        # One line of cache more: rows a multiple of 4 KB apart would push each other out of it.
+        room = torch.empty(rows, size + PANEL)
+        self.library.genac_large_pages(room.data_ptr(), room.nbytes)
+        return room[:, :size].view(shape)
+
     def decode(
         self, rows: Rows, token_B: Tensor, draws: Draws | None = None, steps: int = 1
     ) -> Tensor:
@@ -221,11 +235,14 @@ class Native:
         given = CTexts(len(texts), row_N.data_ptr(), start.data_ptr(), token.data_ptr())
         given.logits = logits.data_ptr() if predict else None
         threads = torch.get_num_threads()
-        if self.library.genac_read(
-            byref(self.model), byref(rows.in_c()), byref(given), threads
-        ):
+        if self.library.genac_read(byref(self.model), byref(rows.in_c()), byref(given), threads):
             raise MemoryError("no memory for the activations of reading")
         return logits
+
+
+def panelled(length: int) -> int:
+    """The length in whole panels."""
+    return -(-length // PANEL) * PANEL
 
 
 def panels(weight: Tensor) -> Tensor:
@@ -235,7 +252,7 @@ def panels(weight: Tensor) -> Tensor:
 
 
 def native(decoder: Any) -> Native | None:
-    """Decoding in C++ for this decoder; None where torch's operations are to be used."""
+    """Reading and decoding in C++ for this decoder; None where torch is to do both."""
     sizes = (decoder.embedding.shape[1], decoder.head_dim, decoder.layers[0].down.shape[1])
     products = [getattr(layer, name) for layer in decoder.layers for name in PRODUCTS]
     weights = sum(weight.nbytes for weight in (decoder.head, *products))

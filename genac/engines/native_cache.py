@@ -12,9 +12,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from genac.engines.native import PANEL, Draws, Native, Rows
+from genac.engines.native import Draws, Native, Rows, panelled
 from genac.prefixes import Branch, Tree
 
 
@@ -29,13 +28,8 @@ class NativeCache:
 
     def _clear(self) -> None:
         none = torch.zeros(0, dtype=torch.long)
-        self.own, self.trunk = self._room(0, 0), self._room(0, 0)
+        self.own, self.trunk = self.native.room(0, 0), self.native.room(0, 0)
         self.length_B, self.shared_B, self.trunk_B = none, none, none
-
-    def _room(self, rows: int, length: int) -> Tensor:
-        """For the keys and values of so many rows; what nobody has written is never read."""
-        m = self.native.model
-        return torch.empty(rows, m.layers, 2, m.kv_heads, panelled(length), m.dim)
 
     @property
     def _rows(self) -> Rows:
@@ -72,20 +66,20 @@ class NativeCache:
         number = number + len(self.trunk)
         number[torch.tensor([not tree.trunk for tree in trees])] = -1
         if texts:
-            trunk = self._room(len(texts), max(map(len, texts)))
-            none_N = torch.zeros(len(texts), dtype=torch.long)
+            old, used = len(self.trunk), self.trunk.shape[-2]
+            trunk = self.native.room(old + len(texts), max(used, *map(len, texts)))
+            trunk[:old, ..., :used, :] = self.trunk
+            self.trunk = trunk
+            none_N = torch.zeros(len(trunk), dtype=torch.long)
             rows = Rows(trunk, none_N, none_N)
-            self.native.read(rows, torch.arange(len(texts)), texts, predict=False)
+            self.native.read(rows, torch.arange(old, len(trunk)), texts, predict=False)
             self.read += sum(map(len, texts))
-            longest = max(trunk.shape[-2], self.trunk.shape[-2])
-            both = [F.pad(t, (0, 0, 0, longest - t.shape[-2])) for t in (self.trunk, trunk)]
-            self.trunk = torch.cat(both) if len(self.trunk) else trunk
         return number.repeat_interleave(torch.tensor([len(tree.branches) for tree in trees]))
 
     def _add_rows(self, count: int, longest: int, room: int) -> None:
         """Empty rows behind the old ones; every row gets `room` behind what it holds."""
         old, used = len(self.length_B), int(self.length_B.max()) if len(self.length_B) else 0
-        own = self._room(old + count, max(used, longest) + room)
+        own = self.native.room(old + count, max(used, longest) + room)
         own[:old, ..., : panelled(used), :] = self.own[..., : panelled(used), :]
         self.own = own
         self.length_B = torch.cat([self.length_B, torch.zeros(count, dtype=torch.long)])
@@ -103,7 +97,7 @@ class NativeCache:
         if not len(rows):
             return self._clear()
         used = panelled(int(self.length_B.max()))
-        kept = self._room(len(rows), self.own.shape[-2])
+        kept = self.native.room(len(rows), self.own.shape[-2])
         kept[..., :used, :] = self.own[rows, ..., :used, :]
         self.own = kept
         self.length_B, self.shared_B = self.length_B[rows], self.shared_B[rows]
@@ -111,7 +105,8 @@ class NativeCache:
         self.trunk_B = trunk_B - int((live < 0).any())
         live = live[live >= 0]
         if len(live) < len(self.trunk):
-            self.trunk = self.trunk[live]
+            trunk = self.native.room(len(live), self.trunk.shape[-2])
+            self.trunk = trunk.copy_(self.trunk[live])
 
     # --- writing -------------------------------------------------------------------------------
 
@@ -141,7 +136,3 @@ def whole(tree: Tree) -> Tree:
     branch = tree.branches[0]
     prompt = tree.trunk[: branch.shared] + branch.tail
     return Tree((), (Branch(0, prompt, branch.members),))
-
-
-def panelled(length: int) -> int:
-    return -(-length // PANEL) * PANEL

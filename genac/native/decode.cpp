@@ -1,9 +1,14 @@
-// Decoding and reading: many steps of many rows, and whole prompts, in one call. Rows are independent
-// of each other, so a thread takes a few of them, whose keys and values fit into its cache, through
-// all layers and steps, and waits for no other. A row's sums are taken in one order: its result does
-// not depend on the rows beside it. Steps are what Cache.advance and Batch._write compute, reading is
-// what Cache.admit does.
+// Decoding and reading: many steps of many rows, or whole prompts, in one call. Rows are
+// independent of each other, so a thread takes a few of them, whose keys and values fit into its
+// cache, through all layers and steps, and waits for no other. A row's sums are taken in one order: its result
+// does not depend on the rows beside it. Steps are what Cache.advance and Batch._write compute,
+// reading is what Cache.admit does.
 #include <vector>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
 
 #include "forward.h"
 
@@ -74,42 +79,48 @@ static bool written(const Model &m, const Batch &b, Draws &d, Int row, float *lo
     return !d.ended[row];
 }
 
-static void decode(const Model &m, const Batch &b, Draws *d, Int first, Int rows, Int steps,
+// Takes up to `together` rows at a time, and the next of them all in the place of one that is done.
+static void decode(const Model &m, const Batch &b, Draws *d, Int steps, Int together, Int *next,
                    float *memory) {
-    Int list[CHUNK], ldv = padded(m.vocab), count = 0;
-    for (Int row = first; row < first + rows; row++)
-        if (!d || !d->ended[row]) list[count++] = row;
-    for (Int step = 0; step < steps && count; step++) {
-        Item item[CHUNK];
-        for (Int r = 0; r < count; r++)
-            item[r] = {list[r], b.length[list[r]] + step, b.token[list[r]], true};
-        float *logits = forward(m, b, item, count, memory);
-        Int kept = 0;
-        for (Int r = 0; r < count; r++)
+    Item item[CHUNK], passed[CHUNK];
+    Int ldv = padded(m.vocab), count = 0;
+    for (;;) {
+        while (count < together) {
+            Int row;
+#pragma omp atomic capture
+            row = (*next)++;
+            if (row >= b.rows) break;
+            if (!d || !d->ended[row])
+                item[count++] = {row, b.length[row], b.token[row], true, true};
+        }
+        if (!count) return;
+        memcpy(passed, item, count * sizeof(Item));
+        float *logits = forward(m, b, passed, count, memory);
+        Int on = 0;
+        for (Int i = 0; i < count; i++) {
+            Int row = item[i].row, slot = item[i].slot + 1;
             if (!d)
-                memcpy(b.logits + list[r] * m.vocab, logits + r * ldv, m.vocab * sizeof(float));
-            else if (written(m, b, *d, list[r], logits + r * ldv))
-                list[kept++] = list[r];
-        if (d) count = kept;
+                memcpy(b.logits + row * m.vocab, logits + i * ldv, m.vocab * sizeof(float));
+            else if (written(m, b, *d, row, logits + i * ldv) && slot < b.length[row] + steps)
+                item[on++] = {row, slot, b.token[row], true, true};
+        }
+        count = on;
     }
 }
 
-// Reads the newest token of every row, `together` rows at a time. Without `draws`: one step, and the
-// logits of the next token. With them: up to `steps` steps of the rows that have not ended.
+// Reads the newest token of every row, `together` rows at a time. Without `draws`: one step, and
+// the logits of the next token. With them: up to `steps` steps of the rows that have not ended.
 // 0, or 1 where there was no memory.
 extern "C" int genac_decode(const Model *m, const Batch *b, Draws *d, Int steps, Int together,
                             Int threads) {
     if (together > CHUNK) together = CHUNK;
     int failed = 0;
+    Int next = 0;
 #pragma omp parallel num_threads(threads) reduction(| : failed)
     {
         float *memory = memory_for(needed(*m, *b, together));
         failed = memory == nullptr;
-#pragma omp for schedule(dynamic)
-        for (Int first = 0; first < b->rows; first += together) {
-            Int rows = b->rows - first < together ? b->rows - first : together;
-            if (memory) decode(*m, *b, d, first, rows, d ? steps : 1, memory);
-        }
+        if (memory) decode(*m, *b, d, steps, together, &next, memory);
         free(memory);
     }
     return failed;
@@ -125,7 +136,7 @@ static void read_texts(const Model &m, const Batch &b, const Texts &t, Int first
         for (Int i = t.start[text]; i < t.start[text + 1]; i++) {
             Int row = t.row[text], slot = b.length[row] + i - t.start[text];
             bool ask = t.logits && i + 1 == t.start[text + 1];
-            item[count++] = {row, slot, t.token[i], ask};
+            item[count++] = {row, slot, t.token[i], ask, false};
             if (ask) asked[wanted++] = text;
             if (count < size && i + 1 < t.start[last]) continue;
             float *logits = forward(m, b, item, count, memory);
@@ -154,4 +165,14 @@ extern "C" int genac_read(const Model *m, const Batch *b, const Texts *t, Int th
         free(memory);
     }
     return failed;
+}
+
+// Asks for large pages before anything is written there: rows stand far apart, and the processor
+// remembers where a few pages are only.
+extern "C" void genac_large_pages(void *start, Int bytes) {
+#ifdef MADV_HUGEPAGE
+    uintptr_t page = sysconf(_SC_PAGESIZE), low = ((uintptr_t)start + page - 1) / page * page;
+    uintptr_t high = ((uintptr_t)start + bytes) / page * page;
+    if (high > low) madvise((void *)low, high - low, MADV_HUGEPAGE);  // it may be refused
+#endif
 }

@@ -1,6 +1,6 @@
-// A decoder's forward, token by token: what Decoder.forward computes, without some fifty operations
-// per layer. Up to CHUNK tokens of any rows pass the layers together, as long as a row's tokens follow
-// each other; each attends to its row's trunk and to the row's own tokens up to itself.
+// A decoder's forward: what Decoder.forward computes, without some fifty operations per layer. Up
+// to CHUNK tokens of any rows pass the layers together; each attends to what it sees of its row's
+// trunk and to the row's own tokens up to itself.
 //
 // Arrays are dense and row-major; weights stand in panels (native.py).
 #pragma once
@@ -20,10 +20,10 @@ struct Model {
     const Layer *layer;
 };
 
-// Keys and values are (row, layer, 2, kv_head, capacity, dim), keys in panels of PANEL tokens: a
-// capacity is a multiple of that.
+// Keys and values are (row, layer, 2, kv_head, capacity, dim), rows `stride` numbers apart, keys in
+// panels of PANEL tokens: a capacity is a multiple of that.
 struct Batch {
-    Int rows, capacity, trunk_capacity;
+    Int rows, capacity, stride, trunk_capacity, trunk_stride;
     float *own;
     const float *trunk;
     const Int *length, *shared, *trunk_of;  // per row: own tokens and those of its trunk, or -1
@@ -35,6 +35,7 @@ struct Batch {
 struct Item {
     Int row, slot, token;
     bool asked;  // for the logits behind it
+    bool alone;  // never beside others of its row
 };
 
 static inline V activated(V x, Int kind) {
@@ -72,12 +73,20 @@ static inline void turned(float *x, const float *gain, const float *turn, Int di
     }
 }
 
-// Keys of one row's head: panels (capacity / PANEL, dim, PANEL), and behind those of all heads the
-// values (capacity, dim).
-static inline float *keys_of(const Model &m, const float *base, Int row, Int layer, Int head,
-                             Int capacity) {
-    Int place = (row * m.layers + layer) * 2 * m.kv_heads + head;
-    return (float *)base + place * capacity * m.dim;
+// Keys of one row's head in a layer, panels (capacity / PANEL, dim, PANEL); its values (capacity,
+// dim) stand behind the keys of all heads.
+static inline Stock own_of(const Model &m, const Batch &b, Int row, Int layer, Int head) {
+    Int size = b.capacity * m.dim;
+    float *keys = b.own + row * b.stride + (layer * 2 * m.kv_heads + head) * size;
+    return {keys, keys + m.kv_heads * size, 0};
+}
+
+// The same of the row's trunk.
+static inline Stock trunk_of(const Model &m, const Batch &b, Int row, Int layer, Int head,
+                             Int seen) {
+    Int size = b.trunk_capacity * m.dim, place = layer * 2 * m.kv_heads + head;
+    const float *keys = b.trunk + b.trunk_of[row] * b.trunk_stride + place * size;
+    return {keys, keys + m.kv_heads * size, seen};
 }
 
 // Rotates and stores one layer's keys, and stores its values.
@@ -89,9 +98,8 @@ static void kept(const Model &m, const Batch &b, Int layer, const Item *item, In
         const float *turn = m.turn + (b.shared[row] + slot) * 2 * m.dim;
         for (Int h = 0; h < m.kv_heads; h++) {
             float *k = qkv + i * ld + (m.heads + h) * m.dim, *v = k + m.kv_heads * m.dim;
-            float *keys = keys_of(m, b.own, row, layer, h, b.capacity);
             turned(k, gain ? gain + (m.heads + h) * m.dim : nullptr, turn, m.dim, m.eps);
-            stored(slot, k, v, m.dim, keys, keys + m.kv_heads * b.capacity * m.dim);
+            stored(slot, k, v, m.dim, own_of(m, b, row, layer, h));
         }
     }
 }
@@ -104,8 +112,8 @@ struct Run {
 
 // What the queries q of one head, at most TILE that have one trunk, read from it and from their own
 // rows: all scores of a query side by side, their softmax, the weighted values.
-static void read(const Model &m, const Batch &b, Int layer, Int head, const Item *item, Int n,
-                 const float *q, Int ldq, float *scores, float *out, Int ldo) {
+static void read_keys(const Model &m, const Batch &b, Int layer, Int head, const Item *item, Int n,
+                      const float *q, Int ldq, float *scores, float *out, Int ldo) {
     Stock trunk = {nullptr, nullptr, 0};
     Run run[TILE];
     Int runs = 0, longest = 0;
@@ -113,18 +121,14 @@ static void read(const Model &m, const Batch &b, Int layer, Int head, const Item
     for (Int i = 0; i < n; i++) {
         Int row = item[i].row, count = item[i].slot + 1;
         if (b.trunk_of && b.trunk_of[row] >= 0) trunk.count = larger(trunk.count, b.shared[row]);
-        if (!i || item[i - 1].row != row) {
-            const float *keys = keys_of(m, b.own, row, layer, head, b.capacity);
-            run[runs++] = {i, 0, {keys, keys + m.kv_heads * b.capacity * m.dim, 0}};
-        }
+        if (!i || item[i - 1].row != row) run[runs++] = {i, 0, own_of(m, b, row, layer, head)};
         run[runs - 1].rows++;
         run[runs - 1].own.count = count;
         longest = larger(longest, count);
     }
     Int wide = padded(trunk.count), ld = wide + padded(longest);
     if (wide) {
-        trunk.keys = keys_of(m, b.trunk, b.trunk_of[item->row], layer, head, b.trunk_capacity);
-        trunk.values = trunk.keys + m.kv_heads * b.trunk_capacity * m.dim;
+        trunk = trunk_of(m, b, item->row, layer, head, trunk.count);
         faced(n, q, ldq, trunk, m.dim, scores, ld);
     }
     for (Int i = 0; i < runs; i++) {
@@ -142,9 +146,12 @@ static void read(const Model &m, const Batch &b, Int layer, Int head, const Item
     }
     for (Int r = 0; r < n; r++) memset(out + r * ldo, 0, m.dim * sizeof(float));
     if (wide) gathered(n, scores, ld, trunk, m.dim, out, ldo);
-    for (Int i = 0; i < runs; i++)
-        gathered(run[i].rows, scores + run[i].first * ld + wide, ld, run[i].own, m.dim,
-                 out + run[i].first * ldo, ldo);
+    for (Int i = 0; i < runs; i++) {
+        const float *own = scores + run[i].first * ld + wide;
+        float *to = out + run[i].first * ldo;
+        if (item[run[i].first].alone) gathered_apart(own, run[i].own, m.dim, to);
+        else gathered(run[i].rows, own, ld, run[i].own, m.dim, to, ldo);
+    }
     for (Int r = 0; r < n; r++)
         for (Int d = 0; d < m.dim; d += 8)
             store(out + r * ldo + d, load(out + r * ldo + d) * share[r]);
@@ -169,12 +176,14 @@ static void attention(const Model &m, const Batch &b, Int layer, const Item *ite
                 turned(q + n * ld, gain ? gain + h * m.dim : nullptr, m.turn + position * 2 * m.dim,
                        m.dim, m.eps);
             }
-            read(m, b, layer, h / group, item + i, n, q, ld, scores, out + i * ldo + h * m.dim, ldo);
+            read_keys(m, b, layer, h / group, item + i, n, q, ld, scores,
+                      out + i * ldo + h * m.dim, ldo);
         }
 }
 
-// Passes the items through all layers and leaves their keys and values. Logits (asked, padded vocab)
-// behind those that are `asked`, in their order: the others do not need the last layer's output.
+// Passes the items through all layers and leaves their keys and values. Logits (asked, padded
+// vocab) behind those that are `asked`, in their order: nobody needs the last layer's output of the
+// others. Overwrites the items.
 static float *forward(const Model &m, const Batch &b, Item *item, Int count, float *memory) {
     Int width = padded(m.hidden), heads = (m.heads + 2 * m.kv_heads) * m.dim;
     Int ldq = padded(heads), ldo = padded(m.heads * m.dim), ldg = padded(2 * m.inner);
