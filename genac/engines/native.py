@@ -192,10 +192,9 @@ class Native:
         m = self.model
         shape = (rows, m.layers, 2, m.kv_heads, panelled(length), m.dim)
         size = m.layers * 2 * m.kv_heads * shape[4] * m.dim
-        # One line of cache more: rows a multiple of 4 KB apart would push each other out of it.
-        room = torch.empty(rows, size + PANEL)
-        self.library.genac_large_pages(room.data_ptr(), room.nbytes)
-        return room[:, :size].view(shape)
+        # One line of cache more: where pages are large, rows a multiple of 64 KB apart would push
+        # each other out of it.
+        return torch.empty(rows, size + PANEL)[:, :size].view(shape)
 
     def decode(
         self, rows: Rows, token_B: Tensor, draws: Draws | None = None, steps: int = 1

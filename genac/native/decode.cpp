@@ -5,11 +5,6 @@
 // reading is what Cache.admit does.
 #include <vector>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
-
 #include "forward.h"
 
 // What is drawn and when a row ends, by request; `live` has the request of each row.
@@ -165,14 +160,4 @@ extern "C" int genac_read(const Model *m, const Batch *b, const Texts *t, Int th
         free(memory);
     }
     return failed;
-}
-
-// Asks for large pages before anything is written there: rows stand far apart, and the processor
-// remembers where a few pages are only.
-extern "C" void genac_large_pages(void *start, Int bytes) {
-#ifdef MADV_HUGEPAGE
-    uintptr_t page = sysconf(_SC_PAGESIZE), low = ((uintptr_t)start + page - 1) / page * page;
-    uintptr_t high = ((uintptr_t)start + bytes) / page * page;
-    if (high > low) madvise((void *)low, high - low, MADV_HUGEPAGE);  // it may be refused
-#endif
 }
