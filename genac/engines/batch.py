@@ -114,14 +114,12 @@ class Batch:
             *(self.logprobs_NT, self.entropies_NT, self.watched_NTW),
             *(self.stopped_N, self.ended_B),
         )
-        ended_B, length_B = self.ended_B.clone(), self.length_N[self.live_B]
+        ended_B = self.ended_B.clone()
         try:
             token_B = self.steps.sprint(token_B, draws, steps)
         except FloatingPointError as error:
             raise self._diverged(error.args[1]) from None
-        if not self.forks:
-            return token_B
-        return self._fork(token_B, ended_B, steps - (self.length_N[self.live_B] - length_B))
+        return self._fork(token_B, ended_B) if self.forks else token_B
 
     def _turns_over(self, running: int, waiting: deque[Tree]) -> bool:
         if running < TURN_OVER_BELOW * len(self.live_B):
@@ -186,10 +184,9 @@ class Batch:
         self.ended_B = ended | hit | (at >= self.limit_N[live])
         return self._fork(token, ended) if self.forks else token
 
-    def _fork(self, token_B: Tensor, before_B: Tensor, idle_B: Tensor | None = None) -> Tensor:
+    def _fork(self, token_B: Tensor, before_B: Tensor) -> Tensor:
         """Tokens to read next. A row that has just ended (it had not `before_B`) may stay for one
         more, which it reads in the place of what it wrote there; one that did so is done.
-        `idle_B`: slots that passed since the row ended.
         """
         if self.trying:
             for row in (self.back_B >= 0).nonzero()[:, 0].tolist():
@@ -205,8 +202,7 @@ class Batch:
             found = fork(ids) if fork is not None else None
             if found is not None:
                 place, token_B[row] = found
-                idle = 0 if idle_B is None else int(idle_B[row])
-                self.back_B[row] = len(ids) - 1 - place + idle
+                self.back_B[row] = len(ids) - 1 - place
                 self.ended_B[row], self.trying = False, True
         return token_B
 

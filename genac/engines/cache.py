@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genac.engines.decoder import Decoder
-from genac.engines.native import Draws, Rows
+from genac.engines.native import Draws
 from genac.prefixes import Branch, Tree
 
 # The CPU kernel behind scaled_dot_product_attention; called itself because it also returns the
@@ -35,11 +35,11 @@ class Cache:
     """Keys and values of the running rows; `admit` reads new prompts, `advance` writes a token."""
 
     refills = rewinds = True
+    sprints = False
 
     def __init__(self, decoder: Decoder, fold: bool) -> None:
         """fold: trunks are copied into their rows instead of being read apart."""
         self.decoder, self.fold, self.read = decoder, fold, 0
-        self.sprints = decoder.native is not None
         self._clear()
 
     def _clear(self) -> None:
@@ -207,10 +207,6 @@ class Cache:
     def advance(self, token_B: Tensor, back_B: Tensor | None = None) -> Tensor:
         """Writes one token per row; logits (B, V) of the next. `back_B`: own slots to overlook."""
         self.read += len(token_B)
-        if self.decoder.native is not None and back_B is None:
-            logits = self.decoder.native.decode(self._rows(), token_B)
-            self.at += 1
-            return logits
         position = (self.shared_B + self.at - self.pad_B)[:, None]
         reader = None
         if self.trunk is not None and self.layout is not None:
@@ -228,17 +224,7 @@ class Cache:
         return self.decoder.logits(hidden[:, -1])
 
     def sprint(self, token_B: Tensor, draws: Draws, steps: int) -> Tensor:
-        """Up to `steps` tokens for every row that has not ended; the newest token of every row."""
-        assert self.decoder.native is not None
-        before = int(draws.length_N.sum())
-        token_B = self.decoder.native.decode(self._rows(), token_B, draws, steps)
-        self.at += steps
-        self.read += int(draws.length_N.sum()) - before
-        return token_B
-
-    def _rows(self) -> Rows:
-        trunk_B = self.layout.trunk_B if self.layout is not None else None
-        return Rows(self.own, self.at, self.pad_B, self.shared_B, self.trunk, trunk_B)
+        raise NotImplementedError("rows are written one token at a time")
 
     def _trunk_mask(self, shared_B: Tensor, layout: Layout, queries: int, trunk: Tensor) -> Tensor:
         """(N, 1, G * R, T): each row sees its own stretch of the trunk."""

@@ -20,6 +20,7 @@ from genac.engines.batch import Batch, StopStrings
 from genac.engines.cache import FOLD_BELOW, Cache, row_bytes
 from genac.engines.decoder import Decoder
 from genac.engines.fallback import ForwardSteps
+from genac.engines.native_cache import NativeCache
 from genac.prefixes import Branch, Tree, balanced, trees
 
 
@@ -87,8 +88,10 @@ class LocalEngine:
         rows = self._rows_that_fit(requests)
         prompts = [r.prompt_ids for r in requests]
         found = trees(prompts, rows) if self.share else alone(prompts)
-        steps: Cache | ForwardSteps
-        if self.decoder is not None:
+        steps: NativeCache | Cache | ForwardSteps
+        if self.decoder is not None and self.decoder.native is not None:
+            steps = NativeCache(self.decoder.native)
+        elif self.decoder is not None:
             fold = folds(found)
             found = found if fold else balanced(found)
             steps = Cache(self.decoder, fold)

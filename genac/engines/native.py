@@ -1,8 +1,9 @@
-"""Decoding in C++ (native/decode.cpp): what Python hands to it."""
+"""Reading and decoding in C++ (native/decode.cpp): what Python hands to it."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import POINTER, byref, c_double, c_int64, c_void_p
 from dataclasses import dataclass, fields
 from typing import Any
@@ -20,9 +21,9 @@ ARRAYS = (
 PRODUCTS = ("qkv", "out", "gate_up", "down")
 TILE = 6  # rows whose products are computed together
 CACHE = 2 * 2**20  # bytes of keys and values that a thread works on at a time
-PANEL = 16  # outputs that stand together in a panel of weights
-# Every chunk of rows reads all weights. Larger models are decoded by torch's products, whose
-# threads divide the weights between them.
+PANEL = 16  # outputs that stand together in a panel of weights, and tokens in one of keys
+# Every chunk of tokens reads all weights. Larger models are left to torch's products, whose threads
+# divide the weights between them.
 LARGEST = 64 * 2**20
 
 
@@ -56,11 +57,23 @@ class CBatch(ctypes.Structure):
     """Mirrors Batch of decode.cpp."""
 
     _fields_ = [
-        *((name, c_int64) for name in ("rows", "capacity", "at", "trunks", "trunk_capacity")),
+        *(
+            (name, c_int64)
+            for name in ("rows", "capacity", "stride", "trunk_capacity", "trunk_stride")
+        ),
         *(
             (name, c_void_p)
-            for name in ("own", "trunk", "pad", "shared", "trunk_of", "token", "logits")
+            for name in ("own", "trunk", "length", "shared", "trunk_of", "token", "logits")
         ),
+    ]
+
+
+class CTexts(ctypes.Structure):
+    """Mirrors Texts of decode.cpp."""
+
+    _fields_ = [
+        ("count", c_int64),
+        *((name, c_void_p) for name in ("row", "start", "token", "logits")),
     ]
 
 
@@ -101,14 +114,29 @@ class Draws:
 
 @dataclass(frozen=True)
 class Rows:
-    """The keys and values that running rows read, and where they write; see cache.py."""
+    """What rows have read, and where they write: keys (in panels of PANEL tokens) and values
+    (row, layer, 2, K, T, D), T a multiple of PANEL.
+    """
 
-    own: Tensor  # (layer, 2, B, K, T, D)
-    at: int
-    pad_B: Tensor
-    shared_B: Tensor
-    trunk: Tensor | None  # (layer, 2, N, K, T, D)
-    trunk_B: Tensor | None
+    own: Tensor
+    length_B: Tensor  # own tokens
+    shared_B: Tensor  # tokens of the trunk that the row sees
+    trunk: Tensor | None = None  # in the same form
+    trunk_B: Tensor | None = None  # the row's trunk, -1 = none
+
+    def in_c(self) -> CBatch:
+        batch = CBatch(len(self.length_B), self.own.shape[-2], self.own.stride(0))
+        batch.own = self.own.data_ptr()
+        batch.length, batch.shared = self.length_B.data_ptr(), self.shared_B.data_ptr()
+        if self.trunk is not None and self.trunk_B is not None:
+            batch.trunk_capacity, batch.trunk_stride = self.trunk.shape[-2], self.trunk.stride(0)
+            batch.trunk, batch.trunk_of = self.trunk.data_ptr(), self.trunk_B.data_ptr()
+        return batch
+
+    @property
+    def reach(self) -> int:
+        """Positions that any of the rows may come to."""
+        return self.own.shape[-2] + (0 if self.trunk is None else self.trunk.shape[-2])
 
 
 class Native:
@@ -160,6 +188,15 @@ class Native:
             self.table = both.contiguous()
             self.model.turn = self.table.data_ptr()
 
+    def room(self, rows: int, length: int) -> Tensor:
+        """Memory for the keys and values of rows (see Rows), which holds nothing yet."""
+        m = self.model
+        shape = (rows, m.layers, 2, m.kv_heads, panelled(length), m.dim)
+        size = m.layers * 2 * m.kv_heads * shape[4] * m.dim
+        # One line of cache more: where pages are large, rows a multiple of 64 KB apart would push
+        # each other out of it.
+        return torch.empty(rows, size + PANEL)[:, :size].view(shape)
+
     def decode(
         self, rows: Rows, token_B: Tensor, draws: Draws | None = None, steps: int = 1
     ) -> Tensor:
@@ -168,20 +205,12 @@ class Native:
 
         FloatingPointError, whose second argument is the row, where logits are not finite.
         """
-        trunk, trunk_B, own = rows.trunk, rows.trunk_B, rows.own
-        reach = rows.at + steps + (0 if trunk is None else trunk.shape[-2])
-        self._reach(reach)
-        token_B = token_B.clone()
+        self._reach(rows.reach)
+        token_B, batch = token_B.clone(), rows.in_c()
         logits = torch.empty(len(token_B), self.model.vocab)
-        batch = CBatch(len(token_B), own.shape[-2], rows.at, 0, 0, own.data_ptr(), None)
-        batch.pad, batch.shared, batch.token, batch.logits = (
-            x.data_ptr() for x in (rows.pad_B, rows.shared_B, token_B, logits)
-        )
-        if trunk is not None and trunk_B is not None:
-            batch.trunks, batch.trunk_capacity = trunk.shape[2], trunk.shape[-2]
-            batch.trunk, batch.trunk_of = trunk.data_ptr(), trunk_B.data_ptr()
+        batch.token, batch.logits = token_B.data_ptr(), logits.data_ptr()
         drawn, threads = draws and draws.in_c(), torch.get_num_threads()
-        row_bytes = 4 * own[:, :, 0].numel()
+        row_bytes = 4 * rows.own[0].numel()
         together = min(max(TILE, CACHE // row_bytes), -(-len(token_B) // threads))
         if self.library.genac_decode(
             byref(self.model), byref(batch), drawn and byref(drawn), steps, together, threads
@@ -193,6 +222,28 @@ class Native:
             raise FloatingPointError("non-finite logits", drawn.bad)
         return token_B
 
+    def read(
+        self, rows: Rows, row_N: Tensor, texts: Sequence[Sequence[int]], predict: bool
+    ) -> Tensor:
+        """Reads text n behind what row row_N[n] holds, where its keys and values are left; the rows
+        differ. Logits (N, V) of what follows each text where `predict` asks for them, or (0, V).
+        """
+        self._reach(rows.reach)
+        token = torch.tensor([token for text in texts for token in text])
+        start = torch.tensor([0, *map(len, texts)]).cumsum(0)
+        logits = torch.empty(len(texts) if predict else 0, self.model.vocab)
+        given = CTexts(len(texts), row_N.data_ptr(), start.data_ptr(), token.data_ptr())
+        given.logits = logits.data_ptr() if predict else None
+        threads = torch.get_num_threads()
+        if self.library.genac_read(byref(self.model), byref(rows.in_c()), byref(given), threads):
+            raise MemoryError("no memory for the activations of reading")
+        return logits
+
+
+def panelled(length: int) -> int:
+    """The length in whole panels."""
+    return -(-length // PANEL) * PANEL
+
 
 def panels(weight: Tensor) -> Tensor:
     """(N, K) as (N / PANEL, K, PANEL), filled up with zeros."""
@@ -201,7 +252,7 @@ def panels(weight: Tensor) -> Tensor:
 
 
 def native(decoder: Any) -> Native | None:
-    """Decoding in C++ for this decoder; None where torch's operations are to be used."""
+    """Reading and decoding in C++ for this decoder; None where torch is to do both."""
     sizes = (decoder.embedding.shape[1], decoder.head_dim, decoder.layers[0].down.shape[1])
     products = [getattr(layer, name) for layer in decoder.layers for name in PRODUCTS]
     weights = sum(weight.nbytes for weight in (decoder.head, *products))

@@ -1,34 +1,11 @@
-// Decoding: many steps of many rows in one call. A step is what Decoder.forward, Cache.advance and
-// Batch._write compute, without some fifty small operations per layer. Rows are independent of each
-// other, so a thread takes a few of them, whose keys and values fit into its cache, through all
-// layers and steps, and waits for no other. A row's sums are taken in one order: its result does not
-// depend on the rows beside it.
-//
-// Arrays are dense and row-major, dimensions as in cache.py and batch.py; weights stand in panels
-// (native.py).
-#include "vectors.h"
+// Decoding and reading: many steps of many rows, or whole prompts, in one call. Rows are
+// independent of each other, so a thread takes a few of them, whose keys and values fit into its
+// cache, through all layers and steps, and waits for no other. A row's sums are taken in one order: its result
+// does not depend on the rows beside it. Steps are what Cache.advance and Batch._write compute,
+// reading is what Cache.admit does.
+#include <vector>
 
-static const Int PANEL = 16, TILE = 6, CHUNK = 64;  // CHUNK: rows at most
-
-struct Layer {
-    const float *qkv, *qkv_bias, *qk_norm, *out, *out_bias, *gate_up, *down;
-};
-
-struct Model {
-    Int layers, hidden, heads, kv_heads, dim, inner, vocab, activation;
-    double eps;
-    const float *embedding, *head, *turn;  // turn (position, 2, dim): cosines, signed sines
-    const Layer *layer;
-};
-
-struct Batch {
-    Int rows, capacity, at, trunks, trunk_capacity;
-    float *own;                                  // (layer, 2, row, kv_head, capacity, dim)
-    const float *trunk;                          // (layer, 2, trunk, kv_head, length, dim)
-    const Int *pad, *shared, *trunk_of;          // per row; trunk_of may be null
-    Int *token;                                  // per row: the newest, not read yet
-    float *logits;                               // (row, vocab), where nothing is drawn
-};
+#include "forward.h"
 
 // What is drawn and when a row ends, by request; `live` has the request of each row.
 struct Draws {
@@ -41,151 +18,12 @@ struct Draws {
     Int bad;                   // a row whose logits are not finite, or -1
 };
 
-static inline Int padded(Int n) { return (n + PANEL - 1) / PANEL * PANEL; }
-static inline Int largest(Int a, Int b, Int c) { return a > b ? a > c ? a : c : b > c ? b : c; }
-static inline V activated(V x, Int kind) {
-    if (kind == 0) return x / (1.f + vexp(-x));  // silu
-    if (kind == 1) {                             // gelu by tanh
-        V inner = 0.7978845608f * (x + 0.044715f * x * x * x);
-        return x / (1.f + vexp(-2.f * inner));
-    }
-    V out;
-    for (int i = 0; i < 8; i++) out[i] = 0.5f * x[i] * (1.f + erff(x[i] * 0.7071067812f));
-    return out;
-}
-
-// y (R, PANEL) of one panel of weights; `add` adds to what stands there.
-template <int R>
-static inline void tile(const float *x, Int ldx, const float *w, Int depth, float *y, Int ldy,
-                        const float *bias, bool add) {
-    V acc[R][2];
-    for (int r = 0; r < R; r++)
-        for (int j = 0; j < 2; j++)
-            acc[r][j] = add ? load(y + r * ldy + 8 * j) : bias ? load(bias + 8 * j) : V{};
-    if (add && bias)
-        for (int r = 0; r < R; r++)
-            for (int j = 0; j < 2; j++) acc[r][j] += load(bias + 8 * j);
-    for (Int k = 0; k < depth; k++) {
-        V left = load(w + PANEL * k), right = load(w + PANEL * k + 8);
-        for (int r = 0; r < R; r++) {
-            float value = x[r * ldx + k];
-            acc[r][0] += value * left;
-            acc[r][1] += value * right;
-        }
-    }
-    for (int r = 0; r < R; r++)
-        for (int j = 0; j < 2; j++) store(y + r * ldy + 8 * j, acc[r][j]);
-}
-
-static void linear(const float *x, Int ldx, Int rows, const float *w, Int depth, Int width,
-                   float *y, Int ldy, const float *bias, bool add) {
-    for (Int n = 0; n < width; n += PANEL, w += PANEL * depth) {
-        const float *b = bias ? bias + n : nullptr;
-        for (Int r = 0; r < rows; r += TILE) {
-            const float *xr = x + r * ldx;
-            float *yr = y + r * ldy + n;
-            switch (rows - r < TILE ? rows - r : TILE) {
-                case 1: tile<1>(xr, ldx, w, depth, yr, ldy, b, add); break;
-                case 2: tile<2>(xr, ldx, w, depth, yr, ldy, b, add); break;
-                case 3: tile<3>(xr, ldx, w, depth, yr, ldy, b, add); break;
-                case 4: tile<4>(xr, ldx, w, depth, yr, ldy, b, add); break;
-                case 5: tile<5>(xr, ldx, w, depth, yr, ldy, b, add); break;
-                default: tile<6>(xr, ldx, w, depth, yr, ldy, b, add);
-            }
-        }
-    }
-}
-
-static inline float rms_scale(const float *x, Int size, double eps) {
-    V squares = {};
-    for (Int i = 0; i < size; i += 8) squares += load(x + i) * load(x + i);
-    return 1.f / sqrtf(sum(squares) / size + (float)eps);
-}
-
-static void normed(const float *x, float *y, Int rows, Int ld, Int size, double eps) {
-    for (Int r = 0; r < rows; r++, x += ld, y += ld) {
-        float scale = rms_scale(x, size, eps);
-        for (Int i = 0; i < size; i += 8) store(y + i, load(x + i) * scale);
-    }
-}
-
-// Norm of a head (where there is one) and rotation of adjacent pairs, in place.
-static inline void turned(float *x, const float *gain, const float *turn, Int dim, double eps) {
-    float scale = gain ? rms_scale(x, dim, eps) : 1.f;
-    for (Int i = 0; i < dim; i += 8) {
-        V value = load(x + i);
-        if (gain) value = value * scale * load(gain + i);
-        V swapped = SHUFFLE(value, value, 1, 0, 3, 2, 5, 4, 7, 6);
-        store(x + i, value * load(turn + i) + swapped * load(turn + dim + i));
-    }
-}
-
-// One layer's attention of the listed rows at slot `at`: their new keys and values are stored, their
-// queries read.
-static void attention(const Model &m, const Batch &b, Int layer, const Int *list, Int rows, Int at,
-                      float *qkv, Int ld, const float *qk_norm, float *scores, float *out,
-                      Int ldo) {
-    Int group = m.heads / m.kv_heads, line = b.capacity * m.dim;
-    Int shared_line = b.trunk_capacity * m.dim;
-    float *keys = b.own + layer * 2 * b.rows * m.kv_heads * line;
-    float *values = keys + b.rows * m.kv_heads * line;
-    Int trunk_size = b.trunks * m.kv_heads * shared_line;
-    const float *trunk = b.trunk + (b.trunk ? layer * 2 * trunk_size : 0);
-    // Heads outside: a trunk's keys of one head stay in cache while its rows read them.
-    for (Int h = 0; h < m.kv_heads; h++)
-        for (Int r = 0; r < rows; r++) {
-            Int row = list[r], pad = b.pad[row], shared = b.trunk_of ? b.shared[row] : 0;
-            const float *turn = m.turn + (b.shared[row] + at - pad) * 2 * m.dim;
-            float *q = qkv + r * ld + h * group * m.dim;
-            float *k = qkv + r * ld + (m.heads + h) * m.dim, *v = k + m.kv_heads * m.dim;
-            for (Int g = 0; g < group; g++)
-                turned(q + g * m.dim, qk_norm ? qk_norm + (h * group + g) * m.dim : nullptr, turn,
-                       m.dim, m.eps);
-            turned(k, qk_norm ? qk_norm + (m.heads + h) * m.dim : nullptr, turn, m.dim, m.eps);
-            float *own_k = keys + (row * m.kv_heads + h) * line;
-            float *own_v = values + (row * m.kv_heads + h) * line;
-            memcpy(own_k + at * m.dim, k, m.dim * sizeof(float));
-            memcpy(own_v + at * m.dim, v, m.dim * sizeof(float));
-            Span spans[2] = {{trunk, trunk, 0},
-                             {own_k + pad * m.dim, own_v + pad * m.dim, at + 1 - pad}};
-            if (shared) {
-                const float *from = trunk + (b.trunk_of[row] * m.kv_heads + h) * shared_line;
-                spans[0] = {from, from + trunk_size, shared};
-            }
-            for (Int g = 0; g < group; g++)
-                attended(q + g * m.dim, spans, m.dim, scores,
-                         out + r * ldo + (h * group + g) * m.dim);
-        }
-}
-
-// Logits (rows, padded vocab) behind the newest tokens of the listed rows, which move to slot `at`.
-static float *forward(const Model &m, const Batch &b, const Int *list, Int rows, Int at,
-                      float *memory) {
-    Int width = padded(m.hidden), heads = (m.heads + 2 * m.kv_heads) * m.dim;
-    Int ldq = padded(heads), ldo = padded(m.heads * m.dim), ldg = padded(2 * m.inner);
-    float *x = memory, *y = x + rows * width, *wide = y + rows * (width > ldo ? width : ldo);
-    float *scores = wide + rows * largest(ldq, ldg, padded(m.vocab));
-    for (Int r = 0; r < rows; r++)
-        memcpy(x + r * width, m.embedding + b.token[list[r]] * m.hidden, m.hidden * sizeof(float));
-    for (Int l = 0; l < m.layers; l++) {
-        const Layer &w = m.layer[l];
-        normed(x, y, rows, width, m.hidden, m.eps);
-        linear(y, width, rows, w.qkv, m.hidden, heads, wide, ldq, w.qkv_bias, false);
-        attention(m, b, l, list, rows, at, wide, ldq, w.qk_norm, scores, y, ldo);
-        linear(y, ldo, rows, w.out, m.heads * m.dim, m.hidden, x, width, w.out_bias, true);
-        normed(x, y, rows, width, m.hidden, m.eps);
-        linear(y, width, rows, w.gate_up, m.hidden, 2 * m.inner, wide, ldg, nullptr, false);
-        for (Int r = 0; r < rows; r++) {
-            float *gate = wide + r * ldg;
-            for (Int i = 0; i < m.inner; i += 8)
-                store(gate + i, activated(load(gate + i), m.activation) * load(gate + m.inner + i));
-        }
-        linear(wide, ldg, rows, w.down, m.inner, m.hidden, x, width, nullptr, true);
-    }
-    normed(x, y, rows, width, m.hidden, m.eps);
-    linear(y, width, rows, m.head, m.hidden, m.vocab, wide, padded(m.vocab), nullptr, false);
-    return wide;
-}
+// Prompts to be read behind what their rows hold.
+struct Texts {
+    Int count;
+    const Int *row, *start, *token;  // text i: token[start[i]] to token[start[i + 1] - 1]
+    float *logits;                   // (text, vocab) of what follows, or null
+};
 
 static bool holds(const Int *list, Int count, Int token) {
     for (Int i = 0; i < count; i++)
@@ -246,44 +84,89 @@ static bool written(const Model &m, const Batch &b, Draws &d, Int row, float *lo
     return !d.ended[row];
 }
 
-static void decode(const Model &m, const Batch &b, Draws *d, Int first, Int rows, Int steps,
+// Takes up to `together` rows at a time, and the next of them all in the place of one that is done.
+static void decode(const Model &m, const Batch &b, Draws *d, Int steps, Int together, Int *next,
                    float *memory) {
-    Int list[CHUNK], ldv = padded(m.vocab), count = 0;
-    for (Int row = first; row < first + rows; row++)
-        if (!d || !d->ended[row]) list[count++] = row;
-    for (Int step = 0; step < steps && count; step++) {
-        float *logits = forward(m, b, list, count, b.at + step, memory);
-        Int kept = 0;
-        for (Int r = 0; r < count; r++)
+    Item item[CHUNK], passed[CHUNK];
+    Int ldv = padded(m.vocab), count = 0;
+    for (;;) {
+        while (count < together) {
+            Int row;
+#pragma omp atomic capture
+            row = (*next)++;
+            if (row >= b.rows) break;
+            if (!d || !d->ended[row])
+                item[count++] = {row, b.length[row], b.token[row], true, true};
+        }
+        if (!count) return;
+        memcpy(passed, item, count * sizeof(Item));
+        float *logits = forward(m, b, passed, count, memory);
+        Int on = 0;
+        for (Int i = 0; i < count; i++) {
+            Int row = item[i].row, slot = item[i].slot + 1;
             if (!d)
-                memcpy(b.logits + list[r] * m.vocab, logits + r * ldv, m.vocab * sizeof(float));
-            else if (written(m, b, *d, list[r], logits + r * ldv))
-                list[kept++] = list[r];
-        if (d) count = kept;
+                memcpy(b.logits + row * m.vocab, logits + i * ldv, m.vocab * sizeof(float));
+            else if (written(m, b, *d, row, logits + i * ldv) && slot < b.length[row] + steps)
+                item[on++] = {row, slot, b.token[row], true, true};
+        }
+        count = on;
     }
 }
 
-// Reads the newest token of every row, `together` rows at a time. Without `draws`: one step, and the
-// logits of the next token. With them: up to `steps` steps of the rows that have not ended.
+// Reads the newest token of every row, `together` rows at a time. Without `draws`: one step, and
+// the logits of the next token. With them: up to `steps` steps of the rows that have not ended.
 // 0, or 1 where there was no memory.
 extern "C" int genac_decode(const Model *m, const Batch *b, Draws *d, Int steps, Int together,
                             Int threads) {
     if (together > CHUNK) together = CHUNK;
-    Int wide = largest(padded((m->heads + 2 * m->kv_heads) * m->dim), padded(2 * m->inner),
-                       padded(m->vocab));
-    Int narrow = 2 * padded(m->hidden) + padded(m->heads * m->dim);
-    Int scores = b->capacity + b->trunk_capacity + 16;
-    size_t bytes = (together * (narrow + wide) + scores) * sizeof(float);
+    int failed = 0;
+    Int next = 0;
+#pragma omp parallel num_threads(threads) reduction(| : failed)
+    {
+        float *memory = memory_for(needed(*m, *b, together));
+        failed = memory == nullptr;
+        if (memory) decode(*m, *b, d, steps, together, &next, memory);
+        free(memory);
+    }
+    return failed;
+}
+
+// Passes texts `first` to `last` through the layers in chunks of about the same size.
+static void read_texts(const Model &m, const Batch &b, const Texts &t, Int first, Int last,
+                       float *memory) {
+    Int tokens = t.start[last] - t.start[first], parts = (tokens + CHUNK - 1) / CHUNK;
+    Int size = parts ? (tokens + parts - 1) / parts : 1, count = 0, asked[CHUNK], wanted = 0;
+    Item item[CHUNK];
+    for (Int text = first; text < last; text++)
+        for (Int i = t.start[text]; i < t.start[text + 1]; i++) {
+            Int row = t.row[text], slot = b.length[row] + i - t.start[text];
+            bool ask = t.logits && i + 1 == t.start[text + 1];
+            item[count++] = {row, slot, t.token[i], ask, false};
+            if (ask) asked[wanted++] = text;
+            if (count < size && i + 1 < t.start[last]) continue;
+            float *logits = forward(m, b, item, count, memory);
+            for (Int r = 0; r < wanted; r++)
+                memcpy(t.logits + asked[r] * m.vocab, logits + r * padded(m.vocab),
+                       m.vocab * sizeof(float));
+            count = wanted = 0;
+        }
+}
+
+// Reads the texts, which leave their keys and values. 0, or 1 where there was no memory.
+extern "C" int genac_read(const Model *m, const Batch *b, const Texts *t, Int threads) {
+    std::vector<Int> job = {0};  // as many texts as a chunk holds, or one that is longer
+    for (Int i = 1; i < t->count; i++)
+        if (t->start[i + 1] - t->start[job.back()] > CHUNK) job.push_back(i);
+    Int jobs = job.size();
+    job.push_back(t->count);
     int failed = 0;
 #pragma omp parallel num_threads(threads) reduction(| : failed)
     {
-        float *memory = (float *)aligned_alloc(64, (bytes + 63) / 64 * 64);
+        float *memory = memory_for(needed(*m, *b, CHUNK));
         failed = memory == nullptr;
 #pragma omp for schedule(dynamic)
-        for (Int first = 0; first < b->rows; first += together) {
-            Int rows = b->rows - first < together ? b->rows - first : together;
-            if (memory) decode(*m, *b, d, first, rows, d ? steps : 1, memory);
-        }
+        for (Int i = 0; i < jobs; i++)
+            if (memory) read_texts(*m, *b, *t, job[i], job[i + 1], memory);
         free(memory);
     }
     return failed;

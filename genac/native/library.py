@@ -44,6 +44,7 @@ def library() -> ctypes.CDLL | None:
         )
         return None
     loaded.genac_decode.argtypes = [c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64]
+    loaded.genac_read.argtypes = [c_void_p, c_void_p, c_void_p, c_int64]
     loaded.genac_tree.argtypes = [c_void_p, c_int64, c_int64]
     loaded.genac_layer.argtypes = [c_void_p, c_int64, c_int64]
     return loaded

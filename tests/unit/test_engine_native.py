@@ -1,4 +1,4 @@
-"""Decoding in C++ computes what torch's operations compute, and nothing depends on it."""
+"""Reading and decoding in C++ compute what torch's operations do, and nothing depends on it."""
 
 from __future__ import annotations
 
@@ -64,24 +64,49 @@ def test_rows_enter_between_sprints(compiled, max_rows, monkeypatch):
 
 
 def test_a_row_does_not_depend_on_the_rows_beside_it(compiled):
-    """To the last bit, once its prompt is read."""
+    """To the last bit: neither the reading of its prompt nor the step behind it."""
     decoder = engine_of(random_model(FAST["qwen3"])).decoder
     assert decoder is not None and decoder.native is not None
-    torch.manual_seed(0)
-    rows, layers = 67, len(decoder.layers)
-    own = torch.randn(layers, 2, rows, decoder.kv_heads, 12, decoder.head_dim)
-    pad_B = torch.arange(rows) % 9
-    shared_B, token_B = torch.zeros_like(pad_B), torch.arange(rows) % VOCAB
+    reader = decoder.native
+    trunks = [TRUNK, TRUNK[:7], TRUNK[3:33]]
+    trunk, none_N = reader.room(3, 40), torch.zeros(3, dtype=torch.long)
+    reader.read(native.Rows(trunk, none_N, none_N), torch.arange(3), trunks, predict=False)
+    rows = torch.arange(67)
+    trunk_B, length_B = rows // 17 - 1, torch.where(rows % 10 == 0, 70, 1 + rows % 5)
+    shared_B = torch.where(trunk_B < 0, 0, 7 - rows % 3)
+    shared_B[18:30] += 2 * rows[:12]
+    texts = [TRUNK * 2 for _ in rows]
 
     def logits(chosen: torch.Tensor) -> torch.Tensor:
-        part = native.Rows(
-            own[:, :, chosen].clone(), 9, pad_B[chosen], shared_B[chosen], None, None
-        )
-        return decoder.native.decode(part, token_B[chosen])
+        own, none_B = reader.room(len(chosen), 71), torch.zeros_like(chosen)
+        seen = (shared_B[chosen], trunk, trunk_B[chosen])
+        parts = [texts[i][i % 9 :][: length_B[i]] for i in chosen.tolist()]
+        row_N = torch.arange(len(chosen))
+        read = reader.read(native.Rows(own, none_B, *seen), row_N, parts, predict=True)
+        behind = native.Rows(own, length_B[chosen], *seen)
+        return torch.cat([read, reader.decode(behind, chosen % VOCAB)], 1)
 
-    together = logits(torch.arange(rows))
-    for chosen in (torch.tensor([5]), torch.tensor([66, 3, 31]), torch.arange(20, 60)):
+    together = logits(rows)
+    for chosen in (rows[5:6], torch.tensor([66, 3, 31]), rows[20:60], rows[21:22]):
         assert torch.equal(logits(chosen), together[chosen])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_prompts_of_all_lengths_are_read(compiled, threads):
+    """Alone and behind a trunk, shorter and longer than what passes the layers together."""
+    model = random_model(FAST["qwen3"])
+    fast, plain = engine_of(model, 512), torch_engine(model, max_length=512)
+    lengths = (1, 2, 15, 16, 17, 62, 63, 64, 65, 66, 129, 200)
+    prompts = [tuple(2 + (i + 3 * n) % 37 for i in range(n)) for n in lengths]
+    prompts += [(*TRUNK * 4, *prompt) for prompt in prompts for _ in range(2)]
+    requests = [Request(p, 3, seed=i, watch_ids=(3, 4)) for i, p in enumerate(prompts)]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        for one, other in zip(fast.generate(requests), plain.generate(requests), strict=True):
+            same(one, other)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_threads_change_nothing(compiled):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from engine_models import FAST, engine_of, forward_logprobs, in_double, random_model, same
 
-from genac.engines import cache, local
+from genac.engines import cache, decoder, local
 from genac.engines.base import Completion, Request
 from genac.engines.local import folds
 from genac.prefixes import trees
@@ -53,7 +53,7 @@ SETS: dict[str, list[Ids]] = {
         *continuations((33, 50), 2),
         *group(30, 6),
     ],
-    # Reading these apart is impossible: a prompt of one token has no trunk to read.
+    # Torch cannot read these apart: a prompt of one token has no trunk to read.
     "one token": [(7,), *states((8, 30), 2), words(0, 1), (7,), *group(9, 3), words(1, 1), *LONE],
 }
 APART = [name for name in SETS if name != "one token"]
@@ -75,10 +75,12 @@ def requests_of(prompts: list[Ids], longest: int = 11) -> list[Request]:
     ]
 
 
-@pytest.fixture(params=[False, True], ids=["apart", "folded"])
-def folded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether trunks are copied into their rows rather than read apart."""
-    monkeypatch.setattr(local, "FOLD_BELOW", MANY if request.param else 0)
+@pytest.fixture(params=["apart", "folded", "native"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How trunks are read: by torch, apart from their rows or copied into them, or in C++."""
+    if request.param != "native":
+        monkeypatch.setattr(decoder, "native", lambda loaded: None)
+        monkeypatch.setattr(local, "FOLD_BELOW", MANY if request.param == "folded" else 0)
     return request.param
 
 
@@ -114,42 +116,42 @@ def agree_with_transformers(model: Any, requests: list[Request], done: list[Comp
 
 
 @pytest.mark.parametrize("name", APART)
-def test_sharing_does_not_change_completions(model, folded, name):
+def test_sharing_does_not_change_completions(model, way, name):
     requests = requests_of(SETS[name])
-    assert folds(trees(SETS[name], 512)) == folded
+    assert way == "native" or folds(trees(SETS[name], 512)) == (way == "folded")
     agree_with_transformers(model, requests, both_ways(model, requests))
 
 
-def test_prompts_of_one_token(model):
+def test_prompts_of_one_token(model, way):
     requests = requests_of(SETS["one token"])
     agree_with_transformers(model, requests, both_ways(model, requests))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family(family, folded):
+def test_every_family(family, way):
     model = random_model(FAST[family])
     prompts = [*states((12, 30, 50), 2), *group(20, 4), *LONE, *continuations((20, 21), 3)]
     requests = requests_of(prompts)
-    assert folds(trees(prompts, 512)) == folded
+    assert way == "native" or folds(trees(prompts, 512)) == (way == "folded")
     agree_with_transformers(model, requests, both_ways(model, requests))
 
 
-def test_a_prompt_that_is_the_beginning_of_another(model, folded):
+def test_a_prompt_that_is_the_beginning_of_another(model, way):
     """It sees some of the trunk only; what lies behind must stay hidden from it."""
     long = words(0, 60)
     prompts = [long[:n] for n in (60, 59, 31, 30) for _ in range(3)]
     requests = requests_of(prompts)
-    assert folds(trees(prompts, 512)) == folded
+    assert way == "native" or folds(trees(prompts, 512)) == (way == "folded")
     agree_with_transformers(model, requests, both_ways(model, requests))
 
 
-def test_long_completions_behind_a_shared_trunk(model, folded):
+def test_long_completions_behind_a_shared_trunk(model, way):
     prompts = [*states((12, 60), 3), *group(30, 4)]
     requests = [Request(p, 30 + i, seed=i) for i, p in enumerate(prompts)]
     agree_with_transformers(model, requests, both_ways(model, requests))
 
 
-def test_half_precision_reads_trunks(model, folded):
+def test_half_precision_reads_trunks(model, way):
     requests = [Request(p, 6, seed=i) for i, p in enumerate(SETS["ragged"])]
     done = engine_of(model, CONTEXT, dtype=torch.bfloat16).generate(requests)
     off = [
@@ -164,22 +166,22 @@ def test_half_precision_reads_trunks(model, folded):
 
 @pytest.mark.parametrize("max_rows", [4, 9])
 @pytest.mark.parametrize("name", ["states", "ragged", "mixed"])
-def test_rows_enter_while_others_are_written(model, folded, name, max_rows):
+def test_rows_enter_while_others_are_written(model, way, name, max_rows):
     both_ways(model, requests_of(SETS[name], longest=23), max_rows=max_rows)
 
 
-def test_prompts_of_one_token_enter_a_running_batch(model):
+def test_prompts_of_one_token_enter_a_running_batch(model, way):
     both_ways(model, requests_of(SETS["one token"], longest=23), max_rows=5)
 
 
-def test_a_tree_waits_until_there_is_room_for_all_of_it(model):
+def test_a_tree_waits_until_there_is_room_for_all_of_it(model, way):
     """Rows end one by one, but the group that waits needs all four places."""
     requests = [Request((5, 6, 7), 1 + 3 * i, seed=i) for i in range(4)]
     requests += [Request((9, 8, 7), 4, seed=i) for i in range(4)]
     both_ways(model, requests, max_rows=4)
 
 
-def test_small_trees_fill_the_places_that_become_free(model, folded):
+def test_small_trees_fill_the_places_that_become_free(model, way):
     """Trees of two rows with limits far apart: trunks come and go while others are read."""
     prompts = [p for i in range(9) for p in group(50 - 5 * i, 2, seed=20 + i)]
     limits = [3, 40, 2, 30, 25, 1, 7, 4, 20] * 2
@@ -187,7 +189,7 @@ def test_small_trees_fill_the_places_that_become_free(model, folded):
     both_ways(model, requests, max_rows=6)
 
 
-def test_more_of_one_prompt_than_rows(model, folded):
+def test_more_of_one_prompt_than_rows(model, way):
     both_ways(model, requests_of(group(20, 11)), max_rows=4)
 
 
@@ -195,7 +197,7 @@ def test_more_of_one_prompt_than_rows(model, folded):
 
 
 @pytest.mark.parametrize(("name", "at_once"), [("ragged", 1), ("ragged", 100), ("mixed", 16)])
-def test_reading_in_pieces(model, folded, name, at_once, monkeypatch):
+def test_reading_in_pieces(model, way, name, at_once, monkeypatch):
     requests = requests_of(SETS[name])
     whole = engine_of(model, CONTEXT).generate(requests)
     monkeypatch.setattr(cache, "READ_AT_ONCE", at_once)
@@ -222,15 +224,14 @@ def tokens_read(model: Any, requests: list[Request], **options: Any) -> int:
     return engine.processed_tokens
 
 
-def test_a_group_reads_its_prompt_once(model, folded):
+def test_a_group_reads_its_prompt_once(model, way):
     """Of five new tokens the last is never read."""
     requests = [Request(p, 5, seed=i) for i, p in enumerate(group(60, 8))]
     assert tokens_read(model, requests) == 60 + 8 * 4
     assert tokens_read(model, requests, share=False) == 8 * 60 + 8 * 4
 
 
-def test_states_read_their_response_once(model, monkeypatch):
-    monkeypatch.setattr(local, "FOLD_BELOW", 0)
+def test_states_read_their_response_once(model, way):
     requests = [Request(p, 1, seed=i) for i, p in enumerate(states((50, 60, 80), 2))]
     # 60 tokens of trunk, 20 more of the longest state, three times the question.
     assert tokens_read(model, requests) == 60 + 20 + 3 * 3
@@ -238,7 +239,7 @@ def test_states_read_their_response_once(model, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["states", "group", "continuations", "mixed"])
-def test_sharing_reads_less(model, folded, name):
+def test_sharing_reads_less(model, way, name):
     requests = requests_of(SETS[name])
     assert tokens_read(model, requests) < tokens_read(model, requests, share=False)
 
@@ -255,8 +256,7 @@ def test_each_part_of_a_split_prompt_is_read(model):
     assert tokens_read(model, requests, max_rows=3) == 3 * 60
 
 
-def test_trunks_of_all_lengths_are_read_once(model, monkeypatch):
-    monkeypatch.setattr(local, "FOLD_BELOW", 0)
+def test_trunks_of_all_lengths_are_read_once(model, way):
     prompts = [p for n in (2, 30, 61) for p in group(n, 4, seed=n)]
     requests = [Request(p, 1, seed=i) for i, p in enumerate(prompts)]
     assert tokens_read(model, requests) == 2 + 30 + 61
