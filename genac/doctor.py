@@ -150,7 +150,8 @@ def named(hardware: Hardware, gpu_gib: float | None) -> str:
 
 def spread(hardware: Hardware, processes: int | None = None) -> Spread:
     count = processes or hardware.processes
-    return Spread(count, resting=count > 1 and hardware.device.type == "cuda")
+    gpu = hardware.device.type == "cuda"
+    return Spread(count, resting=count > 1 and gpu, cpu=not gpu)
 
 
 def free_bytes(hardware: Hardware) -> int:

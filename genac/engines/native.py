@@ -28,7 +28,7 @@ LARGEST = 64 * 2**20
 
 
 class CLayer(ctypes.Structure):
-    """Mirrors Layer of decode.cpp."""
+    """Mirrors Layer of forward.h."""
 
     _fields_ = [
         (name, c_void_p)
@@ -37,7 +37,7 @@ class CLayer(ctypes.Structure):
 
 
 class CModel(ctypes.Structure):
-    """Mirrors Model of decode.cpp."""
+    """Mirrors Model of forward.h."""
 
     _fields_ = [
         *(
@@ -54,7 +54,7 @@ class CModel(ctypes.Structure):
 
 
 class CBatch(ctypes.Structure):
-    """Mirrors Batch of decode.cpp."""
+    """Mirrors Batch of forward.h."""
 
     _fields_ = [
         *(

@@ -71,11 +71,18 @@ class Demand:
 
 @dataclass(frozen=True)
 class Spread:
-    """Over how many processes a run is spread, and whether an engine that does not sample leaves
-    nothing on the device, neither weights nor caches (as those of GPU workers do)."""
+    """Over how many processes a run is spread, whether an engine that does not sample leaves
+    nothing on the device, neither weights nor caches (as those of GPU workers do), and whether the
+    device is a CPU."""
 
     processes: int = 1
     resting: bool = False
+    cpu: bool = True
+
+    @property
+    def fuses(self) -> bool:
+        """Whether layers in training may be one operation each (models/fused.py)."""
+        return self.cpu and self.processes == 1 and library() is not None
 
 
 ALONE = Spread()
@@ -321,7 +328,7 @@ def activation_bytes(model: Any, bf16: bool, how: Trained) -> int:
     """Per token, what a backward pass needs; with checkpointing each layer's input, and what
     computing one again takes."""
     layers, hidden, inner, queries, keys = widths(model)
-    if not bf16 and not how.adapters and known(model.base_model) and library() is not None:
+    if how.where.fuses and not bf16 and not how.adapters and known(model.base_model):
         layer = 2 * (hidden + queries + keys + inner) * FLOAT
         beside = (3 * hidden + 7 * queries) * FLOAT  # of the layer that is at work
         return (

@@ -18,7 +18,6 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 BLOCK = 128  # tokens; the kernels' own default
 SMALLEST = 16  # numbers per head that its kernels take
-_off: list[str] = []  # why it is not used, once it has failed
 
 
 def block_mask(stretches: Tensor, device: torch.device) -> BlockMask:
@@ -77,27 +76,38 @@ def compiled() -> Any:
     return torch.compile(flex_attention, dynamic=True)
 
 
-def flexes(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
-    """Whether packed rows go through FlexAttention."""
-    fits = dtype != torch.float64 and dim >= SMALLEST
-    return device.type == "cuda" and fits and not _off and os.environ.get("GENAC_FLEX") != "0"
+def flexes(q: Tensor, k: Tensor) -> bool:
+    """Whether packed rows with queries (1, H, L, D) and keys (1, K, L, D) go through it."""
+    fits = q.dtype != torch.float64 and q.shape[-1] >= SMALLEST
+    on_gpu = q.device.type == "cuda" and os.environ.get("GENAC_FLEX") != "0"
+    return on_gpu and fits and works(q.device, q.dtype, q.shape[1], k.shape[1], q.shape[-1])
 
 
-def flex(q: Tensor, k: Tensor, v: Tensor, blocks: BlockMask, scale: float) -> Tensor | None:
-    """Attention (1, H, L, D) of a packed row, keys and values (1, K, L, D); None, with a warning,
-    where this machine cannot compile it.
+@cache
+def works(device: torch.device, dtype: torch.dtype, heads: int, keys: int, dim: int) -> bool:
+    """Whether this machine compiles such heads, tried forward and backward on a small row: in
+    training a kernel that cannot be built would only be missed within a backward pass.
     """
-    grouped = q.shape[1] != k.shape[1]
+    made = {"device": device, "dtype": dtype, "requires_grad": True}
+    q, k, v = (torch.ones(1, h, 2 * BLOCK, dim, **made) for h in (heads, keys, keys))
     try:
-        return compiled()(q, k, v, block_mask=blocks, scale=scale, enable_gqa=grouped)
+        with torch.enable_grad():
+            blocks = block_mask(torch.tensor([[0, 2 * BLOCK, 0, 0]]), device)
+            flex(q, k, v, blocks, dim**-0.5).sum().backward()
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # what compilers raise has no common class
-        _off.append(str(error))
         warnings.warn(
             "FlexAttention failed, so packed training masks whole rows, which takes more time and "
             f"memory ({type(error).__name__}: {str(error).strip()[-300:]}); GENAC_FLEX=0 chooses "
             "that without a warning",
             stacklevel=2,
         )
-        return None
+        return False
+    return True
+
+
+def flex(q: Tensor, k: Tensor, v: Tensor, blocks: BlockMask, scale: float) -> Tensor:
+    """Attention (1, H, L, D) of a packed row."""
+    grouped = q.shape[1] != k.shape[1]
+    return compiled()(q, k, v, block_mask=blocks, scale=scale, enable_gqa=grouped)

@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from transformers.activations import ACT2FN
 
-from genac.models.tree_attention import PACKED_FAMILIES, BlockAttention
-from genac.models.tree_native import FusedAttention, fuses
+from genac.models.tree_attention import PACKED_FAMILIES
+from genac.models.tree_native import FusedAttention
 from genac.models.tree_plan import TreePlan
 from genac.native.library import LANES, library
 
@@ -40,6 +41,7 @@ ARRAYS = (
 )
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
+Attention: Any = FusedAttention  # its passes are called by hand
 Weights = Sequence[Tensor | None]  # in the order of WEIGHTS; what a layer has not is None
 
 
@@ -50,7 +52,7 @@ class CWeights(ctypes.Structure):
 
 
 class CLayer(ctypes.Structure):
-    """Mirrors Layer of layers.cpp."""
+    """Mirrors Trained of layers.cpp."""
 
     _fields_ = (
         *((name, c_int64) for name in SIZES),
@@ -138,10 +140,6 @@ class Context:
         self.saved_tensors = tensors
 
 
-def kernel(q: Tensor, plan: TreePlan) -> Any:
-    return FusedAttention if fuses(q, plan) else BlockAttention
-
-
 class FusedLayer(torch.autograd.Function):
     """A layer, (L, D) -> (L, D)."""
 
@@ -195,9 +193,7 @@ def forward(
     read = call.turned(x, v)
     call.native(READ, weights, x=x, q=q, k=k, v=v, **read)
     context = Context(call)
-    attended = kernel(read["turned_q"], call.plan).forward(
-        context, *read.values(), call.plan, call.scale
-    )
+    attended = Attention.forward(context, *read.values(), call.plan, call.scale)
     lse = context.saved_tensors[-1]
     del read, context  # only the log-sum-exp is needed of what attention keeps
     y = torch.empty_like(x)
@@ -221,7 +217,7 @@ def backward(
     read = call.turned(x, v)
     call.native(AGAIN, weights, q=q, k=k, v=v, **read)
     context = Context(call, *read.values(), attended, lse)
-    found = kernel(read["turned_q"], call.plan).backward(context, dattended)
+    found = Attention.backward(context, dattended)
     del read, context, dattended
     dq, dk, dv = (part.contiguous() for part in found[:3])
     dx = torch.empty_like(x)
@@ -304,7 +300,27 @@ def known(base: Any) -> bool:
         and config.intermediate_size % LANES == 0
         and base.layers[0].self_attn.head_dim % (2 * LANES) == 0
         and all(map(untouched, (base, base.norm, *base.layers.modules())))
+        and all(like_the_first(layer, base) for layer in base.layers)
+        and plain_norm(base.norm, config)
     )
+
+
+def like_the_first(layer: Any, base: Any) -> bool:
+    """Whether a layer is what the config says and computes with the first one's numbers."""
+    first, attention, mlp = base.layers[0].self_attn, layer.self_attn, layer.mlp
+    norms = [layer.input_layernorm, layer.post_attention_layernorm]
+    norms += [getattr(attention, name) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
+    return (
+        (attention.scaling, attention.head_dim) == (first.scaling, first.head_dim)
+        and type(mlp.act_fn) is type(ACT2FN[base.config.hidden_act])
+        and all(p.bias is None for p in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+        and all(plain_norm(norm, base.config) for norm in norms)
+    )
+
+
+def plain_norm(norm: Any, config: Any) -> bool:
+    eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+    return type(norm).__name__.endswith("RMSNorm") and eps == config.rms_norm_eps
 
 
 def untouched(module: nn.Module) -> bool:

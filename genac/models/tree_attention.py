@@ -151,10 +151,8 @@ def attention(
     if torch.is_autocast_enabled(device):  # the kernels below are called past autocast
         kind = torch.get_autocast_dtype(device)
         query, key, value = query.to(kind), key.to(kind), value.to(kind)
-    if flexes(query.device, query.dtype, query.shape[-1]):
-        out = flex(query, key, value, plan.blocks, scale)
-        if out is not None:
-            return out.transpose(1, 2), None
+    if flexes(query, key):
+        return flex(query, key, value, plan.blocks, scale).transpose(1, 2), None
     fused, repeat = fuses(query, plan), query.shape[1] // key.shape[1]
     if repeat > 1 and not fused:
         key, value = (x.repeat_interleave(repeat, 1) for x in (key, value))

@@ -16,8 +16,8 @@ from genac.native.library import LANES, library
 
 
 class FusedAttention(torch.autograd.Function):
-    """The same in C++ (native/trees.cpp): no block is gathered, padded, masked or merged. k and v
-    may have fewer heads than q (query head h reads key head h // (heads / key heads)).
+    """BlockAttention in C++: no block is gathered, padded, masked or merged. k and v may have fewer
+    heads than q (query head h reads key head h // (heads / key heads)).
     """
 
     @staticmethod

@@ -124,7 +124,7 @@ class TreePlan:
 
     @cached_property
     def blocks(self) -> BlockMask:
-        """The same for FlexAttention."""
+        """Who sees whom, for FlexAttention."""
         return block_mask(self.table, self.device)
 
     def dense(self, dtype: torch.dtype) -> Tensor:

@@ -1,8 +1,8 @@
 // Decoding and reading: many steps of many rows, or whole prompts, in one call. Rows are
 // independent of each other, so a thread takes a few of them, whose keys and values fit into its
-// cache, through all layers and steps, and waits for no other. A row's sums are taken in one order: its result
-// does not depend on the rows beside it. Steps are what Cache.advance and Batch._write compute,
-// reading is what Cache.admit does.
+// cache, through all layers and steps, and waits for no other. A row's sums are taken in one order:
+// its result does not depend on the rows beside it. Steps are what Cache.advance and Batch._write
+// compute, reading is what Cache.admit does.
 #include <vector>
 
 #include "forward.h"
@@ -32,8 +32,8 @@ static bool holds(const Int *list, Int count, Int token) {
 }
 
 // The token at which the cumulative distribution passes the row's uniform number, or the likeliest
-// where the temperature is 0; with its log-probability and the entropy of the distribution that this
-// refers to. Overwrites the logits by probabilities, and what pads them.
+// where the temperature is 0; with its log-probability and the entropy of the distribution that
+// this refers to. Overwrites the logits by probabilities, and what pads them.
 static Int drawn(float *logits, Int vocab, float temperature, float uniform, float *logprob,
                  float *entropy) {
     Int best = 0;

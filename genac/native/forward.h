@@ -49,12 +49,6 @@ static inline V activated(V x, Int kind) {
     return out;
 }
 
-static inline float rms_scale(const float *x, Int size, double eps) {
-    V squares = {};
-    for (Int i = 0; i < size; i += 8) squares += load(x + i) * load(x + i);
-    return 1.f / sqrtf(sum(squares) / size + (float)eps);
-}
-
 static void normed(const float *x, float *y, Int rows, Int ld, Int size, double eps) {
     for (Int r = 0; r < rows; r++, x += ld, y += ld) {
         float scale = rms_scale(x, size, eps);

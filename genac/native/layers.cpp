@@ -17,7 +17,7 @@ struct Weights {  // absent ones are null
         *post_gain, *gate, *up, *down;
 };
 
-struct Layer {
+struct Trained {
     Int tokens, hidden, heads, kv_heads, dim, inner, activation;
     double eps;
     Weights w, pull;             // pull: gradients, null where none is asked for
@@ -29,12 +29,6 @@ struct Layer {
 };
 
 // --- what stands between them --------------------------------------------------------------------
-
-static inline float rms_scale(const float *x, Int size, double eps) {
-    V squares = {};
-    for (Int i = 0; i < size; i += 8) squares += load(x + i) * load(x + i);
-    return 1.f / sqrtf(sum(squares) / size + (float)eps);
-}
 
 static void normed(const float *x, Int ldx, const float *gain, Int rows, Int size, double eps,
                    float *y, Int ldy) {
@@ -83,7 +77,7 @@ static inline V activated(V x, Int kind, V *slope) {
 }
 
 // One head: norm (where there is a gain) and rotation of the pairs (i, i + dim / 2).
-static inline void turn(const Layer &l, Int token, const float *x, const float *gain, float *to) {
+static inline void turn(const Trained &l, Int token, const float *x, const float *gain, float *to) {
     const float *cosine = l.cosine + token * l.dim, *sine = l.sine + token * l.dim;
     Int half = l.dim / 2;
     float scale = gain ? rms_scale(x, l.dim, l.eps) : 1.f;
@@ -97,7 +91,7 @@ static inline void turn(const Layer &l, Int token, const float *x, const float *
 }
 
 // The gradient through `turn`, from dy to dx.
-static inline void turn_back(const Layer &l, Int token, const float *dy, const float *x,
+static inline void turn_back(const Trained &l, Int token, const float *dy, const float *x,
                              const float *gain, float *dx, float *dgain) {
     const float *cosine = l.cosine + token * l.dim, *sine = l.sine + token * l.dim;
     Int half = l.dim / 2;
@@ -110,7 +104,7 @@ static inline void turn_back(const Layer &l, Int token, const float *dy, const f
     if (gain) norm_back(x, gain, dx, nullptr, l.dim, l.eps, dx, dgain);
 }
 
-static void turned(const Layer &l, Int token) {
+static void turned(const Trained &l, Int token) {
     Int group = l.heads / l.kv_heads, dim = l.dim;
     Int at = token * l.heads * dim, own = token * l.kv_heads * dim;
     for (Int h = 0; h < l.heads; h++)
@@ -125,7 +119,7 @@ static void turned(const Layer &l, Int token) {
 }
 
 // One key head's gradient is the sum of those of its query heads.
-static inline void gathered(const Layer &l, const float *from, float *to) {
+static inline void gathered(const Trained &l, const float *from, float *to) {
     for (Int i = 0; i < l.dim; i += 8) {
         V total = load(from + i);
         for (Int g = 1; g < l.heads / l.kv_heads; g++) total += load(from + g * l.dim + i);
@@ -149,7 +143,7 @@ static void add_rows(const float *x, Int ldx, Int rows, Int size, float *total) 
 // --- the passes ----------------------------------------------------------------------------------
 
 // Residual to queries, keys and values.
-static void read(const Layer &l, Int threads) {
+static void read(const Trained &l, Int threads) {
     Int a = l.heads * l.dim, b = l.kv_heads * l.dim, ld = l.hidden + SPACE;
     const Panels q(l.w.q, a, l.hidden, false, threads), k(l.w.k, b, l.hidden, false, threads);
     const Panels v(l.w.v, b, l.hidden, false, threads);
@@ -170,13 +164,13 @@ static void read(const Layer &l, Int threads) {
 }
 
 // Queries, keys and values as attention reads them, once more.
-static void again(const Layer &l, Int threads) {
+static void again(const Trained &l, Int threads) {
 #pragma omp parallel for num_threads(threads)
     for (Int i = 0; i < l.tokens; i++) turned(l, i);
 }
 
 // What attention found to the next residual. Without room for `gates` and `ups` they are not kept.
-static void write(const Layer &l, Int threads) {
+static void write(const Trained &l, Int threads) {
     Int h = l.hidden, a = l.heads * l.dim, ld = h + SPACE, wide = l.inner + SPACE;
     const Panels out(l.w.out, h, a, false, threads), gate(l.w.gate, l.inner, h, false, threads);
     const Panels up(l.w.up, l.inner, h, false, threads), down(l.w.down, h, l.inner, false, threads);
@@ -214,7 +208,7 @@ static void collect(float *grad, Int size, const float *parts, Int ld, Int chunk
 }
 
 // The gradient of `write`, from `grad` to `dmid` and `dattended`.
-static void write_back(const Layer &l, Int threads) {
+static void write_back(const Trained &l, Int threads) {
     Int h = l.hidden, a = l.heads * l.dim, ld = h + SPACE, lda = a + SPACE, wide = l.inner + SPACE;
     const Panels out(l.w.out, h, a, true, threads), gate(l.w.gate, l.inner, h, true, threads);
     const Panels up(l.w.up, l.inner, h, true, threads), down(l.w.down, h, l.inner, true, threads);
@@ -268,7 +262,7 @@ static void write_back(const Layer &l, Int threads) {
 }
 
 // The gradient of `read`, from `dq`, `dk`, `dv` of what attention read, and `dmid`, to `dx`.
-static void read_back(const Layer &l, Int threads) {
+static void read_back(const Trained &l, Int threads) {
     Int h = l.hidden, dim = l.dim, a = l.heads * dim, b = l.kv_heads * dim, group = a / b;
     Int ld = h + SPACE, lda = a + SPACE, ldb = b + SPACE, kinds = h + a + 2 * b + 2 * dim;
     const Panels q(l.w.q, a, h, true, threads), k(l.w.k, b, h, true, threads);
@@ -326,7 +320,7 @@ static void read_back(const Layer &l, Int threads) {
 }
 
 // The norm behind the last layer: from `x` to `y`.
-static void norm(const Layer &l, Int threads) {
+static void norm(const Trained &l, Int threads) {
     Int h = l.hidden;
 #pragma omp parallel for num_threads(threads)
     for (Int t = 0; t < l.tokens; t++)
@@ -334,7 +328,7 @@ static void norm(const Layer &l, Int threads) {
 }
 
 // Its gradient, from `grad` to `dx`.
-static void norm_pulled(const Layer &l, Int threads) {
+static void norm_pulled(const Trained &l, Int threads) {
     Int h = l.hidden, chunks = (l.tokens + CHUNK - 1) / CHUNK;
     Floats sums(chunks * h);
 #pragma omp parallel for num_threads(threads)
@@ -346,8 +340,8 @@ static void norm_pulled(const Layer &l, Int threads) {
 }
 
 // 0, or 1 where there was no memory.
-extern "C" int genac_layer(const Layer *l, Int pass, Int threads) {
-    void (*const passes[])(const Layer &, Int) = {read,      again, write, write_back,
+extern "C" int genac_layer(const Trained *l, Int pass, Int threads) {
+    void (*const passes[])(const Trained &, Int) = {read,      again, write, write_back,
                                                   read_back, norm,  norm_pulled};
     try {
         passes[pass](*l, threads);

@@ -95,6 +95,13 @@ static inline void faced(Int n, const float *q, Int ldq, const Stock &s, Int dim
         else alone<1>(q, s.keys + t * dim, dim, scores + t);
 }
 
+// A row of eight columns, by the same instructions wherever it stands: whether products are rounded
+// before they are added is up to the compiler, and differs between tiles of one row and of several.
+__attribute__((noinline)) static void eight(const float *weights, const float *values, Int dim,
+                                            Int count, float *out) {
+    tile<1, 1>(weights, 0, values, dim, count, out, 0, nullptr, true);
+}
+
 // out (n, dim) += weights (n, count) times values; `n` changes nothing in a row's sums.
 static inline void gathered(Int n, const float *weights, Int ld, const Stock &s, Int dim,
                             float *out, Int ldo) {
@@ -105,7 +112,8 @@ static inline void gathered(Int n, const float *weights, Int ld, const Stock &s,
     for (; d + 16 <= dim; d += 16)
         tiled<2>(n, weights, ld, s.values + d, dim, s.count, out + d, ldo, nullptr, true);
     for (; d < dim; d += 8)
-        tiled<1>(n, weights, ld, s.values + d, dim, s.count, out + d, ldo, nullptr, true);
+        for (Int r = 0; r < n; r++)
+            eight(weights + r * ld, s.values + d, dim, s.count, out + r * ldo + d);
 }
 
 // The same of one row in two sums, of even and of odd tokens: twice as fast, where no other row has

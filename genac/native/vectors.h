@@ -1,4 +1,4 @@
-// Vectors of eight floats, and what decode.cpp and trees.cpp do with them.
+// Vectors of eight floats, and what all inner loops do with them.
 #pragma once
 
 #include <cmath>
@@ -20,6 +20,13 @@ static inline float sum(V x) {
     float total = 0;
     for (int i = 0; i < 8; i++) total += x[i];
     return total;
+}
+
+// 1 / sqrt(mean(x^2) + eps).
+static inline float rms_scale(const float *x, Int size, double eps) {
+    V squares = {};
+    for (Int i = 0; i < size; i += 8) squares += load(x + i) * load(x + i);
+    return 1.f / sqrtf(sum(squares) / size + (float)eps);
 }
 
 // exp of -87.3 to 88.3 by 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2], within 2 units in the
@@ -49,24 +56,6 @@ static inline V vexp(V x) {
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, I{__VA_ARGS__})
 #endif
 
-static inline V pairs(V a, V b) {
-    return SHUFFLE(a, b, 0, 8, 2, 10, 4, 12, 6, 14) +
-           SHUFFLE(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
-}
-
-static inline V fours(V a, V b) {
-    return SHUFFLE(a, b, 0, 1, 8, 9, 4, 5, 12, 13) +
-           SHUFFLE(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
-}
-
-// The sums of eight vectors, side by side.
-static inline V sums(const V *a) {
-    V low = fours(pairs(a[0], a[1]), pairs(a[2], a[3]));
-    V high = fours(pairs(a[4], a[5]), pairs(a[6], a[7]));
-    return SHUFFLE(low, high, 0, 1, 2, 3, 8, 9, 10, 11) +
-           SHUFFLE(low, high, 4, 5, 6, 7, 12, 13, 14, 15);
-}
-
 // Eight vectors as the rows of a square, transposed.
 static inline void transpose(V *a) {
     V b[8];
@@ -86,26 +75,10 @@ static inline void transpose(V *a) {
     for (int i = 0; i < 8; i++) a[i] = b[i];
 }
 
-// Scores of a query against `count` keys; up to seven places behind them are written as well.
-static inline V scored(const float *q, const float *keys, Int count, Int dim, float *out, V best) {
-    for (Int t = 0; t < count; t += 8) {
-        const float *key[8];
-        for (Int j = 0; j < 8; j++) key[j] = keys + (t + j < count ? t + j : count - 1) * dim;
-        V acc[8] = {};
-        for (Int d = 0; d < dim; d += 8) {
-            V query = load(q + d);
-            for (int j = 0; j < 8; j++) acc[j] += query * load(key[j] + d);
-        }
-        V found = sums(acc);  // places behind the last repeat it, so that the maximum holds
-        store(out + t, found);
-        best = found > best ? found : best;
-    }
-    return best;
-}
-
 // out (8 B) += weights (count) times values (count, dim), in B vectors.
 template <int B>
-static inline void weighed(const float *weight, const float *values, Int count, Int dim, float *out) {
+static inline void weighed(const float *weight, const float *values, Int count, Int dim,
+                           float *out) {
     V even[B], odd[B] = {};
     for (int j = 0; j < B; j++) even[j] = load(out + 8 * j);
     Int t = 0;
@@ -117,39 +90,4 @@ static inline void weighed(const float *weight, const float *values, Int count, 
     if (t < count)
         for (int j = 0; j < B; j++) even[j] += weight[t] * load(values + t * dim + 8 * j);
     for (int j = 0; j < B; j++) store(out + 8 * j, even[j] + odd[j]);
-}
-
-struct Span {
-    const float *keys, *values;
-    Int count;
-};
-
-// softmax(q k^T) v over two spans of keys, and the log-sum-exp; q is scaled already.
-static inline float attended(const float *q, const Span *spans, Int dim, float *scores, float *out) {
-    float *at[2] = {scores, scores + (spans[0].count + 7) / 8 * 8};
-    V best = splat(-INFINITY);
-    for (int s = 0; s < 2; s++)
-        best = scored(q, spans[s].keys, spans[s].count, dim, at[s], best);
-    float most = best[0];
-    for (int i = 1; i < 8; i++) most = best[i] > most ? best[i] : most;
-    V total = {};
-    for (int s = 0; s < 2; s++) {
-        for (Int t = spans[s].count; t % 8; t++) at[s][t] = -INFINITY;
-        for (Int t = 0; t < spans[s].count; t += 8) {
-            V weight = vexp(load(at[s] + t) - most);
-            store(at[s] + t, weight);
-            total += weight;
-        }
-    }
-    for (Int d = 0; d < dim; d += 8) store(out + d, V{});
-    for (int s = 0; s < 2; s++) {
-        Int d = 0;
-        for (; d + 32 <= dim; d += 32)
-            weighed<4>(at[s], spans[s].values + d, spans[s].count, dim, out + d);
-        for (; d < dim; d += 8)
-            weighed<1>(at[s], spans[s].values + d, spans[s].count, dim, out + d);
-    }
-    float mass = sum(total);
-    for (Int d = 0; d < dim; d += 8) store(out + d, load(out + d) * (1.f / mass));
-    return most + logf(mass);
 }

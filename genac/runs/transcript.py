@@ -62,11 +62,22 @@ def shown(step: Step) -> str:
     return "missing" if step.value is None else f"{step.value:.2f}"
 
 
+# Control characters as their pictures, but for tabs and line ends: printed, they would drive the
+# terminal.
+CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+CONTROLS |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+def harmless(text: str) -> str:
+    """What a model wrote, for a terminal or a table."""
+    return text.translate(CONTROLS)
+
+
 def visible(text: str) -> str:
     """Spaces and line ends of a token, made visible."""
     for sign, mark in (("\n", "⏎"), ("\t", "⇥"), (" ", "·")):
         text = text.replace(sign, mark)
-    return text or "∅"
+    return harmless(text) or "∅"
 
 
 def likelihood(logprob: float | None) -> str:

@@ -14,7 +14,16 @@ from genac.runs.listing import Status
 from genac.runs.page import number
 from genac.runs.store import Run
 from genac.runs.trajectory import Step, Token, Trajectory, parse_address
-from genac.runs.transcript import headline, likelihood, nats, recorded, shown, signed, visible
+from genac.runs.transcript import (
+    harmless,
+    headline,
+    likelihood,
+    nats,
+    recorded,
+    shown,
+    signed,
+    visible,
+)
 from genac.viewer.index import Filters, Index
 
 
@@ -55,7 +64,7 @@ def listing(console: Console, page: dict[str, Any]) -> None:
     for row in page["rows"]:
         table.add_row(
             _address(row),
-            Text(row["problem_id"] or ""),
+            Text(harmless(row["problem_id"] or "")),
             outcome(row["reward"], row["finish"]),
             *(Text(_short(row[name])) for name in ("fall", "gap")),
             Text(str(row["missing"] or "")),
@@ -69,19 +78,19 @@ def response(console: Console, one: Trajectory, tokens: bool = False) -> None:
     """Problem, then each step under the value that was asked before it and the reasoning; with
     `tokens` those of both.
     """
-    console.print(Text(one.problem_id, style="bold"))
+    console.print(Text(harmless(one.problem_id), style="bold"))
     console.print(Text(headline(one)))
     if one.prompt:
-        console.print(Text(one.prompt, style="cyan"))
+        console.print(Text(harmless(one.prompt), style="cyan"))
     for index, step in enumerate(one.steps):
         console.print()
-        line = Text.assemble(cell(step), "  ", Text(step.text.rstrip("\n"), style="bold"))
+        line = Text.assemble(cell(step), "  ", Text(harmless(step.text.rstrip("\n")), style="bold"))
         told = f"   advantage {signed(step.advantage)}, value moves {signed(step.change)}"
         console.print(line + Text(told, style="dim"))
         if index == one.worst:
             console.print(Text("      largest fall of the response", style="yellow"))
         if step.rationale:
-            console.print(Text(_indented(step.rationale), style="dim"))
+            console.print(Text(harmless(_indented(step.rationale)), style="dim"))
         if tokens:
             drawn(console, "the actor's tokens", one.tokens_of(step))
             if step.asked:

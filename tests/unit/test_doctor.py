@@ -280,6 +280,18 @@ def test_large_models_cost_no_memory_here() -> None:
     assert memory.smaller([demand], 10 * GIB) is None
 
 
+@pytest.mark.parametrize("where", [memory.Spread(cpu=False), memory.Spread(2)])
+def test_fused_layers_count_where_they_run(where, monkeypatch) -> None:
+    """What another machine's GPU needs does not depend on the compiler of this one."""
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    model = on_meta(Qwen3Config(**shape, num_attention_heads=2, head_dim=32, vocab_size=64))
+    ask = lambda w: memory.activation_bytes(model, False, memory.Trained(where=w))  # noqa: E731
+    monkeypatch.setattr(memory, "library", lambda: object())
+    here, there = ask(memory.ALONE), ask(where)
+    monkeypatch.setattr(memory, "library", lambda: None)
+    assert here < there == ask(where) == ask(memory.ALONE)
+
+
 def test_what_each_of_several_processes_holds() -> None:
     shape = {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36}
     model = on_meta(Qwen3Config(**shape, vocab_size=151_936, tie_word_embeddings=False))

@@ -151,6 +151,7 @@ def test_long_completions_behind_a_shared_trunk(model, way):
     agree_with_transformers(model, requests, both_ways(model, requests))
 
 
+@pytest.mark.parametrize("way", ["apart", "folded"], indirect=True)  # C++ knows fp32 only
 def test_half_precision_reads_trunks(model, way):
     requests = [Request(p, 6, seed=i) for i, p in enumerate(SETS["ragged"])]
     done = engine_of(model, CONTEXT, dtype=torch.bfloat16).generate(requests)
@@ -196,6 +197,7 @@ def test_more_of_one_prompt_than_rows(model, way):
 # --- reading in pieces --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("way", ["apart", "folded"], indirect=True)  # torch's reading only
 @pytest.mark.parametrize(("name", "at_once"), [("ragged", 1), ("ragged", 100), ("mixed", 16)])
 def test_reading_in_pieces(model, way, name, at_once, monkeypatch):
     requests = requests_of(SETS[name])

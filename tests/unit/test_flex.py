@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -83,33 +85,54 @@ def test_compiled_it_gives_what_a_dense_mask_gives():
     torch.testing.assert_close(out, wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_it_is_for_gpus(monkeypatch):
-    monkeypatch.setattr(module, "_off", [])
-    meta = torch.device("cuda")
-    assert flexes(meta, torch.bfloat16, 32)
-    assert not flexes(torch.device("cpu"), torch.bfloat16, 32)
-    assert not flexes(meta, torch.float64, 32) and not flexes(meta, torch.float32, 8)
-    monkeypatch.setenv("GENAC_FLEX", "0")
-    assert not flexes(meta, torch.bfloat16, 32)
+class Failing(torch.autograd.Function):
+    """Its backward pass cannot be compiled."""
 
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
 
-def test_where_it_fails_rows_are_masked(monkeypatch):
-    def broken(*args, **options):
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("no Triton here")
 
-    monkeypatch.setattr(module, "_off", [])
-    monkeypatch.setattr(module, "compiled", lambda: broken)
-    q, k, v = torch.randn(3, 1, 2, 5, 32)
-    with pytest.warns(UserWarning, match="no Triton here.*GENAC_FLEX=0"):
-        found = module.flex(q, k, v, TreePlan(5, (Stretch(0, 5),), CPU).blocks, 1.0)
-    assert found is None
-    assert not flexes(torch.device("cuda"), torch.bfloat16, 32)  # it is not tried again
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_it_is_tried_forward_and_backward_before_it_is_used(fails, monkeypatch):
+    asked = []
+
+    def kernel(q, k, v, **options):
+        asked.append(options)
+        return Failing.apply(q) if fails else q + k.sum() + v.sum()
+
+    monkeypatch.setattr(module, "compiled", lambda: kernel)
+    module.works.cache_clear()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            assert module.works(CPU, torch.float32, 4, 2, 16) is not fails
+    module.works.cache_clear()
+    assert len(asked) == 1 and asked[0]["enable_gqa"]  # it is tried once
+    told = [str(w.message) for w in said]
+    assert len(told) == fails and all("no Triton here" in t and "GENAC_FLEX=0" in t for t in told)
+
+
+def test_it_is_for_gpus(monkeypatch):
+    def heads(device: str, dtype: torch.dtype, dim: int) -> Any:
+        return SimpleNamespace(device=torch.device(device), dtype=dtype, shape=(1, 4, 9, dim))
+
+    monkeypatch.setattr(module, "works", lambda *about: True)
+    good = heads("cuda", torch.bfloat16, 32)
+    assert flexes(good, good)
+    for bad in (("cpu", torch.bfloat16, 32), ("cuda", torch.float64, 32), ("cuda", torch.half, 8)):
+        assert not flexes(heads(*bad), heads(*bad))
+    monkeypatch.setenv("GENAC_FLEX", "0")
+    assert not flexes(good, good)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_on_a_gpu_output_and_gradients_are_those_of_a_dense_mask(dtype, monkeypatch):
-    monkeypatch.setattr(module, "_off", [])
     plan = plan_of(3, device=torch.device("cuda"))
     made = torch.Generator().manual_seed(0)
     drawn = [torch.randn(1, h, plan.length, 32, generator=made) for h in (4, 2, 2, 4)]
@@ -117,10 +140,10 @@ def test_on_a_gpu_output_and_gradients_are_those_of_a_dense_mask(dtype, monkeypa
     for way in ("1", "0"):
         monkeypatch.setenv("GENAC_FLEX", way)
         leaves = [x.to("cuda", dtype).requires_grad_() for x in drawn[:3]]
+        assert way == "0" or flexes(leaves[0], leaves[1])
         out, _ = attention(None, leaves[0], leaves[1], leaves[2], None, plan=plan)
         grad = drawn[3].to("cuda", dtype).transpose(1, 2)
         found.append([out.detach(), *torch.autograd.grad(out, leaves, grad)])
-    assert not module._off
     close = (
         {"atol": 3e-2, "rtol": 3e-2} if dtype is torch.bfloat16 else {"atol": 1e-3, "rtol": 1e-3}
     )

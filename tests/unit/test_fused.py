@@ -145,15 +145,6 @@ def test_hidden_states_and_gradients_are_those_of_transformers(threads, name, pa
 
 
 @needs_compiler
-def test_attention_in_blocks(monkeypatch):
-    base = model_of().base_model
-    wanted = outcome(base, fused, SEVERAL)
-    monkeypatch.setattr(layers, "fuses", lambda q, plan: False)
-    monkeypatch.setattr(layers, "FusedAttention", None)  # would fail
-    close(outcome(base, fused, SEVERAL), wanted)
-
-
-@needs_compiler
 def test_gradient_checkpointing_keeps_a_layers_input_only():
     model = model_of().train()
     wanted, most = outcome(model.base_model, fused, SEVERAL), kept_numbers(model)
@@ -299,6 +290,26 @@ def parametrized(model: Any) -> None:
     torch.nn.utils.parametrizations.weight_norm(linear)
 
 
+def rectified(model: Any) -> None:
+    model.base_model.layers[1].mlp.act_fn = torch.nn.ReLU()
+
+
+def biased(model: Any) -> None:
+    model.base_model.layers[1].mlp.up_proj = torch.nn.Linear(HIDDEN, INNER, bias=True)
+
+
+def layer_normed(model: Any) -> None:
+    model.base_model.layers[1].input_layernorm = torch.nn.LayerNorm(HIDDEN)
+
+
+def another_epsilon(model: Any) -> None:
+    model.base_model.layers[1].post_attention_layernorm.variance_epsilon = 0.5
+
+
+def another_scale(model: Any) -> None:
+    model.base_model.layers[1].self_attn.scaling = 0.5
+
+
 def in_double(model: Any) -> None:
     model.double()
 
@@ -309,7 +320,11 @@ def on_meta(model: Any) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize(
-    "change", [hooked, replaced, patched, adapted, parametrized, in_double, on_meta]
+    "change",
+    [
+        *(hooked, replaced, patched, adapted, parametrized, in_double, on_meta),
+        *(rectified, biased, layer_normed, another_epsilon, another_scale),
+    ],
 )
 def test_models_of_another_kind_are_left_to_transformers(change):
     model = model_of()
