@@ -97,7 +97,7 @@ def measure(args, shape: Shape) -> tuple[dict[str, dict[str, float]], dict[str, 
     """Median seconds by phase and method."""
     own = argparse.Namespace(**(vars(args) | vars(shape)))
     with tempfile.TemporaryDirectory() as folder:
-        workers = {m: Worker(own, m, shape.thought, Path(folder)) for m in METHODS}
+        workers = {m: Worker.forced(own, m, shape.thought, Path(folder)) for m in METHODS}
         spent = interleaved({m: w.step for m, w in workers.items()}, args.repeats, 1, args.device)
     phases = {m: w.phases(args.repeats) for m, w in workers.items()}
     return {m: {p: found[p] for p in SAMPLING + TRAINING} for m, found in phases.items()}, spent
