@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forests import CPU
+from forests import plan_of as plan_from
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import flex_attention
 
@@ -16,22 +18,17 @@ from genac.models import flex as module
 from genac.models.flex import BLOCK, block_tables, flexes, listed
 from genac.models.tree_attention import attention
 from genac.models.tree_plan import Stretch, TreePlan
-
-CPU = torch.device("cpu")
+from genac.native.library import library
 
 
 def plan_of(seed: int, trunks: int = 3, device: torch.device = CPU) -> TreePlan:
     """Trunks of up to 500 tokens with branches of one to 300 behind parts of them."""
-    rng, stretches, at = np.random.default_rng(seed), [], 0
+    rng, forest = np.random.default_rng(seed), []
     for _ in range(trunks):
-        start, trunk = at, int(rng.integers(1, 500))
-        stretches.append(Stretch(at, trunk, start, 0))
-        at += trunk
-        for _ in range(int(rng.integers(0, 4))):
-            own = int(rng.choice([1, 17, 128, 300]))
-            stretches.append(Stretch(at, own, start, int(rng.integers(0, trunk + 1))))
-            at += own
-    return TreePlan(at, tuple(stretches), device)
+        trunk = int(rng.integers(1, 500))
+        branch = lambda t=trunk: (int(rng.integers(0, t + 1)), int(rng.choice([1, 17, 128, 300])))  # noqa: E731
+        forest.append((trunk, [branch() for _ in range(int(rng.integers(0, 4)))]))
+    return plan_from(forest, device)
 
 
 def tiles(seen: torch.Tensor, outside: bool) -> torch.Tensor:
@@ -71,6 +68,7 @@ def test_the_mask_of_tokens_is_the_plans(seed):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(library() is None, reason="needs a compiler")
 def test_compiled_it_gives_what_a_dense_mask_gives():
     """Forward only, and for one length: on CPU there is no more of it."""
     plan = plan_of(0)

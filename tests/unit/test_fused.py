@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from engine_models import engine_of
+from forests import plan_of
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.models.gemma import GemmaConfig
@@ -28,7 +29,7 @@ from genac.models import fused as layers
 from genac.models.fused import fusable, fused
 from genac.models.lora import attach
 from genac.models.tree_attention import tree_attention
-from genac.models.tree_plan import Stretch, TreePlan
+from genac.models.tree_plan import TreePlan
 from genac.models.value_head import ValueModel
 from genac.native.library import library
 from genac.types import Sample
@@ -79,16 +80,10 @@ def model_of(name: str = "qwen3, grouped") -> Any:
 
 def row(*forest: tuple[int, list[tuple[int, int]]]) -> tuple[Tensor, Tensor, TreePlan]:
     """Ids, positions and plan of trunks with their branches (shared, own length)."""
-    stretches, at = [], 0
-    for trunk, branches in forest:
-        start = at
-        for shared, own in [(0, trunk), *branches]:
-            stretches.append(Stretch(at, own, start, shared))
-            at += own
-    position = torch.cat([torch.arange(s.shared, s.shared + s.length) for s in stretches])
-    made = torch.Generator().manual_seed(at)
-    ids = torch.randint(0, VOCAB, (at,), generator=made)
-    return ids, position, TreePlan(at, tuple(stretches), torch.device("cpu"))
+    plan = plan_of(forest)
+    position = torch.cat([torch.arange(s.shared, s.shared + s.length) for s in plan.stretches])
+    made = torch.Generator().manual_seed(plan.length)
+    return torch.randint(0, VOCAB, (plan.length,), generator=made), position, plan
 
 
 SEVERAL = row((30, [(30, 20), (20, 15), (0, 7)]), (50, [(50, 40), (10, 33)]), (20, []))

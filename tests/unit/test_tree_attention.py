@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from forests import CPU, Forest, plan_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -17,9 +18,7 @@ from genac.models.tree_native import FusedAttention, fuses, in_native
 from genac.models.tree_plan import Stretch, TreePlan
 from genac.native.library import library
 
-CPU = torch.device("cpu")
 EXACT: dict[str, Any] = {"atol": 1e-11, "rtol": 1e-10}
-Forest = list[tuple[int, list[tuple[int, int]]]]  # trunk length, (shared, own length) per branch
 
 
 @st.composite
@@ -29,16 +28,6 @@ def forests(draw: Any) -> Forest:
         branch = st.tuples(st.integers(0, trunk), st.integers(1, 12))
         out.append((trunk, draw(st.lists(branch, max_size=6))))
     return out
-
-
-def plan_of(forest: Forest, device: torch.device = CPU) -> TreePlan:
-    stretches, at = [], 0
-    for trunk, branches in forest:
-        start = at
-        for shared, own in [(0, trunk), *branches]:
-            stretches.append(Stretch(at, own, start, shared))
-            at += own
-    return TreePlan(at, tuple(stretches), device)
 
 
 def inputs_of(length: int, heads: int = 2, dim: int = 8, keys: int | None = None) -> list[Tensor]:
