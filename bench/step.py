@@ -200,8 +200,7 @@ class Worker:
         """The phases of stages/joint.py."""
         from genac.credit import credit
         from genac.rollout import collect, problems_at
-        from genac.stages.critic_rl import states_of
-        from genac.stages.joint import publish
+        from genac.stages.joint import asked, assigns, publish
 
         cfg, actor, critic, cost = self.cfg, self.actor, self.critic, self.make_cost()
         step, count = turn + 10, cfg.rollout.num_prompts
@@ -211,9 +210,10 @@ class Worker:
             groups = collect(actor, self.world, problems, "joint", step)
         with cost.clock("critic_sampling", judge):
             rollouts = [r for group in groups for r in group]
-            estimates = critic.estimate(states_of(rollouts, cfg, actor), step)
+            estimates = critic.estimate(asked(groups, cfg, actor, step), step)
         with cost.clock("actor_training", actor):
-            assigned = credit(groups, estimates, cfg.credit, cfg.rollout.temperature)
+            valued = [e for e in estimates if assigns(groups[e.state.rollout.group], cfg)]
+            assigned = credit(groups, valued, cfg.credit, cfg.rollout.temperature)
             actor.learner.learn(assigned.samples, step)
         with cost.clock("critic_training", critic.runtime):
             critic.observe(rollouts)

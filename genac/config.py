@@ -106,6 +106,12 @@ class GenerativeConfig(Section):
     )
     icc: ICCConfig = Field(default_factory=ICCConfig, description="in-context conditioning")
     num_samples: Count = Field(default=1, description="thoughts per state")
+    value_samples: int | None = Field(
+        default=None,
+        ge=1,
+        description="joint stage: thoughts per state that does not train the critic; "
+        "none = num_samples",
+    )
     max_new_tokens: Count = Field(default=1024, description="length limit of a thought")
     temperature: float = Field(default=1.0, ge=0, description="sampling temperature of thoughts")
     readout: Literal["sampled", "expected"] = Field(
@@ -130,9 +136,6 @@ class GenerativeConfig(Section):
     too_long: Literal["drop", "truncate"] = Field(
         default="drop",
         description="a prompt beyond the context: no value, or the response's middle left out",
-    )
-    states_per_step: Count = Field(
-        default=4096, description="at most this many states train the critic per step"
     )
 
 
@@ -208,10 +211,6 @@ class StatesConfig(Section):
     window: Count = Field(default=64, description="tokens per segment of the window splitter")
     threshold: Fraction = Field(
         default=0.2, description="low_probability: a token below it opens a segment"
-    )
-    skip_decided: bool = Field(
-        default=False,
-        description="joint stage: ask for no values where all responses of a problem agree",
     )
 
 

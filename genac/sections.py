@@ -185,6 +185,17 @@ class LoopStage(Section):
     log_rollouts_every: int = Field(
         default=10, ge=0, description="steps between stored rollouts and estimates, 0 = never"
     )
+    max_states: int | None = Field(
+        default=None,
+        ge=1,
+        description="unique states that train a generative critic per step, drawn at random; "
+        "none = all",
+    )
+    judge: Literal["all", "disputed"] = Field(
+        default="all",
+        description="states whose values are asked: all, or those of problems whose responses "
+        "disagree (besides those that train the critic)",
+    )
 
 
 class CriticStage(Section):

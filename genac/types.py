@@ -77,6 +77,7 @@ class State:
     rollout: Rollout
     start: int
     end: int
+    trains: bool = True  # whether its return teaches the critic
 
     @property
     def prefix_ids(self) -> tuple[int, ...]:

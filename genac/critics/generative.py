@@ -8,7 +8,6 @@ Shapes: _S state, _T token, _W watched token (those with which scores begin).
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
@@ -70,22 +69,29 @@ class GenerativeCritic:
             self.observe(rollouts_of(states))
         context, limit = self.context(), self.room if self.cfg.too_long == "truncate" else None
         prompts = [self.prompts.render(state, context, limit) for state in unique]
-        thoughts = self.think(prompts, derive_seed(self.seed, "thought", step))
+        once = self.cfg.value_samples or self.cfg.num_samples
+        counts = [self.cfg.num_samples if state.trains else once for state in unique]
+        thoughts = self.think(prompts, derive_seed(self.seed, "thought", step), counts)
         return [
             Estimate(state, self.value(thoughts[i]), thoughts[i], self._runtime.version)
             for state, i in zip(states, index, strict=True)
         ]
 
     def think(
-        self, prompts: Sequence[tuple[int, ...]], seed: int | Sequence[int], samples: int = 0
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        seed: int | Sequence[int],
+        samples: int | Sequence[int] = 0,
     ) -> list[tuple[Thought, ...]]:
-        """`samples` (0 = cfg.num_samples) thoughts per prompt; none for a prompt that does not fit.
+        """`samples` (0 = cfg.num_samples) thoughts per prompt, of one number or one per prompt;
+        none for a prompt that does not fit.
 
         A single seed makes a prompt's thoughts depend on its place among the prompts; one seed per
         prompt makes them its own, whatever it is asked beside.
         """
-        room, samples = self.room, samples or self.cfg.num_samples
-        asked = [(i, k) for i, p in enumerate(prompts) if len(p) <= room for k in range(samples)]
+        room, one = self.room, self.cfg.num_samples
+        counts = [samples or one] * len(prompts) if isinstance(samples, int) else samples
+        asked = [(i, k) for i, p in enumerate(prompts) if len(p) <= room for k in range(counts[i])]
         requests = [
             Request(
                 prompt_ids=prompts[i],
@@ -143,11 +149,12 @@ class GenerativeCritic:
     def learn(self, estimates: Sequence[Estimate], step: int) -> Metrics:
         """REINFORCE on the thoughts of the estimated states."""
         counts = self._lengths(estimates)
+        estimates = [e for e in estimates if e.state.trains]
         states = [e.state for e in estimates]
         targets = (
             pooled_returns(states) if self.cfg.pool_states else [s.rollout.reward for s in states]
         )
-        chosen = self._training_set(estimates, targets, step)
+        chosen = self._training_set(estimates, targets)
         if not chosen:
             return counts
         samples, rewards = self._samples(chosen)
@@ -168,11 +175,9 @@ class GenerativeCritic:
         }
 
     def _training_set(
-        self, estimates: Sequence[Estimate], targets: Sequence[float | None], step: int
+        self, estimates: Sequence[Estimate], targets: Sequence[float | None]
     ) -> list[tuple[float, tuple[Thought, ...]]]:
-        """(target, thoughts) per trained state; pooled states once, a random subset when there are
-        many.
-        """
+        """(target, thoughts) per trained state; pooled states once."""
         pairs = [
             (estimate.state.key, target, estimate.thoughts)
             for estimate, target in zip(estimates, targets, strict=True)
@@ -180,10 +185,6 @@ class GenerativeCritic:
         ]
         if self.cfg.pool_states:
             pairs = list({key: (key, target, thoughts) for key, target, thoughts in pairs}.values())
-        if len(pairs) > self.cfg.states_per_step:
-            pairs = random.Random(f"{self.seed}/subset/{step}").sample(
-                pairs, self.cfg.states_per_step
-            )
         return [(target, thoughts) for _, target, thoughts in pairs]
 
     def _samples(

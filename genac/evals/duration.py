@@ -24,7 +24,8 @@ def duration(
     """Seconds by phase where all responses and thoughts are as long as they may be; verification,
     evaluation, communication and publishing are left out."""
     made, thoughts = cfg.rollout, cfg.critic.generative
-    learn = thoughts.states_per_step * thoughts.num_samples  # of all processes together
+    limit = cfg.stages.joint.max_states
+    learn = limit * thoughts.num_samples if limit else None  # of all processes together
     it = Iteration(
         prompts=max(1, made.num_prompts // processes),
         generations=made.num_generations,
@@ -34,7 +35,7 @@ def duration(
         samples=thoughts.num_samples,
         thought=thoughts.max_new_tokens,
         question=max(0, lengths.question - lengths.prompt),
-        learn=-(-learn // processes),
+        learn=-(-learn // processes) if learn else None,
         continuations=cfg.critic.num_continuations,
         rows=made.max_rows,
     )

@@ -59,7 +59,7 @@ def key(cfg: RunConfig, actor: Path) -> dict[str, Any]:
         "seed": cfg.seed,
         "task": cfg.task.model_dump(exclude={"shift"}),
         "synthesize": stage.model_dump(include=made),
-        "states": cfg.states.model_dump(exclude={"skip_decided"}),
+        "states": cfg.states.model_dump(),
         "sampling": cfg.rollout.model_dump(
             include={"max_completion_length", "temperature", "top_p"}
         ),

@@ -35,11 +35,14 @@ def key(cfg: RunConfig, start: Path, actor: Path) -> dict[str, Any]:
         "load": cfg.actor.load.model_dump(),
         "seed": cfg.seed,
         "critic": cfg.critic.model_dump(
-            exclude={"model_name_or_path": True, "generative": {"force_prompt"}}
+            exclude={
+                "model_name_or_path": True,
+                "generative": {"force_prompt", "value_samples"},
+            }
         ),
         "gamma": cfg.credit.gamma,
         "task": cfg.task.model_dump(exclude={"shift"}),
-        "states": cfg.states.model_dump(exclude={"skip_decided"}),
+        "states": cfg.states.model_dump(),
         "granularity": cfg.credit.granularity,
         "rollout": cfg.rollout.model_dump(exclude={"max_rows"}),
         "critic_rl": cfg.stages.critic_rl.model_dump(),

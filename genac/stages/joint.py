@@ -14,10 +14,10 @@ from genac.rollout import Group, collect, problems_at
 from genac.runs.store import Run
 from genac.runtime import Runtime
 from genac.seeding import derive_seed
-from genac.stages.critic_rl import states_of
+from genac.stages.critic_rl import states_of, subset
 from genac.stages.loop import Loop
 from genac.stages.setup import Setup
-from genac.types import Sample
+from genac.types import Sample, State
 
 
 def train(
@@ -42,10 +42,10 @@ def train(
             )
         # 2 judge
         with cost.clock("critic_sampling", judge):
-            rollouts = [r for group in judged(groups, cfg) for r in group]
-            estimates = critic.estimate(states_of(rollouts, cfg, actor), step)
+            estimates = critic.estimate(asked(groups, cfg, actor, step), step)
         # 3 assign credit
-        assigned = credit(groups, estimates, cfg.credit, cfg.rollout.temperature)
+        valued = [e for e in estimates if assigns(groups[e.state.rollout.group], cfg)]
+        assigned = credit(groups, valued, cfg.credit, cfg.rollout.temperature)
         # 4 learn
         with cost.clock("actor_training", actor):
             samples = with_reference(assigned.samples, reference)
@@ -62,13 +62,26 @@ def train(
     return loop
 
 
-def judged(groups: Sequence[Group], cfg: RunConfig) -> list[Group]:
-    """The groups whose values are asked for: all, or those whose outcomes differ. The others then
-    have no values, so their advantage is the leave-one-out one, which is 0 where all agree.
+def asked(groups: Sequence[Group], cfg: RunConfig, actor: Runtime, step: int) -> list[State]:
+    """The states whose values are asked: those that credit assignment reads and those that train
+    the critic, which are marked.
     """
-    if not cfg.states.skip_decided:
-        return list(groups)
-    return [group for group in groups if len({r.reward for r in group} - {None}) > 1]
+    states = states_of([r for group in groups for r in group], cfg, actor)
+    if cfg.critic.kind == "generative":
+        chosen = subset(states, cfg.stages.joint.max_states, f"{cfg.seed}/joint/{step}")
+        keys = {state.key for state in chosen}
+        states = [replace(state, trains=state.key in keys) for state in states]
+    teaches = cfg.critic.kind in ("generative", "discriminative")
+    return [
+        s for s in states if (teaches and s.trains) or assigns(groups[s.rollout.group], cfg)
+    ]
+
+
+def assigns(group: Group, cfg: RunConfig) -> bool:
+    """Whether values assign this problem's credit. Where they do not, its advantages are the
+    leave-one-out ones, which are 0 where all outcomes agree.
+    """
+    return cfg.stages.joint.judge == "all" or len({r.reward for r in group} - {None}) > 1
 
 
 def with_reference(samples: Sequence[Sample], reference: Runtime | None) -> list[Sample]:

@@ -51,7 +51,7 @@ def panel_key(setup: Setup, actor: Path, options: dict[str, Any]) -> dict[str, A
         "load": cfg.actor.load.model_dump(),
         "seed": cfg.seed,
         "task": task | {"options": task["options"] | options},
-        "states": cfg.states.model_dump(exclude={"skip_decided"}),
+        "states": cfg.states.model_dump(),
         "sampling": cfg.rollout.model_dump(
             include={"max_completion_length", "temperature", "top_p"}
         ),

@@ -34,7 +34,7 @@ def key(cfg: RunConfig, actor: Path) -> dict[str, Any]:
         "seed": cfg.seed,
         "task": cfg.task.model_dump(exclude={"shift"}),
         "synthesize": cfg.stages.synthesize.identity(),
-        "states": cfg.states.model_dump(exclude={"skip_decided"}),
+        "states": cfg.states.model_dump(),
         "icc": cfg.critic.generative.icc.enabled,
         "sampling": cfg.rollout.model_dump(
             include={"max_completion_length", "temperature", "top_p"}

@@ -104,23 +104,6 @@ def test_a_missing_first_value_blames_the_first_segment_causally():
     assert found.advantages[0, 0, 0] == -1.0 and found.advantages[0, 1, 0] == 1.0
 
 
-def test_decided_problems_can_be_left_unjudged():
-    """All right or all wrong: no values are asked for, and the advantage is 0."""
-    rewards = [(1.0, 1.0), (0.0, 1.0), (0.0, None), (0.0, 0.0)]
-    groups = [
-        [make_rollout((5, 6), r, member=m, group=g) for m, r in enumerate(pair)]
-        for g, pair in enumerate(rewards)
-    ]
-    cfg = RunConfig()
-    assert judged(groups, cfg) == groups
-    cfg = cfg.model_copy(update={"states": StatesConfig(skip_decided=True)})
-    assert judged(groups, cfg) == [groups[1]]
-    estimates = [Estimate(State(r, 0, 2), 0.5) for r in groups[1]]
-    found = credit(groups, estimates, CreditConfig(), 1.0)
-    means = [s.advantages[2:].mean() for s in found.samples if s.advantages is not None]
-    assert means == [0, 0, -0.5, 0.5, 0, 0, 0]
-
-
 def test_advantages_all_alike_are_not_blown_up():
     streams = rescale([np.full(4, 0.1, np.float32), np.full(4, 0.1, np.float32)], "scale")
     assert np.allclose(streams, 1.0)
