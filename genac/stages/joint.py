@@ -72,9 +72,7 @@ def asked(groups: Sequence[Group], cfg: RunConfig, actor: Runtime, step: int) ->
         keys = {state.key for state in chosen}
         states = [replace(state, trains=state.key in keys) for state in states]
     teaches = cfg.critic.kind in ("generative", "discriminative")
-    return [
-        s for s in states if (teaches and s.trains) or assigns(groups[s.rollout.group], cfg)
-    ]
+    return [s for s in states if (teaches and s.trains) or assigns(groups[s.rollout.group], cfg)]
 
 
 def assigns(group: Group, cfg: RunConfig) -> bool:

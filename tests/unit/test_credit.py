@@ -14,9 +14,8 @@ from fakes import make_rollout
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genac.config import CreditConfig, RunConfig, StatesConfig
+from genac.config import CreditConfig
 from genac.credit import Credit, credit, rescale
-from genac.stages.joint import judged
 from genac.types import Estimate, State
 
 CUTS = [(0, 1), (1, 3), (3, 4)]

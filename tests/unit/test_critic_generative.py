@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -316,11 +317,16 @@ def test_without_a_score_the_exact_gradient_trains_the_whole_completion(build):
     assert advantages(samples)[1] == pytest.approx(0 - expected)
 
 
-def test_at_most_states_per_step_are_trained(build):
-    critic = build([score(5)], states_per_step=3)
-    estimates = critic.estimate([state((5 + i,)) for i in range(9)], step=0)
-    one, again = trained(critic, estimates), trained(critic, estimates)
-    assert len(one) == 3 and [s.ids for s in one] == [s.ids for s in again]
+def test_states_that_train_nothing_get_their_own_number_of_thoughts(build):
+    critic = build([score(5)], num_samples=3, value_samples=1)
+    states = [replace(state((5 + i,)), trains=i in (1, 4)) for i in range(6)]
+    estimates = critic.estimate(states, step=0)
+    assert [len(e.thoughts) for e in estimates] == [1, 3, 1, 1, 3, 1]
+    samples = trained(critic, estimates)
+    wanted = [t.prompt_ids + t.completion_ids for i in (1, 4) for t in estimates[i].thoughts]
+    assert [s.ids for s in samples] == wanted
+    alike = build([score(5)], num_samples=3).estimate(states, step=0)
+    assert {len(e.thoughts) for e in alike} == {3}
 
 
 # --- memory ---------------------------------------------------------------------------------------
