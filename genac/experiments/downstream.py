@@ -1,7 +1,7 @@
 """Joint RL by every method in a regime where credit matters, at equal samples, tokens and seconds.
 
-Plan: `methods` (name -> overrides with a `grid`), tuned on `tuning_seeds` by late success and then
-run on `seeds`; `bases` (seeds of base model and critic stages, taken in turn by the runs);
+Plan: `methods` (name -> overrides with a `grid`), tuned on `tuning_seeds` by late success (none:
+every grid has one point) and then run on `seeds`; `bases` (seeds of base model and critic stages, taken in turn by the runs);
 `columns` (held-out tasks by name -> options); `against` (the value-free method whose final success
 is the mark to reach); `ours`, `rivals` and `ppo_forms` (whom the verdicts compare). Exact values in
 place of a critic are a method like the others here: nearly what a perfect critic would give.
@@ -71,20 +71,25 @@ def tune(plan: Plan) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
             for name, values in expand({method: variant}).items():
                 jobs[method, name] = values
     seeds = plan.values["tuning_seeds"]
+    if not seeds and len(jobs) > len({method for method, _ in jobs}):
+        raise ValueError("tuning_seeds is empty, so every method's grid must have one point")
     items = [
         {"config": run_config(plan, values, seed)} for values in jobs.values() for seed in seeds
     ]
     found = iter(plan.cells.map(joint_run, items))
     # The end of training alone is one noisy number; the last two evaluations and the final one
     # together say where the method settles.
-    grid = {key: float(np.mean([late_success(next(found)) for _ in seeds])) for key in jobs}
+    grid = {
+        key: float(np.mean([late_success(next(found)) for _ in seeds])) if seeds else 0.0
+        for key in jobs
+    }
     best = {}
     for method, variant in plan.values["methods"].items():
         owner = variant.get("like", method)
         top = max((k for k in grid if k[0] == owner), key=lambda k: grid[k])
         over = {k: v for k, v in variant.items() if k not in ("like", "grid")}
         best[method] = merge(jobs[top], over)
-    return best, {name: value for (_, name), value in grid.items()}
+    return best, {name: value for (_, name), value in grid.items()} if seeds else {}
 
 
 def late_success(result: dict[str, Any]) -> float:
@@ -327,11 +332,16 @@ def quarters(values: Sequence[float | None]) -> list[Sequence[float | None]]:
 
 def text(plan: Plan, table: dict[str, Any], settings: dict[str, Any], gaps: dict[str, Any]) -> str:
     against = plan.values["against"]
+    chosen, tuned = "Settings were fixed beforehand.", plan.values["tuning_seeds"]
+    if tuned:
+        chosen = (
+            "Every method at the best point of its grid (late success on seeds "
+            f"{tuned}, in the JSON)."
+        )
     head = [
         f"Held-out success after {table[against]['curve']['samples'][-1]:.0f} responses, seeds "
         f"{plan.seeds} over base models {plan.values['bases']}: mean [95 % t interval over seeds]. "
-        f"Every method at the best point of its grid (late success on seeds "
-        f"{plan.values['tuning_seeds']}, in the JSON). Tokens and seconds are those of joint "
+        f"{chosen} Tokens and seconds are those of joint "
         "training; what a critic's earlier stages cost is not in them (the responses they used are "
         "a column), nor are VinePPO's continuations counted as samples.",
         "",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from genac.experiments.cells import Cells
-from genac.experiments.downstream import first, samples_ratio
+from genac.experiments.downstream import first, samples_ratio, tune
 from genac.experiments.verdicts import above, below, brackets, verdict
 from genac.stages.outputs import ensure
 
@@ -86,3 +88,20 @@ def test_an_interval_alone_is_not_enough_for_a_verdict():
     assert above(found, 0.3) and not above(found | {"by_training": [0.2, 0.9]}, 0.3)
     empty = {"value": None, "low": None, "high": None, "by_training": [None]}
     assert not below(empty, 1) and not above(empty, 1) and brackets(empty) == "-"
+
+
+def test_settings_fixed_beforehand_are_not_tuned(tmp_path):
+    """One point per method and no tuning seed: nothing is run, the point is what is used."""
+    methods: dict[str, Any] = {
+        "a": {"grid": {"credit.lam": [0.5]}},
+        "b": {"like": "a", "credit": {"gate": "none"}},
+    }
+    plan: Any = SimpleNamespace(
+        values={"methods": methods, "tuning_seeds": []}, cells=Cells(tmp_path, 1)
+    )
+    best, grid = tune(plan)
+    assert grid == {} and best["a"] == {"credit": {"lam": 0.5}}
+    assert best["b"] == {"credit": {"lam": 0.5, "gate": "none"}}
+    methods["a"]["grid"]["credit.lam"].append(1.0)
+    with pytest.raises(ValueError, match="one point"):
+        tune(plan)
