@@ -6,6 +6,7 @@ output_dir: runs/compare
 results: docs/results/compare-arithmetic      # .json and .md are written
 seeds: [0, 1, 2]
 processes: 2                                  # runs side by side, one CPU thread each
+against: ppo                                  # optional: differences to this variant, by seed
 overrides: {...}                              # for every run
 variants:
   grpo: {algorithm: grpo}
@@ -47,6 +48,11 @@ def compare(file: str | Path, arguments: Sequence[str] = ()) -> str:
             f"{file} lacks {', '.join(sorted(missing))}; see the head of genac/stages/compare.py"
         )
     runs = planned(plan)
+    variants = list(dict.fromkeys(variant for variant, _ in runs))
+    if plan.get("against", variants[0]) not in variants:
+        raise ValueError(
+            f"{file}: against is {plan['against']!r}; name one of {', '.join(variants)}"
+        )
     # Stages that runs share are made first, so that parallel runs only read them.
     for cfg in {json.dumps(prepared_config(c).model_dump()): c for c in runs.values()}.values():
         prepare(Setup.of(prepared_config(cfg)))
@@ -122,6 +128,7 @@ def tabulate(plan: dict[str, Any], runs: dict[tuple[str, int], RunConfig]) -> di
             "mean_over_training": [float(np.mean(c["success"])) for c in mine.values()],
             "seconds_per_step": [c["seconds"][-1] / cfg.stages.joint.steps for c in mine.values()],
             "tokens_per_step": [c["tokens"][-1] / cfg.stages.joint.steps for c in mine.values()],
+            "critic_mse": [late_error(runs[name, seed]) for seed in plan["seeds"]],
             **{
                 f"at_equal_{budget}": [
                     float(np.interp(limit, c[budget], c["success"])) for c in mine.values()
@@ -130,7 +137,17 @@ def tabulate(plan: dict[str, Any], runs: dict[tuple[str, int], RunConfig]) -> di
             },
             "curve": {str(seed): c for seed, c in mine.items()},
         }
-    return {"recipe": plan["recipe"], "seeds": plan["seeds"], "budgets": budgets, "variants": rows}
+    table = {k: plan[k] for k in ("recipe", "seeds", "against") if k in plan}
+    return table | {"budgets": budgets, "variants": rows}
+
+
+def late_error(cfg: RunConfig) -> float | None:
+    """Squared error of the critic's values against returns, over the last half of joint training;
+    None without a critic.
+    """
+    found = [row.get("critic/mse") for row in Run.open(cfg.output_dir).metrics("joint")]
+    known = [x for x in found[len(found) // 2 :] if x is not None]
+    return float(np.mean(known)) if known else None
 
 
 def curve(run: Run, cfg: RunConfig) -> dict[str, list[float]]:
@@ -175,13 +192,42 @@ def markdown(table: dict[str, Any], file: str) -> str:
         "| equal seconds | s/step | tokens/step |\n|---|---|---|---|---|---|---|---|\n"
     )
     rows = sorted(table["variants"].items(), key=lambda item: -item[1]["final_interval"][0])
-    return head + "".join(
+    main = head + "".join(
         f"| {name} | {', '.join(f'{k} {v}' for k, v in row['settings'].items())} | "
         f"{cell(row['final'])} "
         f"| {cell(row['mean_over_training'])} | {cell(row['at_equal_tokens'])} | "
         f"{cell(row['at_equal_seconds'])} "
         f"| {np.median(row['seconds_per_step']):.2f} | {np.median(row['tokens_per_step']):,.0f} |\n"
         for name, row in rows
+    )
+    return main + differences(table) if "against" in table else main
+
+
+def differences(table: dict[str, Any]) -> str:
+    """A second table: each variant less `against`, paired by seed."""
+    base = table["variants"][table["against"]]
+    columns = {"final": "final", "mean_over_training": "mean over training"}
+    columns["critic_mse"] = "squared error of values against returns, last half"
+    head = (
+        f"\nLess {table['against']}, paired by seed:\n\n| variant | "
+        + " | ".join(columns.values())
+        + " |\n"
+        + "|---" * (1 + len(columns))
+        + "|\n"
+    )
+
+    def less(row: dict[str, Any], key: str) -> str:
+        pairs = zip(row[key], base[key], strict=True)
+        found = [a - b for a, b in pairs if a is not None and b is not None]
+        if not found:
+            return "-"
+        mean, low, high = mean_interval(found)
+        return f"{mean:+.4f}" if low is None else f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+    return head + "".join(
+        f"| {name} | " + " | ".join(less(row, key) for key in columns) + " |\n"
+        for name, row in table["variants"].items()
+        if name != table["against"]
     )
 
 
