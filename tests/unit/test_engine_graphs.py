@@ -156,7 +156,8 @@ def test_half_precision(recorders):
     assert sum(alike) > 45 and recorders.counts[1] > 20 and not graphs.FAILED
 
 
-def test_on_another_device_nothing_comes_from_the_cpu(recorders):
+def test_on_another_device_nothing_comes_from_the_cpu(recorders, monkeypatch):
+    monkeypatch.setattr(local, "FOLD_BELOW", 0)
     model, requests = random_model(FAST["qwen3"]), requests_of()[1::2]
     wanted = eagerly(model, requests, max_rows=4)
     with elsewhere() as device:
