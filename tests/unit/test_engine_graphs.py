@@ -13,7 +13,7 @@ import pytest
 import torch
 from elsewhere import elsewhere
 from engine_models import FAST, GROUPED, VOCAB, engine_of, random_model, same
-from tape import Recorder
+from tape import FakeCuda, Recorder
 from transformers import Qwen3Config
 
 from genac.engines import decoder, graphs, local
@@ -98,9 +98,10 @@ def eagerly(model: Any, requests: list[Request], **options: Any) -> list[Complet
 # --- the same with graphs and without -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fold", [0, 10_000])
-@pytest.mark.parametrize("rows", [4, 512])
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize(
+    ("name", "rows", "fold"),
+    [*((f, r, 0 if r == 4 else 10_000) for f in FAST for r in (4, 512)), ("qwen3", 4, 10_000)],
+)
 def test_sampling(name, rows, fold, recorders, monkeypatch):
     """Rows that end and leave; few rows: others enter; forks go as they are in between."""
     monkeypatch.setattr(local, "FOLD_BELOW", fold)
@@ -183,6 +184,10 @@ def freezing(what: str) -> tuple[Any, Any]:
             return call(replace(self, slot=torch.full_like(self.slot, at[0])))
         if what == "position":
             return call(replace(self, shift_B=self.shift_B + at[0] - self.slot))
+        if what == "slot, after all was read":
+            logits = call(self)
+            self.own[..., at[0], :] = self.own.index_select(-2, self.slot)[..., 0, :]
+            return logits
         hidden = self.hidden_BT.masked_fill(self.slot_T > at[0], float("-inf"))
         return call(replace(self, hidden_BT=hidden))
 
@@ -190,7 +195,7 @@ def freezing(what: str) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("fold", [0, 10_000])
-@pytest.mark.parametrize("what", ["slot", "position", "mask"])
+@pytest.mark.parametrize("what", ["slot", "position", "mask", "slot, after all was read"])
 def test_a_number_that_a_graph_froze_is_found_and_does_no_harm(what, fold, recorders, monkeypatch):
     monkeypatch.setattr(local, "FOLD_BELOW", fold)
     model, requests = random_model(FAST["qwen3"]), requests_of()
@@ -272,6 +277,37 @@ def test_weights_that_diverge_are_not_mistaken_for_a_wrong_graph(recorders):
         warnings.simplefilter("error")
         engine_of(model, CONTEXT).generate([request])
     assert recorders[-1].replays == 1 and graphs.CHECKED
+
+
+# --- CUDA's own graphs ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cuda(monkeypatch) -> FakeCuda:
+    graphs.side_stream.cache_clear()
+    monkeypatch.setattr(graphs, "recorder", graphs.CudaGraphs)
+    return FakeCuda(monkeypatch)
+
+
+def test_captures_share_a_stream_and_those_of_a_call_their_memory(cuda):
+    model, requests = random_model(FAST["qwen3"]), requests_of()
+    engine = engine_of(model, CONTEXT, max_rows=4)
+    for calls in (1, 2):
+        agrees(engine.generate(requests), eagerly(model, requests, max_rows=4))
+        assert len(set(cuda.streams)) == 1 and len(set(cuda.pools)) == calls
+        assert cuda.current is cuda.first
+        assert not cuda.captured  # nothing outlives its call
+    assert len(cuda.pools) >= 8
+    assert set(cuda.first.waited_for) == set(cuda.streams)
+    assert cuda.streams[0].waited_for == [cuda.first] * len(cuda.pools)
+
+
+def test_a_capture_that_cannot_be_ended_leaves_its_stream(cuda):
+    cuda.breaks = True
+    model, requests = random_model(FAST["qwen3"]), requests_of()
+    with pytest.warns(UserWarning, match=f"{FAILS[:19]}.*the capture cannot be ended"):
+        engine_of(model, CONTEXT).generate(requests)
+    assert cuda.current is cuda.first
 
 
 # --- by hand --------------------------------------------------------------------------------------
