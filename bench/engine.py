@@ -12,7 +12,8 @@ Three kinds of work, all on the same random weights in fp32 and with the same nu
 The end token lies outside the vocabulary, so every candidate does the same work. Prompts are new in
 every round, so no cache carries over from one to the next. Ours returns log-probabilities, which
 the others are not asked for. What counts as transformers' rate (`vs_transformers`) is the fastest
-of its candidates; `vs_generate` is against model.generate as it comes.
+of its candidates; `vs_generate` is against model.generate as it comes. With `--device cuda` ours
+runs without CUDA graphs as well.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import random
 import tempfile
 import time
@@ -32,7 +34,7 @@ import common
 from common import Peer, Seconds
 
 PROMPT, GROUP, BATCHES, BATCH = 48, 8, (64, 128, 256), 128
-OURS, VLLM = "genac", "vLLM CPU"
+OURS, EAGER, VLLM = "genac", "genac, no graphs", "vLLM CPU"
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,22 @@ def ours(model: Any, rows: int) -> Candidate:
         require_lengths([len(c.ids) for c in engine.generate(requests)], work.limits)
 
     return run
+
+
+def without_graphs(run: Candidate) -> Candidate:
+    """Ours, every operation launched by itself."""
+
+    def eagerly(work: Work) -> Any:
+        before = os.environ.get("GENAC_GRAPHS")
+        os.environ["GENAC_GRAPHS"] = "0"
+        try:
+            return run(work)
+        finally:
+            del os.environ["GENAC_GRAPHS"]
+            if before is not None:
+                os.environ["GENAC_GRAPHS"] = before
+
+    return eagerly
 
 
 def generation(model: Any, new: int, **options: Any) -> Any:
@@ -191,8 +209,11 @@ def vllm_worker(spec: dict[str, Any]) -> None:
 def candidates(kind: str, rows: int, model: Any, peer: Peer | None) -> dict[str, Candidate]:
     """Who takes part in a kind of work."""
     static = {"cache_implementation": "static", "disable_compile": model.device.type == "cpu"}
-    out = {
-        OURS: ours(model, rows),
+    engine = ours(model, rows)
+    out = {OURS: engine}
+    if model.device.type == "cuda":
+        out[EAGER] = without_graphs(engine)
+    out |= {
         "generate": transformers_generate(model),
         "generate, static cache": transformers_generate(model, **static),
     }
@@ -221,7 +242,8 @@ def measure(
 
 def against(seconds: Seconds, vllm_only: bool) -> dict[str, Any] | None:
     """How many times faster ours is than vLLM, or than the fastest way through transformers."""
-    names = [name for name in seconds if name != OURS and (name == VLLM) == vllm_only]
+    others = [name for name in seconds if name not in (OURS, EAGER)]
+    names = [name for name in others if (name == VLLM) == vllm_only]
     best = min(names, key=lambda name: common.summary(seconds[name])["median"], default=None)
     return best and {"than": best, **common.ratio(seconds[best], seconds[OURS])}
 

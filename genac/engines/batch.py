@@ -37,8 +37,9 @@ class Steps(Protocol):
         ...
 
     def advance(self, token_B: Tensor, back_B: Tensor | None = None) -> Tensor:
-        """Writes one token per row; logits (B, V) of the next. Rows with `back_B` > 0 read it as if
-        that many of their last tokens were not there; they are dropped afterwards.
+        """Writes one token per row; logits (B, V) of the next, which the next call may overwrite.
+        Rows with `back_B` > 0 read it as if that many of their last tokens were not there; they are
+        dropped afterwards.
         """
         ...
 

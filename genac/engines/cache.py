@@ -1,31 +1,27 @@
 """The keys and values of a running batch: shared trunks, read by many rows, and each row's own.
 
-A query reads its trunk and its own tokens in two parts that are merged by their log-sum-exp
-(exact; the decomposition of Hydragen, 2402.05099), so that a trunk is stored once and all of its
-rows read it in one product. Rows stand right-aligned: all of them write the next token to the same
-slot.
+What a token reads of either is in attention.py. Rows stand right-aligned: all of them write the
+next token to the same slot. Behind the slots that are written stand zeros, so that a step may read
+on to where a graph ends (graphs.py).
 
-Shapes: _B row, _N trunk, _G row of a trunk, _T token, _S token read at once, _H query head,
-_K key/value head, _R queries per key head (heads per key head x S), _D head dimension.
+Shapes: _B row, _N trunk, _G row of a trunk, _T token, _K key/value head, _R queries per key head,
+_D head dimension.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from genac.engines.attention import Attention, Layout, TrunkAttention, TrunkReader
 from genac.engines.decoder import Decoder
+from genac.engines.graphs import Graphs, Standing
 from genac.engines.native import Draws
 from genac.prefixes import Branch, Tree
 
-# The CPU kernel behind scaled_dot_product_attention; called itself because it also returns the
-# log-sum-exp that merging parts needs.
-FLASH: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 WASTE, SMALL = 2.0, 256  # padding: at most so many times what is needed, beyond a few tokens
 READ_AT_ONCE = 8192  # prompt tokens per forward: bounds the activations of reading
 FOLD_BELOW = 32  # trunks shorter than this are cheaper copied into their rows than read apart
@@ -40,6 +36,7 @@ class Cache:
     def __init__(self, decoder: Decoder, fold: bool) -> None:
         """fold: trunks are copied into their rows instead of being read apart."""
         self.decoder, self.fold, self.read = decoder, fold, 0
+        self.graphs = Graphs(decoder.embedding.device)
         self._clear()
 
     def _clear(self) -> None:
@@ -48,6 +45,7 @@ class Cache:
         self.pad_B, self.shared_B = none, none  # unused own slots; tokens seen of the trunk
         self.trunk: Tensor | None = None
         self.layout: Layout | None = None
+        self.graphs.forget()
 
     def _empty(self, rows: int, length: int) -> Tensor:
         d = self.decoder
@@ -93,7 +91,7 @@ class Cache:
         moved = torch.cat([self.pad_B + (new_at - self.at), pad_B + (new_at - width)])
         self.own, self.at, self.pad_B = own, new_at, moved
         self.shared_B = torch.cat([self.shared_B, shared_B])
-        self._hide()
+        self._rows_changed()
 
     def _append_trunks(self, trunk: Tensor, rows: list[int]) -> None:
         if self.trunk is None or self.layout is None:
@@ -113,7 +111,7 @@ class Cache:
         kept = self._empty(len(rows), self.own.shape[-2])
         kept[..., : self.at, :] = self.own[:, :, rows, :, : self.at]
         self.own, self.pad_B, self.shared_B = kept, self.pad_B[rows], self.shared_B[rows]
-        self._hide()
+        self._rows_changed()
         if self.layout is None or self.trunk is None:
             return
         counts = torch.bincount(self.layout.trunk_B[rows], minlength=len(self.layout.counts))
@@ -123,7 +121,8 @@ class Cache:
         self.layout = Layout.of(counts[live].tolist(), rows.device)
         self.trunk_mask = self._trunk_mask(self.shared_B, self.layout, 1, self.trunk)
 
-    def _hide(self) -> None:
+    def _rows_changed(self) -> None:
+        self.graphs.forget()
         slot = torch.arange(self.own.shape[-2], device=self.pad_B.device)
         hidden = torch.zeros(len(self.pad_B), len(slot), device=slot.device)
         self.hidden_BT = hidden.masked_fill_(slot < self.pad_B[:, None], float("-inf"))
@@ -180,7 +179,7 @@ class Cache:
         seen = (slot >= pad[:, None, None]) & (slot <= query[:, None]) | (slot == query[:, None])
         mask = torch.zeros(seen.shape, device=device).masked_fill_(~seen, float("-inf"))
         position = (shared[:, None] + query - (width - tail)[:, None]).clamp(min=0)
-        hidden = self.decoder.forward(ids, position, Attention(own, at, mask, reader))
+        hidden = self.decoder.forward(ids, position, Attention(own, slice(at, width), mask, reader))
         self.read += sum(len(b.tail) for b in branches)
         return own, self.decoder.logits(hidden[:, -1])
 
@@ -205,23 +204,49 @@ class Cache:
     # --- writing -------------------------------------------------------------------------------
 
     def advance(self, token_B: Tensor, back_B: Tensor | None = None) -> Tensor:
-        """Writes one token per row; logits (B, V) of the next. `back_B`: own slots to overlook."""
+        """Writes one token per row; logits (B, V) of the next, which may change with the next call.
+        `back_B`: own slots to overlook.
+        """
         self.read += len(token_B)
-        position = (self.shared_B + self.at - self.pad_B)[:, None]
-        reader = None
-        if self.trunk is not None and self.layout is not None:
-            reader = TrunkReader(self.trunk, self.layout, self.trunk_mask)
+        logits = None
+        if back_B is None:
+            width = self.own.shape[-2]
+            logits = self.graphs.advance(self._standing, token_B, self.at, width)
+        if logits is None:
+            logits = self._advance(token_B, back_B)
+        self.at += 1
+        return logits
+
+    def _advance(self, token_B: Tensor, back_B: Tensor | None) -> Tensor:
+        """Reads own slots up to the one that is written and no further."""
+        position_B = self.shared_B + self.at - self.pad_B
         mask = self.hidden_BT[:, None, : self.at + 1]
         if back_B is not None:
-            position = position - back_B[:, None]
+            position_B = position_B - back_B
             slot = torch.arange(self.at + 1, device=back_B.device)
             undone = (slot >= self.at - back_B[:, None]) & (slot < self.at)
             mask = mask.masked_fill(undone[:, None], float("-inf"))
-        hidden = self.decoder.forward(
-            token_B[:, None], position, Attention(self.own, self.at, mask, reader)
+        slots = slice(self.at, self.at + 1)
+        attend = Attention(self.own, slots, mask, self._trunk_reader())
+        return self.decoder.next_logits(token_B, position_B, attend)
+
+    def _standing(self, end: int) -> Standing:
+        """The step of these rows that reads own slots up to `end`."""
+        return Standing(
+            self.decoder,
+            self.own,
+            self.shared_B - self.pad_B,
+            self.hidden_BT[:, :end],
+            self._trunk_reader(),
+            torch.zeros_like(self.pad_B),
+            self.pad_B.new_zeros(1),
+            torch.arange(end, device=self.pad_B.device),
         )
-        self.at += 1
-        return self.decoder.logits(hidden[:, -1])
+
+    def _trunk_reader(self) -> TrunkReader | None:
+        if self.trunk is None or self.layout is None:
+            return None
+        return TrunkReader(self.trunk, self.layout, self.trunk_mask)
 
     def sprint(self, token_B: Tensor, draws: Draws, steps: int) -> Tensor:
         raise NotImplementedError("rows are written one token at a time")
@@ -238,99 +263,6 @@ class Cache:
         return mask.view(len(layout.counts), 1, -1, len(token)).to(self.decoder.dtype)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Rows of one trunk stand together; padded to the largest number of rows a trunk has."""
-
-    counts: tuple[int, ...]  # rows per trunk
-    trunk_B: Tensor
-    slot_B: Tensor  # place in the (N, G) grid
-    most: int  # G
-
-    @classmethod
-    def of(cls, counts: Sequence[int], device: torch.device) -> Layout:
-        n, most = torch.tensor(counts, device=device), max(counts)
-        trunk_B = torch.arange(len(n), device=device).repeat_interleave(n)
-        first = n.cumsum(0) - n
-        member = torch.arange(len(trunk_B), device=device) - first[trunk_B]
-        return cls(tuple(counts), trunk_B, trunk_B * most + member, most)
-
-    @property
-    def dense(self) -> bool:
-        return len(self.slot_B) == len(self.counts) * self.most
-
-
-@dataclass(frozen=True)
-class TrunkReader:
-    """What all rows read from their trunks in one layer."""
-
-    trunk: Tensor  # (layer, 2, N, K, T, D)
-    layout: Layout
-    mask: Tensor  # (N, 1, G * R, T)
-
-    def __call__(self, layer: int, q_BKRD: Tensor) -> tuple[Tensor, Tensor]:
-        """Output (B, K, R, D) and its log-sum-exp (B, K, R)."""
-        _, heads, queries, dim = q_BKRD.shape
-        count, most = len(self.layout.counts), self.layout.most
-        if self.layout.dense:
-            grid = q_BKRD
-        else:
-            grid = q_BKRD.new_zeros(count * most, heads, queries, dim)
-            grid[self.layout.slot_B] = q_BKRD
-        grid = grid.view(count, most, heads, queries, dim).transpose(1, 2).flatten(2, 3)
-        out, lse = attention_with_lse(grid, self.trunk[layer, 0], self.trunk[layer, 1], self.mask)
-        out = out.view(count, heads, most, queries, dim).transpose(1, 2).flatten(0, 1)
-        lse = lse.view(count, heads, most, queries).transpose(1, 2).flatten(0, 1)
-        if self.layout.dense:
-            return out, lse
-        return out[self.layout.slot_B], lse[self.layout.slot_B]
-
-
-@dataclass(frozen=True)
-class TrunkAttention:
-    """Causal attention of trunks that are being read; leaves their keys and values."""
-
-    out: Tensor  # (layer, 2, N, K, T, D), at least as long as what is read
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        self.out[layer, 0, :, :, : k.shape[2]] = k
-        self.out[layer, 1, :, :, : k.shape[2]] = v
-        read = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True, scale=1.0)
-        return read.transpose(1, 2).flatten(2)
-
-
-@dataclass(frozen=True)
-class Attention:
-    """A layer's attention over the rows' own tokens and, where there are any, their trunks."""
-
-    own: Tensor  # (layer, 2, B, K, T, D)
-    at: int
-    mask: Tensor  # (B, S, at + S) additive
-    trunk: TrunkReader | None
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = self.own[layer]
-        rows, length, heads, dim = q.shape
-        end, groups = self.at + length, keys.shape[1]
-        keys[:, :, self.at : end] = k.transpose(1, 2)
-        values[:, :, self.at : end] = v.transpose(1, 2)
-        # (B, K, R, D): the query heads of one key head, and the tokens read at once, side by side.
-        q = q.view(rows, length, groups, -1, dim).permute(0, 2, 3, 1, 4).flatten(2, 3)
-        scores = (q @ keys[:, :, :end].transpose(-1, -2)).float()
-        scores.view(rows, groups, -1, length, end).add_(self.mask[:, None, None])
-        weights = torch.softmax(scores, -1).to(q.dtype)
-        out = weights @ values[:, :, :end]
-        if self.trunk is not None:
-            other, other_lse = self.trunk(layer, q)
-            # The log-sum-exp, from the largest score and its weight.
-            lse = scores.amax(-1) - weights.amax(-1).float().log_()
-            share = torch.sigmoid(other_lse - lse)
-            out = torch.lerp(out, other.to(out.dtype), share[..., None].to(out.dtype))
-        out = out.view(rows, groups, -1, length, dim).permute(0, 3, 1, 2, 4)
-        return out.reshape(rows, length, heads * dim)
-
-
 def stretch(tree: Tree, branch: Branch, length: int) -> Branch:
     """The same prompt with up to `length` tokens in its tail."""
     whole = tree.trunk[: branch.shared] + branch.tail
@@ -342,16 +274,6 @@ def row_bytes(decoder: Decoder, length: int) -> int:
     """Keys and values of one row of `length` tokens."""
     size = torch.finfo(decoder.dtype).bits // 8
     return len(decoder.layers) * 2 * decoder.kv_heads * length * decoder.head_dim * size
-
-
-def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention (N, K, Q, D) under an additive mask (N, 1, Q, T), and the log-sum-exp (N, K, Q) of
-    its scores. Queries are scaled already, and every one must see a key.
-    """
-    if q.device.type == "cpu" and q.shape[2] > 1:
-        return FLASH(q, k, v, attn_mask=mask, scale=1.0)
-    scores = (q @ k.transpose(-1, -2)).float().add_(mask)
-    return torch.softmax(scores, -1).to(q.dtype) @ v, torch.logsumexp(scores, -1)
 
 
 def spans(sizes: Sequence[tuple[int, int]], budget: int) -> list[tuple[int, int]]:

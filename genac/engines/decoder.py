@@ -175,6 +175,11 @@ class Decoder:
             x = x + F.linear(self.act(gate) * up, w.down)
         return x
 
+    def next_logits(self, token_B: Tensor, position_B: Tensor, attend: Attend) -> Tensor:
+        """(B, V) float32 of what follows one token per row."""
+        hidden = self.forward(token_B[:, None], position_B[:, None], attend)
+        return self.logits(hidden[:, -1])
+
     def turn(self, position: Tensor) -> Tensor:
         """Rotations (..., D / 2) of positions (...), as complex numbers."""
         angle = position[..., None].float() * self.inv_freq
