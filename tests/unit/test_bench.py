@@ -1,22 +1,31 @@
-"""A benchmark that builds on another still runs."""
+"""A benchmark that builds on another still runs; the call for a GPU loses nothing to a failure."""
 
 from __future__ import annotations
 
+import importlib
+import json
 import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
+BENCH = Path(__file__).parents[2] / "bench"
+MODULES = ("scale", "step", "gpu", "common")
+
 
 @pytest.fixture
-def scale(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "bench"))
-    import scale
-
-    yield scale
-    for name in ("scale", "step", "common"):
+def bench(monkeypatch):
+    """bench(name) -> the module."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    yield importlib.import_module
+    for name in MODULES:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def scale(bench):
+    return bench("scale")
 
 
 def test_an_iteration_is_measured_by_phase(scale):
@@ -27,3 +36,69 @@ def test_an_iteration_is_measured_by_phase(scale):
     todo = {m: shape.work(m) for m in phases}
     for method, found in phases.items():
         assert all(found[p] > 0 for p in todo[method])
+
+
+@pytest.fixture
+def gpu(bench):
+    return bench("gpu")
+
+
+def python(gpu, name: str, code: str, limit: float = 60.0):
+    return gpu.Section(name, (sys.executable, "-c", code, "{out}"), limit)
+
+
+WELL = "import sys; open(sys.argv[1], 'w').write('{\"rate\": 3}')"
+CHILD = (
+    "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(99)'])"
+)
+
+
+def test_a_section_that_fails_or_takes_too_long_is_told_and_the_others_go_on(
+    gpu, monkeypatch, tmp_path, capsys
+):
+    chosen = [
+        python(gpu, "broken", "print('the reason'); raise SystemExit(3)"),
+        python(gpu, "silent", "pass"),
+        python(gpu, "well", WELL),
+    ]
+    file = tmp_path / "gpu.json"
+    monkeypatch.setattr(gpu, "sections", lambda args: chosen)
+    monkeypatch.setattr(gpu, "roofline", lambda device: {"gemm_gflops": 1.0})
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--json", str(file)])
+    assert gpu.main() == 1
+    found = json.loads(file.read_text())["sections"]
+    assert found["broken"]["why"] == "exit code 3" and found["broken"]["last"] == ["the reason"]
+    assert not found["silent"]["ok"] and found["silent"]["result"] is None
+    assert found["well"]["ok"] and found["well"]["result"] == {"rate": 3}
+    assert "rate 3" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--only", "well"])
+    assert gpu.main() == 0
+
+
+def test_a_section_past_its_limit_ends_with_all_it_started(gpu, monkeypatch):
+    monkeypatch.setattr(gpu, "LEAST", 0.1)
+    found = gpu.run(python(gpu, "slow", CHILD), 1.0)
+    assert not found["ok"] and found["why"] == "it ran past 1 s" and found["seconds"] < 30
+    assert gpu.run(python(gpu, "late", WELL), 0.0)["why"] == "no time was left for it"
+
+
+def test_counts_and_names_are_read_from_a_test_report(gpu, tmp_path):
+    report = tmp_path / "out"
+    report.write_text(
+        '<?xml version="1.0"?><testsuites><testsuite tests="2" failures="1" errors="0" skipped="0">'
+        '<testcase classname="a" name="b"/><testcase classname="a" name="c">'
+        '<failure message="no">x</failure></testcase></testsuite></testsuites>'
+    )
+    found = gpu.read(report)
+    assert found == {"tests": 2, "failures": 1, "errors": 0, "skipped": 0, "failed": {"a.c": "no"}}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_section_runs_where_the_call_is_only_tried(gpu, monkeypatch, tmp_path):
+    file = tmp_path / "gpu.json"
+    command = ["gpu.py", "--device", "cpu", "--quick", "--threads", "1", "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", command)
+    assert gpu.main() == 0
+    found = json.loads(file.read_text())["sections"]
+    assert found["tests"]["result"]["tests"] > 0 and found["step"]["result"]["phases"]
