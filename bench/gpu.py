@@ -38,6 +38,7 @@ from common import machine, parse, parser, roofline, table
 
 HERE = Path(__file__).parent
 LAST = 40  # lines of a section that failed
+PATIENCE = 300.0  # with --quick, for a machine that does other work as well
 LEAST = 15.0  # seconds without which a section is not begun
 # 0.7 B parameters in the shape of Qwen3-0.6B, whose vocabulary `step` cannot have.
 LARGE = {"hidden": 1024, "layers": 28, "heads": 16}
@@ -68,6 +69,7 @@ def bench(
     quick = ["--quick"] if args.quick else []
     common = ["--device", args.device, "--seed", str(args.seed), "--threads", str(args.threads)]
     command = [sys.executable, str(HERE / f"{script}.py"), *common, *quick, *flags]
+    limit = limit if not args.quick else PATIENCE
     return Section(name, (*command, "--json", "{out}"), limit, env)
 
 

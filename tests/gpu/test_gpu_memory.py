@@ -163,9 +163,9 @@ def test_what_training_leaves_in_torchs_cache_counts_as_free(device):
     if device.type != "cuda":
         pytest.skip("main memory is given back at once")
     torch.cuda.empty_cache()
-    before = free_memory(device)
     block = torch.empty(2**30, dtype=torch.uint8, device=device)
-    assert before - free_memory(device) == pytest.approx(2**30, rel=0.1)
     del block
-    assert torch.cuda.memory_reserved(device) >= 2**30
-    assert free_memory(device) == pytest.approx(before, rel=0.02)
+    assert torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device) >= 2**30
+    # Other processes may test on the same GPU meanwhile: both are asked at once.
+    found, unused = free_memory(device), torch.cuda.mem_get_info(device)[0]
+    assert found - unused > 0.75 * 2**30

@@ -94,10 +94,11 @@ def test_counts_and_names_are_read_from_a_test_report(gpu, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_every_section_runs_where_the_call_is_only_tried(gpu, monkeypatch, tmp_path):
     file = tmp_path / "gpu.json"
-    command = ["gpu.py", "--device", "cpu", "--quick", "--threads", "1", "--json", str(file)]
+    command = ["gpu.py", "--device", "cpu", "--quick", "--minutes", "25"]
+    command += ["--threads", "1", "--json", str(file)]
     monkeypatch.setattr(sys, "argv", command)
     assert gpu.main() == 0
     found = json.loads(file.read_text())["sections"]
