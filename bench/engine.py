@@ -188,7 +188,7 @@ def vllm_worker(spec: dict[str, Any]) -> None:
 
 
 def candidates(
-    kind: str, rows: int, model: Any, peer: Peer | None, against: str
+    kind: str, rows: int, model: Any, peer: Peer | None, against: str = "all"
 ) -> dict[str, Candidate]:
     """Who takes part in a kind of work."""
     static = {"cache_implementation": "static", "disable_compile": model.device.type == "cpu"}
