@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/genac
 
-.PHONY: help setup demo test test-slow lint types check compare results bench screenshot clean
+.PHONY: help setup demo test test-slow test-gpu lint types check compare results bench bench-gpu screenshot clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
@@ -25,6 +25,10 @@ test: setup      ## the default test suite
 test-slow: setup ## the slow tests as well
 	$(BIN)/python -m pytest -q -m 'slow and not gpu'
 
+# Much of the time on a GPU goes into compiling kernels, one core each.
+test-gpu: setup  ## the tests that need a GPU
+	$(BIN)/python -m pytest -q -m gpu -n 4
+
 lint: setup      ## ruff: format and rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -45,6 +49,9 @@ results: setup   ## every experiment of docs/results; hours on two CPU cores
 bench: setup     ## speed: rough figures of every benchmark
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	for name in engine critic step trl scale view memory; do $(BIN)/python bench/$$name.py --quick || exit 1; done
+
+bench-gpu: setup ## the tests that need a GPU and every benchmark on it, into gpu.json
+	$(BIN)/python bench/gpu.py --json gpu.json
 
 screenshot: setup ## the README's picture of the viewer; SHOT=RUN names the run
 	$(BIN)/python bench/screenshot.py $(or $(SHOT),runs/arithmetic)

@@ -23,6 +23,7 @@ from typing import Any
 
 Seconds = dict[str, list[float]]
 CPU_TIME = "GENAC_BENCH_CPU_TIME"
+SWITCHES = ("GENAC_NATIVE", "GENAC_FLEX", "GENAC_GRAPHS")
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -47,6 +48,13 @@ def parse(options: argparse.ArgumentParser) -> argparse.Namespace:
     args = options.parse_args()
     if min(args.repeats, args.threads) < 1:
         options.error("--repeats and --threads must be at least 1")
+    if args.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            options.error("--device is cuda, but no CUDA device is visible")
+        if args.cpu_time or os.environ.get(CPU_TIME):
+            options.error("--cpu-time counts what a processor does; a GPU's work is not in it")
     args.repeats = min(args.repeats, 3 if args.quick else args.repeats)
     if args.cpu_time or os.environ.get(CPU_TIME):  # child processes see the variable
         os.environ[CPU_TIME] = "1"
@@ -103,18 +111,31 @@ def ratio(slower: Sequence[float], faster: Sequence[float]) -> dict[str, float]:
     return {"value": value, "low": min(rounds), "high": max(rounds)}
 
 
+def precision(device: str) -> Any:
+    """What models compute in there, unless told otherwise."""
+    import torch
+
+    return torch.bfloat16 if device == "cuda" else torch.float32
+
+
 def roofline(device: str, repeats: int = 5) -> dict[str, float]:
-    """The best rates of fp32 square products (GFLOP/s) and of a copy beyond any cache (GB/s)."""
+    """The best rates of square products in the device's precision (GFLOP/s) and of a copy beyond
+    any cache (GB/s).
+    """
     import torch
 
     def best(work: Callable[[], Any]) -> float:
         return min(interleaved({"": lambda _: work()}, repeats, 1, device)[""])
 
+    # So large that starting the work is nothing beside it.
+    sizes, copied = (
+        ((4096, 8192, 16384), 2**28) if device == "cuda" else ((1024, 1536, 2048), 2**26)
+    )
     rates = []
-    for size in (1024, 1536, 2048):
-        a = torch.randn(size, size, device=device)
+    for size in sizes:
+        a = torch.randn(size, size, device=device, dtype=precision(device))
         rates.append(2 * size**3 / best(lambda a=a: a @ a) / 1e9)
-    source = torch.ones(2**26, device=device)
+    source = torch.ones(copied, device=device)
     target = torch.empty_like(source)
     copied = 2 * source.nbytes / best(lambda: target.copy_(source)) / 1e9
     return {"gemm_gflops": max(rates), "copy_gbs": copied}
@@ -140,6 +161,7 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
     import transformers
 
     cpu = Path("/proc/cpuinfo").read_text().split("model name", 1)[-1]
+    gpu = torch.cuda.get_device_properties(0) if args.device == "cuda" else None
     return {
         "cpu": cpu.splitlines()[0].strip("\t :"),
         "cores": len(os.sched_getaffinity(0)),
@@ -148,7 +170,10 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
         "vector": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+        "device": gpu.name if gpu else "cpu",
+        "cuda": torch.version.cuda if gpu else None,
+        "memory_gib": gpu.total_memory / 2**30 if gpu else None,
+        "switches": {k: os.environ[k] for k in SWITCHES if k in os.environ},
     }
 
 

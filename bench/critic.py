@@ -10,7 +10,17 @@ is its own prompt (rows of one length together), every sample its own row.
 from __future__ import annotations
 
 import numpy as np
-from common import interleaved, model_flops, parse, parser, ratio, roofline, table, write_json
+from common import (
+    interleaved,
+    model_flops,
+    parse,
+    parser,
+    precision,
+    ratio,
+    roofline,
+    table,
+    write_json,
+)
 
 GRID = ((4, 256), (8, 256), (16, 256), (4, 1024), (8, 1024), (16, 1024), (16, 2048))
 
@@ -110,7 +120,8 @@ def workload(args, states: int, response: int) -> tuple:
 def engine(args, model, share: bool):
     from genac.engines.local import LocalEngine
 
-    return LocalEngine(model, model.config.max_position_embeddings, args.rows, share=share)
+    limit, dtype = model.config.max_position_embeddings, precision(args.device)
+    return LocalEngine(model, limit, args.rows, dtype, share=share)
 
 
 def asked(args, prompts: list) -> list:

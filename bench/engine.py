@@ -2,7 +2,8 @@
 
     python bench/engine.py --json engine.json --vllm-python vllm-env/bin/python
 
-Three kinds of work, all on the same random weights in fp32 and with the same number of threads:
+Three kinds of work, all on the same random weights in fp32 (bf16 on a GPU) and with the same number
+of threads:
 
     uniform   prompts of 48 tokens, exactly 128 new tokens each, batches of 64, 128 and 256
     ragged    two requests per row of the batch, limits spread evenly over 8..128 (vLLM may hold all
@@ -63,13 +64,11 @@ def draw(kind: str, rows: int, new: int, vocab: int, seed: str) -> Work:
 
 def ours(model: Any, rows: int) -> Candidate:
     """This library's local engine."""
-    import torch
-
     from genac.engines.base import Request
     from genac.engines.local import LocalEngine
 
     cfg = model.config
-    engine = LocalEngine(model, cfg.max_position_embeddings, max_rows=rows, dtype=torch.float32)
+    engine = LocalEngine(model, cfg.max_position_embeddings, max_rows=rows)
 
     def run(work: Work) -> None:
         asked = zip(work.prompts, work.limits, strict=True)
@@ -206,17 +205,21 @@ def vllm_worker(spec: dict[str, Any]) -> None:
         channel.send({"seconds": seconds, "lengths": lengths})
 
 
-def candidates(kind: str, rows: int, model: Any, peer: Peer | None) -> dict[str, Candidate]:
+def candidates(
+    kind: str, rows: int, model: Any, peer: Peer | None, against: str = "all"
+) -> dict[str, Candidate]:
     """Who takes part in a kind of work."""
     static = {"cache_implementation": "static", "disable_compile": model.device.type == "cpu"}
     engine = ours(model, rows)
     out = {OURS: engine}
     if model.device.type == "cuda":
         out[EAGER] = without_graphs(engine)
-    out |= {
-        "generate": transformers_generate(model),
-        "generate, static cache": transformers_generate(model, **static),
-    }
+    if against == "none":
+        return out
+    out["generate"] = transformers_generate(model)
+    if against == "generate":
+        return out
+    out["generate, static cache"] = transformers_generate(model, **static)
     if kind == "uniform" and rows == BATCHES[0]:  # several times slower: once is enough
         out["continuous batching"] = transformers_continuous(model)
     if kind == "ragged":
@@ -234,7 +237,7 @@ def measure(
     }
     runs = {
         name: lambda turn, run=run: run(works[turn])
-        for name, run in candidates(kind, rows, model, peer).items()
+        for name, run in candidates(kind, rows, model, peer, args.against).items()
     }
     seconds = common.interleaved(runs, args.repeats, 1, args.device)
     return seconds, sum(works[0].limits)
@@ -249,7 +252,7 @@ def against(seconds: Seconds, vllm_only: bool) -> dict[str, Any] | None:
 
 
 def roofline_fraction(model: Any, new: int, seconds: list[float], gflops: float) -> float:
-    """Share of the measured fp32 product rate at the largest batch. Counted are the operations that
+    """Share of the measured rate of products at the largest batch. Counted are the operations that
     the work needs: the last token is never read, and of a prompt only its end is predicted from.
     """
     rows, read = max(BATCHES), PROMPT + new - 1
@@ -279,7 +282,8 @@ def main(args: argparse.Namespace) -> None:
     logging.set_verbosity_error()  # it warns that the end token lies outside the vocabulary
     torch.set_num_threads(args.threads)
     shape = (args.vocab, args.hidden, args.layers, args.heads, args.max_length, args.seed)
-    model = build_model(*shape, eos_token_id=args.vocab).eval().to(args.device)
+    model = build_model(*shape, eos_token_id=args.vocab).eval()
+    model = model.to(args.device, common.precision(args.device))
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         peer = start_vllm(args, folder)
@@ -297,7 +301,8 @@ def main(args: argparse.Namespace) -> None:
     result = {f"vs_{name}": found and found["value"] for name, found in chosen.items()}
     share = roofline_fraction(model, args.new, largest, limits["gemm_gflops"])
     plain = seconds[f"uniform {BATCH}"]
-    result["vs_generate"] = common.ratio(plain["generate"], plain[OURS])["value"]
+    if "generate" in plain:
+        result["vs_generate"] = common.ratio(plain["generate"], plain[OURS])["value"]
     result |= {"roofline_fraction": share, "roofline": limits}
     print(result)
     about = {"shape": shape, "prompt": PROMPT, "new": args.new, "vllm": peer and peer.ready}
@@ -310,6 +315,12 @@ def arguments() -> argparse.Namespace:
     for name, value in (("hidden", 128), ("layers", 4), ("heads", 4), ("vocab", 64)):
         out.add_argument(f"--{name}", type=int, default=value)
     out.add_argument("--new", type=int, help="new tokens per request; default 128, quick 32")
+    out.add_argument(
+        "--against",
+        choices=("all", "generate", "none"),
+        default="all",
+        help="whom to measure beside ours; all of them compile for minutes on a GPU",
+    )
     out.add_argument("--vllm-python", type=Path, help="an interpreter whose environment has vLLM")
     out.add_argument("--vllm-dtype", default="float32")
     out.add_argument("--vllm-worker", help=argparse.SUPPRESS)

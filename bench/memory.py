@@ -37,7 +37,7 @@ def worker(spec: dict[str, Any]) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     from genac.config import OptimizerConfig
-    from genac.evals.memory import Trained, language
+    from genac.evals.memory import Spread, Trained, language
     from genac.learner import Learner
     from genac.types import Sample
 
@@ -60,7 +60,8 @@ def worker(spec: dict[str, Any]) -> None:
     before = clear_peak(spec["device"])
     learner.learn([sample(1 + i) for i in range(ROWS)], 1)
     peak = memory_mib("VmHWM", spec["device"]) - before
-    how = Trained(checkpointing=spec["checkpointing"])
+    where = Spread(cpu=spec["device"] == "cpu")
+    how = Trained(checkpointing=spec["checkpointing"], where=where)
     demand = language(model, "actor", (length // 2, length, length // 2), 0, bf16, how)
     training = TOKENS * demand.token + min(TOKENS * demand.logits, demand.most_logits)
     channel.send({"peak": peak, "estimate": training / 2**20})

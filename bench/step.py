@@ -18,10 +18,11 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
-from common import interleaved, parse, parser, ratio, roofline, table, write_json
+from common import interleaved, parse, parser, ratio, roofline, synchronise, table, write_json
 
 METHODS = ("genac", "ppo", "vineppo", "grpo")
 SCORE = ("<answer>", "5", "</answer>")
@@ -205,6 +206,7 @@ class Worker:
         cfg, actor, critic, cost = self.cfg, self.actor, self.critic, self.make_cost()
         step, count = turn + 10, cfg.rollout.num_prompts
         judge = critic.runtime or (actor if cfg.critic.kind == "monte_carlo" else None)
+        wait = partial(synchronise, cfg.hardware.device)  # what a phase started is its own
         with cost.clock("actor_sampling", actor):
             problems = problems_at(self.world, "train", step * count, count)
             groups = collect(actor, self.world, problems, "joint", step)
@@ -215,9 +217,11 @@ class Worker:
             valued = [e for e in estimates if assigns(groups[e.state.rollout.group], cfg)]
             assigned = credit(groups, valued, cfg.credit, cfg.rollout.temperature)
             actor.learner.learn(assigned.samples, step)
+            wait()
         with cost.clock("critic_training", critic.runtime):
             critic.observe(rollouts)
             critic.learn(estimates, step)
+            wait()
         with cost.clock("publish", None):
             publish(actor, critic, step + 1, rollouts[0].prompt_ids)
         self.history.append(cost)

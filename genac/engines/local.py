@@ -188,8 +188,13 @@ class LocalEngine:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on the device."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_ram()
+    """Bytes that can be had on the device: free, or kept by torch while no tensor uses them (after
+    training that is most of a GPU).
+    """
+    if device.type != "cuda":
+        return free_ram()
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def free_ram() -> int:

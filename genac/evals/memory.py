@@ -176,7 +176,7 @@ def demands(
         found.append(value_head(critic, longest, bf16, Trained.of(critic, cfg.critic, where)))
     if cfg.loss.beta:
         how, count = Trained.of(actor, cfg.actor, where), parameter_count(actor)
-        engine = 0 if where.resting else engine_bytes(actor, bf16)
+        engine = 0 if where.resting else engine_bytes(actor, bf16, how.stored)
         found.append(Demand("reference", count, count * how.stored // how.shares + engine))
     return [with_microbatch(cfg, demand) for demand in found]
 
@@ -209,7 +209,7 @@ def language(
     """Actor or generative critic. lengths: read at once, whole sequence, written, at most."""
     read, longest, new = lengths
     count, vocab = parameter_count(model), model.config.get_text_config().vocab_size
-    engine, resting = engine_bytes(model, bf16), how.where.resting
+    engine, resting = engine_bytes(model, bf16, how.stored), how.where.resting
     cache = round(cache_bytes(model, longest, bf16) * (1 + TURN_OVER_BELOW))
     return Demand(
         role,
@@ -219,7 +219,7 @@ def language(
         longest=longest,
         cache=0 if resting else cache,
         row=decoding_bytes(model, read, longest, bf16) + vocab * LOGITS + (cache if resting else 0),
-        reading=reading_bytes(model, read, bf16),
+        reading=reading_bytes(model, read, bf16, how.where.cpu),
         token=activation_bytes(model, bf16, how),
         logits=round(vocab * LOGITS * new / longest),  # only written tokens pass the LM head
         most_logits=max(CHUNK_TOKENS * vocab, KEPT_LOGITS) * LOGITS,
@@ -273,10 +273,12 @@ def checkpoint_bytes(needs: Sequence[Demand]) -> int:
 # --- models --------------------------------------------------------------------------------------
 
 
-def engine_bytes(model: Any, bf16: bool) -> int:
-    """The decoder's copy of the weights; a tied LM head is copied as well."""
+def engine_bytes(model: Any, bf16: bool, stored: int = FLOAT) -> int:
+    """The decoder's copy of the weights; a tied LM head is copied as well. Architectures without a
+    decoder are copied as they are, `stored` bytes per weight.
+    """
     if not Decoder.supports(model):
-        return 0
+        return parameter_count(model) * stored
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     copied = parameter_count(model) + (embedding.numel() if head is embedding else 0)
     return copied * (HALF if bf16 else FLOAT)
@@ -308,13 +310,13 @@ def decoding_bytes(model: Any, read: int, length: int, bf16: bool) -> int:
     return max(whole, 2 * length * queries * size)
 
 
-def reading_bytes(model: Any, read: int, bf16: bool) -> int:
+def reading_bytes(model: Any, read: int, bf16: bool, cpu: bool = True) -> int:
     """Prompts are read READ_AT_ONCE tokens at a time, each against a trunk of up to `read`."""
     if not Decoder.supports(model, read):
         return 0
     heads = model.config.get_text_config().num_attention_heads
-    # The kernel of the CPU holds a mask only, other devices the scores as well.
-    pairs = FLOAT + (SCORES * heads if bf16 else 0)
+    # What reads in fp32 on a CPU holds a mask only, all else the scores as well.
+    pairs = FLOAT + (SCORES * heads if bf16 or not cpu else 0)
     return (READ_AT_ONCE + read) * (flow_bytes(model, bf16) + read * pairs)
 
 

@@ -18,6 +18,10 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 BLOCK = 128  # tokens; the kernels' own default
 SMALLEST = 16  # numbers per head that its kernels take
+# Kernels are compiled apart for each shape of heads and precision, with gradients and without, for
+# rows of less than a block, of one and of more. Beyond Dynamo's own limit of 8 it would go on with
+# the uncompiled attention, which holds the scores of the whole row.
+KERNELS = 64
 
 
 def block_mask(stretches: Tensor, device: torch.device) -> BlockMask:
@@ -72,6 +76,9 @@ def listed(table: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
 
 @cache
 def compiled() -> Any:
+    from torch._dynamo import config
+
+    config.recompile_limit = max(KERNELS, config.recompile_limit)
     # Rows have other lengths in every micro-batch: one kernel for all of them.
     return torch.compile(flex_attention, dynamic=True)
 
@@ -85,15 +92,17 @@ def flexes(q: Tensor, k: Tensor) -> bool:
 
 @cache
 def works(device: torch.device, dtype: torch.dtype, heads: int, keys: int, dim: int) -> bool:
-    """Whether this machine compiles such heads, tried forward and backward on a small row: in
-    training a kernel that cannot be built would only be missed within a backward pass.
+    """Whether this machine compiles such heads, tried forward and backward on two rows, as short
+    ones have another kernel: in training one that cannot be built would only be missed within a
+    backward pass.
     """
     made = {"device": device, "dtype": dtype, "requires_grad": True}
-    q, k, v = (torch.ones(1, h, 2 * BLOCK, dim, **made) for h in (heads, keys, keys))
     try:
-        with torch.enable_grad():
-            blocks = block_mask(torch.tensor([[0, 2 * BLOCK, 0, 0]]), device)
-            flex(q, k, v, blocks, dim**-0.5).sum().backward()
+        for length in (BLOCK // 2, 3 * BLOCK):
+            q, k, v = (torch.ones(1, h, length, dim, **made) for h in (heads, keys, keys))
+            with torch.enable_grad():
+                blocks = block_mask(torch.tensor([[0, length, 0, 0]]), device)
+                flex(q, k, v, blocks, dim**-0.5).sum().backward()
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # what compilers raise has no common class

@@ -280,9 +280,9 @@ def fusable(base: Any) -> bool:
     compiler at hand.
     """
     return (
-        known(base)
+        all(p.dtype == torch.float32 and p.device.type == "cpu" for p in base.parameters())
         and not torch.is_autocast_enabled("cpu")
-        and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in base.parameters())
+        and known(base)
         and library() is not None
     )
 

@@ -7,7 +7,8 @@ model; a checkpoint holds the adapters as well, which a resumed run goes on with
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,7 @@ def attach(model: Any, cfg: LoraConfig, seed: int) -> Any:
         lora_dropout=0.0,
         bias="none",
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with drawn_from(seed, model):
         try:
             model = peft.inject_adapter_in_model(settings, model)
         except ValueError as error:
@@ -63,12 +63,21 @@ def beside(model: Any, seed: int) -> Any:
     which start as the identity."""
     shared = {id(x): x for x in (*model.parameters(), *model.buffers()) if not x.requires_grad}
     twin = copy.deepcopy(model, shared)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with drawn_from(seed, model):
         for module in twin.modules():
             if hasattr(module, "reset_lora_parameters"):
                 module.reset_lora_parameters("default", True)
     return twin
+
+
+@contextmanager
+def drawn_from(seed: int, model: Any) -> Iterator[None]:
+    """Inside, torch draws from the seed; afterwards it goes on as if nothing had been drawn."""
+    # Without their names the state of every visible GPU would be read, which takes memory on each.
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(devices, key=str)):
+        torch.manual_seed(seed)
+        yield
 
 
 def weight_of(module: Any) -> Tensor:

@@ -1,7 +1,11 @@
-"""A benchmark that builds on another still runs; one on a GPU tells what graphs bring."""
+"""A benchmark that builds on another still runs; on a GPU the engine is measured with and without
+graphs, and a call of all benchmarks loses nothing to a failure.
+"""
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import sys
 from argparse import Namespace
@@ -12,29 +16,30 @@ from typing import Any
 import pytest
 import torch
 
+BENCH = Path(__file__).parents[2] / "bench"
+MODULES = ("scale", "step", "engine", "gpu", "common")
+
 
 @pytest.fixture
 def bench(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "bench"))
-    yield
-    for name in ("scale", "step", "engine", "common"):
+    """bench(name) -> the module."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    yield importlib.import_module
+    for name in MODULES:
         sys.modules.pop(name, None)
 
 
 @pytest.fixture
-def scale(bench):
-    import scale
-
-    return scale
+def engine(bench, monkeypatch):
+    found = bench("engine")
+    # What the engine sees of its environment.
+    monkeypatch.setattr(found, "ours", lambda *_: lambda work: os.environ.get("GENAC_GRAPHS"))
+    return found
 
 
 @pytest.fixture
-def engine(bench, monkeypatch):
-    import engine
-
-    # What the engine sees of its environment.
-    monkeypatch.setattr(engine, "ours", lambda *_: lambda work: os.environ.get("GENAC_GRAPHS"))
-    return engine
+def scale(bench):
+    return bench("scale")
 
 
 def test_an_iteration_is_measured_by_phase(scale):
@@ -67,3 +72,70 @@ def test_only_others_are_rivals(engine):
         found = engine.against(seconds, vllm)
         assert found["than"] == than and found["value"] == times
     assert engine.against({engine.OURS: [2.0], engine.EAGER: [1.0]}, False) is None
+
+
+@pytest.fixture
+def gpu(bench):
+    return bench("gpu")
+
+
+def python(gpu, name: str, code: str, limit: float = 60.0):
+    return gpu.Section(name, (sys.executable, "-c", code, "{out}"), limit)
+
+
+WELL = "import sys; open(sys.argv[1], 'w').write('{\"rate\": 3}')"
+CHILD = (
+    "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(99)'])"
+)
+
+
+def test_a_section_that_fails_or_takes_too_long_is_told_and_the_others_go_on(
+    gpu, monkeypatch, tmp_path, capsys
+):
+    chosen = [
+        python(gpu, "broken", "print('the reason'); raise SystemExit(3)"),
+        python(gpu, "silent", "pass"),
+        python(gpu, "well", WELL),
+    ]
+    file = tmp_path / "gpu.json"
+    monkeypatch.setattr(gpu, "sections", lambda args: chosen)
+    monkeypatch.setattr(gpu, "roofline", lambda device: {"gemm_gflops": 1.0})
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--json", str(file)])
+    assert gpu.main() == 1
+    found = json.loads(file.read_text())["sections"]
+    assert found["broken"]["why"] == "exit code 3" and found["broken"]["last"] == ["the reason"]
+    assert not found["silent"]["ok"] and found["silent"]["result"] is None
+    assert found["well"]["ok"] and found["well"]["result"] == {"rate": 3}
+    assert "rate 3" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--only", "well"])
+    assert gpu.main() == 0
+
+
+def test_a_section_past_its_limit_ends_with_all_it_started(gpu, monkeypatch):
+    monkeypatch.setattr(gpu, "LEAST", 0.1)
+    found = gpu.run(python(gpu, "slow", CHILD), 1.0)
+    assert not found["ok"] and found["why"] == "it ran past 1 s" and found["seconds"] < 30
+    assert gpu.run(python(gpu, "late", WELL), 0.0)["why"] == "no time was left for it"
+
+
+def test_counts_and_names_are_read_from_a_test_report(gpu, tmp_path):
+    report = tmp_path / "out"
+    report.write_text(
+        '<?xml version="1.0"?><testsuites><testsuite tests="2" failures="1" errors="0" skipped="0">'
+        '<testcase classname="a" name="b"/><testcase classname="a" name="c">'
+        '<failure message="no">x</failure></testcase></testsuite></testsuites>'
+    )
+    found = gpu.read(report)
+    assert found == {"tests": 2, "failures": 1, "errors": 0, "skipped": 0, "failed": {"a.c": "no"}}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_section_runs_where_the_call_is_only_tried(gpu, monkeypatch, tmp_path):
+    file = tmp_path / "gpu.json"
+    command = ["gpu.py", "--device", "cpu", "--quick", "--minutes", "25"]
+    command += ["--threads", "1", "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", command)
+    assert gpu.main() == 0
+    found = json.loads(file.read_text())["sections"]
+    assert found["tests"]["result"]["tests"] > 0 and found["step"]["result"]["phases"]

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from device_work import LOSS, requests_of, samples_of
 from elsewhere import ELSEWHERE, Far, elsewhere
 from engine_models import FAST, SLOW, VOCAB, engine_of, random_model, same
 
-from genac.config import LoraConfig, LossConfig, OptimizerConfig
-from genac.engines.base import Request
+from genac.config import LoraConfig, OptimizerConfig
+from genac.engines.local import free_memory
 from genac.learner import Learner
 from genac.models import lora
+from genac.models.tiny import build_model
 from genac.models.value_head import ValueModel
-from genac.types import Sample, ScoreTarget
 
 CONTEXT = 64
-LOSS = LossConfig(beta=0.1, entropy_coef=0.01)
 
 
 def test_tensors_of_two_devices_must_not_meet():
@@ -32,28 +32,6 @@ def test_tensors_of_two_devices_must_not_meet():
             with pytest.raises(RuntimeError, match="two devices meet"):
                 bad()
         assert (far.cpu() + torch.ones(3)).tolist() == [2, 3, 4]
-
-
-def requests_of() -> list[Request]:
-    """Every way to draw, to end and to share a prompt; forks."""
-    rng = np.random.default_rng(0)
-    trunk = tuple(rng.integers(3, VOCAB, 40).tolist())
-    prompts = [(*trunk[: 4 * i], 5, 6) for i in range(6)] + [trunk[:9]] * 4 + [(7,), (8, 9)]
-    fork = lambda ids: (len(ids) - 2, 4) if len(ids) > 2 else None  # noqa: E731
-    return [
-        Request(
-            prompt,
-            max_new_tokens=2 + 5 * i % 13,
-            seed=i,
-            temperature=(1.0, 0.7, 0.0)[i % 3],
-            top_p=0.9 if i % 4 == 0 else 1.0,
-            stop_ids=(35, 12) if i % 2 else (),
-            line_ids=(11,) if i % 3 else (),
-            watch_ids=(3, 4, 5)[: i % 4],
-            fork=fork if i % 5 == 0 else None,
-        )
-        for i, prompt in enumerate(prompts)
-    ]
 
 
 @pytest.mark.parametrize(("name", "rows"), [("qwen3", 32), ("gemma", 5), ("gpt_neox", 5)])
@@ -71,23 +49,6 @@ def test_sampling(name, rows):
     for one, other in zip(found, wanted, strict=True):
         same(one, other)
         assert (one.forked is None) == (other.forked is None)
-
-
-def samples_of(loss: str) -> list[Sample]:
-    rng, out = np.random.default_rng(1), []
-    for length in (12, 15, 20, 9):
-        ids = (*range(3, 9), *rng.integers(3, VOCAB, length).tolist())
-        mask = np.r_[np.zeros(6), np.ones(length)].astype(np.float32)
-        streams: dict[str, Any] = {}
-        if loss == "policy":
-            names = ("advantages", "old_logprobs", "ref_logprobs")
-            streams = {n: rng.normal(size=len(ids)).astype(np.float32) for n in names}
-            target = ScoreTarget(len(ids) - 2, tuple(range(3, 14)), tuple(rng.random(11).tolist()))
-            streams["scores"] = (target,)
-        if loss == "value":
-            streams["targets"] = rng.random(len(ids)).astype(np.float32)
-        out.append(Sample(ids, mask, loss, **streams))
-    return out
 
 
 @pytest.mark.parametrize(("share", "checkpointed"), [(True, False), (True, True), (False, True)])
@@ -115,3 +76,40 @@ def test_training(loss, share, checkpointed):
     assert found == pytest.approx(measured, rel=1e-4, abs=1e-6)
     for one, other in zip(found_after, after, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_what_torch_keeps_of_a_gpu_and_uses_for_nothing_counts_as_free(monkeypatch):
+    """After training it keeps most of one; an engine that thought it taken would write row by
+    row."""
+    facts = {"mem_get_info": (10, 100), "memory_reserved": 80, "memory_allocated": 30}
+    for name, value in facts.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert free_memory(torch.device("cuda")) == 10 + 80 - 30
+
+
+def test_no_gpu_is_asked_for_its_random_state_where_the_cpu_draws(monkeypatch):
+    """That would start CUDA on every visible GPU, in every process."""
+
+    def asked(*about: Any) -> None:
+        raise AssertionError("a GPU was asked")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", asked)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    model = build_model(VOCAB, 32, 1, 2, max_length=CONTEXT, seed=0)
+    lora.beside(lora.attach(model, LoraConfig(rank=2), seed=0), seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("head", "outputs"), [("mse", 1), ("hl_gauss", 11)])
+def test_values_are_not_rounded_to_bf16(head, outputs):
+    """Near 1 its numbers are 0.004 apart."""
+    model = ValueModel(random_model(FAST["qwen3"]), outputs)
+    torch.nn.init.normal_(model.head.weight, std=0.01)
+    learner = Learner(model, OptimizerConfig(), head=head, bf16=True)
+    said: list[torch.Tensor] = []
+    model.head.register_forward_hook(lambda module, given, out: said.append(out))
+    learner.values([s.ids for s in samples_of("value")])
+    assert said[0].dtype == torch.float32
+    assert (said[0] != said[0].bfloat16().float()).any()

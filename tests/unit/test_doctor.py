@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import GPTNeoXConfig, Qwen3Config, Qwen3ForCausalLM
 
 from genac import doctor
 from genac.algorithms import merge
 from genac.doctor import Findings, examine
 from genac.engines import local
-from genac.engines.cache import row_bytes
+from genac.engines.cache import READ_AT_ONCE, row_bytes
 from genac.engines.local import LocalEngine
 from genac.evals import memory
 from genac.evals.lengths import candidates, measure
@@ -278,6 +278,26 @@ def test_large_models_cost_no_memory_here() -> None:
     extra = 151_936 * 4096
     assert demand.held == 18 * demand.parameters + 2 * extra
     assert memory.smaller([demand], 10 * GIB) is None
+
+
+def test_an_engine_without_a_decoder_of_ours_copies_the_model_as_it_is() -> None:
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    model = on_meta(GPTNeoXConfig(**shape, num_attention_heads=4, vocab_size=50))
+    demand = memory.language(model, "actor", (10, 20, 10), rows=8, bf16=True)
+    # fp32 weights, gradients, two moments, and the copy that bf16 does not shrink
+    assert demand.held == 5 * 4 * demand.parameters
+
+
+def test_on_a_gpu_reading_holds_scores_in_fp32_as_well() -> None:
+    model = on_meta(Qwen3Config(hidden_size=64, num_hidden_layers=2, vocab_size=50))
+    read = {
+        cpu: memory.language(
+            model, "actor", (500, 600, 100), 8, False, memory.Trained(where=memory.Spread(cpu=cpu))
+        ).reading
+        for cpu in (True, False)
+    }
+    heads = model.config.num_attention_heads
+    assert read[False] - read[True] == (READ_AT_ONCE + 500) * 500 * memory.SCORES * heads
 
 
 @pytest.mark.parametrize("where", [memory.Spread(cpu=False), memory.Spread(2)])
