@@ -13,6 +13,7 @@ from device_work import requests_of
 from engine_models import FAST, SHAPE, SLOW, VOCAB, engine_of, random_model, same
 from transformers import Qwen3Config
 
+from genac.engines import graphs as engine_graphs
 from genac.engines import local
 from genac.engines.base import Completion, Request
 from genac.engines.batch import draw
@@ -63,6 +64,14 @@ def test_sampled_with_shared_trunks_forks_and_rows_that_enter(
     engine = engine_on(device, model, max_rows=rows)
     alike(engine.generate(requests_of()), wanted)
     alike(engine.generate(requests_of()[::-1]), wanted[::-1])  # whatever the first call left behind
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_steps_are_replayed_from_graphs(name, device, graphs):
+    model = random_model(FAST[name])
+    asked = [Request((3 + i, 4, 5), 40, seed=i) for i in range(6)]
+    alike(engine_on(device, model).generate(asked), engine_of(model, CONTEXT).generate(asked))
+    assert bool(engine_graphs.CHECKED) == (device.type == "cuda" and graphs == "graphs")
 
 
 def test_stop_strings(device, graphs, tiny_model, tokenizer):
