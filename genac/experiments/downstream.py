@@ -228,10 +228,17 @@ def report(
         name: difference(table[ours]["final"]["values"], row["final"]["values"])
         for name, row in {f"PPO's best ({best_ppo})": table[best_ppo], **rivals}.items()
     }
+    last = table[against]["curve"]["samples"][-1]  # what was trained for longer is cut there
     svg = lines(
         "Held-out success against actor samples",
         {
-            method: list(zip(row["curve"]["samples"], row["curve"]["success"], strict=True))
+            method: [
+                (at, success)
+                for at, success in zip(
+                    row["curve"]["samples"], row["curve"]["success"], strict=True
+                )
+                if at <= last
+            ]
             for method, row in table.items()
         },
         "responses of the actor",
