@@ -345,6 +345,7 @@ class RunConfig(Section):
                     "(hardware.precision bf16 still computes in bf16)"
                 )
         self._sharing()
+        self._judging()
         if self.credit.estimator != "gae" and self.rollout.num_generations < 2:
             raise ValueError(
                 f"rollout.num_generations is {self.rollout.num_generations}: "
@@ -352,6 +353,18 @@ class RunConfig(Section):
                 "responses of one problem; use at least 2"
             )
         return self
+
+    def _judging(self) -> None:
+        """Leaving problems unjudged must save something."""
+        joint, kind = self.stages.joint, self.critic.kind
+        everything = kind == "generative" and joint.max_states is None
+        if joint.judge == "disputed" and (everything or kind == "discriminative"):
+            raise ValueError(
+                "stages.joint.judge is 'disputed', but every state trains this critic and would be "
+                f"judged all the same (critic.kind {kind!r}, stages.joint.max_states "
+                f"{joint.max_states}); set stages.joint.max_states for a generative critic, or "
+                "judge to 'all'"
+            )
 
     def _sharing(self) -> None:
         """One base under two sets of adapters must be one base, and adapters of one shape."""

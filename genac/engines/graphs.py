@@ -1,4 +1,4 @@
-"""Decoding steps on a GPU replayed from a CUDA graph: one launch instead of some fifty per layer.
+"""Decoding steps on a GPU replayed from a CUDA graph: one launch instead of some forty per layer.
 
 A graph repeats the kernels that were launched while it was captured, on the same addresses and with
 every Python value as it was then. So a step that is to be captured is a function of tensors alone,
@@ -26,7 +26,7 @@ from genac.engines.attention import Attention, TrunkReader
 from genac.engines.decoder import Decoder
 
 # Judged by the number of launches, not measured. A capture costs about three steps: one to warm up,
-# its own launches, and what it waits for.
+# its own launches, and what it waits for; torch also gives its cached memory back before each.
 BUCKET = 128  # slots; buckets end at multiples of it: how many steps a capture can serve
 WORTH = 16  # steps that must be left in a bucket
 WAIT = 3  # steps before the first capture of a set of rows, which may change at any of them
@@ -178,9 +178,10 @@ class Graphs:
         try:
             replay = recorder.capture(step)
         except Exception as error:  # what drivers and libraries refuse has no common class
-            if (exhausted := out_of_memory(error)) is not None:
-                raise exhausted from None
-            self._fail(f"{type(error).__name__}: {str(error).strip()[-300:]}")
+            if out_of_memory(error):
+                self._go_without()
+            else:
+                self._fail(f"{type(error).__name__}: {str(error).strip()[-300:]}")
         else:
             self.step, self.replay, self.since = step, replay, at
         return logits
@@ -200,6 +201,17 @@ class Graphs:
         written.copy_(kept)
         self._fail("a replayed step gave something else than the step itself")
         return wanted
+
+    def _go_without(self) -> None:
+        """No memory for a graph: these rows do without, others may have room."""
+        self.recorder = None
+        self.forget()
+        torch.cuda.empty_cache()
+        warnings.warn(
+            "no memory was left for a CUDA graph, so these rows decode without one, which is "
+            "slower; lower rollout.max_rows",
+            stacklevel=2,
+        )
 
     def _fail(self, why: str) -> None:
         self.recorder = None
@@ -227,8 +239,8 @@ def agree(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
     return bool(close.all())
 
 
-def out_of_memory(error: BaseException | None) -> torch.cuda.OutOfMemoryError | None:
-    """Such an error, or the one behind it: ending a capture without memory may raise another."""
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether it is, or one behind it: ending a capture without memory may raise another."""
     while error is not None and not isinstance(error, torch.cuda.OutOfMemoryError):
         error = error.__context__
-    return error
+    return error is not None

@@ -10,14 +10,13 @@ a perfect critic would give.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from genac.algorithms import merge
 from genac.config import RunConfig
+from genac.experiments.downstream_report import mean_known, report
 from genac.experiments.plan import Findings, Plan
 from genac.experiments.runs import (
     columns,
@@ -25,11 +24,8 @@ from genac.experiments.runs import (
     interval,
     joint_run,
     placed,
-    show,
 )
-from genac.experiments.verdicts import above, below, shown, verdict
 from genac.recipes import expand
-from genac.runs.figures import lines
 
 BUDGETS = ("samples", "tokens", "seconds")
 
@@ -155,11 +151,6 @@ def responses_before(cfg: RunConfig) -> int:
     return rl if cfg.critic.kind == "discriminative" else 0
 
 
-def mean_known(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if known else None
-
-
 def add_equal_budgets(plan: Plan, table: dict[str, Any], results: dict[Any, Any]) -> None:
     """Success where the cheapest method's budget ends; samples needed to reach the mark."""
     against = plan.values["against"]
@@ -187,13 +178,13 @@ def samples_ratio(
     `before` are samples that the method spent ahead of its curve. None where it is not reached, or
     where `marks` end no higher than they started.
     """
-    samples = np.array(curves[0]["samples"])
+    at, marked_at = (np.array(found[0]["samples"]) for found in (curves, marks))
     ours, theirs = (np.array([c["success"] for c in found]) for found in (curves, marks))
 
     def one(pick: Any) -> float:
         mark = theirs[pick].mean(0)
-        needed = first(samples, ours[pick].mean(0), mark[-1]) + before
-        theirs_needed = first(samples, mark, mark[-1])
+        needed = first(at, ours[pick].mean(0), mark[-1]) + before
+        theirs_needed = first(marked_at, mark, mark[-1])
         return needed / theirs_needed if theirs_needed else float("inf")
 
     rng = np.random.default_rng(0)
@@ -213,182 +204,3 @@ def first(samples: np.ndarray, success: np.ndarray, mark: float) -> float:
         return float(samples[0])
     part = (mark - success[i - 1]) / (success[i] - success[i - 1])
     return float(samples[i - 1] + part * (samples[i] - samples[i - 1]))
-
-
-# --- the account ----------------------------------------------------------------------------------
-
-
-def report(
-    plan: Plan, table: dict[str, Any], grid: dict[str, float], settings: dict[str, Any]
-) -> Findings:
-    against, ours = plan.values["against"], plan.values["ours"]
-    rivals = {k: table[v] for k, v in plan.values["rivals"].items()}
-    best_ppo = max(plan.values["ppo_forms"], key=lambda m: table[m]["final"]["mean"])
-    gaps = {
-        name: difference(table[ours]["final"]["values"], row["final"]["values"])
-        for name, row in {f"PPO's best ({best_ppo})": table[best_ppo], **rivals}.items()
-    }
-    last = table[against]["curve"]["samples"][-1]  # what was trained for longer is cut there
-    svg = lines(
-        "Held-out success against actor samples",
-        {
-            method: [
-                (at, success)
-                for at, success in zip(
-                    row["curve"]["samples"], row["curve"]["success"], strict=True
-                )
-                if at <= last
-            ]
-            for method, row in table.items()
-        },
-        "responses of the actor",
-        "held-out success",
-    )
-    figures = {
-        "rl_final_success": {m: row["final"] for m, row in table.items()},
-        "rl_samples_ratio_to_grpo": {m: row["samples_ratio"] for m, row in table.items()},
-        "rl_gap_of_genac": gaps,
-    }
-    return Findings(
-        figures,
-        verdicts(table, ours, against, gaps),
-        text(plan, table, settings, gaps),
-        {"": svg, "staleness": staleness_drawing(table)},
-        {"methods": table, "settings": settings, "tuning_grid": grid},
-    )
-
-
-def verdicts(
-    table: dict[str, Any], ours: str, against: str, gaps: dict[str, Any]
-) -> list[dict[str, str]]:
-    rows = [
-        {
-            "claim": f"GenAC above {name} in final success at equal samples",
-            "ours": f"{table[ours]['final']['mean']:.3f}; difference {show(gap)}",
-            "verdict": verdict(above(gap, 0), below(gap, 0)),
-        }
-        for name, gap in gaps.items()
-    ]
-    ratio = table[ours]["samples_ratio"]
-    rows.append(
-        {
-            "claim": f"(aim) GenAC reaches {against}'s final success in half of its samples",
-            "ours": f"{part(ratio)} of them, {part(table[ours]['samples_ratio_with_preparation'])} "
-            "with the responses that its critic's stages used",
-            "verdict": verdict(
-                ratio["high"] is not None and ratio["high"] <= 0.5,
-                ratio["low"] is None or ratio["low"] > 0.5,
-            ),
-        }
-    )
-    for budget in ("tokens", "seconds"):
-        order = sorted(table, key=lambda m: -table[m]["at_equal"][budget]["mean"])
-        rows.append(
-            {
-                "claim": f"(ours) place at equal {budget}",
-                "ours": f"GenAC {order.index(ours) + 1} of {len(order)}: "
-                f"{show(table[ours]['at_equal'][budget])}, {against} "
-                f"{show(table[against]['at_equal'][budget])}",
-                "verdict": "-",
-            }
-        )
-    return rows
-
-
-def part(ratio: dict[str, float | None]) -> str:
-    """0.45 [0.40, 0.52]; "-" for an end that lies beyond the budget."""
-    value, low, high = (shown(ratio[k], 2) for k in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
-
-
-def staleness_drawing(table: dict[str, Any]) -> str:
-    """The critic's bias (its value less the return) as its actor improves."""
-    series = {}
-    for method, row in table.items():
-        bias = smooth(row["critic"]["bias"])
-        if bias:
-            series[method] = [(float(i + 1), {"mean": b, "low": None}) for i, b in bias]
-    return lines("Value less return, five steps averaged", series, "step", "bias")
-
-
-def smooth(values: Sequence[float | None], width: int = 5) -> list[tuple[int, float]]:
-    """(last step, mean) of each full window of known values."""
-    known = [(i, v) for i, v in enumerate(values) if v is not None]
-    windows = [known[i : i + width] for i in range(0, len(known) - width + 1, width)]
-    return [(w[-1][0], float(np.mean([v for _, v in w]))) for w in windows]
-
-
-def staleness(table: dict[str, Any]) -> list[str]:
-    """Bias and error against returns by quarter of training."""
-    rows = []
-    for method, row in table.items():
-        bias, error = row["critic"]["bias"], row["critic"]["mse"]
-        if all(b is None for b in bias):
-            continue
-        cells = [
-            "-" if mean_known(b) is None else f"{mean_known(b):+.2f}, {mean_known(e):.2f}"
-            for b, e in zip(quarters(bias), quarters(error), strict=True)
-        ]
-        rows.append(f"| {method} | " + " | ".join(cells) + " |")
-    return rows
-
-
-def quarters(values: Sequence[float | None]) -> list[Sequence[float | None]]:
-    edges = np.linspace(0, len(values), 5).astype(int)
-    return [values[a:b] for a, b in itertools.pairwise(edges)]
-
-
-def text(plan: Plan, table: dict[str, Any], settings: dict[str, Any], gaps: dict[str, Any]) -> str:
-    against = plan.values["against"]
-    chosen, tuned = "Settings were fixed beforehand.", plan.values["tuning_seeds"]
-    if tuned:
-        chosen = (
-            "Every method at the best point of its grid (late success on seeds "
-            f"{tuned}, in the JSON)."
-        )
-    head = [
-        f"Held-out success after {table[against]['curve']['samples'][-1]:.0f} responses, seeds "
-        f"{plan.seeds} over base models {plan.values['bases']}: mean [95 % t interval over seeds]. "
-        f"{chosen} Tokens and seconds are those of joint "
-        "training; what a critic's earlier stages cost is not in them (the responses they used are "
-        "a column), nor are VinePPO's continuations counted as samples.",
-        "",
-        "| method | settings | final | mean over training | "
-        f"{len(plan.values['columns'])} columns | equal tokens | equal seconds "
-        f"| samples to {against}'s final, {against} = 1 | responses before | tokens, s per step |",
-        "|---" * 10 + "|",
-    ]
-    rows = []
-    for name, row in sorted(table.items(), key=lambda item: -item[1]["final"]["mean"]):
-        rows.append(
-            f"| {name} | {', '.join(f'{k} {v:g}' for k, v in settings[name].items())} "
-            f"| {show(row['final'])} | {show(row['mean_over_training'])} "
-            f"| {show(row['column_mean'])} | {show(row['at_equal']['tokens'])} "
-            f"| {show(row['at_equal']['seconds'])} | {part(row['samples_ratio'])} "
-            f"| {row['responses_before']} "
-            f"| {row['per_step']['tokens']:,.0f}, {row['per_step']['seconds']:.2f} |"
-        )
-    columns_head = list(table[against]["columns"])
-    more = [
-        "",
-        "| column | " + " | ".join(columns_head) + " |",
-        "|---" * (1 + len(columns_head)) + "|",
-        *(
-            f"| {name} | " + " | ".join(show(row["columns"][c], 2) for c in columns_head) + " |"
-            for name, row in table.items()
-        ),
-        "",
-        "The critic as its actor improves: mean (value - return), squared error against returns, "
-        "by quarter of training.",
-        "",
-        "| method | first | second | third | last |",
-        "|---" * 5 + "|",
-        *staleness(table),
-        "",
-        f"Final success less that of {against}, paired by seed: "
-        + "; ".join(f"{n} {show(row['minus_against'])}" for n, row in table.items())
-        + ". Difference of GenAC: "
-        + "; ".join(f"to {n} {show(g)}" for n, g in gaps.items())
-        + ".",
-    ]
-    return "\n".join([*head, *rows, *more])

@@ -76,9 +76,6 @@ def listed(table: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
 
 @cache
 def compiled() -> Any:
-    from torch._dynamo import config
-
-    config.recompile_limit = max(KERNELS, config.recompile_limit)
     # Rows have other lengths in every micro-batch: one kernel for all of them.
     return torch.compile(flex_attention, dynamic=True)
 
@@ -118,5 +115,9 @@ def works(device: torch.device, dtype: torch.dtype, heads: int, keys: int, dim: 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, blocks: BlockMask, scale: float) -> Tensor:
     """Attention (1, H, L, D) of a packed row."""
+    from torch._dynamo import config
+
+    # Each thread has settings of its own, and checkpointed layers attend again in autograd's.
+    config.recompile_limit = max(KERNELS, config.recompile_limit)
     grouped = q.shape[1] != k.shape[1]
     return compiled()(q, k, v, block_mask=blocks, scale=scale, enable_gqa=grouped)

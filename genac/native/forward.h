@@ -1,4 +1,4 @@
-// A decoder's forward: what Decoder.forward computes, without some fifty operations per layer. Up
+// A decoder's forward: what Decoder.forward computes, without some forty operations per layer. Up
 // to CHUNK tokens of any rows pass the layers together; each attends to what it sees of its row's
 // trunk and to the row's own tokens up to itself.
 //

@@ -207,7 +207,7 @@ def differences(table: dict[str, Any]) -> str:
     """A second table: each variant less `against`, paired by seed."""
     base = table["variants"][table["against"]]
     columns = {"final": "final", "mean_over_training": "mean over training"}
-    columns["critic_mse"] = "squared error of values against returns, last half"
+    columns["critic_mse"] = "squared error of the values asked against returns, last half"
     head = (
         f"\nLess {table['against']}, paired by seed:\n\n| variant | "
         + " | ".join(columns.values())

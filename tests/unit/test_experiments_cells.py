@@ -72,6 +72,8 @@ def test_samples_to_a_mark_by_hand():
     assert samples_ratio(ours, theirs, before=24)["value"] == pytest.approx(1.0)
     assert samples_ratio(theirs, ours) == {"value": None, "low": None, "high": None}
     assert samples_ratio(ours, ours)["value"] == 1.0
+    longer = [{"samples": [0, 160, 320, 480], "success": [0.2, 0.4, 0.8, 0.9]}] * 3
+    assert samples_ratio(longer, theirs)["value"] == pytest.approx(5.0)
     assert first(np.array([0, 16]), np.array([0.5, 0.6]), 0.4) == 0.0
 
 

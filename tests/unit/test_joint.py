@@ -65,18 +65,27 @@ def test_disputed_problems_are_asked_and_what_trains_the_critic():
     assert asked(GROUPS, cfg, ACTOR, 0) == wanted and 4 <= len(wanted) < 16
 
 
-@pytest.mark.parametrize(("algorithm", "count"), [("ppo", 16), ("vineppo", 4), ("grpo", 0)])
-def test_critics_that_learn_from_everything_or_nothing(algorithm, count):
-    """A value head trains on all states whatever the limit; continuations train nothing."""
+@pytest.mark.parametrize(("algorithm", "count"), [("vineppo", 4), ("grpo", 0)])
+def test_nothing_is_asked_for_training_where_nothing_is_trained(algorithm, count):
     states = asked(GROUPS, config(algorithm, max_states=3, judge="disputed"), ACTOR, 0)
     assert len(states) == count
 
 
+def test_a_value_head_trains_on_all_states_whatever_the_limit():
+    states = asked(GROUPS, config("ppo", max_states=3), ACTOR, 0)
+    assert len(states) == 16 and all(s.trains for s in states)
+
+
+@pytest.mark.parametrize(("algorithm", "limit"), [("genac", None), ("ppo", 3)])
+def test_leaving_problems_unjudged_must_save_something(algorithm, limit):
+    with pytest.raises(ValueError, match=r"judge is 'disputed'.*max_states"):
+        config(algorithm, max_states=limit, judge="disputed")
+
+
 def test_problems_without_values_have_no_advantage_where_outcomes_agree():
-    estimates = [Estimate(s, 0.5) for s in asked(GROUPS, config(judge="disputed"), ACTOR, 0)]
-    valued = [
-        e for e in estimates if assigns(GROUPS[e.state.rollout.group], config(judge="disputed"))
-    ]
+    cfg = config(judge="disputed", max_states=3)
+    estimates = [Estimate(s, 0.5) for s in asked(GROUPS, cfg, ACTOR, 0)]
+    valued = [e for e in estimates if assigns(GROUPS[e.state.rollout.group], cfg)]
     found = credit(GROUPS, valued, CreditConfig(), 1.0)
     means = [s.advantages[2:].mean() for s in found.samples if s.advantages is not None]
     assert means == [0, 0, -0.5, 0.5, 0, 0, 0]
