@@ -21,6 +21,9 @@ def report(
     rivals = {k: table[v] for k, v in plan.values["rivals"].items()}
     best_ppo = max(plan.values["ppo_forms"], key=lambda m: table[m]["final"]["mean"])
     compared = {f"PPO's best ({best_ppo})": table[best_ppo], **rivals}
+    # Variants of a method are compared on our account: nobody else claims anything of them.
+    methods = plan.values["methods"]
+    own = {name for name, method in plan.values["rivals"].items() if "like" in methods[method]}
     gaps = {
         name: difference(table[ours]["final"]["values"], row["final"]["values"])
         for name, row in compared.items()
@@ -48,7 +51,7 @@ def report(
     }
     return Findings(
         figures,
-        verdicts(table, ours, against, gaps, compared),
+        verdicts(table, ours, against, gaps, compared, own),
         text(plan, table, settings, gaps),
         {"": svg, "staleness": staleness_drawing(table)},
         {"methods": table, "settings": settings, "tuning_grid": grid},
@@ -61,10 +64,12 @@ def verdicts(
     against: str,
     gaps: dict[str, Any],
     compared: dict[str, Any],
+    own: set[str],
 ) -> list[dict[str, str]]:
     rows = [
         {
-            "claim": f"GenAC above {name} in final success {budget(table[ours], compared[name])}",
+            "claim": ("(ours) " if name in own else "")
+            + f"GenAC above {name} in final success {budget(table[ours], compared[name])}",
             "ours": f"{table[ours]['final']['mean']:.3f}; difference {show(gap)}",
             "verdict": verdict(above(gap, 0), below(gap, 0)),
         }
