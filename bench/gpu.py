@@ -12,7 +12,8 @@ loses only the one that was running. The exit code is 1 unless all sections did 
     step ...         an iteration of GenAC, PPO, VinePPO and GRPO by phase
     scale, memory    the cost model, and what training takes beside what doctor estimates
 
-Ten minutes are meant to be enough for a current data-centre GPU. With --device cpu --quick it tries itself.
+Ten minutes are meant to be enough for a current data-centre GPU. With --device cpu --quick it
+tries itself.
 """
 
 from __future__ import annotations

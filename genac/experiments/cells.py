@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -57,7 +58,10 @@ class Cells:
         begin, done, name = time.monotonic(), 0, commit()
         # Workers start afresh ("spawn"): torch's threads do not survive a fork.
         spawn = multiprocessing.get_context("spawn")
-        with single_threads(), ProcessPoolExecutor(self.processes, mp_context=spawn) as pool:
+        workers = ProcessPoolExecutor(
+            self.processes, mp_context=spawn, initializer=leave_with_parent
+        )
+        with single_threads(), workers as pool:
             waiting = {pool.submit(one, function, i, f, name): f for f, i in cells.items()}
             try:
                 for future in as_completed(waiting):
@@ -68,6 +72,21 @@ class Cells:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+
+def leave_with_parent() -> None:
+    """Ends this worker when its parent does, however: one that went on would write into the runs
+    of whoever starts the experiment again.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def one(function: Callable[..., Any], item: Arguments, file: Path, name: str) -> None:
