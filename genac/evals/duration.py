@@ -24,18 +24,20 @@ def duration(
     """Seconds by phase where all responses and thoughts are as long as they may be; verification,
     evaluation, communication and publishing are left out."""
     made, thoughts = cfg.rollout, cfg.critic.generative
-    limit = cfg.stages.joint.max_states
-    learn = limit * thoughts.num_samples if limit else None  # of all processes together
+    count = made.num_prompts * made.num_generations * cfg.states.max_states
+    trained = min(count, cfg.stages.joint.max_states or count)  # of all processes together
+    others = (count - trained) * (thoughts.value_samples or thoughts.num_samples)
+    learn = trained * thoughts.num_samples
     it = Iteration(
         prompts=max(1, made.num_prompts // processes),
         generations=made.num_generations,
         prompt=lengths.prompt,
         response=made.max_completion_length,
         states=cfg.states.max_states,
-        samples=thoughts.num_samples,
+        samples=(learn + others) / count,
         thought=thoughts.max_new_tokens,
         question=max(0, lengths.question - lengths.prompt),
-        learn=-(-learn // processes) if learn else None,
+        learn=-(-learn // processes),
         continuations=cfg.critic.num_continuations,
         rows=made.max_rows,
     )

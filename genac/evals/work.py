@@ -68,7 +68,7 @@ class Iteration:
     prompt: int
     response: int
     states: int = 8
-    samples: int = 1
+    samples: float = 1  # on average
     thought: int = 0
     question: int = 0
     learn: int | None = None

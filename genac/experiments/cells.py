@@ -78,15 +78,11 @@ def leave_with_parent() -> None:
     """Ends this worker when its parent does, however: one that went on would write into the runs
     of whoever starts the experiment again.
     """
+    from genac.distributed.worker import end_with
+
     parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    assert parent is not None
+    threading.Thread(target=end_with, args=(parent.pid,), daemon=True).start()
 
 
 def one(function: Callable[..., Any], item: Arguments, file: Path, name: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from genac.algorithms import merge
 from genac.config import RunConfig
-from genac.experiments.downstream_report import mean_known, report
+from genac.experiments.downstream_report import highest, mean_known, report
 from genac.experiments.plan import Findings, Plan
 from genac.experiments.runs import (
     columns,
@@ -138,6 +138,8 @@ def account(
             key: [mean_known(step) for step in zip(*(r["critic"][key] for r in runs), strict=True)]
             for key in runs[0]["critic"]
         },
+        # Per seed: where values stand far above returns, the actor may have found what fools them.
+        "highest_bias": [highest(r["critic"]["bias"], max(5, steps // 8)) for r in runs],
     }
 
 

@@ -125,6 +125,11 @@ def staleness_drawing(table: dict[str, Any]) -> str:
     return lines("Value less return, five steps averaged", series, "step", "bias")
 
 
+def highest(values: Sequence[float | None], width: int) -> float | None:
+    """The largest mean over a window of `width` steps, one window after the other."""
+    return max((mean for _, mean in smooth(values, width)), default=None)
+
+
 def smooth(values: Sequence[float | None], width: int = 5) -> list[tuple[int, float]]:
     """(last step, mean) of each full window of known values."""
     known = [(i, v) for i, v in enumerate(values) if v is not None]
@@ -152,27 +157,31 @@ def quarters(values: Sequence[float | None]) -> list[Sequence[float | None]]:
     return [values[a:b] for a, b in itertools.pairwise(edges)]
 
 
-def text(plan: Plan, table: dict[str, Any], settings: dict[str, Any], gaps: dict[str, Any]) -> str:
-    against = plan.values["against"]
-    chosen, tuned = "Settings were fixed beforehand.", plan.values["tuning_seeds"]
-    if tuned:
+def introduction(plan: Plan, table: dict[str, Any]) -> str:
+    """What was compared, and how settings were chosen."""
+    ends = {name: row["curve"]["samples"][-1] for name, row in table.items()}
+    usual = ends[plan.values["against"]]
+    longer = [f"{name} {end:.0f}" for name, end in ends.items() if end != usual]
+    chosen = "Settings were fixed beforehand."
+    if plan.values["tuning_seeds"]:
         chosen = (
             "Every method at the best point of its grid (late success on seeds "
-            f"{tuned}, in the JSON)."
+            f"{plan.values['tuning_seeds']}, in the JSON)."
         )
-    longer = [
-        f"{name} {row['curve']['samples'][-1]:.0f}"
-        for name, row in table.items()
-        if row["curve"]["samples"][-1] != table[against]["curve"]["samples"][-1]
-    ]
     if longer:
         chosen += f" Trained for longer, on so many responses: {', '.join(longer)}."
+    return (
+        f"Held-out success after {usual:.0f} responses, seeds {plan.seeds} over base models "
+        f"{plan.values['bases']}: mean [95 % t interval over seeds]. {chosen} Tokens and seconds "
+        "are those of joint training; what a critic's earlier stages cost is not in them (the "
+        "responses they used are a column), nor are VinePPO's continuations counted as samples."
+    )
+
+
+def text(plan: Plan, table: dict[str, Any], settings: dict[str, Any], gaps: dict[str, Any]) -> str:
+    against = plan.values["against"]
     head = [
-        f"Held-out success after {table[against]['curve']['samples'][-1]:.0f} responses, seeds "
-        f"{plan.seeds} over base models {plan.values['bases']}: mean [95 % t interval over seeds]. "
-        f"{chosen} Tokens and seconds are those of joint "
-        "training; what a critic's earlier stages cost is not in them (the responses they used are "
-        "a column), nor are VinePPO's continuations counted as samples.",
+        introduction(plan, table),
         "",
         "| method | settings | final | mean over training | "
         f"{len(plan.values['columns'])} columns | equal tokens | equal seconds "
