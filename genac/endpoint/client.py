@@ -14,7 +14,8 @@ What happens on a failure:
                                     stops at once
     403 once another was answered, other 4xx
                                     this prompt is refused: recorded as such, never asked again
-    no try helped                   the prompt is left unanswered; three in a row stop everything
+    no try helped                   the prompt is left unanswered; three during whose tries the
+                                    server answered nothing else either stop everything
 
 The key is read from the environment, sent in one header, and taken out of what the server says: of
 error texts always, of answers if it is too long to be a word of theirs.
@@ -55,7 +56,7 @@ AGAIN = {408, 409, 425, 429}  # and every 5xx
 LONGEST = 60.0  # seconds between two tries, unless the server asks for more
 PATIENCE = 600.0  # the longest Retry-After that is waited for
 TELLING = 16  # characters from which a key in an answer can be nothing but the key
-HOPELESS = 3  # prompts in a row that no try could get answered, or refusals before any answer
+HOPELESS = 3  # prompts lost while nothing was answered, or refusals before any answer
 
 
 class Endpoint:
@@ -68,6 +69,7 @@ class Endpoint:
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._free = 0.0  # when the next request may be sent
         self._retries, self._last = 0, ""
+        self._replies, self._lost = 0, 0  # arrived; prompts lost since the last one arrived
         self._works = False  # an answer has come, so the key is right
         self._told: set[str] = set()
 
@@ -116,7 +118,7 @@ class Endpoint:
     ) -> dict[str, Reply | None]:
         """Asks all prompts side by side; None for one that could not be answered."""
         found: dict[str, Reply | None] = {}
-        lost, refused, answers = 0, 0, int(known)
+        refused, answers, self._lost = 0, int(known), 0
         http = load_http()
         bar = Progress(f"asking {self.cfg.model}", len(prompts), enabled=len(prompts) > 1)
         with bar, self._client(http) as client, ThreadPoolExecutor(self.cfg.concurrency) as pool:
@@ -125,11 +127,10 @@ class Endpoint:
                 for job in as_completed(jobs):
                     reply = found[jobs[job]] = job.result()
                     bar.update(len(found), retries=self._retries or None)
-                    lost = lost + 1 if reply is None else 0
                     refused += bool(reply and reply.refused)
                     answers += bool(reply and not reply.refused)
-                    if reply is None and lost >= HOPELESS and not few:
-                        raise Pointless(self._gave_up(lost))
+                    if reply is None and self._lost >= HOPELESS and not few:
+                        raise Pointless(self._gave_up())
                     if reply is not None and refused >= HOPELESS and not answers:
                         raise Pointless(
                             f"{self.url} refuses every request for model {self.cfg.model!r}: "
@@ -145,16 +146,16 @@ class Endpoint:
         self._stop.clear()
         return found
 
-    def _gave_up(self, lost: int) -> str:
+    def _gave_up(self) -> str:
         return (
-            f"{self.url} left {lost} prompts in a row unanswered, each after "
+            f"{self.url} left {HOPELESS} prompts in a row unanswered, each after "
             f"{self.cfg.max_retries + 1} tries (last: {self._last}); what was answered is kept, "
             "the same command goes on from there"
         )
 
     def _one(self, http: Any, client: Any, prompt: str, file: Path) -> Reply | None:
         """One prompt until it is answered, refused or given up; the answer is on disk then."""
-        name = self.identify(prompt)
+        name, replies = self.identify(prompt), self._replies
         for number in range(self.cfg.max_retries + 1):
             if not self._turn():
                 return None
@@ -169,8 +170,13 @@ class Endpoint:
                 self._stop.set()
                 raise
             with self._lock:
+                self._replies, self._lost = self._replies + 1, 0
                 append_line(file, asdict(reply))
             return reply
+        with self._lock:
+            # The lost come last, since they were tried longest: that three of them follow each
+            # other says nothing of a server that answered others in the meantime.
+            self._lost += replies == self._replies
         return None
 
     def _failed(self, failure: Retry, number: int) -> None:

@@ -213,6 +213,23 @@ def test_a_dead_server_is_given_up(tmp_path: Path) -> None:
         endpoint.ask(PROMPTS, tmp_path / "a.jsonl")
 
 
+def test_lost_prompts_that_come_last_together_are_no_dead_server(tmp_path: Path) -> None:
+    bad = set(PROMPTS[1:8])
+    with ChatServer(lambda p, number: Act(500) if p in bad else says(p)) as server:
+        endpoint = client(server, max_retries=2, backoff=0.2, concurrency=len(PROMPTS))
+        replies, bill = endpoint.ask(PROMPTS, tmp_path / "a.jsonl")
+        assert set(replies) == set(PROMPTS) - bad and bill.unanswered == len(bad)
+
+
+def test_a_server_that_dies_under_way_is_given_up(tmp_path: Path) -> None:
+    many = [f"q{i}" for i in range(60)]
+    with ChatServer(lambda p, number: says(p) if many.index(p) < 20 else Act(503)) as server:
+        with pytest.raises(ValueError, match="3 prompts in a row"):
+            client(server, max_retries=1, concurrency=4).ask(many, tmp_path / "a.jsonl")
+        assert server.count < 60
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 20
+
+
 def test_a_few_poisonous_prompts_of_many_do_not_block_a_resume(tmp_path: Path) -> None:
     many = [f"q{i}" for i in range(300)]
     bad = set(many[50:53])
