@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 NONFINITE = {"nan", "inf", "-inf"}  # JSON has no such numbers, so they are written as strings
 
 
@@ -89,11 +92,31 @@ def append_line(path: Path, obj: Mapping[str, Any]) -> None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Held by one process at a time; the operating system frees it when that process dies."""
+    """Held by one process at a time; the operating system frees it when that process dies.
+
+    Whoever comes second says so on stderr and waits. Where the file system knows no locks (some
+    network ones), nothing is held, which is said too.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.parent / f".{folder.name}.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        _lock(file, folder)
         yield
+
+
+def _lock(file: IO[str], folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _say(f"waiting for the process that works on {folder}")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        _say(f"no file locks here ({error}): let one process at a time work on {folder}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def repair_tail(path: Path) -> None:

@@ -18,6 +18,7 @@ from genac.evals.ground_truth import Panel, revalue
 from genac.evals.policy import evaluate_policy
 from genac.recipes import recorded
 from genac.report.document import write_report
+from genac.runs.files import alone
 from genac.runs.store import Run, environment, stable_hash
 from genac.runtime import Runtime
 from genac.sections import NOT_ASKED
@@ -42,13 +43,18 @@ class Prepared:
 
 
 def train(cfg: RunConfig) -> Path:
-    """Everything a recipe asks for; returns the run folder. Resumes what was interrupted."""
-    setup, early, run = Setup.of(cfg), Setup.of(prepared_config(cfg)), open_run(cfg)
-    if (run.path / "summary.json").exists():
-        return run.path
-    oracle.check(cfg)
-    with run.reporting(cfg.report_to):
-        return train_in(setup, early, run)
+    """Everything a recipe asks for; returns the run folder. Resumes what was interrupted.
+
+    Where another process works on the same folder, this one waits, and goes on where that ended.
+    """
+    setup, early = Setup.of(cfg), Setup.of(prepared_config(cfg))
+    with alone(Path(cfg.output_dir)):
+        run = open_run(cfg)
+        if (run.path / "summary.json").exists():
+            return run.path
+        oracle.check(cfg)
+        with run.reporting(cfg.report_to):
+            return train_in(setup, early, run)
 
 
 def train_in(setup: Setup, early: Setup, run: Run) -> Path:

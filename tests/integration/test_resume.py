@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from micro import Answer, Values, copy_stages, results, weights
 from genac import checkpoint
 from genac.critics import prompts
 from genac.recipes import resolve
+from genac.runs.files import alone
 from genac.runs.store import Run
 from genac.stages.pipeline import train
 
@@ -99,6 +101,21 @@ def test_a_killed_run_goes_on_bit_by_bit(
 
 def rows(run: Run, table: str) -> dict[tuple[str, int], str]:
     return {key: repr(run.table(table, *key)) for key in run.tables(table)}
+
+
+def test_two_processes_never_write_into_one_run(
+    micro: Callable[..., Values], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    cfg = resolve(micro(algorithm="grpo", output_dir=str(folder)))
+    with ThreadPoolExecutor(1) as pool:
+        with alone(folder):
+            second = pool.submit(train, cfg)
+            with pytest.raises(TimeoutError):
+                second.result(timeout=2.0)
+            assert not folder.exists()
+        assert second.result() == folder and (folder / "summary.json").exists()
+    assert f"waiting for the process that works on {folder}" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from genac.runs.files import alone
 from genac.runs.store import Run, atomic_write, environment, stable_hash
 from genac.types import Estimate, Problem, Rollout, State, Thought
 
@@ -199,6 +200,26 @@ def test_a_disk_that_fills_up_within_a_line_leaves_no_half_line(tmp_path, monkey
     with pytest.raises(OSError, match="Free disk space"):
         run.log("joint", 1, {"reward": 0.6})
     assert (run.path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, capsys, number):
+    def refuse(file, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("genac.runs.files.fcntl.flock", refuse)
+    with alone(tmp_path / "runs" / "a"):
+        assert (tmp_path / "runs").is_dir()
+    assert "no file locks here" in capsys.readouterr().err
+
+
+def test_a_lock_that_fails_otherwise_is_an_error(tmp_path, monkeypatch):
+    def fail(file, operation):
+        raise OSError(errno.EIO, "the disk is ill")
+
+    monkeypatch.setattr("genac.runs.files.fcntl.flock", fail)
+    with pytest.raises(OSError, match="the disk is ill"), alone(tmp_path / "a"):
+        raise AssertionError("nobody may work here")
 
 
 def test_stable_hash_ignores_order_and_sees_content():
