@@ -234,8 +234,9 @@ class CreditConfig(Section):
     missing: Literal["bridge", "group_mean"] = Field(
         default="bridge", description="what replaces a missing value"
     )
-    gate: Literal["none", "group"] = Field(
-        default="none", description="critic only where it beats the group mean"
+    gate: Literal["none", "group", "batch"] = Field(
+        default="none",
+        description="critic only where it beats the mean of the group, or also of the batch",
     )
 
 

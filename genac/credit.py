@@ -144,19 +144,35 @@ def carry(advantage_BS: Tensor, known_BS: Tensor) -> Tensor:
 def gate(
     value_BS: Tensor, known_BS: Tensor, reward_PG: Tensor, valid_PG: Tensor, kind: str
 ) -> Tensor:
-    """(B,) responses whose critic is not to be trusted: those of a group with both outcomes in
-    which the critic's values miss the rewards by more than the leave-one-out mean does (after EVPO,
-    2604.19485).
+    """(B,) responses whose critic is not to be trusted (after EVPO, 2604.19485).
+
+    "group": those of a group with both outcomes in which the critic's values miss the rewards by
+    more than the leave-one-out mean does. "batch": also all of them, where that holds of the whole
+    batch and its leave-one-out mean; an error common to all problems shows there, even where every
+    group's outcomes agree.
     """
     if kind == "none":
         return torch.zeros(len(value_BS), dtype=torch.bool)
     reward_B = reward_PG.flatten()[:, None]
     error_BS = torch.where(known_BS, (reward_B - value_BS).square(), 0.0)
     critic_PG = (error_BS.sum(-1) / known_BS.sum(-1).clamp(min=1)).view(reward_PG.shape)
-    group_PG = torch.where(valid_PG, leave_one_out(reward_PG, valid_PG).square(), 0.0)
-    # Where all outcomes agree there is no variance to explain, and the critic is all there is.
-    worse_P = (critic_PG.sum(-1) > group_PG.sum(-1)) & (group_PG.sum(-1) > 0)
-    return worse_P[:, None].expand(reward_PG.shape).flatten()
+    judged_PG = valid_PG & known_BS.any(-1).view(valid_PG.shape)
+    shut_PG = worse(critic_PG, reward_PG, valid_PG, judged_PG).expand(reward_PG.shape)
+    if kind == "batch":
+        row = [x.reshape(1, -1) for x in (critic_PG, reward_PG, valid_PG, judged_PG)]
+        shut_PG = shut_PG | worse(*row)
+    return shut_PG.flatten()
+
+
+def worse(error_PG: Tensor, reward_PG: Tensor, valid_PG: Tensor, judged_PG: Tensor) -> Tensor:
+    """(P, 1) rows in which the critic's squared errors sum to more than those of the leave-one-out
+    mean. Where all outcomes of a row agree there is no variance to explain, and the critic is all
+    there is.
+    """
+    mean_PG = torch.where(judged_PG, leave_one_out(reward_PG, valid_PG).square(), 0.0)
+    critic_P1 = torch.where(judged_PG, error_PG, 0.0).sum(-1, keepdim=True)
+    mean_P1 = mean_PG.sum(-1, keepdim=True)
+    return (critic_P1 > mean_P1) & (mean_P1 > 0)
 
 
 def rescale(streams: list[np.ndarray], kind: str) -> list[np.ndarray]:

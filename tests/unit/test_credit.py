@@ -227,6 +227,42 @@ def test_the_gate_looks_at_each_problem_alone():
     assert found[8:] == pytest.approx([0.8] * 4)
 
 
+BLIND = [[0.9, 0.9, 0.9, 0.9], [1.0, 0.9, 0.9, 0.9]]  # what a critic says that overlooks a fault
+
+
+@pytest.mark.parametrize(
+    ("rewards", "kind", "shut"),
+    [
+        ([[0.0] * 4, [1.0, 0.0, 0.0, 0.0]], "group", [False, True]),
+        ([[0.0] * 4, [1.0, 0.0, 0.0, 0.0]], "batch", [True, True]),
+        ([[0.0] * 4, [0.0] * 4], "batch", [False, False]),  # nothing to compare the critic with
+        ([[1.0] * 4, [1.0, 1.0, 1.0, 0.0]], "batch", [False, False]),  # it misses one, as the mean
+    ],
+)
+def test_an_error_common_to_the_batch_shuts_the_gate_where_outcomes_agree(rewards, kind, shut):
+    groups = groups_of(rewards)  # type: ignore[arg-type]
+    estimates = [
+        Estimate(State(r, 0, 2), v)
+        for group, row in zip(groups, BLIND, strict=True)
+        for r, v in zip(group, row, strict=True)
+    ]
+    found = [s[0] for s in streams(credit(groups, estimates, CreditConfig(gate=kind), 1.0))]
+    mean = [[r - (sum(row) - r) / 3 for r in row] for row in rewards]
+    critic = [[r - v for r, v in zip(*p, strict=True)] for p in zip(rewards, BLIND, strict=True)]
+    expected = [m if s else c for m, c, s in zip(mean, critic, shut, strict=True)]
+    assert found == pytest.approx([a for row in expected for a in row], abs=1e-6)
+
+
+def test_responses_without_a_value_count_for_neither_side_of_the_gate():
+    """The critic beats the mean where it spoke (0.25 against 1); where it was silent, nothing."""
+    groups = groups_of([[1.0, 0.0], [1.0, 0.0]])  # type: ignore[arg-type]
+    spoken = [Estimate(State(r, 0, 2), 1.2) for r in groups[0][:1]]
+    for kind in ("group", "batch"):
+        found = credit(groups, spoken, CreditConfig(gate=kind), 1.0)
+        assert streams(found)[0][0] == pytest.approx(-0.2)
+        assert found.metrics["critic/gated"] == 0.75
+
+
 def test_rescaling_is_over_the_tokens_of_the_batch():
     """A's four tokens have advantage 0.5, B's two -1: mean 0, population std sqrt(0.5)."""
     tokens = np.array([0.5] * 4 + [-1.0] * 2)
