@@ -183,16 +183,17 @@ def text(plan: Plan, table: dict[str, Any], settings: dict[str, Any], gaps: dict
     head = [
         introduction(plan, table),
         "",
-        "| method | settings | final | mean over training | "
+        "| method | settings | final | its worst seed | mean over training | "
         f"{len(plan.values['columns'])} columns | equal tokens | equal seconds "
         f"| samples to {against}'s final, {against} = 1 | responses before | tokens, s per step |",
-        "|---" * 10 + "|",
+        "|---" * 11 + "|",
     ]
     rows = []
     for name, row in sorted(table.items(), key=lambda item: -item[1]["final"]["mean"]):
         rows.append(
             f"| {name} | {', '.join(f'{k} {v:g}' for k, v in settings[name].items())} "
-            f"| {show(row['final'])} | {show(row['mean_over_training'])} "
+            f"| {show(row['final'])} | {min(row['final']['values']):.2f} "
+            f"| {show(row['mean_over_training'])} "
             f"| {show(row['column_mean'])} | {show(row['at_equal']['tokens'])} "
             f"| {show(row['at_equal']['seconds'])} | {part(row['samples_ratio'])} "
             f"| {row['responses_before']} "
