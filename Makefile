@@ -43,7 +43,7 @@ compare: setup   ## every algorithm on the default task, three seeds, the table 
 
 # The order matters: the regime is chosen before methods are compared in it.
 results: setup   ## every experiment of docs/results; hours on two CPU cores
-	for name in regime approximation sizes icc downstream downstream-fresh downstream-parts downstream-long representation ablation compute; do \
+	for name in regime approximation sizes icc downstream downstream-fresh downstream-parts downstream-long downstream-gate representation ablation compute; do \
 	  $(RUN) paper recipes/paper/$$name.yaml || exit 1; done
 
 bench: setup     ## speed: rough figures of every benchmark

@@ -4,8 +4,9 @@ Plan: `methods` (name -> overrides with a `grid`), tuned on `tuning_seeds` by la
 every grid has one point) and then run on `seeds`; `bases` (seeds of base model and critic stages,
 taken in turn by the runs); `columns` (held-out tasks by name -> options); `against` (the value-free
 method whose final success is the mark to reach); `ours`, `rivals` and `ppo_forms` (whom the
-verdicts compare). Exact values in place of a critic are a method like the others here: nearly what
-a perfect critic would give.
+verdicts compare) and `pairs` (further methods, one against the other; may be left out). Exact
+values in place of a critic are a method like the others here: nearly what a perfect critic would
+give.
 """
 
 from __future__ import annotations

@@ -19,14 +19,18 @@ def report(
 ) -> Findings:
     against, ours = plan.values["against"], plan.values["ours"]
     rivals = {k: table[v] for k, v in plan.values["rivals"].items()}
-    best_ppo = max(plan.values["ppo_forms"], key=lambda m: table[m]["final"]["mean"])
-    compared = {f"PPO's best ({best_ppo})": table[best_ppo], **rivals}
+    forms = sorted(plan.values["ppo_forms"], key=lambda m: -table[m]["final"]["mean"])
+    compared = {f"PPO's best ({m})": table[m] for m in forms[:1]} | rivals
     # Variants of a method are compared on our account: nobody else claims anything of them.
     methods = plan.values["methods"]
     own = {name for name, method in plan.values["rivals"].items() if "like" in methods[method]}
     gaps = {
         name: difference(table[ours]["final"]["values"], row["final"]["values"])
         for name, row in compared.items()
+    }
+    pairs = {
+        (one, other): difference(table[one]["final"]["values"], table[other]["final"]["values"])
+        for one, other in plan.values.get("pairs", [])
     }
     last = table[against]["curve"]["samples"][-1]  # what was trained for longer is cut there
     svg = lines(
@@ -51,8 +55,8 @@ def report(
     }
     return Findings(
         figures,
-        verdicts(table, ours, against, gaps, compared, own),
-        text(plan, table, settings, gaps),
+        [*verdicts(table, ours, against, gaps, compared, own), *contrasts(table, pairs)],
+        text(plan, table, settings, gaps | {f"{b}, of {a}": gap for (a, b), gap in pairs.items()}),
         {"": svg, "staleness": staleness_drawing(table)},
         {"methods": table, "settings": settings, "tuning_grid": grid},
     )
@@ -99,6 +103,23 @@ def verdicts(
             }
         )
     return rows
+
+
+def contrasts(
+    table: dict[str, Any], pairs: dict[tuple[str, str], dict[str, Any]]
+) -> list[dict[str, str]]:
+    """One variant against another, paired by seed."""
+    return [
+        {
+            "claim": f"(ours) {one} above {other} in final success "
+            f"{budget(table[one], table[other])}",
+            "ours": f"{table[one]['final']['mean']:.3f}, worst seed "
+            f"{min(table[one]['final']['values']):.2f} against "
+            f"{min(table[other]['final']['values']):.2f}; difference {show(gap)}",
+            "verdict": verdict(above(gap, 0), below(gap, 0)),
+        }
+        for (one, other), gap in pairs.items()
+    ]
 
 
 def budget(one: dict[str, Any], other: dict[str, Any]) -> str:

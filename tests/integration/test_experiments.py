@@ -135,13 +135,20 @@ def test_downstream(folder):
     file = micro_plan(
         folder, "downstream", seeds=[0, 1], bases=[0], tuning_seeds=[0], methods=methods,
         columns={"same": {}, "two": {"min_steps": 2}}, against="grpo", ours="genac",
-        rivals={"GRPO": "grpo"}, ppo_forms=["exact"],
+        rivals={"GRPO": "grpo"}, ppo_forms=["exact"], pairs=[["again", "genac"]],
     )  # fmt: skip
     found = result(file)
     assert set(found["rl_final_success"]) == set(methods)
     row = found["methods"]["genac"]
     assert set(row["columns"]) == {"same", "two"} and set(row["at_equal"]) >= {"tokens", "seconds"}
     assert len(row["critic"]["bias"]) == 3
+    values = [found["rl_final_success"][m]["values"] for m in ("again", "genac")]
+    mean = sum(a - b for a, b in zip(*values, strict=True)) / 2
+    claims = {r["claim"]: r["ours"] for r in found["rows"]}
+    assert (
+        f"difference {mean:.3f} ["
+        in claims["(ours) again above genac in final success at equal samples"]
+    )
 
 
 def test_icc(folder):
