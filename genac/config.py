@@ -236,7 +236,7 @@ class CreditConfig(Section):
     )
     gate: Literal["none", "group", "batch"] = Field(
         default="none",
-        description="critic only where it beats the mean of the group, or also of the batch",
+        description="critic only where it beats the group's mean (batch: and the batch's)",
     )
 
 

@@ -95,6 +95,7 @@ def gae_over_states(
     for estimate in estimates:
         rows[place[id(estimate.state.rollout)]].append(estimate)
     value_BS = fill_rows([[np.nan if e.value is None else e.value for e in row] for row in rows])
+    spoken_BS = torch.isfinite(value_BS)
     reward_PG, valid_PG = rewards_of(groups)
     baseline_PG = reward_PG - leave_one_out(reward_PG, valid_PG)
     if cfg.missing == "group_mean":
@@ -108,7 +109,7 @@ def gae_over_states(
     advantage_BS, _ = gae(value_BS, reward_PG.flatten(), known_BS, cfg.gamma, cfg.lam)
     group_free_B = leave_one_out(reward_PG, valid_PG).flatten()
     # Without a single value, and where the gate is shut, the leave-one-out advantage stands in.
-    free_B = ~known_BS.any(-1) | gate(value_BS, known_BS, reward_PG, valid_PG, cfg.gate)
+    free_B = ~known_BS.any(-1) | gate(value_BS, spoken_BS, reward_PG, valid_PG, cfg.gate)
     advantage_BS = torch.where(free_B[:, None], group_free_B[:, None], advantage_BS)
     filled = carry(advantage_BS, known_BS | free_B[:, None])
     streams, by_segment = [], {}
@@ -142,9 +143,10 @@ def carry(advantage_BS: Tensor, known_BS: Tensor) -> Tensor:
 
 
 def gate(
-    value_BS: Tensor, known_BS: Tensor, reward_PG: Tensor, valid_PG: Tensor, kind: str
+    value_BS: Tensor, spoken_BS: Tensor, reward_PG: Tensor, valid_PG: Tensor, kind: str
 ) -> Tensor:
-    """(B,) responses whose critic is not to be trusted (after EVPO, 2604.19485).
+    """(B,) responses whose critic is not to be trusted (after EVPO, 2604.19485), judged by what it
+    said (spoken_BS), not by what stands in for it.
 
     "group": those of a group with both outcomes in which the critic's values miss the rewards by
     more than the leave-one-out mean does. "batch": also all of them, where that holds of the whole
@@ -154,9 +156,9 @@ def gate(
     if kind == "none":
         return torch.zeros(len(value_BS), dtype=torch.bool)
     reward_B = reward_PG.flatten()[:, None]
-    error_BS = torch.where(known_BS, (reward_B - value_BS).square(), 0.0)
-    critic_PG = (error_BS.sum(-1) / known_BS.sum(-1).clamp(min=1)).view(reward_PG.shape)
-    judged_PG = valid_PG & known_BS.any(-1).view(valid_PG.shape)
+    error_BS = torch.where(spoken_BS, (reward_B - value_BS).square(), 0.0)
+    critic_PG = (error_BS.sum(-1) / spoken_BS.sum(-1).clamp(min=1)).view(reward_PG.shape)
+    judged_PG = valid_PG & spoken_BS.any(-1).view(valid_PG.shape)
     shut_PG = worse(critic_PG, reward_PG, valid_PG, judged_PG).expand(reward_PG.shape)
     if kind == "batch":
         row = [x.reshape(1, -1) for x in (critic_PG, reward_PG, valid_PG, judged_PG)]

@@ -15,7 +15,8 @@ What happens on a failure:
     403 once another was answered, other 4xx
                                     this prompt is refused: recorded as such, never asked again
     no try helped                   the prompt is left unanswered; three during whose tries the
-                                    server answered nothing else either stop everything
+                                    server answered nothing else either stop everything, and as many
+                                    that are left at the end are asked once more
 
 The key is read from the environment, sent in one header, and taken out of what the server says: of
 error texts always, of answers if it is too long to be a word of theirs.
@@ -107,6 +108,10 @@ class Endpoint:
         fresh: dict[str, Reply | None] = {}
         for some in (missing[:1], missing[1:]):
             fresh |= self._all(some, file, few, bool(replies)) if some else {}
+        lost = [p for p in missing if fresh[p] is None]
+        if len(lost) >= HOPELESS and not few:
+            # Poisonous prompts, or a server that died near the end? Another round tells.
+            fresh |= self._all(lost, file, few, known=True)
         answered = {p: r for p, r in fresh.items() if r is not None}
         replies |= answered
         account = bill(self.cfg, [*replies.values()], [*answered.values()])

@@ -100,7 +100,7 @@ def one(function: Callable[..., Any], item: Arguments, file: Path, name: str) ->
     spent = time.monotonic() - begin
     row = {"arguments": item, "result": result, "seconds": spent, "commit": name}
     atomic_write(file, json.dumps(row))
-    log.unlink()
+    log.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ give.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,13 @@ BUDGETS = ("samples", "tokens", "seconds")
 
 
 def run(plan: Plan) -> Findings:
+    named = {plan.values["against"], plan.values["ours"], *plan.values["ppo_forms"]}
+    named |= {*plan.values["rivals"].values(), *chain(*plan.values.get("pairs", []))}
+    unknown = named - set(plan.values["methods"])
+    if unknown:
+        raise ValueError(
+            f"the plan compares {', '.join(sorted(unknown))}, which is no method of it"
+        )
     best, grid = tune(plan)
     configs = {
         (method, seed): run_config(plan, values, seed)

@@ -56,7 +56,9 @@ def report(
     return Findings(
         figures,
         [*verdicts(table, ours, against, gaps, compared, own), *contrasts(table, pairs)],
-        text(plan, table, settings, gaps | {f"{b}, of {a}": gap for (a, b), gap in pairs.items()}),
+        "\n".join(
+            [text(plan, table, settings, gaps), *(pair_line(*p, g) for p, g in pairs.items())]
+        ),
         {"": svg, "staleness": staleness_drawing(table)},
         {"methods": table, "settings": settings, "tuning_grid": grid},
     )
@@ -120,6 +122,10 @@ def contrasts(
         }
         for (one, other), gap in pairs.items()
     ]
+
+
+def pair_line(one: str, other: str, gap: dict[str, Any]) -> str:
+    return f"\n{one} less {other}: {show(gap)}."
 
 
 def budget(one: dict[str, Any], other: dict[str, Any]) -> str:

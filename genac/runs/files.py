@@ -91,28 +91,30 @@ def append_line(path: Path, obj: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Held by one process at a time; the operating system frees it when that process dies.
+def alone(path: Path, inside: bool = False) -> Iterator[None]:
+    """`path` is one process's at a time; the operating system frees it when that process dies.
 
-    Whoever comes second says so on stderr and waits. Where the file system knows no locks (some
-    network ones), nothing is held, which is said too.
+    The lock lies beside it, or inside the folder that it is. Whoever comes second says so on stderr
+    and waits. Where the file system knows no locks (some network ones), nothing is held, which is
+    said too.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.parent / f".{folder.name}.lock", "w") as file:
-        _lock(file, folder)
+    lock = path / ".lock" if inside else path.parent / f".{path.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as file:
+        _lock(file, path)
         yield
 
 
-def _lock(file: IO[str], folder: Path) -> None:
+def _lock(file: IO[str], path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        _say(f"waiting for the process that works on {folder}")
+        _say(f"waiting for the process that works on {path}")
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        _say(f"no file locks here ({error}): let one process at a time work on {folder}")
+        _say(f"no file locks here ({error}): let one process at a time work on {path}")
 
 
 def _say(text: str) -> None:

@@ -48,10 +48,13 @@ def train(cfg: RunConfig) -> Path:
     Where another process works on the same folder, this one waits, and goes on where that ended.
     """
     setup, early = Setup.of(cfg), Setup.of(prepared_config(cfg))
-    with alone(Path(cfg.output_dir)):
+    folder = Path(cfg.output_dir)
+    if finished(cfg):
+        return folder
+    with alone(folder, inside=True):
+        if finished(cfg):  # by the process that this one waited for
+            return folder
         run = open_run(cfg)
-        if (run.path / "summary.json").exists():
-            return run.path
         oracle.check(cfg)
         with run.reporting(cfg.report_to):
             return train_in(setup, early, run)
@@ -123,27 +126,35 @@ def config_hash(cfg: RunConfig) -> str:
     return stable_hash(values)
 
 
-def open_run(cfg: RunConfig) -> Run:
-    """A new run folder, or the same run to go on with; another config in the folder is refused."""
+def finished(cfg: RunConfig) -> bool:
+    """Whether the folder holds this run as a whole; ValueError where it holds another's steps."""
     if not Run.exists(cfg.output_dir):
-        return Run.create(
-            cfg.output_dir, cfg.model_dump(), environment() | {"config_hash": config_hash(cfg)}
-        )
+        return False
     run = Run.open(cfg.output_dir)
     old = recorded(run.path, run.config())
-    if config_hash(old) != config_hash(cfg) and not run.metrics():
-        # It stopped before anything was done, e.g. at a wrong path: the corrected config takes its
-        # place.
-        (run.path / "config.json").unlink()
-        return open_run(cfg)
-    if config_hash(old) != config_hash(cfg):
+    if config_hash(old) != config_hash(cfg) and run.metrics():
         changed = ", ".join(differences(old.model_dump(), cfg.model_dump()))
         raise ValueError(
             f"{cfg.output_dir} holds a run of another config ({changed}); resume it with the same "
             "config, or "
             "choose another output_dir"
         )
-    return run
+    return (run.path / "summary.json").exists()
+
+
+def open_run(cfg: RunConfig) -> Run:
+    """A new run folder, or the same run to go on with.
+
+    A run of another config that stopped before anything was done, e.g. at a wrong path, gives way.
+    """
+    if Run.exists(cfg.output_dir):
+        run = Run.open(cfg.output_dir)
+        if config_hash(recorded(run.path, run.config())) == config_hash(cfg):
+            return run
+        (run.path / "config.json").unlink()
+    return Run.create(
+        cfg.output_dir, cfg.model_dump(), environment() | {"config_hash": config_hash(cfg)}
+    )
 
 
 NO_RESULT = (

@@ -11,6 +11,7 @@ import yaml
 from micro import MICRO
 
 from genac.algorithms import merge
+from genac.experiments.downstream_report import highest
 from genac.experiments.page import BEGIN, END, update_page
 from genac.experiments.plan import EXPERIMENTS, read_plan, run_experiment
 
@@ -149,6 +150,21 @@ def test_downstream(folder):
         f"difference {mean:.3f} ["
         in claims["(ours) again above genac in final success at equal samples"]
     )
+
+
+def test_a_comparison_with_a_method_that_the_plan_lacks_is_refused(folder):
+    file = micro_plan(
+        folder, "downstream", bases=[0], tuning_seeds=[], methods=METHODS, columns={},
+        against="grpo", ours="genac", rivals={}, ppo_forms=[], pairs=[["genac", "magic"]],
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"compares genac, magic, which is no method"):
+        result(file)
+
+
+def test_the_highest_bias_is_that_of_a_whole_window_of_known_steps():
+    values = [None, 9.0, 0.0, 0.0, 0.5, 1.0, 0.0, 99.0]
+    assert highest(values, 3) == 3.0  # 9 0 0 | 0.5 1 0 | the rest is no window
+    assert highest([None, 1.0], 3) is None
 
 
 def test_icc(folder):

@@ -253,14 +253,41 @@ def test_an_error_common_to_the_batch_shuts_the_gate_where_outcomes_agree(reward
     assert found == pytest.approx([a for row in expected for a in row], abs=1e-6)
 
 
-def test_responses_without_a_value_count_for_neither_side_of_the_gate():
-    """The critic beats the mean where it spoke (0.25 against 1); where it was silent, nothing."""
-    groups = groups_of([[1.0, 0.0], [1.0, 0.0]])  # type: ignore[arg-type]
-    spoken = [Estimate(State(r, 0, 2), 1.2) for r in groups[0][:1]]
-    for kind in ("group", "batch"):
-        found = credit(groups, spoken, CreditConfig(gate=kind), 1.0)
-        assert streams(found)[0][0] == pytest.approx(-0.2)
-        assert found.metrics["critic/gated"] == 0.75
+@pytest.mark.parametrize("kind", ["group", "batch"])
+@pytest.mark.parametrize(("value", "shut"), [(1.9, False), (2.2, True)])
+def test_responses_without_a_value_count_for_neither_side_of_the_gate(kind, value, shut):
+    """The critic spoke of one response and misses it by 0.81 or 1.44, the group's mean by 1 (and
+    the silent one by 1 more)."""
+    groups = groups_of([[1.0, 0.0], [1.0, 1.0]])  # type: ignore[arg-type]
+    spoken = [Estimate(State(r, 0, 2), value) for r in groups[0][:1]]
+    # The batch's mean misses it by 1/9 only, which shuts that gate in either case.
+    found = credit(groups, spoken, CreditConfig(gate=kind), 1.0)
+    expected = 1.0 if shut or kind == "batch" else 1.0 - value
+    assert streams(found)[0][0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("missing", ["bridge", "group_mean"])
+def test_what_stands_in_for_a_missing_value_is_not_the_critics(missing):
+    """It misses by 1.44 where it spoke; with two states of the mean's error 1 it would be 1.15."""
+    groups = groups_of([[1.0, 0.0]])  # type: ignore[arg-type]
+    rollout, other = groups[0]
+    made = [State(rollout, 0, 1), State(rollout, 1, 2)]
+    estimates = [Estimate(made[0], None), Estimate(made[1], 2.2), Estimate(State(other, 0, 2), 0.9)]
+    found = credit([[*groups[0]]], estimates, CreditConfig(gate="group", missing=missing), 1.0)
+    assert found.metrics["critic/gated"] == 1.0
+
+
+def test_the_gate_of_batches_keeps_that_of_groups():
+    """The last group is judged the wrong way round; over the batch the critic beats the mean."""
+    groups = groups_of([*[[1.0, 1.0, 0.0, 0.0]] * 2, [1.0, 0.0, 0.0, 0.0]])  # type: ignore[arg-type]
+    values = [*[[1.0, 1.0, 0.0, 0.0]] * 2, [0.0, 0.9, 0.0, 0.0]]
+    estimates = [
+        Estimate(State(r, 0, 2), v)
+        for group, row in zip(groups, values, strict=True)
+        for r, v in zip(group, row, strict=True)
+    ]
+    found = credit(groups, estimates, CreditConfig(gate="batch"), 1.0)
+    assert found.metrics["critic/gated"] == pytest.approx(1 / 3)
 
 
 def test_rescaling_is_over_the_tokens_of_the_batch():
