@@ -57,7 +57,7 @@ def report(
         figures,
         [*verdicts(table, ours, against, gaps, compared, own), *contrasts(table, pairs)],
         "\n".join(
-            [text(plan, table, settings, gaps), *(pair_line(*p, g) for p, g in pairs.items())]
+            [text(plan, table, settings, compared), *(pair_line(*p, g) for p, g in pairs.items())]
         ),
         {"": svg, "staleness": staleness_drawing(table)},
         {"methods": table, "settings": settings, "tuning_grid": grid},
@@ -205,7 +205,9 @@ def introduction(plan: Plan, table: dict[str, Any]) -> str:
     )
 
 
-def text(plan: Plan, table: dict[str, Any], settings: dict[str, Any], gaps: dict[str, Any]) -> str:
+def text(
+    plan: Plan, table: dict[str, Any], settings: dict[str, Any], compared: dict[str, Any]
+) -> str:
     against = plan.values["against"]
     head = [
         introduction(plan, table),
@@ -245,11 +247,23 @@ def text(plan: Plan, table: dict[str, Any], settings: dict[str, Any], gaps: dict
         "",
         f"Final success less that of {against}, paired by seed: "
         + "; ".join(f"{n} {show(row['minus_against'])}" for n, row in table.items())
-        + ". Difference of GenAC: "
-        + "; ".join(f"to {n} {show(g)}" for n, g in gaps.items())
         + ".",
+        *distances(plan, table, compared),
     ]
     return "\n".join([*head, *rows, *more])
+
+
+def distances(plan: Plan, table: dict[str, Any], compared: dict[str, Any]) -> list[str]:
+    """What GenAC has more than those it is compared with."""
+    ours, kinds = table[plan.values["ours"]], ("final", "mean_over_training", "column_mean")
+    rows = [
+        f"| {name} | "
+        + " | ".join(show(difference(ours[k]["values"], row[k]["values"])) for k in kinds)
+        + " |"
+        for name, row in compared.items()
+    ]
+    head = f"final | mean over training | {len(plan.values['columns'])} columns"
+    return ["", f"| GenAC less this, paired by seed | {head} |", "|---" * 4 + "|", *rows]
 
 
 def mean_known(values: Sequence[float | None]) -> float | None:
