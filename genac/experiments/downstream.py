@@ -4,7 +4,7 @@ Plan: `methods` (name -> overrides with a `grid`), tuned on `tuning_seeds` by la
 every grid has one point) and then run on `seeds`; `bases` (seeds of base model and critic stages,
 taken in turn by the runs); `columns` (held-out tasks by name -> options); `against` (the value-free
 method whose final success is the mark to reach); `ours`, `rivals` and `ppo_forms` (whom the
-verdicts compare) and `pairs` (further methods, one against the other; may be left out). Exact
+verdicts compare) and `pairs` (one variant against another), of which a plan may have either. Exact
 values in place of a critic are a method like the others here: nearly what a perfect critic would
 give.
 """
@@ -33,8 +33,9 @@ BUDGETS = ("samples", "tokens", "seconds")
 
 
 def run(plan: Plan) -> Findings:
-    named = {plan.values["against"], plan.values["ours"], *plan.values["ppo_forms"]}
-    named |= {*plan.values["rivals"].values(), *chain(*plan.values.get("pairs", []))}
+    values = plan.values
+    named = {values["against"], *values.get("ppo_forms", []), *chain(*values.get("pairs", []))}
+    named |= {*values.get("rivals", {}).values(), *([values["ours"]] if "ours" in values else [])}
     unknown = named - set(plan.values["methods"])
     if unknown:
         raise ValueError(

@@ -17,13 +17,14 @@ from genac.runs.figures import lines
 def report(
     plan: Plan, table: dict[str, Any], grid: dict[str, float], settings: dict[str, Any]
 ) -> Findings:
-    against, ours = plan.values["against"], plan.values["ours"]
-    rivals = {k: table[v] for k, v in plan.values["rivals"].items()}
-    forms = sorted(plan.values["ppo_forms"], key=lambda m: -table[m]["final"]["mean"])
-    compared = {f"PPO's best ({m})": table[m] for m in forms[:1]} | rivals
+    against, ours = plan.values["against"], plan.values.get("ours", "")
+    named = plan.values.get("rivals", {})
+    forms = sorted(plan.values.get("ppo_forms", []), key=lambda m: -table[m]["final"]["mean"])
+    compared = {f"PPO's best ({m})": table[m] for m in forms[:1]}
+    compared |= {name: table[method] for name, method in named.items()}
     # Variants of a method are compared on our account: nobody else claims anything of them.
     methods = plan.values["methods"]
-    own = {name for name, method in plan.values["rivals"].items() if "like" in methods[method]}
+    own = {name for name, method in named.items() if "like" in methods[method]}
     gaps = {
         name: difference(table[ours]["final"]["values"], row["final"]["values"])
         for name, row in compared.items()
@@ -55,7 +56,10 @@ def report(
     }
     return Findings(
         figures,
-        [*verdicts(table, ours, against, gaps, compared, own), *contrasts(table, pairs)],
+        [
+            *(verdicts(table, ours, against, gaps, compared, own) if ours else []),
+            *contrasts(table, pairs),
+        ],
         "\n".join(
             [text(plan, table, settings, compared), *(pair_line(*p, g) for p, g in pairs.items())]
         ),
@@ -255,6 +259,8 @@ def text(
 
 def distances(plan: Plan, table: dict[str, Any], compared: dict[str, Any]) -> list[str]:
     """What GenAC has more than those it is compared with."""
+    if not compared:
+        return []
     ours, kinds = table[plan.values["ours"]], ("final", "mean_over_training", "column_mean")
     rows = [
         f"| {name} | "

@@ -132,14 +132,15 @@ def finished(cfg: RunConfig) -> bool:
         return False
     run = Run.open(cfg.output_dir)
     old = recorded(run.path, run.config())
-    if config_hash(old) != config_hash(cfg) and run.metrics():
+    done = (run.path / "summary.json").exists()
+    if config_hash(old) != config_hash(cfg) and (done or run.metrics()):
         changed = ", ".join(differences(old.model_dump(), cfg.model_dump()))
         raise ValueError(
             f"{cfg.output_dir} holds a run of another config ({changed}); resume it with the same "
             "config, or "
             "choose another output_dir"
         )
-    return (run.path / "summary.json").exists()
+    return done
 
 
 def open_run(cfg: RunConfig) -> Run:

@@ -155,10 +155,21 @@ def test_downstream(folder):
 def test_a_comparison_with_a_method_that_the_plan_lacks_is_refused(folder):
     file = micro_plan(
         folder, "downstream", bases=[0], tuning_seeds=[], methods=METHODS, columns={},
-        against="grpo", ours="genac", rivals={}, ppo_forms=[], pairs=[["genac", "magic"]],
+        against="grpo", ours="genac", pairs=[["genac", "magic"]],
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"compares genac, magic, which is no method"):
         result(file)
+
+
+def test_a_comparison_of_pairs_alone_claims_nothing_of_genac(folder):
+    methods = {k: merge(METHODS["grpo"], {"grid": {"actor.optimizer.learning_rate": [rate]}})
+               for k, rate in (("slow", 1e-3), ("fast", 2e-3))}  # fmt: skip
+    file = micro_plan(
+        folder, "downstream", seeds=[0, 1], bases=[0], tuning_seeds=[], methods=methods,
+        columns={"same": {}}, against="slow", pairs=[["fast", "slow"]],
+    )  # fmt: skip
+    (row,) = result(file)["rows"]
+    assert row["claim"].startswith("(ours) fast above slow") and "worst seed" in row["ours"]
 
 
 def test_the_highest_bias_is_that_of_a_whole_window_of_known_steps():

@@ -113,6 +113,7 @@ def test_two_processes_never_write_into_one_run(
             second = pool.submit(train, cfg)
             said = ""
             while f"waiting for the process that works on {folder}" not in said:
+                assert not second.done(), "it did not wait"
                 time.sleep(0.05)
                 said += capsys.readouterr().err
             assert not Run.exists(folder)
