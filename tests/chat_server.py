@@ -9,15 +9,16 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import IO, Any
 
 
 @dataclass(frozen=True)
@@ -125,3 +126,81 @@ class ChatServer:
                 return None
 
         return Handler
+
+
+Pieces = Iterable[bytes | float | None]  # bytes are sent, seconds waited, None closes
+
+
+class RawServer:
+    """Sends what a script says byte by byte, and counts the connections that clients hold open."""
+
+    def __init__(self, script: Callable[[str, int], Pieces]) -> None:
+        self.script = script
+        self.prompts: Counter[str] = Counter()
+        self.open = self.most_open = self.connections = 0
+        self._lock = threading.Lock()
+        self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}/v1"
+
+    def __enter__(self) -> RawServer:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            with self._lock:
+                self.connections += 1
+                self.open += 1
+                self.most_open = max(self.most_open, self.open)
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            with connection, connection.makefile("rb") as requests:
+                while self._answer(connection, requests):
+                    pass
+        except OSError:  # the client has gone
+            pass
+        finally:
+            with self._lock:
+                self.open -= 1
+
+    def _answer(self, connection: socket.socket, requests: IO[bytes]) -> bool:
+        """Answers one request; False once the connection is to be closed."""
+        length = 0
+        while (line := requests.readline()) not in (b"\r\n", b""):
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        if not line:
+            return False
+        prompt = json.loads(requests.read(length))["messages"][0]["content"]
+        with self._lock:
+            number = self.prompts[prompt]
+            self.prompts[prompt] += 1
+        for piece in self.script(prompt, number):
+            if piece is None or (isinstance(piece, float) and has_left(connection, piece)):
+                return False
+            if isinstance(piece, bytes):
+                connection.sendall(piece)
+        return True
+
+
+def has_left(connection: socket.socket, seconds: float) -> bool:
+    """Waits, and says whether the client closed the connection meanwhile."""
+    readable, _, _ = select.select([connection], [], [], seconds)
+    return bool(readable) and connection.recv(1, socket.MSG_PEEK) == b""
+
+
+def http(body: str | bytes, head: str = "HTTP/1.1 200 OK", length: int | None = None) -> bytes:
+    """An answer as it goes over the wire; `length` where the header is to say another one."""
+    data = body.encode() if isinstance(body, str) else body
+    size = len(data) if length is None else length
+    return f"{head}\r\nContent-Length: {size}\r\n\r\n".encode() + data

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -18,20 +19,51 @@ from genac.sections import EndpointConfig
 def checked_url(cfg: EndpointConfig) -> str:
     """The address of the chat completions; ValueError where base_url or model will not do."""
     url = cfg.base_url.strip().rstrip("/").removesuffix("/chat/completions")
-    parts = urlsplit(url)
-    if "@" in parts.netloc or parts.query:
+    if "@" in url.partition("//")[2].partition("/")[0] or ("@" in url and "//" not in url):
         raise ValueError(
-            "base_url must hold neither a user name nor a query: a key in it would be written into "
+            "base_url must not hold a user name: a key in it would be written into configs and "
+            "logs; name the variable that holds the key in api_key_env"
+        )
+    if "?" in url or "#" in url:
+        raise ValueError(
+            "base_url must hold neither a query nor a fragment: a key in it would be written into "
             "configs and logs; name the variable that holds the key in api_key_env"
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if problem := unusable(url):
         raise ValueError(
-            f"base_url is {cfg.base_url!r}; give the whole address, for example "
+            f"base_url is {cfg.base_url!r}: {problem}; give the whole address, for example "
             "https://api.openai.com/v1 or http://localhost:8000/v1"
         )
     if not cfg.model:
         raise ValueError(f"the endpoint {url} needs the name of a model; set its key 'model'")
     return f"{url}/chat/completions"
+
+
+def unusable(url: str) -> str:
+    """Why nothing can be sent to an address; empty where it is a good one."""
+    if not url.isprintable() or " " in url or "\\" in url:
+        return "it holds a space, a backslash or a control character"
+    try:
+        parts = urlsplit(url)
+        port, host = parts.port, parts.hostname or ""
+    except ValueError:
+        return "its host or its port (1 to 65535) is malformed"
+    if parts.scheme not in ("http", "https") or not host:
+        return "it does not begin with http:// or https:// and a host"
+    if port == 0:
+        return "no server has port 0"
+    if ":" not in host and not is_name(host):
+        return "its host is no name that can be looked up"
+    return ""
+
+
+def is_name(host: str) -> bool:
+    """Whether a host's name can be looked up: labels of 1 to 63 letters, digits, - and _."""
+    try:
+        ascii_name = host.encode("idna").decode("ascii")
+    except UnicodeError:  # it also refuses labels that are empty or too long
+        return False
+    return len(ascii_name) <= 253 and re.fullmatch(r"[A-Za-z0-9_.-]+", ascii_name) is not None
 
 
 def key_of(cfg: EndpointConfig) -> SecretStr | None:

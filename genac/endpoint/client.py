@@ -10,13 +10,16 @@ What happens on a failure:
 
     429, 408, 409, 425, 5xx, time-out, connection cut, a body that is no chat completion
                                     tried again: exponential back-off with jitter, Retry-After
-    401, 402, 404, 3xx, no quota, 403 before any answer   the key, the model or the URL is wrong:
-                                    stops at once
+    401, 402, 404, 405, 407, 3xx, no quota, 403 before any answer
+                                    the key, the model or the URL is wrong: stops at once
     403 once another was answered, other 4xx
                                     this prompt is refused: recorded as such, never asked again
-    no try helped                   the prompt is left unanswered; three during whose tries the
-                                    server answered nothing else either stop everything, and as many
-                                    that are left at the end are asked once more
+    an answer without text          recorded with what it holds instead, never asked again
+    no try helped                   the prompt is left unanswered; after three during whose tries
+                                    the server answered nothing else, prompts from anywhere in the
+                                    list are tried; after three of these one that was answered is
+                                    asked again, and where it is lost too everything stops. Three
+                                    or more that are left at the end are asked once more
 
 The key is read from the environment, sent in one header, and taken out of what the server says: of
 error texts always, of answers if it is too long to be a word of theirs.
@@ -49,7 +52,8 @@ from genac.endpoint.replies import (
     read_reply,
     seconds,
 )
-from genac.runs.files import alone, append_line, read_lines, repair_tail, stable_hash
+from genac.endpoint.transport import Transport
+from genac.runs.files import alone, append_line, encodable, read_lines, repair_tail, stable_hash
 from genac.runs.progress import Progress
 from genac.sections import EndpointConfig
 
@@ -66,11 +70,16 @@ class Endpoint:
     def __init__(self, cfg: EndpointConfig, say: Callable[[str], None] | None = None) -> None:
         self.cfg, self.url = cfg, checked_url(cfg)
         self._secret = None if cfg.dry_run else key_of(cfg)
+        self._transport = Transport(self.url, self._secret, cfg.timeout, cfg.concurrency)
         self._say = say or (lambda text: print(text, file=sys.stderr, flush=True))
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._free = 0.0  # when the next request may be sent
         self._retries, self._last = 0, ""
-        self._replies, self._lost = 0, 0  # arrived; prompts lost since the last one arrived
+        self._replies = 0  # arrived
+        self._lost = 0  # prompts that were lost since the last one arrived
+        self._probes_lost = 0  # of these, prompts that were tried since three were lost
+        self._good: str | None = None  # a prompt that was answered
+        self._spoke = False  # it has sent something, be it an error
         self._works = False  # an answer has come, so the key is right
         self._told: set[str] = set()
 
@@ -97,45 +106,74 @@ class Endpoint:
 
     def _ask(self, prompts: Sequence[str], file: Path) -> tuple[dict[str, Reply], Bill]:
         repair_tail(file)
-        wanted = list(dict.fromkeys(prompts))
-        replies = self.known(wanted, file)
-        missing = [p for p in wanted if p not in replies]
-        self._retries = 0
+        unique = list(dict.fromkeys(prompts))
+        replies = self.known(unique, file)
+        missing = [p for p in unique if p not in replies]
+        self._retries = self._lost = self._probes_lost = 0
         self._stop.clear()
+        known = bool(replies)
+        self._spoke |= known
+        self._good = next((p for p, r in replies.items() if not r.refused), None)
         # The last few of many may be prompts that the server never answers: then go on without.
-        few = len(missing) <= len(wanted) // 100
-        # The first one goes alone: a wrong key or model costs one request.
+        few = len(missing) <= len(unique) // 100
         fresh: dict[str, Reply | None] = {}
-        for some in (missing[:1], missing[1:]):
-            fresh |= self._all(some, file, few, bool(replies)) if some else {}
+        # They go alone until one is answered: a wrong key costs one request, a silent server few.
+        while len(fresh) < min(2 * HOPELESS, len(missing)) and not any(fresh.values()):
+            fresh |= self._all([missing[len(fresh)]], file, few, known)
+        if rest := missing[len(fresh) :]:
+            fresh |= self._all(rest, file, few, known)
         lost = [p for p in missing if fresh[p] is None]
         if len(lost) >= HOPELESS and not few:
-            # Poisonous prompts, or a server that died near the end? Another round tells.
-            fresh |= self._all(lost, file, few, known=True)
+            fresh |= self._again(lost, file)
         answered = {p: r for p, r in fresh.items() if r is not None}
         replies |= answered
         account = bill(self.cfg, [*replies.values()], [*answered.values()])
-        counts = {"prompts": len(wanted), "unanswered": len(missing) - len(answered)}
+        counts = {"prompts": len(unique), "unanswered": len(missing) - len(answered)}
         return replies, replace(account, **counts, retries=self._retries)
+
+    def _again(self, lost: list[str], file: Path) -> dict[str, Reply | None]:
+        """Asks the lost prompts once more; Pointless where the server has died meanwhile."""
+        self._lost = self._probes_lost = 0
+        fresh = self._all(lost, file, few=True, known=True)
+        if self._lost >= HOPELESS:
+            with self._transport.open() as client:
+                self._check_alive(client)
+        return fresh
+
+    def _check_alive(self, client: Any) -> None:
+        """Whether prompts are at fault that were lost in a row, or the server: it is asked once
+        more what it has answered before. Raises Pointless where it fails.
+        """
+        if self._good is not None:
+            self._say("endpoint: asking an answered prompt again: does the server still work?")
+        if self._good is None or (
+            self._one(client, self._good, None) is None and not self._stop.is_set()
+        ):
+            raise Pointless(self._gave_up())
 
     def _all(
         self, prompts: Sequence[str], file: Path, few: bool, known: bool
     ) -> dict[str, Reply | None]:
         """Asks all prompts side by side; None for one that could not be answered."""
-        found: dict[str, Reply | None] = {}
-        refused, answers, self._lost = 0, int(known), 0
-        http = load_http()
+        results: dict[str, Reply | None] = {}
+        waiting = list(reversed(prompts))
+        refused, answers = 0, int(known)
         bar = Progress(f"asking {self.cfg.model}", len(prompts), enabled=len(prompts) > 1)
-        with bar, self._client(http) as client, ThreadPoolExecutor(self.cfg.concurrency) as pool:
-            jobs = {pool.submit(self._one, http, client, p, file): p for p in prompts}
+        with (
+            bar,
+            self._transport.open() as client,
+            ThreadPoolExecutor(self.cfg.concurrency) as pool,
+        ):
+            jobs = [pool.submit(self._next, client, waiting, file) for _ in prompts]
             try:
                 for job in as_completed(jobs):
-                    reply = found[jobs[job]] = job.result()
-                    bar.update(len(found), retries=self._retries or None)
-                    refused += bool(reply and reply.refused)
-                    answers += bool(reply and not reply.refused)
-                    if reply is None and self._lost >= HOPELESS and not few:
-                        raise Pointless(self._gave_up())
+                    prompt, reply = job.result()
+                    results[prompt] = reply
+                    bar.update(len(results), retries=self._retries or None)
+                    refused += bool(reply and not reply.came)
+                    answers += bool(reply and reply.came)
+                    if not few and self._hopeless():
+                        self._check_alive(client)
                     if reply is not None and refused >= HOPELESS and not answers:
                         raise Pointless(
                             f"{self.url} refuses every request for model {self.cfg.model!r}: "
@@ -149,23 +187,40 @@ class Endpoint:
                 for job in jobs:
                     job.cancel()
         self._stop.clear()
-        return found
+        return results
+
+    def _next(self, client: Any, waiting: list[str], file: Path) -> tuple[str, Reply | None]:
+        """Asks the next of the waiting prompts. Where the last ones were all lost it is any of
+        them, a probe: neighbours are alike, and may be at fault where the server is not.
+        """
+        with self._lock:
+            probe = self._lost >= HOPELESS
+            prompt = waiting.pop(random.randrange(len(waiting)) if probe else -1)
+        reply = self._one(client, prompt, file)
+        with self._lock:
+            self._probes_lost += probe and reply is None and self._lost > HOPELESS
+        return prompt, reply
+
+    def _hopeless(self) -> bool:
+        """Whether the server seems dead: it never spoke, or answers no prompt, neighbour or not."""
+        with self._lock:
+            return self._lost >= HOPELESS and (not self._spoke or self._probes_lost >= HOPELESS)
 
     def _gave_up(self) -> str:
         return (
-            f"{self.url} left {HOPELESS} prompts in a row unanswered, each after "
+            f"{self.url} left at least {HOPELESS} prompts in a row unanswered, each after "
             f"{self.cfg.max_retries + 1} tries (last: {self._last}); what was answered is kept, "
             "the same command goes on from there"
         )
 
-    def _one(self, http: Any, client: Any, prompt: str, file: Path) -> Reply | None:
-        """One prompt until it is answered, refused or given up; the answer is on disk then."""
+    def _one(self, client: Any, prompt: str, file: Path | None) -> Reply | None:
+        """One prompt until it is answered, refused or given up; the answer is in the file then."""
         name, replies = self.identify(prompt), self._replies
         for number in range(self.cfg.max_retries + 1):
             if not self._turn():
                 return None
             try:
-                reply = self._post(http, client, name, prompt)
+                reply = self._post(client, name, prompt)
             except Refused as refusal:
                 reply = Reply(name, refused=str(refusal))
             except Retry as failure:
@@ -175,8 +230,10 @@ class Endpoint:
                 self._stop.set()
                 raise
             with self._lock:
-                self._replies, self._lost = self._replies + 1, 0
-                append_line(file, asdict(reply))
+                self._replies, self._lost, self._probes_lost = self._replies + 1, 0, 0
+                self._good = self._good if reply.refused else prompt
+                if file is not None:
+                    append_line(file, asdict(reply))
             return reply
         with self._lock:
             # The lost come last, since they were tried longest: that three of them follow each
@@ -216,33 +273,17 @@ class Endpoint:
             self._stop.wait(wait)
         return False
 
-    def _client(self, http: Any) -> Any:
-        headers = {}
-        if self._secret is not None:
-            headers["Authorization"] = f"Bearer {self._secret.get_secret_value()}"
-        limits = http.Limits(max_connections=self.cfg.concurrency)
-        return http.Client(headers=headers, timeout=self.cfg.timeout, limits=limits)
-
-    def _post(self, http: Any, client: Any, name: str, prompt: str) -> Reply:
+    def _post(self, client: Any, name: str, prompt: str) -> Reply:
         """One request. Raises Retry, Refused, or Pointless where nothing will help."""
-        deadline = time.monotonic() + self.cfg.timeout
-        content = bytearray()
         try:
-            # Read piece by piece: a server that drips for ever must not outlast the deadline.
-            with client.stream("POST", self.url, json=self.body(prompt)) as response:
-                for piece in response.iter_bytes():
-                    content += piece
-                    if time.monotonic() > deadline:
-                        raise Retry(f"no answer within {self.cfg.timeout:g} s")
-        except http.TimeoutException:
-            raise Retry(f"no answer within {self.cfg.timeout:g} s") from None
-        except (http.TransportError, http.DecodingError) as error:
-            raise Retry(f"{type(error).__name__}: {self._clean(str(error))}") from None
-        text = content.decode("utf-8", "replace")
-        if response.status_code != 200:
-            raise self._fault(response.status_code, text, response.headers.get("retry-after"))
+            answer = self._transport.post(client, self.body(prompt))
+        except Retry as failure:  # the library may repeat what the server sent
+            raise Retry(self._clean(str(failure))) from None
+        self._spoke = True
+        if answer.status != 200:
+            raise self._fault(answer.status, answer.text, answer.retry_after)
         self._works = True
-        return self._without_key(read_reply(name, text, self._clean))
+        return self._without_key(read_reply(name, answer.text, self._clean))
 
     def body(self, prompt: str) -> dict[str, Any]:
         """The request; fields that the config sets to null are left out."""
@@ -269,6 +310,8 @@ class Endpoint:
                 f"{self.url} knows no model {self.cfg.model!r}, or is no chat-completions address: "
                 f"{said}; correct model or base_url"
             )
+        if status in (405, 407):
+            return Pointless(f"{self.url} answers {said}; correct base_url, or the proxy's address")
         if status == 402 or quota:
             return Pointless(f"{self.url}: the account has no credit left: {said}")
         if status < 400:
@@ -298,19 +341,3 @@ def answers_file(root: str | Path, cfg: EndpointConfig) -> Path:
     """Where the answers of one model under one setting are kept, whoever asks."""
     name = re.sub(r"[^A-Za-z0-9.-]+", "_", cfg.model).strip("_.")[-40:]
     return Path(root) / "answers" / f"{name}-{stable_hash(cfg.identity())}.jsonl"
-
-
-def encodable(text: str) -> str:
-    """The text with ? for each half of a surrogate pair, which no request can carry."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def load_http() -> Any:
-    """The HTTP library; ValueError where it is not installed."""
-    try:
-        import httpx2
-    except ImportError as error:
-        raise ValueError(
-            "asking an endpoint needs httpx2, which is not installed; pip install genac[api]"
-        ) from error
-    return httpx2

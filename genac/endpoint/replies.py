@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from genac.runs.files import encodable
 from genac.sections import EndpointConfig
 
+FOREVER = 1e10  # seconds; a longer wait than any is no other wait
+NO_TEXT = "the answer holds no text"
+UNSPOKEN = ("refusal", "reasoning_content", "reasoning", "tool_calls", "function_call", "audio")
 CHARACTERS = 3.0  # per token, for estimates; English has about 4, digits and symbols fewer
 
 
@@ -23,7 +29,12 @@ class Reply:
     finish: str = ""
     prompt_tokens: int | None = None  # None where the server does not count
     completion_tokens: int | None = None
-    refused: str = ""  # why the server will not answer this prompt
+    refused: str = ""  # why there is no answer to this prompt, and never will be
+
+    @property
+    def came(self) -> bool:
+        """Whether the server took the prompt, be it that the model's answer holds no text."""
+        return not self.refused or self.refused.startswith(NO_TEXT)
 
 
 @dataclass(frozen=True)
@@ -104,45 +115,111 @@ def plan(cfg: EndpointConfig, prompts: Sequence[str], known: Sequence[str]) -> s
 
 
 def seconds(retry_after: str | None) -> float:
-    """Retry-After as seconds: it is a number or a date."""
-    if retry_after is None:
-        return 0.0
+    """Retry-After as seconds: it is a number or a date. 0 where it is missing or neither."""
+    text = (retry_after or "").strip()
+    if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+        return min(float(text), FOREVER)
     try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
+        date = parsedate_to_datetime(text)
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)
+        return max(0.0, date.timestamp() - time.time())
+    except (ValueError, OverflowError):  # a year that no calendar has overflows
         return 0.0
+
+
+def parse(text: str) -> Any:
+    """The JSON; ValueError where it is none, is nested too deeply, or a number is too long."""
+    try:
+        return json.loads(text, parse_int=integer)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def integer(digits: str) -> float:
+    """The number; infinity beyond 18 digits, which Python may refuse and arithmetic cannot use."""
+    return int(digits) if len(digits) <= 18 else float("inf")
 
 
 def complaint(text: str, clean: Callable[[str], str]) -> str:
     """What the server says is wrong, on one line; `clean` sees it before it is cut short."""
     try:
-        found: Any = json.loads(text)
-    except ValueError:
-        found = text
-    for key in ("error", "detail", "message"):
-        found = found.get(key, found) if isinstance(found, dict) else found
-    words = found if isinstance(found, str) else json.dumps(found)
-    return " ".join(clean(words).split())[:300] or "no explanation"
+        said = parse(text)
+        for key in ("error", "detail", "message"):
+            said = said.get(key, said) if isinstance(said, dict) else said
+        words = said if isinstance(said, str) else json.dumps(said)
+    except (ValueError, RecursionError):
+        words = text
+    return encodable(" ".join(clean(words).split())[:300]) or "no explanation"
 
 
 def read_reply(name: str, text: str, clean: Callable[[str], str]) -> Reply:
-    """The first choice of a chat completion, as it is. Raises Retry where the body is none, with
-    its beginning as `clean` leaves it.
+    """The first choice of a chat completion. One without text is a reply that says so in `refused`.
+
+    Raises Retry where the body is no chat completion, with its beginning as `clean` leaves it.
     """
+    if text.lstrip().startswith(("data:", "event:")):
+        raise Retry("the answer is a stream of events; take 'stream' out of the config's request")
+    body: Any = None
     try:
-        found = json.loads(text)
-        choice = found["choices"][0]
-        said = choice["message"]["content"]
-        usage = found.get("usage") or {}
-        counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
+        body = parse(text)
+        choice = body["choices"][0]
+        message = choice["message"]
+        said, without = spoken(message)
+        finish = choice.get("finish_reason") or ""
     except (ValueError, LookupError, TypeError, AttributeError):
+        if isinstance(body, dict) and body.get("error"):
+            raise Retry(f"200, but with an error: {complaint(text, clean)}") from None
         start = " ".join(clean(text).split())[:80]
         raise Retry(f"the answer is no chat completion: {start!r}") from None
-    if said is not None and not isinstance(said, str):
-        raise Retry(f"the answer's content is a {type(said).__name__}, not text")
-    prompt, completion = (int(c) if isinstance(c, int) else None for c in counts)
-    return Reply(name, said or "", str(choice.get("finish_reason") or ""), prompt, completion)
+    usage = body.get("usage")
+    tokens = usage if isinstance(usage, dict) else {}
+    return Reply(
+        name,
+        encodable(said),
+        encodable(str(finish)[:80]),
+        counted(tokens.get("prompt_tokens")),
+        counted(tokens.get("completion_tokens")),
+        encodable(clean(without)[:300]),
+    )
+
+
+def spoken(message: dict[str, Any]) -> tuple[str, str]:
+    """The text of a message, and why there is none: ("...", "") or ("", "..."). A message that is
+    empty in every way has said nothing, which is an answer: ("", "").
+
+    Raises Retry where the content is neither text nor a list of parts.
+    """
+    other = [kind for kind in UNSPOKEN if message.get(kind)]
+    content = message.get("content") if other else message["content"]
+    if isinstance(content, dict):
+        content = [content]
+    if isinstance(content, list):
+        texts = [text for part in content if (text := part_text(part)) is not None]
+        if texts:
+            return "".join(texts), ""
+        kinds = sorted({str(part.get("type")) for part in content if isinstance(part, dict)})
+        return "", f"{NO_TEXT}: the content's parts are {', '.join(kinds)[:100] or 'none'}"
+    if content is not None and not isinstance(content, str):
+        raise Retry(f"the answer's content is a {type(content).__name__}, not text")
+    if content or not other:
+        return content or "", ""
+    refusal = message.get("refusal")
+    if isinstance(refusal, str) and refusal:
+        return "", f"{NO_TEXT}: the model declined: {refusal}"
+    return "", f"{NO_TEXT}, only {', '.join(other)}"
+
+
+def part_text(part: Any) -> str | None:
+    """The text of a part of a content; None where it is of another kind (a refusal, an image)."""
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict) or part.get("type", "text") not in ("text", "output_text"):
+        return None
+    text = part.get("text")
+    text = text.get("value") if isinstance(text, dict) else text
+    return text if isinstance(text, str) else None
+
+
+def counted(tokens: Any) -> int | None:
+    """A number of tokens; None where the server reported something else."""
+    return tokens if type(tokens) is int and tokens >= 0 else None

@@ -20,8 +20,9 @@ from genac.critics.generative import GenerativeCritic
 from genac.critics.parsing import CLOSE, OPEN, SCORES, parse_score
 from genac.critics.prompts import Context
 from genac.critics.zero_shot import ORACLE, REFERENCE, oracle_prompt
-from genac.endpoint.client import Endpoint, answers_file, load_http
+from genac.endpoint.client import Endpoint, answers_file
 from genac.endpoint.replies import Bill, plan
+from genac.endpoint.transport import load_http
 from genac.runs.store import Run, stable_hash
 from genac.seeding import derive_seed
 from genac.stages.candidates import Candidate, candidates, third

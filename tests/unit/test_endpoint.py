@@ -238,13 +238,31 @@ def test_lost_prompts_that_come_last_together_are_asked_once_more(tmp_path: Path
 def test_a_server_that_dies_under_way_is_given_up(
     dies_at: int, concurrency: int, tmp_path: Path
 ) -> None:
-    many = [f"q{i}" for i in range(40)]
-    with (
-        ChatServer(lambda p, number: says(p) if many.index(p) < dies_at else Act(503)) as server,
-        pytest.raises(ValueError, match="3 prompts in a row"),
-    ):
+    many, lock, given = [f"q{i}" for i in range(40)], threading.Lock(), iter(range(dies_at))
+
+    def script(prompt: str, number: int) -> Act:
+        with lock:
+            return Act(503) if next(given, None) is None else says(prompt)
+
+    with ChatServer(script) as server, pytest.raises(ValueError, match="3 prompts in a row"):
         client(server, max_retries=1, concurrency=concurrency).ask(many, tmp_path / "a.jsonl")
     assert len((tmp_path / "a.jsonl").read_text().splitlines()) == dies_at
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("bad", [range(3), range(5, 8), range(9, 16), range(17, 24)], ids=str)
+def test_neighbours_that_the_server_never_answers_stop_nothing(
+    bad: range, concurrency: int, tmp_path: Path
+) -> None:
+    many, file = [f"q{i}" for i in range(24)], tmp_path / "a.jsonl"
+    poison = {many[i] for i in bad}
+    with ChatServer(lambda p, number: Act(500) if p in poison else says(p)) as server:
+        for _ in range(2):  # the second time only they are left
+            endpoint = client(server, max_retries=1, concurrency=concurrency)
+            replies, bill = endpoint.ask(many, file)
+            assert {p: r.text for p, r in replies.items()} == {p: p for p in {*many} - poison}
+            assert bill.unanswered == len(bad)
+    assert len(file.read_text().splitlines()) == 24 - len(bad)
 
 
 def test_a_few_poisonous_prompts_of_many_do_not_block_a_resume(tmp_path: Path) -> None:
@@ -252,12 +270,11 @@ def test_a_few_poisonous_prompts_of_many_do_not_block_a_resume(tmp_path: Path) -
     bad = set(many[50:53])
     with ChatServer(lambda p, number: Act(500) if p in bad else says(p)) as server:
         endpoint, file = client(server, max_retries=1), tmp_path / "a.jsonl"
-        with pytest.raises(ValueError, match="in a row"):  # neighbours, asked one by one
-            client(server, max_retries=1, concurrency=1).ask(many[:60], file)
         rest = [Reply(endpoint.identify(p), p) for p in many if p not in bad]
         file.write_text("".join(json.dumps(asdict(r)) + "\n" for r in rest))
         replies, bill = endpoint.ask(many, file)
         assert len(replies) == 297 and bill.unanswered == 3
+        assert server.count == 6  # no other round for so few
 
 
 def test_concurrency_is_limited(tmp_path: Path) -> None:
