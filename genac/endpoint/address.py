@@ -63,7 +63,8 @@ def is_name(host: str) -> bool:
         ascii_name = host.encode("idna").decode("ascii")
     except UnicodeError:  # it also refuses labels that are empty or too long
         return False
-    return len(ascii_name) <= 253 and re.fullmatch(r"[A-Za-z0-9_.-]+", ascii_name) is not None
+    labels = ascii_name.removesuffix(".").split(".")
+    return len(ascii_name) <= 253 and all(re.fullmatch(r"[A-Za-z0-9_-]+", x) for x in labels)
 
 
 def key_of(cfg: EndpointConfig) -> SecretStr | None:

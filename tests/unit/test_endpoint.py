@@ -91,7 +91,9 @@ def test_a_passing_fault_loses_nothing(fault: str, tmp_path: Path) -> None:
         return FAULTS[fault] if prompt in hit and number == 0 else says(prompt)
 
     with ChatServer(script) as server:
-        replies, bill = client(server, said, timeout=2.0).ask(PROMPTS, file)
+        replies, bill = client(server, said, timeout=2.0 if fault == "time-out" else 20.0).ask(
+            PROMPTS, file
+        )
         assert {p: r.text for p, r in replies.items()} == {p: p for p in PROMPTS}
         assert dict(server.prompts) == {p: 1 + (p in hit) for p in PROMPTS}
         assert bill.retries == len(hit) and bill.unanswered == 0
