@@ -137,7 +137,8 @@ class RawServer:
     def __init__(self, script: Callable[[str, int], Pieces]) -> None:
         self.script = script
         self.prompts: Counter[str] = Counter()
-        self.open = self.most_open = self.connections = 0
+        self.most_open = self.connections = 0
+        self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}/v1"
@@ -158,20 +159,21 @@ class RawServer:
                 return
             with self._lock:
                 self.connections += 1
-                self.open += 1
-                self.most_open = max(self.most_open, self.open)
+                self._open.add(connection)
+                self.most_open = max(self.most_open, sum(not has_left(c, 0.0) for c in self._open))
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            with connection, connection.makefile("rb") as requests:
+            with connection.makefile("rb") as requests:
                 while self._answer(connection, requests):
                     pass
         except OSError:  # the client has gone
             pass
         finally:
             with self._lock:
-                self.open -= 1
+                self._open.discard(connection)
+                connection.close()
 
     def _answer(self, connection: socket.socket, requests: IO[bytes]) -> bool:
         """Answers one request; False once the connection is to be closed."""
@@ -194,9 +196,10 @@ class RawServer:
 
 
 def has_left(connection: socket.socket, seconds: float) -> bool:
-    """Waits, and says whether the client closed the connection meanwhile."""
-    readable, _, _ = select.select([connection], [], [], seconds)
-    return bool(readable) and connection.recv(1, socket.MSG_PEEK) == b""
+    """Waits, and says whether the client closed the connection meanwhile, whatever it sent."""
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(seconds * 1000))
 
 
 def http(body: str | bytes, head: str = "HTTP/1.1 200 OK", length: int | None = None) -> bytes:
