@@ -7,8 +7,7 @@ pair) can break it, and no reply repeats what the client sent.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
@@ -16,11 +15,14 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.exceptions import HTTPException
 
-from genac.runs.files import encodable, plain
+from genac.hosts import HostGuard
 from genac.scoring import Judgement
+from genac.serving.guard import JSON, Bounds, Guard, refusal
 from genac.serving.worker import Full, Item, Judge, Stopped, Unfit, Worker
+
+MESSAGES = 1024  # chat messages of all items of a request
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,14 @@ class Limits:
         """Of a request's body: a character takes at most 12 bytes in JSON (a pair of escapes)."""
         return 12 * self.max_batch * self.max_characters + 4096
 
+    @property
+    def max_values(self) -> int:
+        """Of a request's JSON: a message has up to 13, an item up to 22 beside its messages."""
+        return 16 * MESSAGES + 64 * self.max_batch + 64
+
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class ChatMessage(Strict):
@@ -62,10 +69,13 @@ class ScoreItem(Strict):
 
     @property
     def characters(self) -> int:
-        texts = (
-            [self.problem] if isinstance(self.problem, str) else [m.content for m in self.problem]
-        )
-        return sum(map(len, texts)) + len(self.partial_response)
+        texts = [self.problem] if isinstance(self.problem, str) else self.problem
+        sizes = [len(t) if isinstance(t, str) else len(t.role) + len(t.content) for t in texts]
+        return sum(sizes) + len(self.partial_response)
+
+    @property
+    def messages(self) -> int:
+        return 0 if isinstance(self.problem, str) else len(self.problem)
 
     def item(self) -> Item:
         problem = self.problem
@@ -77,31 +87,26 @@ class ScoreItem(Strict):
 class ScoreOne(ScoreItem):
     """A request about one partial response."""
 
-    thoughts: int | None = Field(default=None, ge=1)
+    thoughts: int | None = Field(default=None, ge=1, lt=2**31)
 
 
 class ScoreMany(Strict):
     """A request about several, judged together."""
 
     items: Annotated[list[ScoreItem], Field(min_length=1)]
-    thoughts: int | None = Field(default=None, ge=1)
+    thoughts: int | None = Field(default=None, ge=1, lt=2**31)
 
 
-class JSON(Response):
-    """JSON in ASCII: escapes even what UTF-8 cannot hold."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        return json.dumps(plain(content), allow_nan=False).encode("ascii")
-
-
-def refusal(status: int, message: str, **headers: str) -> JSON:
-    return JSON({"error": encodable(message)}, status, headers)
-
-
-def create_app(critic: Judge, card: dict[str, Any], limits: Limits | None = None) -> FastAPI:
-    """The application of one critic. `card` is what GET /card returns beside the limits."""
+def create_app(
+    critic: Judge,
+    card: dict[str, Any],
+    limits: Limits | None = None,
+    host: str = "127.0.0.1",
+    names: Sequence[str] = (),
+) -> FastAPI:
+    """The application of one critic. `card` is what GET /card returns beside the limits, `host` the
+    address that is listened on, `names` further names that the server answers to.
+    """
     limits = limits or Limits()
     worker = Worker(critic, limits.max_batch, limits.max_queued)
 
@@ -111,9 +116,21 @@ def create_app(critic: Judge, card: dict[str, Any], limits: Limits | None = None
         yield
         await asyncio.to_thread(worker.stop)
 
-    app = FastAPI(title="genac critic", lifespan=lifespan, default_response_class=JSON)
+    app = FastAPI(
+        title="genac critic",
+        lifespan=lifespan,
+        default_response_class=JSON,
+        docs_url=None,  # these pages load scripts from other sites; /openapi.json has the same
+        redoc_url=None,
+    )
     app.state.worker = worker
-    app.add_middleware(BodyLimit, max_bytes=limits.max_bytes)
+    bounds = Bounds(limits.max_bytes, limits.max_values, limits.seconds)
+    app.add_middleware(Guard, bounds=bounds)
+    app.add_middleware(HostGuard, bound=host, also=names)
+
+    @app.exception_handler(HTTPException)
+    async def failed(request: Request, error: HTTPException) -> JSON:
+        return refusal(error.status_code, str(error.detail), **(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSON:
@@ -179,6 +196,9 @@ def beyond(items: list[ScoreItem], thoughts: int, limits: Limits) -> str:
             f"{len(items)} items x {thoughts} thoughts is more than {limits.max_batch}; "
             "split the request"
         )
+    messages = sum(item.messages for item in items)
+    if messages > MESSAGES:
+        return f"{messages} messages; at most {MESSAGES} are read in one request"
     longest = max(item.characters for item in items)
     if longest > limits.max_characters:
         return f"an item has {longest} characters; at most {limits.max_characters} are judged"
@@ -189,30 +209,3 @@ def explained(errors: Any) -> str:
     """What is wrong with a request, without repeating it."""
     lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in errors]
     return "; ".join(dict.fromkeys(lines))[:1000]
-
-
-class BodyLimit:
-    """Refuses bodies beyond a size before they are read whole."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app, self.max_bytes = app, max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
-            return await self.app(scope, receive, send)
-        body, more = b"", True
-        while more:
-            part = await receive()
-            if part["type"] == "http.disconnect":
-                return
-            body += part.get("body", b"")
-            more = part.get("more_body", False)
-            if len(body) > self.max_bytes:
-                message = f"the request's body is larger than {self.max_bytes} bytes"
-                return await refusal(413, message)(scope, receive, send)
-        parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def replay() -> Message:
-            return parts.pop() if parts else await receive()
-
-        await self.app(scope, replay, send)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
-import ipaddress
 import sys
 from collections.abc import Sequence
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from genac.hosts import is_loopback
 from genac.scoring import Critic
 from genac.serving.app import Limits, create_app
 
@@ -25,16 +27,40 @@ def serve(arguments: Sequence[str]) -> None:
         threads=asked.threads,
         batch_size=asked.max_batch,
     )
-    if not is_local(asked.host):
+    if not is_loopback(asked.host):
         print(
             f"genac serve: {asked.host} can be reached from outside and the endpoint asks nobody "
             "who they are; put it behind a proxy that does",
             file=sys.stderr,
         )
-    app = create_app(critic, critic.describe(), limits)
+    app = create_app(critic, critic.describe(), limits, asked.host, asked.allow_host)
     print(f"serving {asked.critic} on http://{asked.host}:{asked.port}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
-        uvicorn.run(app, host=asked.host, port=asked.port, log_level="warning")
+        uvicorn.run(
+            app,
+            host=asked.host,
+            port=asked.port,
+            log_level="warning",
+            http=Impatient,
+            ws="none",
+        )
+
+
+class Impatient(H11Protocol):
+    """Closes a connection that has not sent a whole request's headers in time.
+
+    uvicorn limits the wait for further requests of a connection, not that for the first one.
+    """
+
+    seconds = 20.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(self.seconds, self._expire)
+
+    def _expire(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +68,13 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="genac serve")
     p.add_argument("critic", help="a critic's folder or its name on the hub")
     p.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    p.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="further name that clients or a proxy call the server by (may be repeated)",
+    )
     p.add_argument("--port", type=int, default=8077)
     p.add_argument("--max-batch", type=int, default=usual.max_batch, help="items x thoughts")
     p.add_argument("--max-characters", type=int, default=usual.max_characters, help="per item")
@@ -51,11 +84,3 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     p.add_argument("--threads", type=int, default=0, help="CPU threads, 0 = all")
     return p
-
-
-def is_local(host: str) -> bool:
-    """Whether only this machine reaches the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import uvicorn
 
+from genac.hosts import is_loopback
 from genac.scoring import Ids, Judgement, Prompt
 from genac.serving.app import Limits, create_app
-from genac.serving.command import is_local
 from genac.serving.worker import Item, Stopped, Worker
 
 NASTY = 'quote " brace } </answer>\n\x00\u2028 half \ud800 and \U0001f600'
@@ -227,8 +227,8 @@ def test_a_stopped_worker_takes_nothing_and_cancels_what_waits():
     ("host", "local"),
     [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("a.b", False)],
 )
-def test_is_local(host, local):
-    assert is_local(host) is local
+def test_is_loopback(host, local):
+    assert is_loopback(host) is local
 
 
 @pytest.mark.parametrize("field", ["max_batch", "max_characters", "max_queued", "seconds"])
