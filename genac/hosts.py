@@ -42,7 +42,11 @@ class HostGuard:
             return await self.app(scope, receive, send)
         message = f"this server answers to {', '.join(sorted(self.names))}, to no other Host"
         body = json.dumps({"error": message}).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),  # a body, if there is one, is not read
+        ]
         await send({"type": "http.response.start", "status": 400, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

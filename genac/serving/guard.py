@@ -83,13 +83,15 @@ class Guard:
         self._held = 0  # bytes of the bodies of all requests under way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        if refused := unwelcome(Headers(scope=scope)):
-            return await refused(scope, receive, send)
+        headers = Headers(scope=scope)
+        if scope["method"] != "POST":
+            body_follows = "transfer-encoding" in headers or "content-length" in headers
+            return await self.app(scope, receive, closing(send) if body_follows else send)
         body = bytearray()
         try:
-            refused = await self._limited(receive, body)
+            refused = await self._limited(receive, body, unwelcome(headers))
             if refused is not None:
                 return await refused(scope, receive, send)
             parts: list[Message] = [
@@ -105,18 +107,24 @@ class Guard:
         finally:
             self._held -= len(body)
 
-    async def _limited(self, receive: Receive, body: bytearray) -> Response | None:
+    async def _limited(
+        self, receive: Receive, body: bytearray, refused: Response | None
+    ) -> Response | None:
         """Reads the body; the refusal where it is not in time, not within bounds or no JSON."""
         try:
             async with asyncio.timeout(min(READ, self.bounds.seconds)):
-                return await self._read(receive, body) or unreadable(body)
+                return await self._read(receive, body, refused) or unreadable(body)
         except TimeoutError:
             return refusal(408, "the request's body did not arrive in time", connection="close")
 
-    async def _read(self, receive: Receive, body: bytearray) -> Response | None:
-        """Reads the body, or drops what is beyond a limit and returns the refusal."""
+    async def _read(
+        self, receive: Receive, body: bytearray, refused: Response | None
+    ) -> Response | None:
+        """Reads the body; where it is refused, or passes a limit, drops it and returns the refusal.
+
+        A client that still sends would not see a refusal that comes before it has finished.
+        """
         bounds, outline, arrived = self.bounds, Outline(), 0
-        refused: Response | None = None
         more = True
         while more and arrived <= DRAINED * bounds.max_bytes:
             message = await receive()
@@ -162,6 +170,17 @@ def unwelcome(headers: Headers) -> Response | None:
     if headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
         return refusal(415, "send the body as it is, without a content-encoding")
     return None
+
+
+def closing(send: Send) -> Send:
+    """`send` for an answer to a request whose body is not read: the connection ends with it."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
+        await send(message)
+
+    return sending
 
 
 def netloc(origin: str) -> str:
