@@ -113,7 +113,7 @@ class Endpoint:
         self._stop.clear()
         known = bool(replies)
         self._spoke |= known
-        self._good = next((p for p, r in replies.items() if not r.refused), None)
+        self._good = next((p for p, r in replies.items() if r.came), None)
         # The last few of many may be prompts that the server never answers: then go on without.
         few = len(missing) <= len(unique) // 100
         fresh: dict[str, Reply | None] = {}
@@ -231,7 +231,7 @@ class Endpoint:
                 raise
             with self._lock:
                 self._replies, self._lost, self._probes_lost = self._replies + 1, 0, 0
-                self._good = self._good if reply.refused else prompt
+                self._good = prompt if reply.came else self._good
                 if file is not None:
                     append_line(file, asdict(reply))
             return reply

@@ -406,3 +406,16 @@ def test_the_deadline_closes_what_is_opened_after_it() -> None:
         deadline.trace("connection.connect_tcp.complete", {"return_value": Stream()})
         second.settimeout(5.0)
         assert second.recv(1) == b""
+
+
+def test_replies_without_text_show_that_a_server_lives(tmp_path: Path) -> None:
+    """Some prompts are lost, all others are answered by thoughts alone: nothing stops."""
+    thought = json.dumps({"choices": [{"message": {"content": None, "reasoning": "hm"}}]})
+    bad = set(PROMPTS[-5:])
+
+    def script(prompt: str, number: int) -> Pieces:
+        return [http("", "HTTP/1.1 500 no") if prompt in bad else http(thought)]
+
+    with RawServer(script) as server:
+        replies, bill, _ = ask(server.url, tmp_path, PROMPTS, concurrency=1)
+        assert set(replies) == set(PROMPTS) - bad and bill.unanswered == 5
