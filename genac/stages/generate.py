@@ -24,7 +24,7 @@ from genac.search.candidates import Candidate, Searcher, draw, judged, values
 from genac.search.rules import RULES, Answers, best
 from genac.stages.judge import critic_folder, load_critic
 from genac.stages.setup import critic_card, make_world
-from genac.tasks.answers import final_answer, normalise
+from genac.tasks.answers import answer_key
 from genac.tasks.base import Task
 from genac.types import Problem
 
@@ -44,7 +44,7 @@ class Source:
         texts = [c.rollout.text for c in group]
         if self.task is not None:
             return [self.task.answer_of(text) for text in texts]
-        return [normalise(final_answer(text)) or None for text in texts]
+        return [answer_key(text) for text in texts]
 
 
 def generate(arguments: Sequence[str]) -> str:
