@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 OPEN, CLOSE = "<answer>", "</answer>"
@@ -100,7 +100,7 @@ def read(text: str, depth: int = 2) -> Form | None:
     is none.
     """
     boxes, unfinished = boxes_of(text)
-    forms = [joined(text, boxes), tag_of(text), *lines_of(text, outermost(boxes))]
+    forms = [joined(text, boxes), tag_of(text), line_of(text, outermost(boxes))]
     chosen = max(
         (f for f in forms if f is not None), key=lambda f: (f.strong, f.start), default=None
     )
@@ -186,23 +186,28 @@ def tag_of(text: str) -> Form | None:
     return Form(start, content, "tag") if content else None
 
 
-def lines_of(text: str, boxes: list[Box]) -> Iterator[Form]:
-    """What stands behind the markers outside boxes. Each reads up to the next marker at most."""
+def line_of(text: str, boxes: list[Box]) -> Form | None:
+    """What stands behind the last marker outside boxes that is surely one, else behind the last
+    that may be one. Each reads up to the next marker at most.
+    """
     starts = [box.start for box in boxes]
-    outside = [
-        m
-        for m in MARKERS.finditer(text)
-        if (place := bisect_right(starts, m.start())) == 0 or boxes[place - 1].end <= m.start()
-    ]
-    stops = [m.start() for m in outside[1:]] + [len(text)]
-    end = len(text.rstrip())
-    for marker, stop in zip(outside, stops, strict=False):
+    weak, end, stop = None, len(text.rstrip()), len(text)
+    for marker in reversed(list(MARKERS.finditer(text))):
+        place = bisect_right(starts, marker.start())
+        if marker.end() == stop or (place > 0 and marker.start() < boxes[place - 1].end):
+            stop = marker.start()
+            continue
         kind = marker.lastgroup or ""
         content, content_end = behind(text, marker.end(), stop, kind in ON_THE_NEXT_LINE)
         strong, last = STRONG[kind](content), content_end >= end
         early = kind not in ON_THE_LAST_LINE and (strong or kind == "answer")
         if content and (last or early):
-            yield Form(marker.start(), content, "line", strong)
+            form = Form(marker.start(), content, "line", strong)
+            if strong:
+                return form
+            weak = weak or form
+        stop = marker.start()
+    return weak
 
 
 def behind(text: str, first: int, stop: int, next_line: bool) -> tuple[str, int]:

@@ -275,7 +275,7 @@ def test_weighted_rewards_that_cannot_be(spec, message):
         (r"<think>5?</think> \boxed{5}", 1.0),
         (r"<think>\boxed{5}</think>", 0.0),
         (r"<think>\boxed{5}", 0.0),
-        (r"a</think>b \boxed{5}", 0.0),
+        (r"a</think>b \boxed{5}", 1.0),
         (r"\boxed{ }", 0.0),
         ("5", 0.0),
     ],
