@@ -20,12 +20,21 @@ from genac.tasks.final_answer import (
     final_answer,
     last_line,
     normalise,
+    opens_thought,
     read,
     visible,
 )
 from genac.types import Problem
 
-__all__ = ["BUILTIN", "Scorer", "answer_key", "final_answer", "match_answer", "normalise"]
+__all__ = [
+    "BUILTIN",
+    "Scorer",
+    "answer_key",
+    "final_answer",
+    "match_answer",
+    "normalise",
+    "whole_text",
+]
 
 Scorer = Callable[[Problem, str], float | None]
 
@@ -37,7 +46,7 @@ FULL_LENGTH, NO_LENGTH = 2000, 8000  # characters: `short` falls from 1 to 0 bet
 
 def match_answer(problem: Problem, text: str) -> float:
     """1.0 where the final answers are equal as normalised text or as decimal numbers, else 0.0."""
-    answer = answer_key(begun_in(problem) + text)
+    answer = answer_key(whole_text(problem, text))
     return float(answer is not None and answer == normalise(reference(problem)[0]))
 
 
@@ -60,17 +69,22 @@ def reference(problem: Problem) -> tuple[str, bool]:
     return (form.content, True) if form and not form.cut else (last_line(text), False)
 
 
-def begun_in(problem: Problem) -> str:
-    """The opening tag of a thought that the prompt itself ends with."""
-    _, tag, rest = problem.text[-20:].rstrip().rpartition("<think>")
-    return "" if rest else tag
+def whole_text(problem: Problem, text: str) -> str:
+    """The response with the opening tag of the thought that its prompt ended in, if any."""
+    prompt = problem.prompt
+    if isinstance(prompt, str):
+        inside = opens_thought(prompt)
+    else:  # a final message of the assistant is the beginning of the response
+        last = prompt[-1] if prompt else {}
+        inside = last.get("role") == "assistant" and visible(last["content"]) is None
+    return f"<think>{text}" if inside or problem.opens_thought else text
 
 
 def boxed_format(problem: Problem, text: str) -> float:
     r"""1.0 where thinking, if any, is closed and a filled \boxed{} follows it, else 0.0. The
     opening tag may be missing: many chat templates end the prompt with it.
     """
-    response = visible(begun_in(problem) + text)
+    response = visible(whole_text(problem, text))
     return float(response is not None and boxed(response))
 
 
@@ -97,7 +111,7 @@ def match_math(math_verify: Any, problem: Problem, text: str) -> float | None:
     """1.0 where the answers match or math-verify finds them equivalent; None for an unreadable
     reference.
     """
-    text = begun_in(problem) + text
+    text = whole_text(problem, text)
     if match_answer(problem, text):
         return 1.0
     gold = math_verify.parse(gold_latex(problem), parsing_timeout=None)

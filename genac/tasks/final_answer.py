@@ -84,6 +84,12 @@ def visible(text: str) -> str | None:
     return text[last.end() :] if "/" in last[0] else None
 
 
+def opens_thought(prompt: str) -> bool:
+    """Whether a prompt ends with the opening tag of a thought, which the response goes on in."""
+    tail = prompt[-40:].rstrip()
+    return any(t.end() == len(tail) and "/" not in t[0] for t in THOUGHT.finditer(tail))
+
+
 def final_answer(text: str) -> str:
     """The text of the last form (see above); without any, the last line, "" of an open thought."""
     text = (visible(text) or "").strip()
