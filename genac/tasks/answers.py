@@ -20,8 +20,10 @@ from genac.tasks.final_answer import (
     final_answer,
     last_line,
     normalise,
+    number,
     opens_thought,
     read,
+    undelimited,
     visible,
 )
 from genac.types import Problem
@@ -121,26 +123,37 @@ def match_math(math_verify: Any, problem: Problem, text: str) -> float | None:
     form = None if response is None else read(response)
     if response is None or (form and form.cut):
         return 0.0
-    answer = response_latex(form) if form else response.translate(SIGNS)
-    result = math_verify.parse(answer, parsing_timeout=None)
+    result = math_verify.parse(response_latex(response, form), parsing_timeout=None)
     return float(math_verify.verify(gold, result, timeout_seconds=None))
 
 
 def gold_latex(problem: Problem) -> str:
     """The reference as math-verify reads it."""
     answer, in_form = reference(problem)
-    if not in_form and any(sign in problem.answer for sign in MATHEMATICS):
+    in_text = any(sign in problem.answer for sign in MATHEMATICS)
+    if in_text and not in_form and not is_bare(problem.answer):
         return problem.answer.translate(SIGNS)
     return as_latex(answer)  # bare "x^2 + 1" would be read as its last number
 
 
-def response_latex(form: Form) -> str:
-    """The response's final answer as math-verify reads it: a sentence as one, else as LaTeX."""
+def is_bare(text: str) -> bool:
+    """Whether a text is nothing but one number or formula."""
+    text = text.strip()
+    return undelimited(text) != text or number(normalise(text)) is not None
+
+
+def response_latex(response: str, form: Form | None) -> str:
+    """The response's final answer as math-verify reads it: a sentence as one, else as LaTeX.
+    Without a form it searches the whole response.
+    """
+    if form is None:
+        return as_latex(response) if is_bare(response) else response.translate(SIGNS)
     if form.kind == "box":
         return as_latex(form.content)
     if any(sign in form.content for sign in MATHEMATICS):
         return form.content.translate(SIGNS)
-    if SENTENCE.search(form.content) and "\\" not in form.content:
+    plain = "\\" not in form.content and any(c.isdigit() for c in form.content)
+    if plain and SENTENCE.search(form.content):
         return f"Answer: {form.content}".translate(SIGNS)
     return as_latex(form.content)
 

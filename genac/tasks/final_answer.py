@@ -19,6 +19,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 OPEN, CLOSE = "<answer>", "</answer>"
 PROSE = 4  # words from which what follows "Answer:" is a sentence about the answer
@@ -57,7 +58,9 @@ THOUSANDS = re.compile(
     rf"(?<![\d.])(?<!\d,)(?<!\d\{{,\}})(?<!\d\\,)[1-9]\d{{0,2}}(?:{SEPARATOR}\d{{3}})+(?!\d|{SEPARATOR}\d)"
 )
 BRACKETS = re.compile(r"[(\[]|\\\{|\\langle")
-DRESS = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}|\{([^{}]*)\}")
+DRESS = re.compile(
+    r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}|\{([^{}]*)\}|(?:\*{1,3}|`)([^*`]+)(?:\*{1,3}|`)"
+)
 NUMBER = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{1,9}))?")
 
 
@@ -126,8 +129,7 @@ def squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """Places in a text: of a box, and of what it holds."""
 
     start: int
@@ -141,16 +143,18 @@ def boxes_of(text: str) -> tuple[list[Box], Form | None]:
     if "box" not in text:
         return [], None
     boxes = [Box(m.start(), m.end(), *m.span(m.lastgroup or 0)) for m in BARE.finditer(text)]
-    opened: list[re.Match[str]] = []
+    opened: list[tuple[int, int]] = []
     for token in BRACES.finditer(text):
+        start, end = token.span()
         if token[0] == "}":
-            if opened and len((opening := opened.pop())[0]) > 1:
-                boxes.append(Box(opening.start(), token.end(), opening.end(), token.start()))
-        elif token[0][-1] == "{" and token[0] != "\\{":
-            opened.append(token)
-    cut = next((o for o in reversed(opened) if len(o[0]) > 1), None)
-    boxes.sort(key=lambda box: box.start)
-    return boxes, None if cut is None else Form(cut.start(), text[cut.end() :], "box")
+            opening, first = opened.pop() if opened else (0, 1)
+            if first - opening > 1:  # longer than a brace
+                boxes.append(Box(opening, end, first, start))
+        elif text[end - 1] == "{" and token[0] != "\\{":
+            opened.append((start, end))
+    cut = next((o for o in reversed(opened) if o[1] - o[0] > 1), None)
+    boxes.sort()
+    return boxes, None if cut is None else Form(cut[0], text[cut[1] :], "box")
 
 
 def joined(text: str, boxes: list[Box]) -> Form | None:
@@ -198,21 +202,20 @@ def line_of(text: str, boxes: list[Box]) -> Form | None:
     """
     starts = [box.start for box in boxes]
     weak, end, stop = None, len(text.rstrip()), len(text)
-    for marker in reversed(list(MARKERS.finditer(text))):
-        place = bisect_right(starts, marker.start())
-        if marker.end() == stop or (place > 0 and marker.start() < boxes[place - 1].end):
-            stop = marker.start()
-            continue
-        kind = marker.lastgroup or ""
-        content, content_end = behind(text, marker.end(), stop, kind in ON_THE_NEXT_LINE)
-        strong, last = STRONG[kind](content), content_end >= end
-        early = kind not in ON_THE_LAST_LINE and (strong or kind == "answer")
-        if content and (last or early):
-            form = Form(marker.start(), content, "line", strong)
-            if strong:
-                return form
-            weak = weak or form
-        stop = marker.start()
+    markers = [(*m.span(), m.lastgroup or "") for m in MARKERS.finditer(text)]
+    for start, first, kind in reversed(markers):
+        place = bisect_right(starts, start)
+        inside = place > 0 and start < boxes[place - 1].end
+        if first < stop and not inside:
+            content, content_end = behind(text, first, stop, kind in ON_THE_NEXT_LINE)
+            strong = STRONG[kind](content)
+            early = kind not in ON_THE_LAST_LINE and (strong or kind == "answer")
+            if content and (early or content_end >= end):
+                form = Form(start, content, "line", strong)
+                if strong:
+                    return form
+                weak = weak or form
+        stop = start
     return weak
 
 
@@ -224,7 +227,11 @@ def behind(text: str, first: int, stop: int, next_line: bool) -> tuple[str, int]
     end = text.find(closing, first + 2, stop) if closing else -1
     end = end + 2 if end >= 0 else text.find("\n", first, stop)
     end = end if end >= 0 else stop
-    content = text[first:end].partition(CLOSE)[0].strip().strip("*`").strip()
+    content = text[first:end].partition(CLOSE)[0].strip().lstrip("*`")
+    bare = content.rstrip("*`.")
+    if content[len(bare) :].strip("."):  # **42**.
+        content = bare
+    content = content.strip()
     head, hope, tail = content.rpartition(HOPE)
     return undelimited(head.strip() if hope and not tail.strip(".") else content), end
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genac.tasks.answers import answer_key, final_answer
+from genac.tasks.answers import answer_key, final_answer, whole_text
 from genac.tasks.base import SPLITS, OracleTrace, split_of
 from genac.tasks.files import shuffled, vocabulary
 from genac.types import Problem
@@ -79,7 +79,7 @@ class GymTask:
         """The data set's score of the final answer (see `tasks/final_answer.py`); 0 without one."""
         answer = problem.answer or None  # some puzzles have many solutions and name none
         entry = {"question": problem.text, "answer": answer, "metadata": problem.extras}
-        given = final_answer(text)
+        given = final_answer(whole_text(problem, text))
         return float(self._source.score_answer(given, entry)) if given else 0.0
 
     def answer_of(self, text: str) -> str | None:

@@ -75,6 +75,7 @@ FORMS = [
     ("The final answer is 42\n\nAsk me more.", "42"),
     ("So the answer is $42$.", "42"),
     ("The answer is: 42", "42"),
+    ("The answer is **42**.", "42"),
     ("6 * 7 = 42\nA: 42", "42"),
     (r"\boxed{41}? No. The final answer is 42", "42"),
     # what only looks like a form
@@ -134,6 +135,9 @@ VERDICTS = [  # reference, response, reward of match, reward of math
     ("1234", r"\boxed{1{,}234}", 1, 1),
     ("1234", r"\boxed{1\,234}", 1, 1),
     ("235", r"\boxed{1\,234}", 0, 0),
+    ("235", r"$1\,234$", 0, 0),
+    (r"$1\,234$", "235", 0, 0),
+    (r"$1\,234$", "1234", 1, 1),
     ("10236", r"\boxed{10,\!236}", 1, 1),
     # dress
     ("-5", "\\boxed{\u22125}", 1, 1),
@@ -144,6 +148,10 @@ VERDICTS = [  # reference, response, reward of match, reward of math
     ("42", r"\boxed{\$42}", 1, 1),
     ("42", r"\boxed{{42}}", 1, 1),
     ("42", r"\boxed{42.}", 1, 1),
+    ("42", "It is\n**42**", 1, 1),
+    ("42", "It is\n`42`.", 1, 1),
+    ("no", "Answer: no", 1, 1),
+    ("5", "Answer: no", 0, 0),
     ("42", "The answer is 42.0", 1, 1),
     (r"\text{Evelyn}", r"\boxed{Evelyn}", 1, 1),
     (PIECEWISE, rf"\boxed{{{PIECEWISE}}}", 1, 1),

@@ -48,9 +48,9 @@ def test_final_answer(text, answer):
 
 def test_final_answer_of_hostile_text_is_linear():
     for piece in ("<answer>", "</answer>", "ans=", "\\boxed{", "\n", "\ud800", "####"):
-        start = time.perf_counter()
+        start = time.process_time()
         final_answer(piece * (10**6 // len(piece)))
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(
