@@ -17,8 +17,11 @@ from genac.models.loading import chat_text
 from genac.runtime import Runtime
 from genac.seeding import derive_seed
 from genac.tasks.base import Task
+from genac.tasks.final_answer import opens_thought
 from genac.tasks.verifier import Verifier
 from genac.types import Problem, Rollout
+
+THOUGHT_TOKENS = 16  # of a prompt's end: an opening tag, in characters if need be, and blanks
 
 Group = list[Rollout]
 
@@ -97,6 +100,7 @@ def sample(
     size = len(seeds) // len(problems)
     assert size * len(problems) == len(seeds), "seeds are as many for every problem"
     prompts = [encode_prompt(actor.tokenizer, problem) for problem in problems]
+    problems = [as_read(actor.tokenizer, p, ids) for p, ids in zip(problems, prompts, strict=True)]
     limit = cfg.max_completion_length
     requests = [
         request(actor, cfg, prompts[i // size], limit, seed) for i, seed in enumerate(seeds)
@@ -116,6 +120,12 @@ def sample(
         )
         for i, completion in enumerate(actor.sampler.generate(requests))
     ]
+
+
+def as_read(tokenizer: Any, problem: Problem, prompt_ids: Sequence[int]) -> Problem:
+    """The problem, marked where its prompt ends inside a thought, as many chat templates let it."""
+    opened = opens_thought(tokenizer.decode(list(prompt_ids[-THOUGHT_TOKENS:])))
+    return replace(problem, opens_thought=True) if opened else problem
 
 
 def request(

@@ -29,13 +29,17 @@ Message = dict[str, str]
 
 @dataclass(frozen=True)
 class Problem:
-    """A question and what is needed to verify an answer. `prompt` is a string or chat messages."""
+    """A question and what is needed to verify an answer. `prompt` is a string or chat messages.
+    `opens_thought`: the prompt as the model read it ended inside a thought, so that a response
+    without a closing tag is all thought (set with each response: chat templates differ).
+    """
 
     id: str
     prompt: str | list[Message]
     answer: str
     task: str = ""
     extras: dict[str, Any] = field(default_factory=dict)
+    opens_thought: bool = False
 
     @property
     def text(self) -> str:

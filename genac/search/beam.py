@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from genac.engines.base import Completion, Request
-from genac.rollout import encode_prompt, request, response_text, stop_ids
+from genac.rollout import as_read, encode_prompt, request, response_text, stop_ids
 from genac.search.candidates import At, Candidate, Searcher, blind
 from genac.search.rules import top
 from genac.seeding import derive_seed
@@ -54,6 +54,9 @@ def beam_search(
         raise ValueError(f"--width is {width}; keep between 1 and --n {n} partial responses")
     hidden = [blind(p) for p in problems]
     prompts = [encode_prompt(search.actor.tokenizer, p) for p in hidden]
+    hidden = [
+        as_read(search.actor.tokenizer, p, ids) for p, ids in zip(hidden, prompts, strict=True)
+    ]
     empty = [Beam(p) for p in range(len(problems))]
     kept = [[b] for b in (ask(search, hidden, prompts, empty, at) if at == "last" else empty)]
     stops, number = boundary_ids(search), 0

@@ -16,6 +16,7 @@ from genac.rollout import sample
 from genac.runtime import Runtime
 from genac.seeding import derive_seed
 from genac.states import split
+from genac.tasks.answers import whole_text
 from genac.tasks.base import Task
 from genac.types import Problem, Rollout, State
 
@@ -85,7 +86,7 @@ def state_of(search: Searcher, rollout: Rollout, at: At) -> State:
 
 def answers(task: Task, group: Sequence[Candidate]) -> list[str | None]:
     """What the candidates answer, read as the task's verifier reads it."""
-    return [task.answer_of(c.rollout.text) for c in group]
+    return [task.answer_of(whole_text(c.rollout.problem, c.rollout.text)) for c in group]
 
 
 def values(group: Sequence[Candidate]) -> list[float | None]:

@@ -20,11 +20,11 @@ from genac.rollout import problems_at
 from genac.runs.store import Run
 from genac.runtime import Hardware, Runtime, language_model
 from genac.search.beam import beam_search
-from genac.search.candidates import Candidate, Searcher, draw, judged, values
+from genac.search.candidates import Candidate, Searcher, answers, draw, judged, values
 from genac.search.rules import RULES, Answers, best
 from genac.stages.judge import critic_folder, load_critic
 from genac.stages.setup import critic_card, make_world
-from genac.tasks.answers import final_answer, normalise
+from genac.tasks.answers import answer_key, whole_text
 from genac.tasks.base import Task
 from genac.types import Problem
 
@@ -41,10 +41,9 @@ class Source:
 
     def answers(self, group: Sequence[Candidate]) -> Answers:
         """As the task's verifier reads them; without a task, what stands last in the text."""
-        texts = [c.rollout.text for c in group]
         if self.task is not None:
-            return [self.task.answer_of(text) for text in texts]
-        return [normalise(final_answer(text)) or None for text in texts]
+            return answers(self.task, group)
+        return [answer_key(whole_text(c.rollout.problem, c.rollout.text)) for c in group]
 
 
 def generate(arguments: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,11 @@ class Bench:
 
     def outcomes(self, chosen: Sequence[Candidate]) -> list[float]:
         """Reward of the chosen response per problem; one that cannot be judged is a failure."""
-        texts = [c.rollout.text for c in chosen]
-        judged = self.setup.world.verifier.verify(list(zip(self.problems, texts, strict=True)))
+        items = [
+            (replace(p, opens_thought=c.rollout.problem.opens_thought), c.rollout.text)
+            for p, c in zip(self.problems, chosen, strict=True)
+        ]
+        judged = self.setup.world.verifier.verify(items)
         return [o.reward or 0.0 for o in judged]
 
     def choose(self, groups: Groups, rule: str) -> list[float]:

@@ -11,30 +11,83 @@ import functools
 import logging
 import re
 from collections.abc import Callable
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from genac.tasks.final_answer import (
+    SIGNS,
+    Form,
+    boxed,
+    final_answer,
+    last_line,
+    normalise,
+    number,
+    opens_thought,
+    read,
+    undelimited,
+    visible,
+)
 from genac.types import Problem
+
+__all__ = [
+    "BUILTIN",
+    "Scorer",
+    "answer_key",
+    "final_answer",
+    "match_answer",
+    "normalise",
+    "whole_text",
+]
 
 Scorer = Callable[[Problem, str], float | None]
 
+MATHEMATICS = ("$", "\\(", "\\[")
+# "42 cows", but neither "2ab" nor "1 and 2": math-verify knows what those are.
+SENTENCE = re.compile(r"(?:^|\s)(?!and\b)[A-Za-z]{3,}(?=[\s.,;:!?]|$)")
 FULL_LENGTH, NO_LENGTH = 2000, 8000  # characters: `short` falls from 1 to 0 between them
 
 
 def match_answer(problem: Problem, text: str) -> float:
     """1.0 where the final answers are equal as normalised text or as decimal numbers, else 0.0."""
-    got, wanted = normalise(final_answer(text)), normalise(final_answer(problem.answer))
-    return float(got == wanted or _equal_numbers(got, wanted))
+    answer = answer_key(whole_text(problem, text))
+    return float(answer is not None and answer == normalise(reference(problem)[0]))
+
+
+def answer_key(text: str) -> str | None:
+    """The final answer as it is compared and counted; None where there is none."""
+    response = visible(text)
+    form = None if response is None else read(response)
+    if response is None or (form and form.cut):
+        return None
+    return normalise(form.content if form else last_line(response)) or None
+
+
+def reference(problem: Problem) -> tuple[str, bool]:
+    """The part of the reference that is compared, and whether it stands there in a form (behind
+    "####", in a box) or is the last line.
+    """
+    text = problem.answer
+    text = (visible(text) if "</" in text else None) or text
+    form = read(text)
+    return (form.content, True) if form and not form.cut else (last_line(text), False)
+
+
+def whole_text(problem: Problem, text: str) -> str:
+    """The response with the opening tag of the thought that its prompt ended in, if any."""
+    prompt = problem.prompt
+    if isinstance(prompt, str):
+        inside = opens_thought(prompt)
+    else:  # a final message of the assistant is the beginning of the response
+        last = prompt[-1] if prompt else {}
+        inside = last.get("role") == "assistant" and visible(last["content"]) is None
+    return f"<think>{text}" if inside or problem.opens_thought else text
 
 
 def boxed_format(problem: Problem, text: str) -> float:
-    r"""1.0 where thinking, if any, is closed and a filled \boxed{} follows it, else 0.0."""
-    del problem
-    _, closing, answer = text.rpartition("</think>")
-    if ("<think>" in text) != bool(closing) or "<think>" in answer:
-        return 0.0
-    position, boxed = _boxed(answer)
-    return float(position >= 0 and bool(boxed.strip()))
+    r"""1.0 where thinking, if any, is closed and a filled \boxed{} follows it, else 0.0. The
+    opening tag may be missing: many chat templates end the prompt with it.
+    """
+    response = visible(whole_text(problem, text))
+    return float(response is not None and boxed(response))
 
 
 def short(problem: Problem, text: str) -> float:
@@ -57,59 +110,56 @@ def load_math() -> Scorer:
 
 
 def match_math(math_verify: Any, problem: Problem, text: str) -> float | None:
-    """1.0 where math-verify finds the answers equivalent; None for an unreadable reference."""
-    reference = problem.answer
-    if "$" not in reference and "\\boxed" not in reference:
-        reference = (
-            f"${final_answer(reference)}$"  # bare "x^2 + 1" would be read as its last number
-        )
-    gold = math_verify.parse(reference, parsing_timeout=None)
-    found = math_verify.parse(text, parsing_timeout=None)
-    return float(math_verify.verify(gold, found, timeout_seconds=None)) if gold else None
-
-
-def final_answer(text: str) -> str:
-    r"""What stands after the last 'ans=', '####' or 'Answer:' or in the last \boxed{} or
-    <answer></answer>, whichever comes last; without any, the last line. Linear in the length of
-    the text.
+    """1.0 where the answers match or math-verify finds them equivalent; None for an unreadable
+    reference.
     """
+    text = whole_text(problem, text)
+    if match_answer(problem, text):
+        return 1.0
+    gold = math_verify.parse(gold_latex(problem), parsing_timeout=None)
+    if not gold:
+        return None
+    response = visible(text)
+    form = None if response is None else read(response)
+    if response is None or (form and form.cut):
+        return 0.0
+    result = math_verify.parse(response_latex(response, form), parsing_timeout=None)
+    return float(math_verify.verify(gold, result, timeout_seconds=None))
+
+
+def gold_latex(problem: Problem) -> str:
+    """The reference as math-verify reads it."""
+    answer, in_form = reference(problem)
+    in_text = any(sign in problem.answer for sign in MATHEMATICS)
+    if in_text and not in_form and not is_bare(problem.answer):
+        return problem.answer.translate(SIGNS)
+    return as_latex(answer)  # bare "x^2 + 1" would be read as its last number
+
+
+def is_bare(text: str) -> bool:
+    """Whether a text is nothing but one number or formula."""
     text = text.strip()
-    candidates = [_rest_of_line(text, marker) for marker in ("ans=", "####", "Answer:")]
-    candidates.append(_boxed(text))
-    end = text.rfind("</answer>")
-    start = text.rfind("<answer>", 0, max(end, 0))
-    if start >= 0:
-        candidates.append((start, text[start + len("<answer>") : end]))
-    position, answer = max(candidates, key=lambda found: found[0])
-    return answer.strip() if position >= 0 else text.rsplit("\n", 1)[-1].strip()
+    return undelimited(text) != text or number(normalise(text)) is not None
 
 
-def _rest_of_line(text: str, marker: str) -> tuple[int, str]:
-    start = text.rfind(marker)
-    return start, text[start + len(marker) :].split("\n", 1)[0]
+def response_latex(response: str, form: Form | None) -> str:
+    """The response's final answer as math-verify reads it: a sentence as one, else as LaTeX.
+    Without a form it searches the whole response.
+    """
+    if form is None:
+        return as_latex(response) if is_bare(response) else response.translate(SIGNS)
+    if form.kind == "box":
+        return as_latex(form.content)
+    if any(sign in form.content for sign in MATHEMATICS):
+        return form.content.translate(SIGNS)
+    plain = "\\" not in form.content and any(c.isdigit() for c in form.content)
+    if plain and SENTENCE.search(form.content):
+        return f"Answer: {form.content}".translate(SIGNS)
+    return as_latex(form.content)
 
 
-def _boxed(text: str) -> tuple[int, str]:
-    """Where the last complete \\boxed{} begins and what it holds; (-1, "") without one."""
-    start, marker = text.rfind("\\boxed{"), len("\\boxed{")
-    depth = 1
-    for end in range(start + marker, len(text)) if start >= 0 else ():
-        depth += {"{": 1, "}": -1}.get(text[end], 0)
-        if depth == 0:
-            return start, text[start + marker : end]
-    return -1, ""
-
-
-def normalise(answer: str) -> str:
-    """Surrounding blanks, commas, dollar signs and trailing dots removed."""
-    return re.sub(r"[,$]", "", answer).strip().rstrip(".").strip()
-
-
-def _equal_numbers(one: str, other: str) -> bool:
-    try:
-        return Decimal(one) == Decimal(other)
-    except InvalidOperation:
-        return False
+def as_latex(answer: str) -> str:
+    return f"\\[ {normalise(answer)} \\]"
 
 
 BUILTIN: dict[str, Callable[[], Scorer]] = {

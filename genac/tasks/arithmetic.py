@@ -20,7 +20,9 @@ import random
 import re
 from dataclasses import dataclass
 
+from genac.tasks.answers import whole_text
 from genac.tasks.base import OracleTrace, draw_in_split
+from genac.tasks.final_answer import visible
 from genac.types import Problem
 
 LABELS = "abcdefghijklmnopqrstuvwxyz"
@@ -90,10 +92,10 @@ class ArithmeticTask:
                 return f"{operator}{operand}"
 
     def verify(self, problem: Problem, text: str) -> float | None:
-        return float(self.answer_of(text) == problem.answer)
+        return float(self.answer_of(whole_text(problem, text)) == problem.answer)
 
     def answer_of(self, text: str) -> str | None:
-        lines = text.strip().splitlines()
+        lines = (visible(text) or "").strip().splitlines()
         match = ANSWER.fullmatch(lines[-1].strip()) if lines else None
         return match.group(1) if match else None
 

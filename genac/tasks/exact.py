@@ -25,7 +25,9 @@ import random
 import re
 from dataclasses import dataclass
 
+from genac.tasks.answers import whole_text
 from genac.tasks.base import OracleTrace, draw_in_split
+from genac.tasks.final_answer import visible
 from genac.types import Problem
 
 LABELS = "abcdefghijklmnopqrstuvwxyz"
@@ -83,10 +85,10 @@ class ModularTask:
         return [f"*{a}+{b}" for a in range(1, m) if math.gcd(a, m) == 1 for b in range(m)]
 
     def verify(self, problem: Problem, text: str) -> float | None:
-        return float(self.answer_of(text) == problem.answer)
+        return float(self.answer_of(whole_text(problem, text)) == problem.answer)
 
     def answer_of(self, text: str) -> str | None:
-        lines = text.strip().splitlines()
+        lines = (visible(text) or "").strip().splitlines()
         last = lines[-1].strip() if lines else ""
         return last.removeprefix(ANSWER) if last.startswith(ANSWER) else None
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from genac.tasks.answers import final_answer, normalise
+from genac.tasks.answers import answer_key
 from genac.tasks.base import SPLITS, OracleTrace, normalised
 from genac.tasks.overlap import shared
 from genac.tasks.rewards import load_reward
@@ -167,7 +167,7 @@ class FileTask:
 
     def answer_of(self, text: str) -> str | None:
         """The final answer as text; a reward that knows more (that 1/2 is 0.5) is not asked."""
-        return normalise(final_answer(text)) or None
+        return answer_key(text)
 
     def demonstration(self, problem: Problem, rng: random.Random, fault_rate: float) -> str:
         """The reference answer: a data file knows no faults."""

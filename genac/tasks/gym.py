@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genac.tasks.answers import final_answer, normalise
+from genac.tasks.answers import answer_key, final_answer, whole_text
 from genac.tasks.base import SPLITS, OracleTrace, split_of
 from genac.tasks.files import shuffled, vocabulary
 from genac.types import Problem
@@ -76,13 +76,14 @@ class GymTask:
         )
 
     def verify(self, problem: Problem, text: str) -> float | None:
-        """The data set's score of the final answer (see `rewards.final_answer`)."""
+        """The data set's score of the final answer (see `tasks/final_answer.py`); 0 without one."""
         answer = problem.answer or None  # some puzzles have many solutions and name none
         entry = {"question": problem.text, "answer": answer, "metadata": problem.extras}
-        return float(self._source.score_answer(final_answer(text), entry))
+        given = final_answer(whole_text(problem, text))
+        return float(self._source.score_answer(given, entry)) if given else 0.0
 
     def answer_of(self, text: str) -> str | None:
-        return normalise(final_answer(text)) or None
+        return answer_key(text)
 
     def demonstration(self, problem: Problem, rng: random.Random, fault_rate: float) -> str:
         """The answer only, in tags where it has several lines: a generator knows no faults."""

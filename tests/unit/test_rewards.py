@@ -48,9 +48,9 @@ def test_final_answer(text, answer):
 
 def test_final_answer_of_hostile_text_is_linear():
     for piece in ("<answer>", "</answer>", "ans=", "\\boxed{", "\n", "\ud800", "####"):
-        start = time.perf_counter()
+        start = time.process_time()
         final_answer(piece * (10**6 // len(piece)))
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_weighted_rewards_that_cannot_be(spec, message):
         (r"<think>5?</think> \boxed{5}", 1.0),
         (r"<think>\boxed{5}</think>", 0.0),
         (r"<think>\boxed{5}", 0.0),
-        (r"a</think>b \boxed{5}", 0.0),
+        (r"a</think>b \boxed{5}", 1.0),
         (r"\boxed{ }", 0.0),
         ("5", 0.0),
     ],

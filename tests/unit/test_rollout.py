@@ -10,6 +10,8 @@ from fakes import CHAT, EchoTask, ScriptedEngine, byte_tokenizer, runtime_with, 
 
 from genac.config import RolloutConfig
 from genac.rollout import World, collect, encode_prompt, problems_at, stop_ids
+from genac.search.candidates import Candidate, answers
+from genac.tasks.files import FileTask
 from genac.tasks.verifier import Verifier
 from genac.types import Problem
 
@@ -73,6 +75,28 @@ def test_a_verifier_that_raises_costs_its_own_rollout(tokenizer, tiny_model):
     world = world_of(Raises())
     group = collect(actor, world, problems_at(world, "train", 0, 1), "s")[0]
     assert [r.reward for r in group] == [1.0, None] and "ZeroDivisionError" in group[1].reason
+
+
+def test_a_thought_that_the_chat_template_opens_is_open_until_the_response_closes_it(
+    tiny_model, tmp_path
+):
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "2+3", "answer": "5"}\n')
+    texts = [r"so \boxed{5}", r"so \boxed{4}?</think>\boxed{5}"]
+    expected = {CHAT + "<think>\n": [0.0, 1.0], CHAT: [1.0, 1.0]}
+    for reward in ("match", "format"):
+        task = FileTask(str(data), heldout_fraction=0.0, reward=reward)
+        for template, rewards in expected.items():
+            chatty, said = byte_tokenizer(template), iter(texts)
+            engine = ScriptedEngine(lambda _, said=said, t=chatty: says(t, next(said)))
+            actor = runtime_with(engine, chatty, tiny_model)
+            with Verifier(task) as verifier:
+                world = World(task, verifier, RolloutConfig(num_generations=2), 0)
+                group = collect(actor, world, problems_at(world, "train", 0, 1), "s")[0]
+            assert [r.reward for r in group] == rewards
+            assert [r.text for r in group] == texts
+            votes = answers(task, [Candidate(r) for r in group])
+            assert votes == (["5", "5"] if all(rewards) else [None, "5"])
 
 
 def test_prompts_go_through_the_chat_template_where_there_is_one(tokenizer):
