@@ -24,6 +24,7 @@ LEVELS = {
     "seeding": 0,
     "algorithms": 0,
     "prefixes": 0,
+    "pieces": 0,
     "recipes": 1,
     "endpoint": 2,
     "tasks": 1,

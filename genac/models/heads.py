@@ -25,7 +25,7 @@ def vocabulary(model: Any) -> int:
     """Tokens that the model knows: rows of its LM head, or of a model that is held elsewhere what
     its config says.
     """
-    head = model.get_output_embeddings() if isinstance(model, nn.Module) else None
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return head.weight.shape[0] if head is not None else text_config(model).vocab_size
 
 

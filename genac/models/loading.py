@@ -106,7 +106,7 @@ def on_meta(config: Any, attention: str | None = None) -> Any:
 
 
 def with_valid_padding(config: Any) -> Any:
-    """The config, in place, without a padding id that is no token (-1, or beyond the vocabulary)."""
+    """The config, in place, without a padding id that is no token (-1, beyond the vocabulary)."""
     size = getattr(config.get_text_config(decoder=True), "vocab_size", None)
     for part in (config, config.get_text_config(decoder=True)):
         pad = getattr(part, "pad_token_id", None)
