@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fakes import ScriptedEngine, byte_tokenizer, fallback_tokenizer, make_rollout, says
+from fakes import byte_tokenizer, fallback_tokenizer, make_rollout, says
 from hypothesis import given
 from hypothesis import strategies as st
 from test_score_tokens import critic_of
