@@ -21,9 +21,15 @@ NOISE = ("dropout", "layerdrop")  # read by models that checkpoint their layers 
 
 def checkpoint_layers(model: Any) -> None:
     """The model computes its layers' activations again in the backward pass, in training mode or
-    after `quiet`.
+    after `quiet`. ValueError for architectures that cannot.
     """
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise ValueError(
+            f"optimizer.gradient_checkpointing is set, but {error} Set it to false for this model, "
+            "and lower optimizer.tokens_per_microbatch to save memory"
+        ) from error
     for module in switches(model):
         module._gradient_checkpointing_func = partial(recomputed, module)
 

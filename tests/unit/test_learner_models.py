@@ -17,6 +17,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     Cohere2Config,
+    CTRLConfig,
     FalconH1Config,
     Gemma2Config,
     Gemma3Config,
@@ -35,6 +36,8 @@ from transformers import (
     PhimoeConfig,
     Qwen2Config,
     RecurrentGemmaConfig,
+    RoFormerConfig,
+    TrOCRConfig,
     xLSTMConfig,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -76,6 +79,16 @@ OPT = {
 NOISY = {
     "gpt2, as it is made": GPT2Config(**GPT2),
     "gpt_bigcode": GPTBigCodeConfig(**GPT2),
+    "roformer, whose model calls the checkpoint": RoFormerConfig(
+        **{k: v for k, v in SHAPE.items() if k != "num_key_value_heads"},
+        **{"is_decoder": True, "embedding_size": 32},
+        **{"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3},
+    ),
+    "trocr, and its layers": TrOCRConfig(
+        **{"vocab_size": VOCAB, "d_model": 32, "decoder_layers": 2, "decoder_ffn_dim": 48},
+        **{"decoder_attention_heads": 4, "max_position_embeddings": 64, "init_std": 0.3},
+        **{"dropout": 0.3, "attention_dropout": 0.3, "decoder_layerdrop": 0.5},
+    ),
     "opt, layers too": OPTConfig(**OPT, dropout=0.3, attention_dropout=0.3, layerdrop=0.5),
     "llama, attention": LlamaConfig(**SHAPE, attention_dropout=0.3),
     "qwen2, attention": Qwen2Config(**SHAPE, attention_dropout=0.3),
@@ -134,7 +147,9 @@ def test_the_first_ratio_is_one_whatever_noise_the_config_asks_for(name, checkpo
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("loss", ["policy", "sft", "value"])
-@pytest.mark.parametrize("name", ["gpt2, as it is made", "opt, layers too", "mixtral, router"])
+@pytest.mark.parametrize(
+    "name", ["gpt2, as it is made", "opt, layers too", "mixtral, router", "trocr, and its layers"]
+)
 def test_one_seed_gives_one_loss_and_one_gradient(name, loss, checkpointing):
     model = model_of(NOISY[name])
     samples = [replace(s, loss=loss) for s in samples_of(model)]
@@ -162,7 +177,7 @@ def test_checkpointed_layers_are_computed_again_and_gradients_stay(name):
         learner = learner_of(model, gradient_checkpointing=checkpointing)
         seen: list[str] = []
         for part, module in learner.model.named_modules():
-            if "norm" in part or "ln_" in part:
+            if "norm" in part.lower() or "ln_" in part:
                 module.register_forward_hook(lambda *_, seen=seen, part=part: seen.append(part))
         learner.learn(samples, seed=0)
         calls.append(len(seen))
@@ -173,6 +188,12 @@ def test_checkpointed_layers_are_computed_again_and_gradients_stay(name):
     assert plain.keys() == again.keys()
     for key, value in plain.items():
         torch.testing.assert_close(value, again[key], rtol=1e-4, atol=1e-6, msg=key)
+
+
+def test_an_architecture_that_cannot_compute_again_is_refused_with_the_remedy():
+    model = model_of(CTRLConfig(vocab_size=VOCAB, n_embd=32, dff=48, n_layer=2, n_head=4))
+    with pytest.raises(ValueError, match=r"gradient_checkpointing is set.*Set it to false"):
+        learner_of(model, gradient_checkpointing=True)
 
 
 def test_adapters_learn_without_noise():
