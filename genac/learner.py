@@ -23,7 +23,7 @@ from torch import Tensor
 from genac.batching import Rows, bundles, require_alike, rows_of
 from genac.config import LossConfig, OptimizerConfig
 from genac.models.fused import fusable, fused
-from genac.models.heads import backbone, plain_head
+from genac.models.heads import backbone, logits_at, plain_head
 from genac.models.quiet import checkpoint_layers, quiet
 from genac.models.tree_attention import packs, tree_attention
 from genac.ops.losses import (
@@ -213,15 +213,17 @@ class Learner:
         at_M = rows.place_BT[score_at[0], score_at[1] - 1] if score_at is not None else at_N[:0]
         if self.plain:
             hidden, head = self.hidden(rows), self.model.get_output_embeddings()
+            read_N, read_M = hidden[at_N], hidden[at_M]
         else:
-            hidden = self.model(input_ids=rows.ids_BT, use_cache=False).logits.flatten(0, 1)
+            logits = logits_at(self.model, rows.ids_BT, torch.cat([at_N, at_M]))
+            read_N, read_M = logits[: len(at_N)], logits[len(at_N) :]
             head = torch.nn.Identity()
         logp_N, entropy_N = head_statistics(
-            hidden[at_N], head, ids_N, temperature_N, entropy_grad=self.loss.entropy_coef > 0
+            read_N, head, ids_N, temperature_N, entropy_grad=self.loss.entropy_coef > 0
         )
         if score_at is None:
             return logp_N, entropy_N, None
-        return logp_N, entropy_N, head(hidden[at_M]) / rows.temperature_B[score_at[0], None]
+        return logp_N, entropy_N, head(read_M) / rows.temperature_B[score_at[0], None]
 
     @torch.no_grad()
     def logprobs(self, samples: Sequence[Sample]) -> list[np.ndarray]:

@@ -106,3 +106,22 @@ def plain_head(model: Any) -> bool:
     return torch.allclose(
         read.float(), hidden.float(), rtol=0, atol=float(room), equal_nan=True
     ) and torch.allclose(written.float(), logits.float(), rtol=coarse, atol=0)
+
+
+def logits_at(model: Any, ids_BT: Tensor, at_N: Tensor) -> Tensor:
+    """A causal LM's own logits (N, V) at places of the flattened rows, whatever it does beside
+    multiplying. Only these places pass the head.
+    """
+    head, chosen = model.get_output_embeddings(), list[bool]()
+
+    def choose(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        chosen.append(True)
+        return args[0].flatten(0, 1)[at_N][None], *args[1:]
+
+    hook = None if head is None else head.register_forward_pre_hook(choose)
+    try:
+        logits = model(input_ids=ids_BT, use_cache=False).logits.flatten(0, 1)
+    finally:
+        if hook is not None:
+            hook.remove()
+    return logits if chosen else logits[at_N]  # not every head is called as a module

@@ -5,7 +5,6 @@ numbers that lie deep in a config.
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     Cohere2Config,
     CTRLConfig,
@@ -25,7 +23,6 @@ from transformers import (
     Gemma4Config,
     GPT2Config,
     GPTBigCodeConfig,
-    GPTNeoXConfig,
     GraniteConfig,
     Llama4TextConfig,
     LlamaConfig,
@@ -43,17 +40,11 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from genac.config import LoraConfig, LossConfig, OptimizerConfig
-from genac.engines.base import Request
-from genac.engines.local import LocalEngine
-from genac.evals.memory import language, value_head
-from genac.evals.work import Sizes
 from genac.learner import Learner
-from genac.models.heads import backbone, hidden_width, plain_head, positions, vocabulary
-from genac.models.loading import load_model, on_meta
+from genac.models.heads import plain_head
 from genac.models.lora import attach
 from genac.models.value_head import ValueModel
-from genac.runtime import Hardware, language_model, value_model
-from genac.types import Sample
+from genac.types import Sample, ScoreTarget
 
 VOCAB = 40
 SHAPE: dict[str, Any] = {
@@ -285,102 +276,36 @@ def test_a_factor_by_no_name_is_seen_on_either_side_of_the_head(kind):
         np.testing.assert_allclose(found, sample.old_logprobs, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["cohere2", "gemma2", "gemma4, nested", "llama"])
+def test_only_trained_tokens_pass_the_head(name):
+    """With score targets too, whose gradient is that of the model's own logits."""
+    model = model_of(HEADS[name][0])
+    target = ScoreTarget(3, (3, 4), (0.2, 0.9))
+    samples = [replace(s, scores=(target,)) for s in samples_of(model)]
+    learner, rows = learner_of(model), []
+    head = learner.model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[:-1].numel()))
+    learner.learn(samples, seed=0)
+    trained = int(sum(s.mask[1:].sum() for s in samples)) + len(samples)
+    assert sum(rows) <= 2 * trained  # a plain one is asked again for its gradient
+    plain, loss = copy.deepcopy(model), 0.0
+    count = sum(int(s.mask[1:].sum()) for s in samples)
+    for s in samples:
+        logits = plain(input_ids=torch.tensor([s.ids]), use_cache=False).logits[0, :-1].float()
+        logp = torch.log_softmax(logits, -1).gather(-1, torch.tensor(s.ids[1:])[:, None])[:, 0]
+        ratio = (logp - torch.tensor(s.old_logprobs[1:])).exp()
+        gain = ratio * torch.tensor(s.advantages[1:]) * torch.tensor(s.mask[1:])
+        score = (torch.softmax(logits[2], -1)[[3, 4]] * torch.tensor([0.2, 0.9])).sum()
+        loss = loss - gain.sum() / count - score / len(samples)
+    loss.backward()
+    own = {n: p.grad for n, p in learner.model.named_parameters() if p.grad is not None}
+    for key, parameter in plain.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(own[key], parameter.grad, atol=1e-5, rtol=1e-3, msg=key)
+
+
 def test_heads_are_compared_in_half_precision_and_under_adapters():
     for config, plain in (HEADS["qwen2"], HEADS["granite"]):
         assert plain_head(model_of(config).to(torch.bfloat16)) == plain
         adapted = attach(model_of(config), LoraConfig(rank=2), seed=0)
         assert Learner(adapted, OptimizerConfig(), bf16=True).plain == plain
-
-
-# --- widths --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", HEADS)
-def test_a_value_head_is_as_wide_as_the_hidden_states(name):
-    model = model_of(HEADS[name][0])
-    value_model = ValueModel(model, 1)
-    torch.nn.init.normal_(value_model.head.weight)
-    learner = Learner(value_model, OptimizerConfig(), head="mse")
-    (values,) = learner.values([(3, 4, 5, 6)])
-    single = value_model(torch.tensor([[3, 4, 5, 6]]))[0, :, 0].detach().numpy()
-    np.testing.assert_allclose(values[1:], single, atol=1e-5)
-    sample = Sample(
-        (3, 4, 5, 6), np.array([0, 0, 1, 1], np.float32), "value", targets=np.zeros(4, np.float32)
-    )
-    assert learner.learn([sample], seed=0)["grad_norm"] > 0
-
-
-@pytest.mark.parametrize("name", HEADS)
-def test_numbers_of_nested_and_projected_models(name):
-    config = HEADS[name][0]
-    model = model_of(config)
-    assert vocabulary(model) == VOCAB
-    assert backbone(model) is not model
-    assert hidden_width(model) == (16 if name == "opt, projected" else 32)
-    if name not in ("recurrent_gemma", "xlstm"):  # which have no limit
-        assert positions(model) == 64
-    with torch.device("meta"):  # as processes that hold no weights see it
-        outline = AutoModelForCausalLM.from_config(copy.deepcopy(config))
-    assert hidden_width(outline) == hidden_width(model)
-    language(model, "actor", (8, 16, 8), 4, bf16=False)
-    value_head(model, 16, bf16=False)
-    assert Sizes.of(model, 4).vocab == VOCAB
-
-
-# --- padding -------------------------------------------------------------------------------------
-
-FAMILIES = {"llama": LlamaConfig, "gpt_neox": GPTNeoXConfig, "opt": OPTConfig}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_padding_id_changes_nothing(tmp_path, family):
-    """None, a word, the end of a sequence, -1 and beyond the vocabulary: one result."""
-    shape = (OPT | {"word_embed_proj_dim": 32}) if family == "opt" else SHAPE
-    shape = {k: v for k, v in shape.items() if family != "gpt_neox" or k != "num_key_value_heads"}
-    torch.manual_seed(0)
-    source = AutoModelForCausalLM.from_config(FAMILIES[family](**shape | {"pad_token_id": None}))
-    source.save_pretrained(tmp_path)
-    file, found = tmp_path / "config.json", []
-    samples = [replace(s, ids=(*s.ids[:-2], VOCAB - 1, 1)) for s in samples_of(source.eval())]
-    requests = [Request((5, 6, 7), 4, seed=0), Request((5, 6, 7, 8, 9), 4, seed=1)]
-    for pad in (None, 0, 1, -1, VOCAB, VOCAB + 5):
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token_id": pad}))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = load_model(str(tmp_path))
-            written = [c.ids for c in LocalEngine(model, 64).generate(requests)]
-            on_meta(AutoConfig.from_pretrained(tmp_path))
-        learner = Learner(model, OptimizerConfig(learning_rate=1e-2))
-        loss = learner.learn(samples, seed=0)
-        model.save_pretrained(tmp_path / "again")
-        load_model(str(tmp_path / "again"))
-        found.append((written, loss, [p.detach().clone() for p in model.parameters()]))
-    for written, loss, weights in found[1:]:
-        assert (written, loss) == found[0][:2]
-        for one, other in zip(weights, found[0][2], strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("name", ["gemma3, nested", "gemma4, nested", "opt, projected"])
-def test_runtimes_of_nested_and_projected_models(tmp_path, tokenizer, name):
-    """Sampled, published and trained as actor and as value head, without a number in the config's
-    first level."""
-    model_of(HEADS[name][0]).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    place = Hardware(torch.device("cpu"), bf16=False)
-    optimizer = OptimizerConfig(learning_rate=1e-2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        actor = language_model("actor", str(tmp_path), place, optimizer, max_rows=4)
-        (done,) = actor.sampler.generate([Request((5, 6, 7), 6, seed=0)])
-        before = actor.probe((5, 6, 7))
-        ids, first = (5, 6, 7, *done.ids), 3
-        old = np.r_[np.zeros(first), done.logprobs].astype(np.float32)
-        mask = (np.arange(len(ids)) >= first).astype(np.float32)
-        measured = actor.learner.learn([Sample(ids, mask, "policy", mask, old)], seed=0)
-        actor.publish(1)
-    assert measured["sampling/sampling_logp_difference/mean"] < 1e-4
-    assert before.shape == (VOCAB,) and abs(actor.probe((5, 6, 7)) - before).max() > 0
-    assert actor.max_length == 64
-    critic = value_model(str(tmp_path), place, optimizer, "mse", 0, trained=False)
-    assert len(critic.learner.values([ids])[0]) == len(ids) + 1 and critic.max_length == 64
