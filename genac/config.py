@@ -260,6 +260,11 @@ class LossConfig(Section):
     loss_type: Literal["token", "sequence"] = Field(
         default="token", description="mean over tokens or over sequences, globally"
     )
+    mask_truncated_completions: bool = Field(
+        default=False,
+        description="leave responses cut at the length limit out of the actor's loss; off = they "
+        "train it by their reward like finished ones",
+    )
 
 
 class EvaluateConfig(Section):

@@ -30,19 +30,35 @@ class Credit:
 
 
 def credit(
-    groups: Sequence[Group], estimates: Sequence[Estimate], cfg: CreditConfig, temperature: float
+    groups: Sequence[Group],
+    estimates: Sequence[Estimate],
+    cfg: CreditConfig,
+    temperature: float,
+    mask_truncated: bool = False,
 ) -> Credit:
-    """Advantages of every scored response by the configured estimator, as policy Samples."""
+    """Advantages of every scored response by the configured estimator, as policy Samples.
+
+    With `mask_truncated` a response that was cut at the length limit is no sample. Its reward still
+    counts in the baselines of its group, as in TRL.
+    """
     rollouts = [r for group in groups for r in group]
     streams, by_segment, metrics = ESTIMATORS[cfg.estimator](groups, estimates, cfg)
     kept = [
         (r, a)
         for r, a in zip(rollouts, streams, strict=True)
-        if r.reward is not None and len(r.response_ids)
+        if r.reward is not None and len(r.response_ids) and not (mask_truncated and truncated(r))
     ]
     scaled = rescale([a for _, a in kept], cfg.whiten_advantages)
     samples = [policy_sample(r, a, temperature) for (r, _), a in zip(kept, scaled, strict=True)]
+    if mask_truncated:
+        share = float(np.mean([truncated(r) for r in rollouts]))
+        metrics = metrics | {"completions/masked_ratio": share}
     return Credit(samples, by_segment, metrics)
+
+
+def truncated(rollout: Rollout) -> bool:
+    """Whether the length limit cut the response."""
+    return rollout.finish == "length"
 
 
 def rewards_of(groups: Sequence[Group]) -> tuple[Tensor, Tensor]:

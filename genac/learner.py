@@ -23,6 +23,8 @@ from torch import Tensor
 from genac.batching import Rows, bundles, require_alike, rows_of
 from genac.config import LossConfig, OptimizerConfig
 from genac.models.fused import fusable, fused
+from genac.models.heads import backbone, logits_at, plain_head
+from genac.models.quiet import checkpoint_layers, quiet
 from genac.models.tree_attention import packs, tree_attention
 from genac.ops.losses import (
     aggregate,
@@ -89,9 +91,10 @@ class Learner:
         self.processed_tokens = 0  # read by the model; what samples share counts once
         self.device = next(model.parameters()).device
         if optimizer.gradient_checkpointing:
-            getattr(model, "causal_lm", model).gradient_checkpointing_enable(
-                {"use_reentrant": False}
-            )
+            checkpoint_layers(getattr(model, "causal_lm", model))
+        quiet(model)
+        # A head that scales, caps or projects is asked as a whole.
+        self.plain = head is not None or self._call(lambda: plain_head(model))
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -111,7 +114,7 @@ class Learner:
 
     def step_on(self, samples: Sequence[Sample], counts: Totals) -> Totals:
         """One optimiser step; every denominator is a count over the whole mini-batch."""
-        self.model.train()
+        quiet(self.model)
         totals: Totals = defaultdict(float)
         self.optimizer.zero_grad(set_to_none=True)
         for rows, _ in self._microbatches(samples):
@@ -145,7 +148,7 @@ class Learner:
         """Micro-batches on the device, each with the places of its samples."""
         sequences = [s.ids for s in samples]
         packed = self.share and packs(self.model, max(map(len, sequences), default=0))
-        packed = packed and (self.head is not None or plain_head(self.model))
+        packed = packed and self.plain
         for bundle in bundles(sequences, self.cfg.tokens_per_microbatch, packed=packed):
             rows = rows_of(samples, bundle, packed=packed).to(self.device)
             self.processed_tokens += rows.tokens
@@ -183,7 +186,7 @@ class Learner:
 
     def hidden(self, rows: Rows) -> Tensor:
         """Hidden states (L, hidden) of the tokens that the model reads."""
-        base, packed = self.model.base_model, rows.packed
+        base, packed = backbone(getattr(self.model, "causal_lm", self.model)), rows.packed
         if packed is None:
             out = base(input_ids=rows.ids_BT, use_cache=False)
         elif fusable(base):
@@ -208,17 +211,19 @@ class Learner:
         ids_N = rows.ids_BT[:, 1:][where_BT]
         at_N = rows.place_BT[:, :-1][where_BT]
         at_M = rows.place_BT[score_at[0], score_at[1] - 1] if score_at is not None else at_N[:0]
-        if plain_head(self.model):
+        if self.plain:
             hidden, head = self.hidden(rows), self.model.get_output_embeddings()
-        else:  # a head that scales or caps is asked as a whole
-            hidden = self.model(input_ids=rows.ids_BT, use_cache=False).logits.flatten(0, 1)
+            read_N, read_M = hidden[at_N], hidden[at_M]
+        else:
+            logits = logits_at(self.model, rows.ids_BT, torch.cat([at_N, at_M]))
+            read_N, read_M = logits[: len(at_N)], logits[len(at_N) :]
             head = torch.nn.Identity()
         logp_N, entropy_N = head_statistics(
-            hidden[at_N], head, ids_N, temperature_N, entropy_grad=self.loss.entropy_coef > 0
+            read_N, head, ids_N, temperature_N, entropy_grad=self.loss.entropy_coef > 0
         )
         if score_at is None:
             return logp_N, entropy_N, None
-        return logp_N, entropy_N, head(hidden[at_M]) / rows.temperature_B[score_at[0], None]
+        return logp_N, entropy_N, head(read_M) / rows.temperature_B[score_at[0], None]
 
     @torch.no_grad()
     def logprobs(self, samples: Sequence[Sample]) -> list[np.ndarray]:
@@ -306,13 +311,6 @@ def counts_of(samples: Sequence[Sample]) -> Totals:
     tokens = max(1.0, float(sum((s.mask[1:] != 0).sum() for s in samples)))
     scores = max(1, sum(bool(s.scores) for s in samples))
     return {"token": tokens, "sequence": float(len(samples)), "score": float(scores)}
-
-
-def plain_head(model: Any) -> bool:
-    """Whether logits are just head(hidden): no soft-capping or scaling that we would skip."""
-    config = model.config
-    scaled = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-    return all(getattr(config, name, None) is None for name in scaled)
 
 
 def scatter(values_N: Tensor, chosen_BT: Tensor) -> Tensor:

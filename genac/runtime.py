@@ -21,6 +21,7 @@ from genac.config import HardwareConfig, LoadConfig, LoraConfig, LossConfig, Opt
 from genac.engines.base import Engine, Request
 from genac.engines.local import LocalEngine
 from genac.learner import Learner, Trains
+from genac.models.heads import vocabulary
 from genac.models.loading import context_length, fingerprint, load_model, load_tokenizer
 from genac.models.lora import attach, beside, load_adapters, save_merged
 from genac.models.value_head import ValueModel, outputs_of
@@ -59,7 +60,7 @@ class Runtime:
         """The engine's probabilities of a few tokens after a prompt: shows that a publish took
         effect.
         """
-        watched = tuple(range(min(64, self.model.config.vocab_size)))
+        watched = tuple(range(min(64, vocabulary(self.model))))
         ask = Request(prompt_ids, 1, seed=0, temperature=0.0, watch_ids=watched)
         return self.sampler.generate([ask])[0].watched[0]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, normalizers
 from tokenizers.decoders import ByteLevel as ByteDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
@@ -146,3 +146,22 @@ def parameters_equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     """Whether two models of one architecture hold the same numbers."""
     pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
+
+
+def fallback_tokenizer() -> Any:
+    """Like Llama 2's: a space is a part of the word behind it, the first one is dropped where text
+    begins, and characters without a token are written byte by byte.
+    """
+    letters = [chr(i) for i in range(33, 127)]
+    starts = [f"\u2581{c}" for c in letters]
+    pieces = [f"<0x{byte:02X}>" for byte in range(256)]
+    words = ["<unk>", "<s>", "</s>", *pieces, "\u2581", *letters, *starts]
+    merges = [("\u2581", c) for c in letters]
+    vocab = {word: i for i, word in enumerate(words)}
+    tokenizer = Tokenizer(BPE(vocab, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    begins = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    tokenizer.normalizer = normalizers.Sequence(begins)
+    written = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*written, decoders.Strip(" ", 1, 0)])
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="</s>", **special)

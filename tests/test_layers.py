@@ -25,6 +25,7 @@ LEVELS = {
     "algorithms": 0,
     "prefixes": 0,
     "hosts": 0,
+    "pieces": 0,
     "recipes": 1,
     "endpoint": 2,
     "tasks": 1,

@@ -30,7 +30,7 @@ def parse_score(completion: str) -> int | None:
 def score_position(pieces: list[str]) -> int | None:
     """Index of the token at which the score of the last answer tag begins.
 
-    pieces: the completion's tokens decoded one by one; their concatenation holds the tag.
+    pieces: the text of each of the completion's tokens (genac.pieces); they join to its text.
     """
     text = "".join(pieces)
     matches = list(ANSWER.finditer(text))

@@ -26,6 +26,7 @@ import numpy as np
 
 from genac.critics.parsing import CLOSE, OPEN, SCORES, parse_score, score_position
 from genac.models.loading import load_tokenizer
+from genac.pieces import Pieces
 from genac.types import ScoreTarget, Thought
 
 DIGITS = SCORES - 1
@@ -86,14 +87,14 @@ class ScoreReader:
 
     def __init__(self, tokenizer: Any, scores: ScoreTokens | None) -> None:
         self.tokenizer, self.scores = tokenizer, scores
-        self._piece: dict[int, str] = {}
+        self._pieces = Pieces(tokenizer.decode)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return reader_named, (self.tokenizer.name_or_path, self.scores)
 
     def parse(self, ids: Sequence[int]) -> tuple[str, int | None, int | None]:
         """Text, score and place of the score's first token in a completion."""
-        pieces = [self._decode(token) for token in ids]
+        pieces = self._pieces.of(ids)
         text = "".join(pieces)
         score = parse_score(text)
         return text, score, score_position(pieces) if score is not None else None
@@ -105,11 +106,6 @@ class ScoreReader:
         if at is None or ids[at] not in self.scores.ids or ids[at] == self.scores.one:
             return None
         return at, self.scores.one
-
-    def _decode(self, token: int) -> str:
-        if token not in self._piece:
-            self._piece[token] = self.tokenizer.decode([token])
-        return self._piece[token]
 
 
 @lru_cache(maxsize=4)

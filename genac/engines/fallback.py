@@ -23,7 +23,7 @@ class ForwardSteps:
     def __init__(self, model: Any) -> None:
         self.model, self.read = model, 0
         self.device = next(model.parameters()).device
-        self.pad_id = getattr(model.config, "pad_token_id", None) or 0
+        self.pad_id = 0  # masked, so any token will do; a config's own may be none (-1)
 
     @staticmethod
     def copied(model: Any) -> Any:

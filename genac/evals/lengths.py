@@ -17,6 +17,7 @@ from transformers import AutoConfig
 
 from genac.config import LoadConfig, RunConfig
 from genac.critics.prompts import Context, PromptBuilder, template
+from genac.models.heads import positions, vocabulary
 from genac.models.loading import context_length, load_tokenizer, on_meta
 from genac.models.tiny import build_model, build_tokenizer
 from genac.rollout import encode_prompt
@@ -40,11 +41,11 @@ class Candidate:
         """Tokens that it can read at once."""
         if self.tokenizer is not None:
             return context_length(self.model, self.tokenizer)
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", 10**9)
+        return positions(self.model)
 
     @property
     def vocabulary(self) -> int:
-        return self.model.config.get_text_config().vocab_size
+        return vocabulary(self.model)
 
     def prompt(self, problem: Problem) -> int:
         """Tokens of a prompt."""

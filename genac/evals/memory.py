@@ -22,6 +22,7 @@ from genac.engines.cache import READ_AT_ONCE
 from genac.engines.decoder import Decoder
 from genac.evals.lengths import Candidate, Lengths
 from genac.models.fused import known
+from genac.models.heads import size, text_config, vocabulary
 from genac.models.loading import parameter_count
 from genac.native.library import library
 from genac.ops.tensors import CHUNK_TOKENS, KEPT_LOGITS
@@ -208,7 +209,7 @@ def language(
 ) -> Demand:
     """Actor or generative critic. lengths: read at once, whole sequence, written, at most."""
     read, longest, new = lengths
-    count, vocab = parameter_count(model), model.config.get_text_config().vocab_size
+    count, vocab = parameter_count(model), vocabulary(model)
     engine, resting = engine_bytes(model, bf16, how.stored), how.where.resting
     cache = round(cache_bytes(model, longest, bf16) * (1 + TURN_OVER_BELOW))
     return Demand(
@@ -286,12 +287,17 @@ def engine_bytes(model: Any, bf16: bool, stored: int = FLOAT) -> int:
 
 def widths(model: Any) -> tuple[int, int, int, int, int]:
     """Layers, hidden, MLP, all query heads, all key heads."""
-    config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    keys = (getattr(config, "num_key_value_heads", None) or heads) * dim
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    return config.num_hidden_layers, config.hidden_size, inner, heads * dim, keys
+    config, heads = text_config(model), heads_of(model)
+    hidden = size(config, "hidden_size", default=1)
+    dim = size(config, "head_dim", default=hidden // heads)
+    keys = size(config, "num_key_value_heads", default=heads) * dim
+    inner = size(config, "intermediate_size", "ffn_dim", default=4 * hidden)
+    return size(config, "num_hidden_layers", default=1), hidden, inner, heads * dim, keys
+
+
+def heads_of(model: Any) -> int:
+    """Query heads; 1 where the architecture has none."""
+    return size(text_config(model), "num_attention_heads", "num_heads", default=1)
 
 
 def cache_bytes(model: Any, length: int, bf16: bool) -> int:
@@ -302,19 +308,19 @@ def cache_bytes(model: Any, length: int, bf16: bool) -> int:
 def decoding_bytes(model: Any, read: int, length: int, bf16: bool) -> int:
     """Per row: its longest step, and without a decoder of our own reading its whole prompt."""
     _, _, _, queries, _ = widths(model)
-    heads, size = model.config.get_text_config().num_attention_heads, HALF if bf16 else FLOAT
+    heads, number = heads_of(model), HALF if bf16 else FLOAT
     step = length * (SCORES * heads + FLOAT)
     if Decoder.supports(model, length):
         return step
     whole = read * flow_bytes(model, bf16) + read**2 * (SCORES * heads + 2 * FLOAT)
-    return max(whole, 2 * length * queries * size)
+    return max(whole, 2 * length * queries * number)
 
 
 def reading_bytes(model: Any, read: int, bf16: bool, cpu: bool = True) -> int:
     """Prompts are read READ_AT_ONCE tokens at a time, each against a trunk of up to `read`."""
     if not Decoder.supports(model, read):
         return 0
-    heads = model.config.get_text_config().num_attention_heads
+    heads = heads_of(model)
     # What reads in fp32 on a CPU holds a mask only, all else the scores as well.
     pairs = FLOAT + (SCORES * heads if bf16 or not cpu else 0)
     return (READ_AT_ONCE + read) * (flow_bytes(model, bf16) + read * pairs)

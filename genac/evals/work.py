@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from genac.models.heads import size, text_config, vocabulary
 from genac.models.loading import parameter_count
 
 SAMPLING, TRAINING = ("actor_sampling", "critic_sampling"), ("actor_training", "critic_training")
@@ -40,18 +41,18 @@ class Sizes:
     @classmethod
     def of(cls, model: Any, bytes_per_number: int, training: int = 3) -> Sizes:
         """Of a causal LM, also one on the meta device."""
-        cfg = model.config.get_text_config()
+        cfg = text_config(model)
         tables = {id(m.weight): m.weight.numel() for m in
                   (model.get_input_embeddings(), model.get_output_embeddings())}  # fmt: skip
-        dim = getattr(cfg, "head_dim", None) or cfg.hidden_size // cfg.num_attention_heads
-        heads = getattr(cfg, "num_key_value_heads", None) or cfg.num_attention_heads
+        heads = size(cfg, "num_attention_heads", "num_heads", default=1)
+        dim = size(cfg, "head_dim", default=cfg.hidden_size // heads)
         return cls(
             parameter_count(model) - sum(tables.values()),
             cfg.num_hidden_layers,
             cfg.hidden_size,
-            cfg.num_attention_heads * dim,
             heads * dim,
-            cfg.vocab_size,
+            size(cfg, "num_key_value_heads", default=heads) * dim,
+            vocabulary(model),
             bytes_per_number,
             training,
         )

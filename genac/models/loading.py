@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
+from genac.models.heads import positions
 from genac.models.sharding import whole
 
 hf_logging.disable_progress_bar()
@@ -77,8 +78,10 @@ def load_model(
             "point to the folder that model.save_pretrained wrote"
         )
     try:
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             name_or_path,
+            config=with_valid_padding(config),
             dtype=dtype,
             attn_implementation=attention,
             trust_remote_code=False,
@@ -89,20 +92,42 @@ def load_model(
             f"no causal LM could be loaded from {name_or_path!r} ({_first_line(error)}); "
             "give a model name on the hub or a local Hugging Face folder"
         ) from error
-    return model
+    return without_padding(model)
 
 
 def on_meta(config: Any, attention: str | None = None) -> Any:
     """The causal LM of a config in fp32, without memory for its weights."""
+    config = with_valid_padding(config)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
+        model = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False
         )
+    return without_padding(model)
+
+
+def with_valid_padding(config: Any) -> Any:
+    """The config, in place, without a padding id that is no token (-1, beyond the vocabulary)."""
+    size = getattr(config.get_text_config(decoder=True), "vocab_size", None)
+    for part in (config, config.get_text_config(decoder=True)):
+        pad = getattr(part, "pad_token_id", None)
+        if pad is not None and size is not None and not 0 <= pad < size:
+            part.pad_token_id = None
+    return config
+
+
+def without_padding(model: Any) -> Any:
+    """The model, in place, with no token whose embedding is left untrained: rows are padded behind
+    what is trained, and the padding token may also be one that ends a turn.
+    """
+    embedding = model.get_input_embeddings()
+    if isinstance(embedding, torch.nn.Embedding):
+        embedding.padding_idx = None
+    return model
 
 
 def context_length(model: Any, tokenizer: Any) -> int:
     """Tokens the model can read at once."""
-    limit = getattr(model.config, "max_position_embeddings", None) or 10**9
+    limit = positions(model)
     return min(limit, tokenizer.model_max_length or limit)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from genac.models.heads import backbone, hidden_width
 from genac.models.lora import save_merged
 from genac.models.sharding import below
 
@@ -30,7 +31,7 @@ class ValueModel(nn.Module):
         # trained.
         for parameter in causal_lm.get_output_embeddings().parameters():
             parameter.requires_grad_(False)
-        self.head = nn.Linear(self.config.hidden_size, outputs)
+        self.head = nn.Linear(hidden_width(causal_lm), outputs)
         # Zero weights: the first predictions are the bias alone, so training starts at a constant.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -39,7 +40,7 @@ class ValueModel(nn.Module):
 
     @property
     def base_model(self) -> Any:
-        return self.causal_lm.base_model
+        return backbone(self.causal_lm)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Values (B, T, K); entry t is about the prefix ids[:, : t + 1]."""

@@ -154,7 +154,7 @@ class Run:
     def write_rollouts(
         self, stage: str, step: int, rollouts: Sequence[Rollout], decode: Decode | None = None
     ) -> None:
-        """One row per response; `decode` turns single token ids into the column tokens."""
+        """One row per response; `decode` turns token ids into text, for the column tokens."""
         words = Words(decode)
         rows = [rollout_row(rollout, words) for rollout in rollouts]
         self._write_table("rollouts", stage, step, encode(rows, ROLLOUT_COLUMNS))
@@ -169,11 +169,11 @@ class Run:
         critic_decode: Decode | None = None,
         folder: str = "estimates",
     ) -> None:
-        """One row per state. `decode` turns a segment's token ids into the column step_text,
+        """One row per state. `decode` turns a response's token ids into the column step_text,
         `critic_decode` the critic's own tokens into its prompt and the tokens of its reasoning.
         """
-        words = Words(critic_decode)
-        rows = [estimate_row(estimate, advantages or {}, decode, words) for estimate in estimates]
+        actor, critic = Words(decode), Words(critic_decode)
+        rows = [estimate_row(estimate, advantages or {}, actor, critic) for estimate in estimates]
         self._write_table(folder, stage, step, encode(rows, ESTIMATE_COLUMNS))
 
     def judged(self, name: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from genac.pieces import Pieces
 from genac.runs.files import encodable
 from genac.types import Estimate, Rollout, Thought
 
@@ -110,18 +111,24 @@ def read_arrow(
 
 
 class Words:
-    """Text of single tokens, each decoded once; None where there is no decoder."""
+    """Text of sequences and of their tokens; None where there is no decoder."""
 
     def __init__(self, decode: Decode | None) -> None:
         self._decode = decode
-        self._known: dict[int, str] = {}
+        self._pieces = None if decode is None else Pieces(decode)
+        self._latest: tuple[Sequence[int], list[str]] = (), []
 
     def pieces(self, ids: Sequence[int]) -> list[str] | None:
-        if self._decode is None:
+        if self._pieces is None:
             return None
-        for token in set(ids) - self._known.keys():
-            self._known[token] = encodable(self._decode([token]))
-        return [self._known[token] for token in ids]
+        if self._latest[0] != ids:  # the states of a response come one after the other
+            self._latest = ids, [encodable(piece) for piece in self._pieces.of(ids)]
+        return self._latest[1]
+
+    def between(self, ids: Sequence[int], start: int, end: int) -> str | None:
+        """The text of ids[start:end] as a part of the whole."""
+        pieces = self.pieces(ids)
+        return None if pieces is None else "".join(pieces[start:end])
 
     def text(self, ids: Sequence[int]) -> str | None:
         return None if self._decode is None else encodable(self._decode(ids))
@@ -147,21 +154,18 @@ def rollout_row(rollout: Rollout, words: Words) -> tuple:
     )
 
 
-def estimate_row(
-    estimate: Estimate, advantages: Advantages, decode: Decode | None, critic: Words
-) -> tuple:
+def estimate_row(estimate: Estimate, advantages: Advantages, actor: Words, critic: Words) -> tuple:
     state, rollout, thoughts = estimate.state, estimate.state.rollout, estimate.thoughts
     expected = [t.expected for t in thoughts if t.expected is not None]
     probs = [t.score_probs for t in thoughts if t.score_probs is not None]
     tokens, logprobs, entropies = _written(thoughts, critic)
-    segment = rollout.response_ids[state.start : state.end]
     return (
         encodable(rollout.problem.id),
         rollout.group,
         rollout.member,
         state.start,
         state.end,
-        encodable(decode(segment)) if decode else None,
+        actor.between(rollout.response_ids, state.start, state.end),
         estimate.value,
         rollout.reward,
         advantages.get((rollout.group, rollout.member, state.start)),

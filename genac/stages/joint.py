@@ -45,7 +45,8 @@ def train(
             estimates = critic.estimate(asked(groups, cfg, actor, step), step)
         # 3 assign credit
         valued = [e for e in estimates if assigns(groups[e.state.rollout.group], cfg)]
-        assigned = credit(groups, valued, cfg.credit, cfg.rollout.temperature)
+        masks = cfg.loss.mask_truncated_completions
+        assigned = credit(groups, valued, cfg.credit, cfg.rollout.temperature, masks)
         # 4 learn
         with cost.clock("actor_training", actor):
             samples = with_reference(assigned.samples, reference)
@@ -84,7 +85,7 @@ def assigns(group: Group, cfg: RunConfig) -> bool:
 
 def with_reference(samples: Sequence[Sample], reference: Runtime | None) -> list[Sample]:
     """Adds the frozen reference's log-probabilities, for the KL term."""
-    if reference is None:
+    if reference is None or not samples:
         return list(samples)
     found = reference.learner.logprobs(samples)
     return [replace(s, ref_logprobs=r) for s, r in zip(samples, found, strict=True)]

@@ -50,6 +50,19 @@ def test_presets_of_genac(preset: str, run_micro: Runs) -> None:
     assert 0 < last["critic/reward"] <= 1
 
 
+@pytest.mark.parametrize("algorithm", ["genac", "grpo"])
+def test_where_every_response_is_cut_and_masked_the_actor_stays(
+    algorithm: str, run_micro: Runs
+) -> None:
+    """The critic still learns from them, and the reference is asked nothing."""
+    loss = {"mask_truncated_completions": True, "beta": 0.1}
+    run = run_micro(algorithm=algorithm, loss=loss, rollout={"max_completion_length": 2})
+    for line in run.metrics("joint"):
+        assert line["completions/masked_ratio"] == line["completions/clipped_ratio"] == 1.0
+        assert line["publish_changed"] == 0.0 and line.get("loss") is None
+        assert ("critic/reward" in line) == (algorithm == "genac")
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

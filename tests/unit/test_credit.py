@@ -6,6 +6,7 @@ The standing example: response A of 4 tokens, cut at tokens 0, 1 and 3, with rew
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -320,3 +321,39 @@ def test_gae_over_tokens_is_gae_over_one_token_segments():
     assert streams(credit([[rollout]], estimates, cfg, 1.0))[0] == pytest.approx(
         [0.0625, 0.625, 0.25]
     )
+
+
+# --- responses cut at the length limit -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("estimator", ["gae", "group_mean", "leave_one_out", "batch_mean"])
+def test_cut_responses_train_nothing_when_asked_but_stay_in_the_baselines(estimator):
+    """Three responses, the second one cut: the others' advantages are those of the whole group."""
+    rewards, ends = (1.0, 0.0, 0.5), ("stop", "length", "stop")
+    group = [
+        replace(make_rollout((5, 6 + i), reward, member=i), finish=end)
+        for i, (reward, end) in enumerate(zip(rewards, ends, strict=True))
+    ]
+    estimates = [Estimate(State(r, 0, 2), 0.4) for r in group]
+    cfg = CreditConfig(estimator=estimator)
+    whole = credit([group], estimates, cfg, 1.0)
+    found = credit([group], estimates, cfg, 1.0, mask_truncated=True)
+    assert [s.ids for s in found.samples] == [s.ids for s in whole.samples if 7 not in s.ids]
+    kept = [stream for i, stream in enumerate(streams(whole)) if i != 1]
+    assert streams(found) == kept and found.advantages == whole.advantages
+    assert found.metrics["completions/masked_ratio"] == pytest.approx(1 / 3)
+    assert "completions/masked_ratio" not in whole.metrics and len(whole.samples) == 3
+
+
+def test_the_scale_of_advantages_does_not_see_cut_responses():
+    group = [make_rollout((5, 6), 1.0), make_rollout((5, 7), 0.0, member=1)]
+    group.append(replace(make_rollout((5,) * 40, 0.0, member=2), finish="length"))
+    cfg = CreditConfig(estimator="group_mean", whiten_advantages="full")
+    found = credit([group], [], cfg, 1.0, mask_truncated=True)
+    assert [s[0] for s in streams(found)] == pytest.approx([1.0, -1.0])
+
+
+def test_a_group_that_was_cut_whole_leaves_no_sample():
+    group = [replace(r, finish="length") for r in pair()]
+    found = credit([group], [], CreditConfig(estimator="group_mean"), 1.0, mask_truncated=True)
+    assert found.samples == [] and found.metrics["completions/masked_ratio"] == 1.0

@@ -94,6 +94,7 @@ def test_padding_does_not_change_logprobs_or_values(tiny_model):
     for a, b in zip(learner.logprobs(samples), alone.logprobs(samples), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     model = ValueModel(tiny_model, 1)
+    torch.manual_seed(0)
     torch.nn.init.normal_(model.head.weight)
     values = Learner(model, OptimizerConfig(), head="mse").values([s.ids for s in samples])
     for s, row in zip(samples, values, strict=True):

@@ -131,6 +131,10 @@ def test_rollouts_come_back_with_null_rewards_and_lone_surrogates(tmp_path):
     assert second["response"] == "? </answer>"
 
 
+def written(ids):
+    return "".join(f"<{i}>" for i in ids)
+
+
 def test_estimates_come_back_with_advantage_step_text_and_missing_values(tmp_path):
     run = make_run(tmp_path)
     rollout = make_rollout()
@@ -139,9 +143,9 @@ def test_estimates_come_back_with_advantage_step_text_and_missing_values(tmp_pat
     thought = Thought((1,), (2,), np.zeros(1, np.float32), "so far right", 0.8, 0, probs)
     told = Estimate(State(rollout, 0, 2), 0.8, (thought,), version=3)
     missing = Estimate(State(rollout, 2, 3), None)
-    run.write_estimates("joint", 0, [told, missing], {(0, 0, 0): 0.2}, decode=str)
+    run.write_estimates("joint", 0, [told, missing], {(0, 0, 0): 0.2}, decode=written)
     first, second = run.table("estimates", "joint", 0)
-    assert first["step_text"] == "(3, 4)" and first["rationale"] == "so far right"
+    assert first["step_text"] == "<3><4>" and first["rationale"] == "so far right"
     assert first["advantage"] == 0.2 and first["critic_version"] == 3
     assert first["expected"] == pytest.approx(0.7)
     assert second["value"] is None and second["advantage"] is None and second["expected"] is None
