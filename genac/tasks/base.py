@@ -32,6 +32,9 @@ class OracleTrace:
 class Task(Protocol):
     """The protocol of a task. `trusted` tasks verify in process; others in a worker with a
     deadline.
+
+    A task may also have `start(problem, text)`, which returns what `verify` returns or an awaitable
+    of it, and `is_async`, which says that it does: then a worker judges many responses at a time.
     """
 
     name: str

@@ -22,7 +22,7 @@ from typing import Any
 from genac.tasks.answers import answer_key
 from genac.tasks.base import SPLITS, OracleTrace, normalised
 from genac.tasks.overlap import shared
-from genac.tasks.rewards import load_reward
+from genac.tasks.rewards import is_async, load_reward, start
 from genac.tasks.sources import SOURCES, Row, columns, rows
 from genac.types import Message, Problem
 
@@ -164,6 +164,15 @@ class FileTask:
 
     def verify(self, problem: Problem, text: str) -> float | None:
         return self._score(problem, text)
+
+    def start(self, problem: Problem, text: str) -> Any:
+        """The same, or an awaitable of it where `is_async`."""
+        return start(self._score, problem, text)
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the reward function is async: many responses may be judged at once."""
+        return is_async(self._score)
 
     def answer_of(self, text: str) -> str | None:
         """The final answer as text; a reward that knows more (that 1/2 is 0.5) is not asked."""

@@ -7,30 +7,32 @@
     ->  scorer(problem, text)
 
 A function of TRL's signature is `fn(prompts=..., completions=..., **columns) -> list[float |
-None]`, plain or async. It is called with one response at a time, by `genac.tasks.verifier` in a
-worker process with a time limit. A reward outside [0, 1] is a bug and crashes.
+None]`, plain or async. `genac.tasks.verifier` calls it in a worker process with a time limit, each
+call with one response; many calls of an async one are under way at once. A reward outside [0, 1]
+is a bug and crashes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import importlib
-import importlib.util
 import inspect
 import math
 import re
-import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 from genac.tasks.answers import BUILTIN, Scorer
+from genac.tasks.base import Task
+from genac.tasks.loading import function_of, on_path
 from genac.types import Problem
 
 WEIGHTED = re.compile(r"\s*([0-9.]+)\s*\*\s*(.+?)\s*")
 VERL = "verl:"
+ROUNDING = 1e-6  # the cosine of a float32 vector with itself is 1.0000001192
 
 
 class RewardError(ValueError):
@@ -51,86 +53,144 @@ def load_reward(spec: str) -> Scorer:
             "'path/to/file.py:fn', 'verl:path/to/file.py:compute_score', or a sum of them with "
             "weights ('0.9 * math + 0.1 * format')"
         )
-    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place, spec)
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ValueError(f"reward {spec!r}: {place} has no function {name!r}; define it there")
-    call = call_verl if spec.startswith(VERL) else call_reward
-    return functools.partial(call, function, spec)
+    function, folder = function_of(spec, place, name)
+    return UserReward(function, spec, spec.startswith(VERL), folder)
 
 
 def weighted(spec: str, terms: Sequence[str]) -> Scorer:
     """The mean of several rewards. The weights must sum to 1, so that it stays in [0, 1]."""
-    found = [WEIGHTED.fullmatch(term) for term in terms]
-    if not all(found):
+    matches = [WEIGHTED.fullmatch(term) for term in terms]
+    if not all(matches):
         raise ValueError(
             f"reward {spec!r}: every term needs a weight, as in '0.9 * math + 0.1 * format'"
         )
-    weights = [float(m[1]) for m in found if m]
+    weights = tuple(float(m[1]) for m in matches if m)
     if abs(math.fsum(weights) - 1) > 1e-6:
         raise ValueError(
             f"reward {spec!r}: the weights sum to {sum(weights):g}; make it 1, so that the reward "
             "stays in [0, 1]"
         )
-    parts = [load_reward(m[2]) for m in found if m]
-    return functools.partial(weigh, spec, weights, parts)
+    return WeightedReward(spec, weights, tuple(load_reward(m[2]) for m in matches if m))
 
 
-def weigh(
-    spec: str, weights: Sequence[float], parts: Sequence[Scorer], problem: Problem, text: str
-) -> float | None:
-    """None where any part cannot judge the response: half a reward would look like a bad one."""
-    found = [check_outcome(as_number(part(problem, text)), spec) for part in parts]
-    known = [v for v in found if v is not None]
-    if len(known) < len(found):
-        return None
-    mean = math.fsum(w * v for w, v in zip(weights, known, strict=True)) / math.fsum(weights)
-    return min(1.0, round(mean, 12))  # all parts full is 1, whatever the weights' rounding
+def start(score: Scorer, problem: Problem, text: str) -> Any:
+    """What `score` returns, or an awaitable of it where the reward function is async."""
+    begin = getattr(score, "start", score)
+    return begin(problem, text)
 
 
-def as_number(value: Any) -> Any:
-    """numpy's booleans and numbers as Python's; anything else as it is."""
-    return value.item() if hasattr(value, "item") else value
+def is_async(score: Scorer | Task) -> bool:
+    """Whether a scorer or a task may have many responses under way at the same time."""
+    return bool(getattr(score, "is_async", False))
 
 
-def call_reward(
-    function: Callable[..., Any], spec: str, problem: Problem, text: str
-) -> float | None:
-    """One response judged by a function of TRL's signature, which gets the keywords it accepts.
+@dataclass(frozen=True)
+class UserReward:
+    """A user's function. `verl` says whose signature it has; `folder` holds its file."""
+
+    function: Callable[..., Any]
+    spec: str
+    verl: bool = False
+    folder: str | None = None
+
+    @property
+    def is_async(self) -> bool:
+        call = getattr(self.function, "__call__", None)  # noqa: B004 (an object's async __call__)
+        return any(map(inspect.iscoroutinefunction, (self.function, call)))
+
+    def __call__(self, problem: Problem, text: str) -> Any:
+        with on_path(self.folder):
+            return settled(self.start(problem, text))
+
+    def start(self, problem: Problem, text: str) -> Any:
+        """The value of one response, or an awaitable of it. RewardError as `call_reward`."""
+        call, read = (call_verl, read_verl) if self.verl else (call_reward, read_one)
+        result = call(self.function, self.spec, problem, text)
+        return self._later(result, read) if inspect.isawaitable(result) else read(result, self.spec)
+
+    async def _later(self, result: Awaitable[Any], read: Callable[[Any, str], Any]) -> Any:
+        return read(await result, self.spec)
+
+
+@dataclass(frozen=True)
+class WeightedReward:
+    """A weighted mean of rewards; None where any part cannot judge the response, because half a
+    reward would look like a bad one.
+    """
+
+    spec: str
+    weights: tuple[float, ...]
+    parts: tuple[Scorer, ...]
+
+    @property
+    def is_async(self) -> bool:
+        return any(map(is_async, self.parts))
+
+    def __call__(self, problem: Problem, text: str) -> float | None:
+        return self._mean([part(problem, text) for part in self.parts])
+
+    def start(self, problem: Problem, text: str) -> Any:
+        return self._later(problem, text) if self.is_async else self(problem, text)
+
+    async def _later(self, problem: Problem, text: str) -> float | None:
+        values = []
+        for part in self.parts:
+            value = start(part, problem, text)
+            values.append(await value if inspect.isawaitable(value) else value)
+        return self._mean(values)
+
+    def _mean(self, values: Sequence[Any]) -> float | None:
+        checked = [check_outcome(value, self.spec) for value in values]
+        known = [value for value in checked if value is not None]
+        if len(known) < len(checked):
+            return None
+        products = (w * v for w, v in zip(self.weights, known, strict=True))
+        mean = math.fsum(products) / math.fsum(self.weights)
+        return min(1.0, round(mean, 12))  # all parts full is 1, whatever the weights' rounding
+
+
+def call_reward(function: Callable[..., Any], spec: str, problem: Problem, text: str) -> Any:
+    """Call a function of TRL's signature for one response, with the keywords it accepts.
 
     The columns are `answer` and the problem's extras, each a list of one. A chat prompt's
-    completion is a list of one assistant message. Raises RewardError where a column lacks or the
-    result is no list of one.
+    completion is a list of one assistant message. Raises RewardError where a column lacks.
     """
     chat = not isinstance(problem.prompt, str)
     completion = [{"role": "assistant", "content": text}] if chat else text
     columns = {"answer": problem.answer, **problem.extras}
     columns |= {"prompts": problem.prompt, "completions": completion}
     columns = accepted(function, spec, columns, problem)
-    result = settled(function(**{name: [value] for name, value in columns.items()}))
-    if not hasattr(result, "__len__") or isinstance(result, str | dict) or len(result) != 1:
+    return function(**{name: [value] for name, value in columns.items()})
+
+
+def read_one(result: Any, spec: str) -> Any:
+    """The only value of the list that a function of TRL's signature returns."""
+    if not hasattr(result, "__len__") or isinstance(result, str | bytes | dict) or len(result) != 1:
         raise RewardError(
-            f"reward {spec!r} returned {result!r:.100} for one completion; return a list with one "
+            f"reward {spec!r} returned {shown(result)} for one completion; return a list with one "
             "number in [0, 1] (or None) for each completion"
         )
-    return result[0]
+    return next(iter(result))
 
 
-def call_verl(function: Callable[..., Any], spec: str, problem: Problem, text: str) -> float | None:
-    """The same for verl's `compute_score(data_source, solution_str, ground_truth, extra_info)`,
-    which returns a number or a dict with `score`."""
+def call_verl(function: Callable[..., Any], spec: str, problem: Problem, text: str) -> Any:
+    """The same for verl's `compute_score(data_source, solution_str, ground_truth, extra_info)`."""
     columns = {
         "data_source": problem.extras.get("data_source", problem.task),
         "solution_str": text,
         "ground_truth": problem.extras.get("ground_truth", problem.answer),
         "extra_info": problem.extras.get("extra_info", {}),
     }
-    result = settled(function(**accepted(function, spec, columns, problem)))
-    if isinstance(result, dict):
-        if "score" not in result:
-            raise RewardError(f"reward {spec!r} returned {result!r:.100}; a dict needs 'score'")
-        return result["score"]
-    return result
+    return function(**accepted(function, spec, columns, problem))
+
+
+def read_verl(result: Any, spec: str) -> Any:
+    """The number that a function of verl's signature returns, or the `score` of its dict."""
+    if not isinstance(result, dict):
+        return result
+    if "score" not in result:
+        raise RewardError(f"reward {spec!r} returned {shown(result)}; a dict needs 'score'")
+    return result["score"]
 
 
 def accepted(
@@ -150,8 +210,14 @@ def accepted(
 
 
 def settled(result: Any) -> Any:
-    """The result of an async function, once it is there."""
-    return asyncio.run(_await(result)) if inspect.isawaitable(result) else result
+    """The result of an async function, once it is there, on the thread's one event loop: what a
+    function keeps (a client, a lock) belongs to the loop it was made on.
+    """
+    if not inspect.isawaitable(result):
+        return result
+    if not hasattr(KEPT, "loop"):
+        KEPT.loop = asyncio.new_event_loop()
+    return KEPT.loop.run_until_complete(_await(result))
 
 
 async def _await(result: Any) -> Any:
@@ -159,37 +225,39 @@ async def _await(result: Any) -> Any:
 
 
 VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-
-
-def _load_file(path: Path) -> Any:
-    if not path.is_file():
-        raise ValueError(
-            f"reward file {str(path)!r} does not exist; give the path from {Path.cwd()}"
-        )
-    name = f"genac_reward_{path.stem}"
-    found = importlib.util.spec_from_file_location(name, path)
-    assert found and found.loader, path
-    module = sys.modules[name] = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
-def _load_module(place: str, spec: str) -> Any:
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"reward {spec!r}: {error}; install it, or name the file as 'path/to/file.py:fn'"
-        ) from error
+KEPT = threading.local()
 
 
 def check_outcome(value: Any, name: str) -> float | None:
-    """`value` as a float in [0, 1]; None passes. Raises RewardError naming reward and value."""
+    """`value` as a float in [0, 1]; None passes. What rounding puts outside by ROUNDING or less
+    is 0 or 1. Raises RewardError naming reward and value.
+    """
     if value is None:
         return None
-    if not isinstance(value, Real) or not 0 <= float(value) <= 1:  # NaN compares false
+    number = as_number(value)
+    if not -ROUNDING <= number <= 1 + ROUNDING:  # NaN compares false
         raise RewardError(
-            f"reward {name!r} is {value!r:.100}, not a number in [0, 1]; rescale it, or "
+            f"reward {name!r} is {shown(value)}, not a number in [0, 1]; rescale it, or "
             "return None where a response cannot be scored"
         )
-    return float(value)
+    return min(1.0, max(0.0, number))
+
+
+def as_number(value: Any) -> float:
+    """A number of Python, numpy or torch as a float; NaN for anything else and for what a float
+    cannot hold. Text is no number, whatever it spells.
+    """
+    try:
+        if not isinstance(value, Real | Decimal) and hasattr(value, "item"):
+            value = value.item()
+        return float(value) if isinstance(value, Real | Decimal) else math.nan
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # torch raises RuntimeError
+        return math.nan
+
+
+def shown(value: Any) -> str:
+    """The beginning of a value's repr, also where that raises."""
+    try:
+        return f"{value!r:.100}"
+    except Exception as error:  # a user's class, or an integer of more digits than Python prints
+        return f"a {type(value).__name__} (its repr raises {type(error).__name__})"

@@ -2,37 +2,36 @@
 
     Verifier(task).verify([(problem, text), ...])  ->  [Outcome, ...]
 
-A task that is not `trusted` is asked in worker processes, each with one response at a time under a
-time limit, so that an exception, a hang or a crash is that response's `Outcome.reason`. A reward
-outside [0, 1] or a broken signature is a bug and raises.
+A task that is not `trusted` is asked in worker processes under a time limit, so that an exception,
+a hang or a crash is that response's `Outcome.reason`. Where it is not certain whose fault a death
+is, a response is judged once more in a process of its own. A reward outside [0, 1] or a broken
+signature is a bug and raises.
 """
 
 from __future__ import annotations
 
-import contextlib
-import faulthandler
 import os
-import signal
-import subprocess
-import sys
 import threading
-import weakref
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from time import monotonic
+from typing import NamedTuple
 
 from genac.tasks.base import Task
-from genac.tasks.rewards import RewardError, check_outcome
+from genac.tasks.judging import LEFT_RUNNING, Answer, checked, failure, reward_name, too_long
+from genac.tasks.rewards import RewardError
+from genac.tasks.worker import Worker
 from genac.types import Problem
 
-START_LIMIT = 60.0  # seconds for a worker to import what the task needs
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 WORKERS = min(8, CORES)
 ITEMS_PER_WORKER = 8  # fewer are judged sooner than another process has started
 UNJUDGED = "the verifier returned None: it cannot judge this response"
+DIED = "failed", "the verifier's process died"
+TOGETHER, SINGLY, FRESH = 0, 1, 2  # with others; with no other; as a new process's first
+HABIT = 4  # new processes in a row whose first response left the same kind behind
 
 
 class Outcome(NamedTuple):
@@ -40,6 +39,47 @@ class Outcome(NamedTuple):
 
     reward: float | None
     reason: str = ""
+
+
+@dataclass
+class Question:
+    """A response to be judged. `care` says how, `asked` when (seconds of `time.monotonic`)."""
+
+    index: int
+    problem: Problem
+    text: str
+    care: int = TOGETHER
+    asked: float = 0.0
+
+
+class Work:
+    """The questions of one call, shared by all slots, and what came of them."""
+
+    def __init__(self, items: Sequence[tuple[Problem, str]], outcome: Callable[..., Outcome]):
+        self.open = deque(Question(i, *item) for i, item in enumerate(items))
+        self.careful: deque[Question] = deque()
+        self.outcomes = [Outcome(None)] * len(items)
+        self._outcome = outcome
+
+    def done(self, question: Question, answer: Answer) -> None:
+        self.outcomes[question.index] = self._outcome(*answer)
+
+    def again(self, question: Question, care: int) -> None:
+        question.care = max(question.care, care)
+        (self.careful if question.care else self.open).appendleft(question)
+
+    def take(self, singly: bool) -> Question | None:
+        """The next question; one that must be alone only where `singly` says that it would be."""
+        for queue in (self.open, self.careful) if singly else (self.open,):
+            try:
+                return queue.popleft()
+            except IndexError:  # another thread took the last one
+                continue
+        return None
+
+    def clear(self) -> None:
+        self.open.clear()
+        self.careful.clear()
 
 
 class Verifier:
@@ -52,15 +92,16 @@ class Verifier:
         if not time_limit > 0:
             raise ValueError(f"time_limit is {time_limit}; use a positive number of seconds")
         self.task, self.time_limit = task, time_limit
-        self.name = getattr(task, "reward", None) or task.name
+        self.name = reward_name(task)
         self._lock = threading.Lock()
-        self._slots = [Slot(task, time_limit) for _ in range(WORKERS)]
+        habits = Habits()
+        self._slots = [Slot(task, time_limit, habits) for _ in range(WORKERS)]
 
     def verify(self, items: Sequence[tuple[Problem, str]]) -> list[Outcome]:
         """One outcome per (problem, response). Raises RewardError for a reward outside [0, 1]."""
         with self._lock:
             if self.task.trusted:
-                return [self._outcome(*judge(self.task, *item)) for item in items]
+                return [self._outcome(*self._judge(*item)) for item in items]
             return self._in_workers(items)
 
     def close(self) -> None:
@@ -76,155 +117,151 @@ class Verifier:
         self.close()
 
     def _in_workers(self, items: Sequence[tuple[Problem, str]]) -> list[Outcome]:
-        """A thread per worker takes the next open item; the first bug ends all of them."""
-        waiting = deque(enumerate(items))
-        found: list[Outcome] = [Outcome(None)] * len(items)
-
-        def work(slot: Slot) -> None:
-            try:
-                for index, (problem, text) in taken(waiting):
-                    found[index] = self._outcome(*slot.ask(problem, text))
-            except BaseException:  # a bug: what the other workers would find is not read
-                waiting.clear()
-                raise
-
+        """A thread per worker takes the next open items; the first bug ends all of them."""
+        work = Work(items, self._outcome)
         needed = min(WORKERS, -(-len(items) // ITEMS_PER_WORKER))
         if needed <= 1:
-            work(self._slots[0])
-            return found
+            self._slots[0].run(work)
+            return work.outcomes
         with ThreadPoolExecutor(needed) as pool:
             try:
-                for job in [pool.submit(work, slot) for slot in self._slots[:needed]]:
+                for job in [pool.submit(slot.run, work) for slot in self._slots[:needed]]:
                     job.result()
             finally:  # interrupted: what is left would never be read
-                waiting.clear()
-        return found
+                work.clear()
+        return work.outcomes
 
-    def _outcome(self, kind: str, payload: Any) -> Outcome:
+    def _judge(self, problem: Problem, text: str) -> Answer:
+        try:
+            return checked(self.task.verify(problem, text), self.name)
+        except Exception as error:  # a verifier fails by nature: recorded as the reason
+            return failure(error)
+
+    def _outcome(self, kind: str, payload: float | str | None) -> Outcome:
         if kind == "contract":
             raise RewardError(payload)
-        if kind == "failed":
-            return Outcome(None, payload)
-        reward = check_outcome(payload, self.name)
-        return Outcome(reward, UNJUDGED if reward is None else "")
+        if kind == "failed" or isinstance(payload, str):
+            return Outcome(None, str(payload))
+        return Outcome(payload, UNJUDGED if payload is None else "")
 
 
-def taken(waiting: deque[Any]) -> Iterator[Any]:
-    """Items off the queue's front until it is empty, shared with other threads."""
-    while True:
-        try:
-            item = waiting.popleft()
-        except IndexError:
-            return
-        yield item
+class Habits:
+    """What a reward leaves in its process whatever the response: a client, a thread, a folder on
+    the path. A process where that was left is kept; where one response left more, it is replaced.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def unusual(self, kinds: set[str], first: bool) -> bool:
+        """Whether `kinds`, left by a response, are no habit; `first` in its process or not."""
+        habits = {kind for kind, count in self._counts.items() if count >= HABIT}
+        if first:
+            for kind in (set(self._counts) | kinds) - habits:
+                self._counts[kind] = self._counts[kind] + 1 if kind in kinds else 0
+        return bool(kinds - habits)
 
 
 class Slot:
     """A place for a worker process, which is started when it is first asked and after a failure."""
 
-    def __init__(self, task: Task, time_limit: float):
-        self.task, self.time_limit = task, time_limit
+    def __init__(self, task: Task, time_limit: float, habits: Habits):
+        self.task, self.time_limit, self.habits = task, time_limit, habits
         self.worker: Worker | None = None
+        self._flying: dict[int, Question] = {}
+        self._retiring = False
 
-    def ask(self, problem: Problem, text: str) -> tuple[str, Any]:
-        if self.worker is None:
-            self.worker = Worker(self.task, self.time_limit)
+    def run(self, work: Work) -> None:
+        """Takes questions and has them answered until none is left for it."""
         try:
-            return self.worker.ask(problem, text)
-        except TimeoutError:
-            self.stop()
-            return "failed", f"the verifier took more than {self.time_limit:g} s and was stopped"
-        except (EOFError, OSError):
-            self.stop()
-            return "failed", "the verifier's process died"
-        except BaseException:  # interrupted between question and answer: they no longer match
-            self.stop()
+            while self._fill(work):
+                self._next(work)
+        except BaseException:  # a bug, or interrupted: what is under way would not be read
+            work.clear()
+            if self._flying:
+                self.stop()
             raise
 
     def stop(self) -> None:
+        self._flying, self._retiring = {}, False
         if self.worker is not None:
             self.worker.stop()
             self.worker = None
 
+    def _fill(self, work: Work) -> bool:
+        """Asks as many questions as may be under way; False where there is nothing to wait for."""
+        if self._retiring and not self._flying:
+            self.stop()
+        while not self._retiring and not any(question.care for question in self._flying.values()):
+            if self._flying and self.worker and len(self._flying) >= self.worker.width:
+                break
+            question = work.take(singly=not self._flying)
+            if question is None:
+                break
+            self._ask(work, question)
+        return bool(self._flying)
 
-def judge(task: Task, problem: Problem, text: str) -> tuple[str, Any]:
-    """("value", reward), ("failed", reason) or ("contract", message), all plain data."""
-    try:
-        value = task.verify(problem, text)
-    except RewardError as error:
-        return "contract", str(error)
-    except Exception as error:  # a verifier fails by nature: recorded as this response's reason
-        return "failed", f"the verifier raised {type(error).__name__}: {error!s:.200}"
-    try:
-        return "value", None if value is None else float(value)
-    except (TypeError, ValueError):
-        return "value", repr(value)
-
-
-class Worker:
-    """A process that holds the task; multiprocessing's would run the user's script again."""
-
-    def __init__(self, task: Task, time_limit: float):
-        self.time_limit = time_limit
-        self._connection, theirs = Pipe()
-        code = (
-            f"import sys; sys.path[:] = {sys.path!r}; from genac.tasks.verifier import serve; "
-            f"serve({theirs.fileno()}, {time_limit!r})"
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # so that what a verifier starts is killed with it
-        )
-        theirs.close()
-        self.stop = weakref.finalize(self, _kill, process, self._connection)
-        self._start(task)
-
-    def _start(self, task: Task) -> None:
-        remedy = "define it in a module that can be imported, not in the script itself"
+    def _ask(self, work: Work, question: Question) -> None:
+        if question.care == FRESH and self.worker is not None and self.worker.answered:
+            self.stop()
+        if self.worker is None:
+            self.worker = Worker(self.task, self.time_limit)
+        question.asked = monotonic()
         try:
-            self._connection.send(task)
-            message = self._receive(START_LIMIT)
-        except Exception as error:  # whatever pickle raises
-            self.stop()
-            raise RewardError(f"task {task.name!r} cannot be sent: {error!r}; {remedy}") from error
-        if message:
-            self.stop()
-            raise RewardError(f"task {task.name!r} does not load in a process: {message}; {remedy}")
+            self._flying[self.worker.ask(question.problem, question.text)] = question
+        except OSError:
+            self._flying[0] = question
+            self._failed(work, DIED)
 
-    def ask(self, problem: Problem, text: str) -> tuple[str, Any]:
-        """Raises TimeoutError after the time limit, EOFError or OSError where the process died."""
-        self._connection.send((problem, text))
-        return self._receive(self.time_limit)
-
-    def _receive(self, seconds: float) -> Any:
-        if not self._connection.poll(seconds):
-            raise TimeoutError(f"no answer within {seconds:g} s")
-        return self._connection.recv()
-
-
-def _kill(process: subprocess.Popen, connection: Connection) -> None:
-    connection.close()
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def serve(descriptor: int, time_limit: float) -> None:
-    """The worker's loop: receive the task, then judge until the other end closes."""
-    connection = Connection(descriptor)
-    try:
-        task = connection.recv()
-    except Exception as error:  # reported to the parent, which raises
-        connection.send(f"{type(error).__name__}: {error}")
-        return
-    connection.send("")
-    with open(os.devnull, "w") as nowhere, contextlib.suppress(EOFError, BrokenPipeError):
+    def _next(self, work: Work) -> None:
+        """Waits for one answer, or for one failure."""
+        assert self.worker is not None
         while True:
-            problem, text = connection.recv()
-            # If the parent is killed while a verifier hangs, nobody else ends this process.
-            faulthandler.dump_traceback_later(3 * time_limit + 1, exit=True, file=nowhere)
-            answer = judge(task, problem, text)
-            faulthandler.cancel_dump_traceback_later()
-            connection.send(answer)
+            try:
+                received = self.worker.answer()
+            except (EOFError, OSError):
+                self._failed(work, DIED)
+                return
+            if received is not None:
+                self._answered(work, *received)
+                return
+            oldest = min(question.asked for question in self._flying.values())
+            guilty = self.worker.overdue(oldest)
+            if guilty is not None:
+                self._failed(work, too_long(self.time_limit), guilty)
+                return
+
+    def _answered(self, work: Work, number: int, answer: Answer, kinds: set[str]) -> None:
+        assert self.worker is not None
+        question = self._flying.pop(number, None)
+        if question is None:  # no question of ours
+            self._failed(work, DIED)
+            return
+        self.worker.answered += 1
+        self._retiring |= bool(kinds & LEFT_RUNNING)
+        if self.habits.unusual(kinds - LEFT_RUNNING, first=self.worker.answered == 1):
+            others = list(self._flying.values())
+            self.stop()
+            if others:  # any of them may have done it, and all may have suffered
+                for each in (question, *others):
+                    work.again(each, SINGLY)
+                return
+        work.done(question, answer)
+
+    def _failed(self, work: Work, answer: Answer, hanging: int | None = None) -> None:
+        """The process is lost. A response is charged where only it can be guilty; others are
+        judged again. `hanging` is the number of the one that exceeded its time.
+        """
+        worker, flying = self.worker, self._flying
+        assert worker is not None
+        running, _ = worker.page.read()
+        alone, sure = len(flying) == 1, hanging in flying
+        first = worker.answered == 0
+        self.stop()
+        for number, question in flying.items():
+            if number == hanging or (alone and (first or question.care == FRESH)):
+                work.done(question, answer)
+            elif alone or (number == running and not sure):
+                work.again(question, FRESH)
+            else:
+                work.again(question, question.care if sure else SINGLY)

@@ -140,6 +140,18 @@ def test_rewards_lie_in_the_unit_interval():
             check_outcome(value, "mine")
 
 
+def test_what_rounding_puts_outside_the_interval_is_its_end():
+    vector = np.full(3, 0.1, np.float32)
+    cosine = vector @ vector / (np.linalg.norm(vector) ** 2) * np.float32(1.0000001192)
+    assert [check_outcome(v, "r") for v in (1.0000001192, cosine, 1 + 1e-6)] == [1.0, 1.0, 1.0]
+    ends = [check_outcome(v, "r") for v in (-1e-6, -1.1e-7, np.float32(-1e-7), -0.0)]
+    assert ends == [0.0, 0.0, 0.0, 0.0]
+    assert math.copysign(1, ends[-1] or 0.0) == 1
+    for value in (1 + 1.1e-6, 1.000002, -1.1e-6):
+        with pytest.raises(ValueError, match=r"not a number in \[0, 1\]"):
+            check_outcome(value, "r")
+
+
 # --- the verifier ---
 
 
@@ -221,17 +233,17 @@ def test_trusted_tasks_need_no_process(monkeypatch):
 def test_many_responses_are_judged_side_by_side(tmp_path, monkeypatch):
     """Two workers, two hangs of half a second each among forty: every outcome at its place."""
     monkeypatch.setattr(verifying, "WORKERS", 2)
-    asked, ask = set(), verifying.Slot.ask
+    slots, run = set(), verifying.Slot.run
 
-    def counted(slot, problem, text):
-        asked.add(slot)
-        return ask(slot, problem, text)
+    def counted(slot, work):
+        slots.add(slot)
+        run(slot, work)
 
-    monkeypatch.setattr(verifying.Slot, "ask", counted)
+    monkeypatch.setattr(verifying.Slot, "run", counted)
     texts = ["fine"] * 18 + ["hang", "none", "hang", "die"] + ["fine"] * 18
     with Verifier(file_task(tmp_path, user("misbehaving")), time_limit=0.5) as verifier:
         found = verifier.verify([(PROBLEM, text) for text in texts])
-        assert len(asked) == 2
+        assert len(slots) == 2
         with pytest.raises(ValueError, match="misbehaving"):
             verifier.verify([(PROBLEM, t) for t in ["fine"] * 20 + ["big"] + ["fine"] * 20])
         assert verifier.verify([(PROBLEM, "fine")]) == [Outcome(0.25)]
