@@ -106,5 +106,10 @@ def seconds(value: float) -> str:
     return f"{value / 60:.1f} min" if value < 5400 else f"{value / 3600:.1f} h"
 
 
+LARGEST = 1e300  # of a number: products with small factors are still finite
+
+
 def is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is a finite number that can be computed with; foreign JSON holds others too."""
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return numeric and -LARGEST < value < LARGEST
