@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genac.runs.coerce import coerced, fits, in_words, unequal
+from genac.runs.coerce import coerced, fits, in_words, is_view, unequal
 from genac.runs.files import encodable
 from genac.runs.guard import refuse_special, short_name
 from genac.runs.tables import ESTIMATE_COLUMNS, ROLLOUT_COLUMNS
@@ -158,10 +158,12 @@ def _columns(file: Any, names: Sequence[str], problems: list[str]) -> Any:
 def _first_of_each(table: Any, names: Sequence[str]) -> Any:
     import pyarrow as pa
 
-    if table.column_names == list(names):
+    if table.column_names == list(names) and not any(map(is_view, table.schema.types)):
         return table
     places = [table.schema.get_all_field_indices(name)[0] for name in names]
-    return pa.table([table.column(place) for place in places], names=list(names))
+    columns = [table.column(place) for place in places]
+    plain = [c.cast(pa.large_binary()) if is_view(c.type) else c for c in columns]
+    return pa.table(plain, names=list(names))
 
 
 def _required(table: Any, schema: Schema, problems: list[str]) -> Any:

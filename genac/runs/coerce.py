@@ -32,12 +32,20 @@ def fits(kind: str, held: Any) -> bool:
         return fits(kind, held.value_type)
     if kind.startswith("list<"):
         lists = (t.is_list, t.is_large_list, t.is_fixed_size_list)
-        return any(is_kind(held) for is_kind in lists) and fits(kind[5:-1], held.value_type)
+        inside = any(is_kind(held) for is_kind in lists) and held.value_type
+        return bool(inside) and not is_view(inside) and fits(kind[5:-1], inside)
     if kind == "string":
-        texts = (t.is_string, t.is_large_string, t.is_binary, t.is_large_binary)
-        return any(is_kind(held) for is_kind in (*texts, t.is_string_view, t.is_binary_view))
+        texts = (t.is_string, t.is_large_string, t.is_binary, t.is_large_binary, is_view)
+        return any(is_kind(held) for is_kind in texts)
     is_number = t.is_integer(held) or t.is_floating(held) or t.is_decimal(held)
     return is_number or (kind in ("float", "double") and t.is_boolean(held))
+
+
+def is_view(held: Any) -> bool:
+    """Whether it is one of the types of text that pyarrow cannot filter."""
+    import pyarrow.types as t
+
+    return t.is_string_view(held) or t.is_binary_view(held)
 
 
 def coerced(column: Any, kind: str) -> tuple[Any, str]:

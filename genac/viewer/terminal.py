@@ -11,7 +11,7 @@ from rich.text import Text
 
 from genac.runs.examples import colour
 from genac.runs.guard import printable, short_name
-from genac.runs.listing import Status
+from genac.runs.listing import Status, status
 from genac.runs.page import number
 from genac.runs.store import Run
 from genac.runs.trajectory import Step, Token, Trajectory, parse_address
@@ -51,6 +51,8 @@ def show(
     index.refresh()
     page = index.page(filters)
     listing(console, page)
+    known = status(run)
+    notes(console, [known.result] if known.state == "unreadable" else [])
     notes(console, index.notes())
     if page["rows"]:
         command = f"genac view --terminal {run.path} {_address(page['rows'][0])}"
