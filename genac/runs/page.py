@@ -16,7 +16,8 @@ font:15px/1.5 system-ui,sans-serif}
 h1{font-size:1.6rem;margin:.2rem 0}th{color:var(--muted);font-weight:500;font-size:.85rem}
 """
 # the browser itself is told to fetch nothing and to run nothing
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+NOWHERE = "default-src 'none'; base-uri 'none'; form-action 'none'"
+POLICY = f"{NOWHERE}; style-src 'unsafe-inline'"
 
 
 def esc(value: Any) -> str:
