@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genac.runs.coerce import coerced, fits, in_words, is_view, unequal
+from genac.runs.coerce import coerced, fits, in_words, is_view, kernels, unequal
 from genac.runs.files import encodable
 from genac.runs.guard import refuse_special, short_name
 from genac.runs.tables import ESTIMATE_COLUMNS, ROLLOUT_COLUMNS
@@ -168,7 +168,7 @@ def _first_of_each(table: Any, names: Sequence[str]) -> Any:
 
 def _required(table: Any, schema: Schema, problems: list[str]) -> Any:
     """The rows that have every required column."""
-    import pyarrow.compute as pc
+    pc = kernels()
 
     if absent := [name for name in schema.required if name not in table.column_names]:
         reason = f"the file lacks {', '.join(absent)}"
@@ -194,7 +194,8 @@ def _required(table: Any, schema: Schema, problems: list[str]) -> Any:
 
 def _rows_of(table: Any, group: int) -> Any:
     import pyarrow as pa
-    import pyarrow.compute as pc
+
+    pc = kernels()
 
     if abs(group) > LAST_STEP:
         return table.slice(0, 0)

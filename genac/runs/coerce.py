@@ -17,6 +17,13 @@ WORDS = {
 }
 
 
+def kernels() -> Any:
+    """pyarrow.compute; its functions are made on import, so that no type checker knows them."""
+    import pyarrow.compute
+
+    return pyarrow.compute
+
+
 def in_words(kind: str) -> str:
     inner = kind.removeprefix("list<").removesuffix(">")
     return WORDS[inner] if inner == kind else f"lists of {WORDS[inner]}"
@@ -92,7 +99,8 @@ def _texts(column: Any) -> tuple[Any, str]:
         raw = column.cast(pa.large_binary()).to_pylist()
     texts = [None if data is None else data.decode("utf-8", "replace") for data in raw]
     wrong = sum(
-        data is not None and data != text.encode() for data, text in zip(raw, texts, strict=True)
+        data is not None and data != (text or "").encode()
+        for data, text in zip(raw, texts, strict=True)
     )
     told = _told(wrong, "is not UTF-8", "other bytes are shown as replacement characters")
     return pa.chunked_array([pa.array(texts, pa.string())]), told
@@ -108,7 +116,8 @@ def _valid(column: Any, kind: Any) -> Any:
 def _numbers(column: Any) -> tuple[Any, str]:
     """As doubles. NaN is missing, silently; what is infinite or huge is missing and counted."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+
+    pc = kernels()
 
     values = column if column.type == pa.float64() else column.cast(pa.float64(), safe=False)
     # Without a scalar of Python's, which has pyarrow import pandas: most columns are as they should
@@ -125,7 +134,8 @@ def _numbers(column: Any) -> tuple[Any, str]:
 def _whole(column: Any, kind: Any) -> tuple[Any, int]:
     """As integers, and how many values are none or do not fit into `kind`."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+
+    pc = kernels()
 
     if column.type == kind:
         return column, 0
@@ -146,7 +156,8 @@ def _lists(column: Any, kind: str) -> tuple[Any, str]:
     known.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
+
+    pc = kernels()
 
     column = _valid(column, target(kind))
     if kind == "list<float>" or not pc.list_flatten(column).null_count:
@@ -160,7 +171,8 @@ def _lists(column: Any, kind: str) -> tuple[Any, str]:
 def unequal(column: Any, other: Any, name: str) -> tuple[Any, str]:
     """`column` without the lists whose length is not that of `other`, which is called `name`."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+
+    pc = kernels()
 
     apart = pc.not_equal(pc.list_value_length(column), pc.list_value_length(other))
     rows = pc.sum(apart).as_py() or 0

@@ -72,7 +72,7 @@ def status(run: Run, now: float | None = None) -> Status:
         state=_state(run, summary, times, time.time() if now is None else now),
         algorithm=str(summary.get("algorithm") or config.get("algorithm") or ""),
         stage=stage,
-        step=step if isinstance(step, int) and is_number(step) else None,
+        step=step if is_number(step) and isinstance(step, int) else None,
         steps=_steps(config, stage),
         result=_result(summary, last),
         updated=times[-1] if times else None,
@@ -92,7 +92,7 @@ def _steps(config: Mapping[str, Any], stage: str) -> int | None:
     stages = config.get("stages")
     found = stages.get(stage) if isinstance(stages, Mapping) else None
     steps = found.get("steps") if isinstance(found, Mapping) else None
-    return steps if isinstance(steps, int) and is_number(steps) else None
+    return steps if is_number(steps) and isinstance(steps, int) else None
 
 
 def _result(summary: Mapping[str, Any], last: Mapping[str, Any]) -> str:

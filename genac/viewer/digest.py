@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from genac.runs.checked import read_checked
+from genac.runs.coerce import kernels
 from genac.runs.store import Run
 
 KEY = ("group", "member")
@@ -98,7 +99,7 @@ def matching(
     run: Run, folder: str, key: tuple[str, int], columns: Sequence[str], needle: str
 ) -> tuple[list[int], list[int]]:
     """(group, member) of the rows of which a column holds `needle`, a text in small letters."""
-    import pyarrow.compute as pc
+    pc = kernels()
 
     rows, _ = read_checked(run.path, folder, key, columns)
     hit = None
