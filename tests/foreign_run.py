@@ -1,7 +1,7 @@
 """What other programs, and people who mean harm, leave in a run folder: one function per kind.
 
 A change takes a run of `viewer_run` and the step whose files it damages. In the name of a file STEP
-stands for that step; the texts beside a change are what a notice must name.
+stands for that step; the texts next to a change are what a notice must name.
 """
 
 from __future__ import annotations

@@ -137,8 +137,8 @@ def _lines(folder: Folder, name: str) -> list[dict[str, Any]]:
 
 
 def _unread(folder: Folder, name: str, error: Exception) -> str:
-    told = str(error).replace(f"{folder.run.path}/", "")
-    return f"{name} could not be read: {clip(told, 300)}"
+    reason = str(error).replace(f"{folder.run.path}/", "")
+    return f"{name} could not be read: {clip(reason, 300)}"
 
 
 def steps(lines: list[dict[str, Any]], key: str) -> dict[int, float]:

@@ -129,12 +129,12 @@ def _fitting(held: Any, schema: Schema) -> tuple[list[str], list[str]]:
             problems.append(
                 f"the column {name} stands there {len(places)} times, the first is read"
             )
-        found = held.field(places[0]).type
-        if fits(kind, found):
+        arrow_type = held.field(places[0]).type
+        if fits(kind, arrow_type):
             names.append(name)
         else:
-            told = f"the column {name} holds {str(found)[:60]}, not {in_words(kind)}"
-            problems.append(f"{told}, and is left out")
+            text = f"the column {name} holds {str(arrow_type)[:60]}, not {in_words(kind)}"
+            problems.append(f"{text}, and is left out")
     return names, problems
 
 
@@ -214,8 +214,8 @@ def _all(table: Any, schema: Schema, problems: list[str]) -> Any:
         try:
             table = _replaced(table, name, *coerced(table[name], kind), problems)
         except (pa.ArrowException, UnicodeDecodeError) as error:
-            told = str(error).replace("\n", " ")[:100]
-            problems.append(f"the column {name} is left out: not {in_words(kind)} ({told})")
+            reason = str(error).replace("\n", " ")[:100]
+            problems.append(f"the column {name} is left out: not {in_words(kind)} ({reason})")
             table = table.drop_columns([name])
     for name, other in EQUAL_LENGTHS:
         if name in table.column_names and other in table.column_names:
@@ -223,9 +223,9 @@ def _all(table: Any, schema: Schema, problems: list[str]) -> Any:
     return table
 
 
-def _replaced(table: Any, name: str, column: Any, told: str, problems: list[str]) -> Any:
-    if told:
-        problems.append(f"the column {name} {told}")
+def _replaced(table: Any, name: str, column: Any, remark: str, problems: list[str]) -> Any:
+    if remark:
+        problems.append(f"the column {name} {remark}")
     if column is table[name]:
         return table
     return table.set_column(table.column_names.index(name), name, column)
@@ -247,10 +247,10 @@ def read_group(
         if not os.path.lexists(root / file_name(folder, *key)):
             continue
         try:
-            table, told = read_checked(root, folder, key, columns, group)
+            table, own = read_checked(root, folder, key, columns, group)
         except ValueError as error:
-            told = [str(error)]
+            own = [str(error)]
         else:
             rows[-1] = table.to_pylist()
-        problems += told
+        problems += own
     return group_of(*key, rows[0], rows[1], problems), problems

@@ -74,7 +74,7 @@ def coerced(column: Any, kind: str) -> tuple[Any, str]:
         return _numbers(column)
     whole, dropped = _whole(column, pa.type_for_alias(kind))
     bits = kind.removeprefix("int")
-    return whole, _told(dropped, f"is no whole number of {bits} bits", "shown as missing")
+    return whole, _remark(dropped, f"is no whole number of {bits} bits", "shown as missing")
 
 
 def target(kind: str) -> Any:
@@ -86,7 +86,7 @@ def target(kind: str) -> Any:
     return pa.list_(inner) if alias != kind else inner
 
 
-def _told(rows: int, what: str, consequence: str) -> str:
+def _remark(rows: int, what: str, consequence: str) -> str:
     return f"{what} in {rows} row{'s' * (rows != 1)}: {consequence}" if rows else ""
 
 
@@ -102,8 +102,8 @@ def _texts(column: Any) -> tuple[Any, str]:
         data is not None and data != (text or "").encode()
         for data, text in zip(raw, texts, strict=True)
     )
-    told = _told(wrong, "is not UTF-8", "other bytes are shown as replacement characters")
-    return pa.chunked_array([pa.array(texts, pa.string())]), told
+    remark = _remark(wrong, "is not UTF-8", "other bytes are shown as replacement characters")
+    return pa.chunked_array([pa.array(texts, pa.string())]), remark
 
 
 def _valid(column: Any, kind: Any) -> Any:
@@ -128,7 +128,7 @@ def _numbers(column: Any) -> tuple[Any, str]:
     kept = pc.if_else(good, values, pa.scalar(None, pa.float64()))
     nans = pc.sum(pc.is_nan(values)).as_py() or 0
     dropped = kept.null_count - values.null_count - nans
-    return kept, _told(dropped, f"is infinite or beyond {LARGEST:g}", "shown as missing")
+    return kept, _remark(dropped, f"is infinite or beyond {LARGEST:g}", "shown as missing")
 
 
 def _whole(column: Any, kind: Any) -> tuple[Any, int]:
@@ -165,7 +165,7 @@ def _lists(column: Any, kind: str) -> tuple[Any, str]:
     rows = [None if row is None or None in row else row for row in column.to_pylist()]
     kept = pa.chunked_array([pa.array(rows, column.type)])
     dropped = kept.null_count - column.null_count
-    return kept, _told(dropped, "holds null within its list", "shown as missing")
+    return kept, _remark(dropped, "holds null within its list", "shown as missing")
 
 
 def unequal(column: Any, other: Any, name: str) -> tuple[Any, str]:
@@ -180,4 +180,4 @@ def unequal(column: Any, other: Any, name: str) -> tuple[Any, str]:
         return column, ""
     bad = pc.fill_null(apart, False)
     kept = pc.if_else(bad, pa.scalar(None, column.type), column)
-    return kept, _told(rows, f"is not as long as {name}", "shown as missing")
+    return kept, _remark(rows, f"is not as long as {name}", "shown as missing")

@@ -106,7 +106,7 @@ class Log:
             lines = f"line {number}" if len(places) == 1 else f"{len(places)} lines, first {number}"
             left = "the line is" if key in LOGS[self.name].required else "it is"
             out.append(
-                f"{self.name}: {short_name(key)} is {_told(value)} and not {words} ({lines}): "
+                f"{self.name}: {short_name(key)} is {_described(value)} and not {words} ({lines}): "
                 f"{left} left out"
             )
         if more := len(self._wrong) - SHOWN:
@@ -185,7 +185,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     return obj if isinstance(obj, dict) else None
 
 
-def _told(value: Any) -> str:
+def _described(value: Any) -> str:
     if value is None:
         return "missing"
     if isinstance(value, list | dict):

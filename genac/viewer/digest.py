@@ -109,8 +109,8 @@ def matching(
             hit = one if hit is None else pc.or_kleene(hit, one)
     if hit is None:
         return [], []
-    found = rows.select(list(KEY)).filter(hit)
-    return found["group"].to_pylist(), found["member"].to_pylist()
+    hits = rows.select(list(KEY)).filter(hit)
+    return hits["group"].to_pylist(), hits["member"].to_pylist()
 
 
 def unpack(packed: bytes | None) -> list[float | None]:

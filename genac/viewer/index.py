@@ -177,10 +177,10 @@ class Index:
     def notes(self) -> list[str]:
         """What could not be read."""
         with self._lock:
-            told = [text for _, some in sorted(self._problems.items()) for text in some]
-            told = list(dict.fromkeys([*self._misnamed, *self._metrics.problems(), *told]))
-        more = len(told) - SHOWN_NOTES
-        return told if more <= 0 else [*told[:SHOWN_NOTES], f"{more} more such notes"]
+            tables = [text for _, some in sorted(self._problems.items()) for text in some]
+            notes = list(dict.fromkeys([*self._misnamed, *self._metrics.problems(), *tables]))
+        more = len(notes) - SHOWN_NOTES
+        return notes if more <= 0 else [*notes[:SHOWN_NOTES], f"{more} more such notes"]
 
     def note(self, key: Key, problems: Iterable[str]) -> None:
         """Adds what came to light when more of a step was read than the list needs."""

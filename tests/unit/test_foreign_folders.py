@@ -20,7 +20,7 @@ from genac.runs.store import Run
 from genac.viewer.index import Filters, Index
 from genac.viewer.server import make_app
 
-ASKED = (
+REQUESTS = (
     "trajectory/joint/{0}/0/1",
     "tree/joint/{0}/0",
     "export/joint/{0}/0/1?tokens=true&format=md",
@@ -79,20 +79,20 @@ def test_the_viewer_names_damaged_tables_and_shows_the_rest(damaged):
     with TestClient(make_app(run)) as client:
         settle(client)
         for step in named:
-            for path in ASKED:
+            for path in REQUESTS:
                 answer = client.get(f"/api/{path.format(step)}")
                 assert answer.status_code == 200, (step, path, answer.text)
             versions = client.get(f"/api/versions/joint/{step}/0/1?start=0")
             assert versions.status_code in (200, 422)  # without estimates there is no state
         assert client.get("/api/rollouts?q=version").status_code == 200
         rows = client.get("/api/rollouts?size=200").json()["rows"]
-        told = settle(client)["missing"]
+        notes = settle(client)["missing"]
     for step, words in named.items():
-        assert holds(told, words), (words, told)
+        assert holds(notes, words), (words, notes)
         assert {row["member"] for row in rows if row["step"] == step and row["group"] == 0} >= {1}
     whole = next(r for r in rows if (r["step"], r["group"], r["member"]) == (WHOLE, 0, 1))
     assert whole["values"] == pytest.approx([0.5, 0.8, 0.2], abs=1e-3)
-    assert not any(f"-{WHOLE:06d}." in note for note in told)
+    assert not any(f"-{WHOLE:06d}." in note for note in notes)
 
 
 @pytest.mark.parametrize("damaged", CHUNKS, indirect=True, ids=lambda c: c[0].replace(" ", "-"))
@@ -147,8 +147,8 @@ def test_files_with_strange_names_are_named_and_the_rest_is_shown(run, name, cap
         assert holds(settle(client)["missing"], ["estimates/", "STAGE-STEP.parquet"])
         assert client.get("/api/rollouts").json()["total"] == 12
     assert main(["view", "--terminal", str(run.path)]) == 0
-    told = capsys.readouterr().out
-    assert "STAGE-STEP.parquet" in told and "\x1b[2J" not in told
+    notes = capsys.readouterr().out
+    assert "STAGE-STEP.parquet" in notes and "\x1b[2J" not in notes
     assert holds(notices(write_report(run.path).read_text()), ["STAGE-STEP.parquet"])
 
 
@@ -159,9 +159,11 @@ def test_stages_of_any_name_are_shown(run, stage, capsys, monkeypatch):
     with TestClient(make_app(run)) as client:
         assert settle(client)["missing"] == []
         assert client.get("/api/rollouts?q=version").json()["total"] == 16
-        for path in ASKED:
-            asked = path.format(10).replace("joint", stage.replace("%", "%25").replace("\n", "%0A"))
-            assert client.get(f"/api/{asked}").status_code == 200, asked
+        for path in REQUESTS:
+            address = path.format(10).replace(
+                "joint", stage.replace("%", "%25").replace("\n", "%0A")
+            )
+            assert client.get(f"/api/{address}").status_code == 200, address
     assert main(["view", "--terminal", str(run.path)]) == 0
     assert stage.replace("\n", "␊") in capsys.readouterr().out
 
@@ -182,9 +184,9 @@ def test_events_that_are_none_are_named(run):
     (run.path / "events.jsonl").write_text(
         '{"kind": "alarm", "stage": "joint", "step": Infinity, "alarm": ["a"]}\n{"kind": 3}\n[]\n'
     )
-    told = load(run.path).missing
-    assert holds(told, ["events.jsonl", "step", "a whole number"])
-    assert holds(told, ["events.jsonl", "kind", "text"]) and holds(told, ["events.jsonl line 3"])
+    notes = load(run.path).missing
+    assert holds(notes, ["events.jsonl", "step", "a whole number"])
+    assert holds(notes, ["events.jsonl", "kind", "text"]) and holds(notes, ["events.jsonl line 3"])
     write_report(run.path)
 
 

@@ -189,12 +189,12 @@ OURS = {"h1", "h2", "p", "pre", "code", "table", "thead", "tbody", "tr", "th", "
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_no_text_of_a_model_becomes_markup(render, text):
     for tokens in (False, True):
-        found = Elements(render(export(text, tokens)))
+        page = Elements(render(export(text, tokens)))
         extra = {"br"} if render is extended else set()
-        assert found.tags <= OURS | extra, found.tags
+        assert page.tags <= OURS | extra, page.tags
         ids = {"id"} if render is extended else set()
-        assert found.attributes <= ids, found.attributes
-        assert found.others == []
+        assert page.attributes <= ids, page.attributes
+        assert page.others == []
 
 
 def test_the_set_is_dangerous_where_it_is_not_held():
