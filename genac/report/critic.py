@@ -136,7 +136,7 @@ def bins(calibrations: Sequence[Any]) -> list[tuple[float, float, float]]:
         for one in calibration if isinstance(calibration, list) else []:
             if not _is_bin(one):
                 continue
-            total = sums.setdefault(min(9, int(10 * one["predicted"])), [0.0, 0.0, 0.0])
+            total = sums.setdefault(int(min(9, max(0, 10 * one["predicted"]))), [0.0, 0.0, 0.0])
             total[0] += one["predicted"] * one["count"]
             total[1] += one["actual"] * one["count"]
             total[2] += one["count"]
@@ -193,7 +193,7 @@ def _values(folder: Folder, key: tuple[str, int] | None) -> list[float]:
 
 def histogram(values: Sequence[float]) -> list[tuple[float, float]]:
     """(score, share) for the scores 0..10; values of critics without scores go to the nearest."""
-    counts = Counter(min(10, max(0, round(10 * value))) for value in values)
+    counts = Counter(round(min(10, max(0, 10 * value))) for value in values)
     return [(float(s), counts[s] / len(values)) for s in SCORES] if values else []
 
 

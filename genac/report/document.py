@@ -22,7 +22,7 @@ from genac.report.groups import Group, differences, grouped
 from genac.runs.examples import trajectories
 from genac.runs.files import plain
 from genac.runs.listing import list_runs
-from genac.runs.page import clip, esc, note, number, section, table
+from genac.runs.page import POLICY, clip, esc, note, number, section, table
 from genac.runs.store import atomic_write
 
 SCRIPTS = ("charts.js", "report.js")
@@ -245,7 +245,7 @@ def _page(title: str, links: str, body: str) -> str:
     drawing, own = library(), [(folder / name).read_text(encoding="utf-8") for name in SCRIPTS]
     scripts, missing = ([drawing, *own], "") if drawing else ([], note(NO_CHARTS))
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'"
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {hashes}"
+    policy = f"{POLICY}; img-src data:; script-src {hashes}"
     style = (folder / "report.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genac.runs.files import read_lines
+from genac.runs.checked import read_checked, step_files
+from genac.runs.guard import refuse_special
+from genac.runs.lines import read_log
 from genac.runs.listing import STAGES, Status, status
 from genac.runs.page import clip, is_number, seconds
-from genac.runs.store import Run, revive
+from genac.runs.store import Run
 
 FILES = ("config.json", "environment.json", "metrics.jsonl", "events.jsonl", "summary.json")
 OF_A_RUN = {"name", "algorithm", "task", "stages"}  # keys of a run's config
@@ -57,9 +59,14 @@ class Folder:
         return sorted(self.run.tables(folder), key=lambda key: (order.get(key[0], -1), key[1]))
 
     def table(self, folder: str, key: tuple[str, int], columns: tuple[str, ...]) -> list[dict]:
-        """Some columns of one table; a file that cannot be read is told of, and empty."""
-        name = f"{folder} of {key[0]} step {key[1]}"
-        return _try(self, name, lambda: self.run.table(folder, *key, columns), [])
+        """Some columns of one table; what cannot be read is told of, and left out."""
+        try:
+            rows, problems = read_checked(self.run.path, folder, key, columns)
+        except ValueError as error:
+            self.missing.append(str(error))
+            return []
+        self.missing += problems
+        return rows.to_pylist()
 
 
 def load(path: Path | str) -> Folder:
@@ -76,8 +83,10 @@ def load(path: Path | str) -> Folder:
         ("summary", run.summary),
     ):
         setattr(folder, name, _try(folder, name, read, {}))
-    folder.metrics = _lines(folder, "metrics.jsonl", run.metrics)
-    folder.events = _lines(folder, "events.jsonl", run.events)
+    folder.metrics = _lines(folder, "metrics.jsonl")
+    folder.events = _lines(folder, "events.jsonl")
+    for name in ("rollouts", "estimates"):
+        folder.missing += step_files(run.path, name)[1]
     others = any((run.path / name).exists() for name in FILES if name != "config.json")
     if not others and folder.config and not OF_A_RUN & folder.config.keys():
         raise ValueError(f"{path} holds no run: its config.json is no run's (a model's, perhaps)")
@@ -103,33 +112,38 @@ def _progress(found: Status) -> str:
 
 def _try(folder: Folder, name: str, read: Callable[[], Any], otherwise: Any) -> Any:
     try:
+        path = folder.run.path / f"{name}.json"
+        if path.exists() or path.is_symlink():
+            refuse_special(path, folder.run.path)
         return read()
     except FileNotFoundError:
         folder.missing.append(f"{name}.json is missing: this folder may not be a whole run.")
     except (ValueError, OSError) as error:
-        told = str(error).replace(f"{folder.run.path}/", "")
-        folder.missing.append(f"{name} could not be read: {clip(told, 300)}")
+        folder.missing.append(_unread(folder, f"{name}.json", error))
     return otherwise
 
 
-def _lines(folder: Folder, name: str, read: Callable[[], Any]) -> list[dict[str, Any]]:
-    """The lines of a log; where one is broken, the others."""
-    told = len(folder.missing)
-    found = _try(folder, name, read, None)
-    if found is not None:
-        return found
+def _lines(folder: Folder, name: str) -> list[dict[str, Any]]:
+    """The lines of a log; where some are wrong, the others."""
     try:
-        found = [revive(obj) for _, obj in read_lines(folder.run.path / name, skip_broken=True)]
-    except OSError:
-        return []  # told above
-    folder.missing[told] += "; the other lines are shown"
-    return found
+        log = read_log(folder.run.path, name)
+    except FileNotFoundError:
+        return []
+    except (ValueError, OSError) as error:
+        folder.missing.append(_unread(folder, name, error))
+        return []
+    folder.missing += log.problems()
+    return log.lines
+
+
+def _unread(folder: Folder, name: str, error: Exception) -> str:
+    reason = str(error).replace(f"{folder.run.path}/", "")
+    return f"{name} could not be read: {clip(reason, 300)}"
 
 
 def steps(lines: list[dict[str, Any]], key: str) -> dict[int, float]:
-    """step -> value wherever the metric is a finite number."""
-    pairs = [(line.get("step"), line.get(key)) for line in lines]
-    return {int(x): y for x, y in pairs if is_number(x) and is_number(y) and abs(y) < float("inf")}
+    """step -> value wherever the metric is a number."""
+    return {int(line["step"]): line[key] for line in lines if is_number(line.get(key))}
 
 
 def part(summary: Mapping[str, Any], key: str) -> Mapping[str, Any]:

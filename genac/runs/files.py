@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from genac.runs.guard import parse_json, refuse_special
+
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 NONFINITE = {"nan", "inf", "-inf"}  # JSON has no such numbers, so they are written as strings
 
@@ -66,8 +68,9 @@ def write_json(path: Path, obj: Mapping[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; ValueError that names the file where it holds anything else."""
+    refuse_special(path)
     try:
-        obj = json.loads(path.read_text(encoding="utf-8"))
+        obj = parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}): restore or delete it") from error
     if not isinstance(obj, dict):
@@ -134,6 +137,8 @@ def read_lines(path: Path, skip_broken: bool = False) -> list[tuple[str, dict[st
     """(raw line, object) of every line; a torn last one is left out, others are errors or, where
     the caller wants what is whole, left out too.
     """
+    if path.exists():
+        refuse_special(path)
     raw = path.read_bytes().split(b"\n") if path.exists() else []
     pairs = []
     for number, line in enumerate(raw, start=1):
@@ -149,6 +154,7 @@ def tail_lines(path: Path, count: int, block: int = 1 << 16) -> list[dict[str, A
     """The objects of at most the last `count` lines that lie in the file's last `block` bytes."""
     if not path.exists():
         return []
+    refuse_special(path)
     with open(path, "rb") as file:
         begin = max(0, file.seek(0, os.SEEK_END) - block)
         file.seek(begin)
@@ -160,7 +166,7 @@ def tail_lines(path: Path, count: int, block: int = 1 << 16) -> list[dict[str, A
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        obj = json.loads(line)
+        obj = parse_json(line)
     except ValueError:
         return None
     return obj if isinstance(obj, dict) else None

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from genac.runs.guard import refuse_special
 from genac.runs.page import is_number, mean, percent
 from genac.runs.store import Run
 
@@ -55,6 +56,9 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
 def status(run: Run, now: float | None = None) -> Status:
     """What the folder tells; a folder that cannot be read is "unreadable" with the reason."""
     try:
+        for name in ("config.json", "summary.json", "metrics.jsonl"):
+            if (run.path / name).exists():
+                refuse_special(run.path / name, run.path)
         config, summary, lines = run.config(), run.summary(), run.last_metrics()
     except FileNotFoundError:
         return Status(run.path, "unreadable", result="config.json is missing: not a whole run")
@@ -68,7 +72,7 @@ def status(run: Run, now: float | None = None) -> Status:
         state=_state(run, summary, times, time.time() if now is None else now),
         algorithm=str(summary.get("algorithm") or config.get("algorithm") or ""),
         stage=stage,
-        step=step if isinstance(step, int) else None,
+        step=step if is_number(step) and isinstance(step, int) else None,
         steps=_steps(config, stage),
         result=_result(summary, last),
         updated=times[-1] if times else None,
@@ -88,7 +92,7 @@ def _steps(config: Mapping[str, Any], stage: str) -> int | None:
     stages = config.get("stages")
     found = stages.get(stage) if isinstance(stages, Mapping) else None
     steps = found.get("steps") if isinstance(found, Mapping) else None
-    return steps if isinstance(steps, int) else None
+    return steps if is_number(steps) and isinstance(steps, int) else None
 
 
 def _result(summary: Mapping[str, Any], last: Mapping[str, Any]) -> str:

@@ -16,7 +16,8 @@ font:15px/1.5 system-ui,sans-serif}
 h1{font-size:1.6rem;margin:.2rem 0}th{color:var(--muted);font-weight:500;font-size:.85rem}
 """
 # the browser itself is told to fetch nothing and to run nothing
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+NOWHERE = "default-src 'none'; base-uri 'none'; form-action 'none'"
+POLICY = f"{NOWHERE}; style-src 'unsafe-inline'"
 
 
 def esc(value: Any) -> str:
@@ -106,5 +107,10 @@ def seconds(value: float) -> str:
     return f"{value / 60:.1f} min" if value < 5400 else f"{value / 3600:.1f} h"
 
 
+LARGEST = 1e300  # of a number: products with small factors are still finite
+
+
 def is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is a finite number that can be computed with; foreign JSON holds others too."""
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return numeric and -LARGEST < value < LARGEST

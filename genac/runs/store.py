@@ -26,6 +26,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from genac.runs.checked import file_name, read_group, step_files
 from genac.runs.files import (
     NONFINITE,
     append_line,
@@ -46,13 +47,13 @@ from genac.runs.tables import (
     encode,
     estimate_row,
     read,
-    read_arrow,
     rollout_row,
 )
 from genac.runs.trackers import Trackers
-from genac.runs.trajectory import Trajectory, group_of
+from genac.runs.trajectory import Trajectory
 from genac.types import Estimate, Rollout
 
+JUDGE = re.compile(r"[A-Za-z0-9_][\w.,=+-]*")  # names a folder of judgements
 __all__ = ["Run", "atomic_write", "environment", "stable_hash"]
 
 
@@ -180,7 +181,7 @@ class Run:
         """The folder of what another critic said of this run's states, as `table` takes it;
         ValueError where the name cannot be a folder's.
         """
-        if not re.fullmatch(r"[A-Za-z0-9_][\w.,=+-]*", name):
+        if not JUDGE.fullmatch(name):
             raise ValueError(
                 f"{name!r} cannot name judgements: use letters, digits and . , = + - _, and begin "
                 "with a letter or digit"
@@ -189,13 +190,12 @@ class Run:
 
     def judges(self) -> list[str]:
         """The names of the critics whose judgements were added to the run."""
-        return sorted(path.name for path in (self.path / "judged").glob("*") if path.is_dir())
+        folders = (self.path / "judged").glob("*")
+        return sorted(p.name for p in folders if JUDGE.fullmatch(p.name) and p.is_dir())
 
     def tables(self, folder: str, stage: str | None = None) -> list[tuple[str, int]]:
         """(stage, step) of the files in "rollouts" or "estimates", by stage and step."""
-        names = [p.stem.rpartition("-") for p in (self.path / folder).glob("*-*.parquet")]
-        keys = sorted((head, int(step)) for head, _, step in names if step.isdigit())
-        return [key for key in keys if stage in (None, key[0])]
+        return [key for key in step_files(self.path, folder)[0] if stage in (None, key[0])]
 
     def table(
         self,
@@ -203,14 +203,9 @@ class Run:
         stage: str,
         step: int,
         columns: Sequence[str] | None = None,
-        where: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """The rows of one file, of some columns or all; with `where`, those that equal it."""
-        return read(self.table_path(folder, stage, step), columns, where)
-
-    def arrow(self, folder: str, stage: str, step: int, columns: Sequence[str]) -> Any:
-        """The named columns of one file, those that it has, as a pyarrow table."""
-        return read_arrow(self.table_path(folder, stage, step), columns)
+        """The rows of one file as they are stored, of some columns or all."""
+        return read(self.table_path(folder, stage, step), columns)
 
     def group(
         self,
@@ -222,17 +217,13 @@ class Run:
     ) -> list[Trajectory]:
         """The responses of one group, with the values of their states (or with those of another
         critic: values=run.judged(name)), from some columns or all; ValueError where the run holds
-        none.
+        none. What could not be read stands in `problems` of each.
         """
-        key, rows = (stage, step), []
-        for folder in ("rollouts", values):
-            held = self.table_path(folder, *key).exists()
-            rows.append(self.table(folder, *key, columns, {"group": group}) if held else [])
-        found = group_of(stage, step, *rows)
+        found, problems = read_group(self.path, (stage, step), group, columns, values)
         if not found:
             raise ValueError(
                 f"{self.path} holds no group {group} of stage {stage!r} at step {step}; "
-                "Run.tables('rollouts') lists the steps it holds"
+                + ("; ".join(problems) or "Run.tables('rollouts') lists the steps it holds")
             )
         return found
 
@@ -299,7 +290,7 @@ class Run:
         append_line(self.path / name, line)
 
     def table_path(self, folder: str, stage: str, step: int) -> Path:
-        return self.path / folder / f"{stage}-{step:06d}.parquet"
+        return self.path / file_name(folder, stage, step)
 
     def _write_table(self, folder: str, stage: str, step: int, data: bytes) -> None:
         path = self.table_path(folder, stage, step)

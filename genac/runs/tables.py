@@ -15,6 +15,7 @@ import numpy as np
 
 from genac.pieces import Pieces
 from genac.runs.files import encodable
+from genac.runs.guard import refuse_special
 from genac.types import Estimate, Rollout, Thought
 
 Advantages = Mapping[tuple[int, int, int], float]  # (group, member, start) -> advantage
@@ -78,36 +79,18 @@ def encode(rows: Sequence[tuple], columns: Mapping[str, str]) -> bytes:
     return buffer.getvalue()
 
 
-def read(
-    path: Path, columns: Sequence[str] | None = None, where: Mapping[str, Any] | None = None
-) -> list[dict[str, Any]]:
-    """The rows of one file, of some columns or all, and of those only the ones that equal `where`.
+def read(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The rows of one file, of some columns or all, as they are stored.
 
     A column that the file does not have (older runs lack some) is absent from the rows.
     """
-    return read_arrow(path, columns, where).to_pylist()
-
-
-def read_arrow(
-    path: Path, columns: Sequence[str] | None = None, where: Mapping[str, Any] | None = None
-) -> Any:
-    """`read`, as a pyarrow table."""
     import pyarrow.parquet as parquet
 
+    refuse_special(path)
     with parquet.ParquetFile(path) as file:
         held = file.schema_arrow.names
-        wanted = held if columns is None else [name for name in held if name in columns]
-        rows = file.read([*wanted, *(name for name in where or {} if name not in wanted)])
-    if not where:
-        return rows
-    from pyarrow.dataset import field  # imports pandas, which plain reading should not wait for
-
-    # Not by read_table's own filters, which would open the file a second time.
-    for name, value in where.items():
-        if name not in rows.column_names:
-            raise ValueError(f"{path} lacks the column {name}: it is no file of a run")
-        rows = rows.filter(field(name) == value)
-    return rows.select(wanted)
+        names = held if columns is None else [name for name in held if name in columns]
+        return file.read(names).to_pylist()
 
 
 class Words:

@@ -92,6 +92,7 @@ class Trajectory:
     logprobs: tuple[float | None, ...] | None  # of each response token under the actor
     entropies: tuple[float | None, ...] | None  # nats, of what each was drawn from
     steps: tuple[Step, ...]
+    problems: tuple[str, ...] = ()  # what of the files of this step could not be read
 
     @property
     def address(self) -> str:
@@ -141,9 +142,14 @@ class Trajectory:
 
 
 def group_of(
-    stage: str, step: int, rollouts: Sequence[Row], estimates: Sequence[Row]
+    stage: str,
+    step: int,
+    rollouts: Sequence[Row],
+    estimates: Sequence[Row],
+    problems: Sequence[str] = (),
 ) -> list[Trajectory]:
     """The responses of one group, by member. Either list may lack responses that the other has.
+    `problems` are handed on.
 
     ValueError where the rows lack what every run wrote.
     """
@@ -158,7 +164,10 @@ def group_of(
     for row in estimates:
         judged[row["member"]].append(row)
     found = [
-        _trajectory(stage, step, written.get(member), judged[member])
+        replace(
+            _trajectory(stage, step, written.get(member), judged[member]),
+            problems=tuple(problems),
+        )
         for member in sorted(written.keys() | judged.keys())
     ]
     return _observed(found)
@@ -237,7 +246,7 @@ def _judged(row: Row, rollout: Row) -> Step:
         rationale=row.get("rationale") or "",
         critic_version=row.get("critic_version"),
         critic_prompt=row.get("critic_prompt"),
-        score_probs=None if probs is None else tuple(probs),
+        score_probs=None if probs is None else _known(probs),
         rationale_tokens=None if tokens is None else tuple(tokens),
         rationale_logprobs=_numbers(row.get("rationale_logprobs")),
         rationale_entropies=_numbers(row.get("rationale_entropies")),
@@ -333,6 +342,12 @@ def _drawn(
 def _number(value: Any) -> float | None:
     """Finite numbers only: NaN is no JSON, and missing is None here."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _known(values: Sequence[Any]) -> tuple[float, ...] | None:
+    """The numbers, None unless all are known."""
+    numbers = [_number(value) for value in values]
+    return tuple(n for n in numbers if n is not None) if None not in numbers else None
 
 
 def _numbers(values: Sequence[Any] | None) -> tuple[float | None, ...] | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from genac.runs.examples import colour
+from genac.runs.guard import printable
 from genac.runs.page import esc, number, page
 from genac.runs.trajectory import Step, Token, Trajectory
 
@@ -32,8 +34,9 @@ def fragment(one: Trajectory, tokens: bool = False) -> str:
         for name in ("value before", "step", "change", "advantage", "critic's reasoning")
     )
     rows = "".join(_row(one, step, tokens) for step in one.steps)
+    notes = "".join(f"<p><b>Not shown</b>: {esc(problem)}</p>" for problem in one.problems)
     return (
-        f"<p>{esc(headline(one))}</p><pre style='{PRE}'>{esc(one.prompt or '')}</pre>"
+        f"<p>{esc(headline(one))}</p>{notes}<pre style='{PRE}'>{esc(one.prompt or '')}</pre>"
         f'<table style="border-collapse:collapse"><tr>{head}</tr>{rows}</table>'
     )
 
@@ -62,29 +65,18 @@ def shown(step: Step) -> str:
     return "missing" if step.value is None else f"{step.value:.2f}"
 
 
-# Control characters as their pictures, but for tabs and line ends: printed, they would drive the
-# terminal.
-CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
-CONTROLS |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-
-
-def harmless(text: str) -> str:
-    """What a model wrote, for a terminal or a table."""
-    return text.translate(CONTROLS)
-
-
 def visible(text: str) -> str:
     """Spaces and line ends of a token, made visible."""
     for sign, mark in (("\n", "⏎"), ("\t", "⇥"), (" ", "·")):
         text = text.replace(sign, mark)
-    return harmless(text) or "∅"
+    return printable(text) or "∅"
 
 
 def likelihood(logprob: float | None) -> str:
     """A token's probability, to two digits."""
     if logprob is None:
         return "-"
-    return "1" if math.exp(logprob) > 0.995 else f"{math.exp(logprob):#.2g}"
+    return "1" if logprob > math.log(0.995) else f"{math.exp(logprob):#.2g}"
 
 
 def nats(entropy: float | None) -> str:
@@ -100,25 +92,27 @@ def recorded(tokens: Sequence[Token]) -> str:
 
 
 def markdown(one: Trajectory, tokens: bool = False) -> str:
-    """Headline, problem, a table of the steps, then the reasoning at each of them; with `tokens`
-    those of both.
+    """Headline, problem, a table of the values, then each step with the reasoning before it; with
+    `tokens` those of both. What models wrote stands in indented blocks: nothing in them can end
+    them, which holds for every dialect of Markdown.
     """
-    lines = [f"# {one.problem_id}", "", headline(one), "", *_fenced(one.prompt or ""), ""]
-    lines += ["| | value before | step | change | advantage |", "|---|---|---|---|---|"]
+    # a word of ours comes first: a line that begins with "1." would open a list
+    lines = [f"# Problem {inline(one.problem_id)}", "", f"Response at {inline(headline(one))}", ""]
+    lines += [*_block(one.prompt or ""), ""]
+    lines += ["| step | value before | change | advantage |", "|---|---|---|---|"]
     for index, step in enumerate(one.steps):
         mark = " (largest fall)" if index == one.worst else ""
-        text = step.text.strip().replace("|", "\\|").replace("\n", " ⏎ ")
-        lines.append(
-            f"| {index + 1} | {shown(step)} | {_code(text)} | {signed(step.change)}"
-            f"{mark} | {signed(step.advantage)} |"
-        )
+        numbers = f"{shown(step)} | {signed(step.change)}{mark} | {signed(step.advantage)}"
+        lines.append(f"| {index + 1} | {numbers} |")
     for index, step in enumerate(one.steps):
+        lines += ["", f"## Step {index + 1}: value before it {shown(step)}", "", *_block(step.text)]
         if step.rationale:
-            lines += ["", f"## Before step {index + 1}: value {shown(step)}", ""]
-            lines += _fenced(step.rationale)
+            lines += ["", "The critic's reasoning before it:", "", *_block(step.rationale)]
     for index, step in enumerate(one.steps if tokens else ()):
-        lines += _token_table(f"The actor's tokens of step {index + 1}", one.tokens_of(step))
-        lines += _token_table(f"The critic's before step {index + 1}", step.thought_tokens())
+        lines += _tokens(f"The actor's tokens of step {index + 1}", one.tokens_of(step))
+        lines += _tokens(f"The critic's before step {index + 1}", step.thought_tokens())
+    if one.problems:
+        lines += ["", "## Not shown", "", *(f"- Note: {inline(p)}" for p in one.problems)]
     return "\n".join(lines) + "\n"
 
 
@@ -126,31 +120,38 @@ def signed(value: float | None) -> str:
     return "-" if value is None else f"{value:+.2f}"
 
 
-def _code(text: str) -> str:
-    """An inline code span: more backticks around it than any run within."""
-    ticks = "`"
-    while ticks in text:
-        ticks += "`"
-    return f"{ticks} {text} {ticks}" if "`" in text else f"{ticks}{text}{ticks}"
+# What could begin markup within a line. Entities are read by every dialect, backslashes are not.
+# Of a URL one character is enough; so that numbers and fractions stay readable, a dot only before a
+# letter, a colon only before what is no space, a slash only before another.
+MARKUP = re.compile(r"[&<>`*\[\]{}|\\#!~$^@]|(?<![^\W_])_|_(?![^\W_])|\.(?=[^\W\d])|:(?=\S)|/(?=/)")
 
 
-def _fenced(text: str) -> Sequence[str]:
-    """A code block whose fence is longer than any run of backticks in the text."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return [fence, text.rstrip("\n"), fence]
+def inline(text: str) -> str:
+    """Text of unknown origin for a line of Markdown, where no part of it is markup."""
+    one_line = " ".join(printable(text).split())
+    return MARKUP.sub(lambda match: f"&#{ord(match[0])};", one_line)
 
 
-def _token_table(title: str, tokens: Sequence[Token]) -> list[str]:
+def _block(text: str) -> list[str]:
+    """An indented block of code: it ends with the first line that is not indented, which is ours.
+    Lines end where any program ends them.
+    """
+    lines = printable(text.replace("\r\n", "\n").replace("\r", "\n")).split("\n")
+    lines = [line for whole in lines for line in whole.splitlines() or [""]]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    while lines and not lines[0].strip():
+        lines.pop(0)
+    return [f"    {line}" if line.strip() else "" for line in lines]
+
+
+def _tokens(title: str, tokens: Sequence[Token]) -> list[str]:
     if not tokens:
         return []
-    lines = ["", f"## {title}: {recorded(tokens)}", ""]
-    lines += ["| token | probability | entropy |", "|---|---|---|"]
-    for token in tokens:
-        text = _code(visible(token.text).replace("|", "\\|"))
-        lines.append(f"| {text} | {likelihood(token.logprob)} | {nats(token.entropy)} |")
-    return lines
+    rows = [("probability", "entropy", "token")]
+    rows += [(likelihood(t.logprob), nats(t.entropy), visible(t.text)) for t in tokens]
+    block = "\n".join(f"{a:>11} {b:>8}  {text}" for a, b, text in rows)
+    return ["", f"## {title}: {recorded(tokens)}", "", *_block(block)]
 
 
 def _folded(title: str, tokens: Sequence[Token]) -> str:

@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from genac.runs.checked import read_checked
+from genac.runs.coerce import kernels
 from genac.runs.store import Run
 
 KEY = ("group", "member")
+NEEDED = (*KEY, "start", "end", "value", "problem_id", "reward", "state")  # of the estimates
 SNIPPET = 160  # characters of the prompt that the list keeps
 # name -> SQL type
 WRITTEN = {
@@ -41,25 +44,31 @@ JUDGED = {
 Table = dict[str, list[Any]]
 
 
-def written(run: Run, stage: str, step: int) -> Table:
-    """The columns WRITTEN, one row per response. ValueError on a file that no run wrote."""
-    rows = _rows(run, ("rollouts", stage, step), WRITTEN, KEY)
+def written(run: Run, stage: str, step: int) -> tuple[Table, list[str]]:
+    """The columns WRITTEN, one row per response, and what could not be read. ValueError where
+    nothing could.
+    """
+    rows, problems = read_checked(run.path, "rollouts", (stage, step), tuple(WRITTEN))
     columns = {name: rows[name].to_pylist() for name in WRITTEN if name in rows.column_names}
     if "prompt" in columns:
         columns["prompt"] = [text and text[:SNIPPET] for text in columns["prompt"]]
-    return _shaped(columns, WRITTEN)
+    return _shaped(columns, WRITTEN), problems
 
 
-def judged(run: Run, stage: str, step: int) -> Table:
-    """The columns JUDGED, one row per response with values. ValueError on a file that no run
-    wrote.
+def judged(run: Run, stage: str, step: int) -> tuple[Table, list[str]]:
+    """The columns JUDGED, one row per response with values, and what could not be read. ValueError
+    where nothing could.
     """
-    needed = (*KEY, "start", "end", "value")
-    key = ("estimates", stage, step)
-    rows = _rows(run, key, (*needed, "problem_id", "reward", "state"), needed)
+    key = (stage, step)
+    rows, problems = read_checked(run.path, "estimates", key, NEEDED)
+    return _judged(run, key, rows), problems
+
+
+def _judged(run: Run, key: tuple[str, int], rows: Any) -> Table:
     if not len(rows):
         return _shaped({name: [] for name in KEY}, JUDGED)
-    column = {name: _numbers(rows, name) for name in needed}
+    places = (*KEY, "start", "end", "value")
+    column = {name: _numbers(rows, name) for name in places}
     order = np.lexsort((column["start"], column["member"], column["group"]))
     group_S, member_S, end_S = (column[name][order] for name in ("group", "member", "end"))
     value_S = column["value"][order].astype(np.float32)
@@ -84,6 +93,24 @@ def judged(run: Run, stage: str, step: int) -> Table:
         gap_S = gaps(value_S, _numbers(rows, "reward")[order], state_S)
         out["gap"] = _plain(np.fmax.reduceat(gap_S, first_R))
     return _shaped(out, JUDGED)
+
+
+def matching(
+    run: Run, folder: str, key: tuple[str, int], columns: Sequence[str], needle: str
+) -> tuple[list[int], list[int]]:
+    """(group, member) of the rows of which a column holds `needle`, a text in small letters."""
+    pc = kernels()
+
+    rows, _ = read_checked(run.path, folder, key, columns)
+    hit = None
+    for name in columns:
+        if name in rows.column_names:
+            one = pc.match_substring(pc.utf8_lower(rows[name]), needle)
+            hit = one if hit is None else pc.or_kleene(hit, one)
+    if hit is None:
+        return [], []
+    hits = rows.select(list(KEY)).filter(hit)
+    return hits["group"].to_pylist(), hits["member"].to_pylist()
 
 
 def unpack(packed: bytes | None) -> list[float | None]:
@@ -113,24 +140,19 @@ def gaps(value_S: np.ndarray, reward_S: np.ndarray, state_S: np.ndarray) -> np.n
     return np.abs(value_S - mean[place_S]).astype(np.float32)
 
 
-def _rows(
-    run: Run, key: tuple[str, str, int], columns: Sequence[str] | Mapping, needed: Sequence[str]
-) -> Any:
-    rows = run.arrow(*key, tuple(columns))
-    if absent := [name for name in needed if name not in rows.column_names]:
-        raise ValueError(f"the file lacks {', '.join(absent)}")
-    return rows
-
-
 def _numbers(rows: Any, name: str) -> np.ndarray:
-    """A column as an array, with NaN for null. Straight from its buffers: pyarrow's own way imports
-    pandas, which takes longer than the rest of opening a run.
+    """A column as an array, with NaN for null, and throughout where there is no such column.
+    Straight from its buffers: pyarrow's own way imports pandas, which takes longer than the rest of
+    opening a run.
     """
+    if name not in rows.column_names:
+        return np.full(len(rows), np.nan)
     parts = [np.zeros(0)]
     for chunk in rows[name].chunks:
-        if str(chunk.type) not in ("int32", "int64", "float", "double"):
-            raise ValueError(f"the column {name} holds {chunk.type}, not numbers")
         valid, data = chunk.buffers()
+        if data is None:  # all of it is null
+            parts.append(np.full(len(chunk), np.nan))
+            continue
         span = slice(chunk.offset, chunk.offset + len(chunk))
         values = np.frombuffer(data, chunk.type.to_pandas_dtype())[span]
         if chunk.null_count:
@@ -147,14 +169,14 @@ def _shaped(columns: Table, names: Mapping[str, str]) -> Table:
 
 
 def _states(
-    run: Run, key: tuple[str, str, int], rows: Any, order: np.ndarray, owner_S: np.ndarray
+    run: Run, key: tuple[str, int], rows: Any, order: np.ndarray, owner_S: np.ndarray
 ) -> np.ndarray:
     """(S,) equal numbers for equal states. Older runs have no such column: there the text of the
     steps before tells, and without it only the empty prefix is known to be shared.
     """
     if "state" in rows.column_names and not rows["state"].null_count:
         return _numbers(rows, "state")[order]
-    texts = run.arrow(*key, ("step_text",))
+    texts, _ = read_checked(run.path, "estimates", key, ("step_text",))
     known = "step_text" in texts.column_names and not texts["step_text"].null_count
     text_S: list[Any] = texts["step_text"].to_pylist() if known else []
     group_S, start_S = _numbers(rows, "group")[order], _numbers(rows, "start")[order]

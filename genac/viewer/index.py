@@ -2,22 +2,26 @@
 
 Every call does a bounded amount of work. `refresh` reads the newest steps first and stops when its
 time is up, so a large run opens at once and fills in while it is looked at; the same call picks up
-what a training run appends. The text stays in the Parquet files, which DuckDB searches in place.
+what a training run appends. The text stays in the Parquet files, which are searched in place.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from genac.runs.checked import step_files
+from genac.runs.lines import LogWatch
 from genac.runs.listing import STAGES
 from genac.runs.store import Run
-from genac.viewer.digest import JUDGED, WRITTEN, judged, unpack, written
+from genac.viewer.digest import JUDGED, WRITTEN, judged, matching, unpack, written
 
 Key = tuple[str, int]  # stage, step
 FOLDERS = ("rollouts", "estimates")
@@ -39,6 +43,9 @@ INSERT INTO responses SELECT ?, ?, "group", member, coalesce(w.problem_id, j.pro
   coalesce(w.reward, j.reward), finish, states, missing, length, packed, "first", fall, gap
 FROM ({written}) w FULL JOIN ({judged}) j USING ("group", member)
 """
+HIT = """
+INSERT INTO hits SELECT DISTINCT ?, ?, ?, unnest(?::INT[]), unnest(?::INT[])
+"""
 SEARCH = {
     "rollouts": ("problem_id", "prompt", "response"),
     "estimates": ("rationale",),
@@ -59,7 +66,9 @@ OUTCOMES = {
     "cut": "finish = 'length'",
 }
 MAX_PAGE = 200
+LARGEST = 2**31 - 1  # of a page or a step
 KEPT_SEARCHES = 8
+SHOWN_NOTES = 40
 
 
 @dataclass(frozen=True)
@@ -87,10 +96,14 @@ class Filters:
         ):
             if value is not None and value not in allowed:
                 raise ValueError(f"{name} is {value!r}; it can be {', '.join(allowed)}")
-        if self.page < 1 or not 1 <= self.size <= MAX_PAGE:
+        if not 1 <= self.page <= LARGEST or not 1 <= self.size <= MAX_PAGE:
             raise ValueError(
-                f"page {self.page} of size {self.size}: pages start at 1, sizes are 1..{MAX_PAGE}"
+                f"page {str(self.page)[:20]} of size {str(self.size)[:20]}: pages start at 1, "
+                f"sizes are 1..{MAX_PAGE}"
             )
+        for name, step in (("step_min", self.step_min), ("step_max", self.step_max)):
+            if step is not None and abs(step) > LARGEST:
+                raise ValueError(f"{name} is {str(step)[:20]}; steps are at most {LARGEST}")
 
     def where(self) -> tuple[str, list[Any]]:
         """The condition in SQL, and its parameters."""
@@ -134,7 +147,10 @@ class Index:
         self._database.execute(TABLE)
         self._stamps: dict[Key, tuple] = {}  # what was read of each step
         self._found: dict[Key, tuple] = {}  # what is on disk
-        self._broken: dict[tuple[str, Key], str] = {}
+        self._broken: set[tuple[str, Key]] = set()  # of which nothing could be read
+        self._problems: dict[tuple[str, Key], dict[str, None]] = {}
+        self._misnamed: list[str] = []
+        self._metrics = LogWatch(run.path, "metrics.jsonl")
         self._searched: dict[str, set[Key]] = {}
 
     # --- reading the run -----------------------------------------------------------------------
@@ -151,6 +167,7 @@ class Index:
                     self._take(key)
                     if end is not None and self._clock() >= end:
                         return
+            self._metrics.look()
 
     def indexed(self) -> tuple[int, int]:
         """Steps read, and steps on disk."""
@@ -159,17 +176,27 @@ class Index:
 
     def notes(self) -> list[str]:
         """What could not be read."""
-        return [text for _, text in sorted(dict(self._broken).items())]
+        with self._lock:
+            tables = [text for _, some in sorted(self._problems.items()) for text in some]
+            notes = list(dict.fromkeys([*self._misnamed, *self._metrics.problems(), *tables]))
+        more = len(notes) - SHOWN_NOTES
+        return notes if more <= 0 else [*notes[:SHOWN_NOTES], f"{more} more such notes"]
+
+    def note(self, key: Key, problems: Iterable[str]) -> None:
+        """Adds what came to light when more of a step was read than the list needs."""
+        if some := dict.fromkeys(problems):
+            with self._lock:
+                self._problems.setdefault(("", key), {}).update(some)
 
     def _scan(self) -> dict[Key, tuple]:
         found: dict[Key, list] = {}
+        self._misnamed = []
         for place, folder in enumerate(FOLDERS):
-            for key in self.run.tables(folder):
-                try:
-                    stat = self.run.table_path(folder, *key).stat()
-                except FileNotFoundError:  # a resumed run drops what it will do again
-                    continue
-                found.setdefault(key, [None, None])[place] = (stat.st_size, stat.st_mtime_ns)
+            keys, problems = step_files(self.run.path, folder)
+            self._misnamed += problems
+            for key in keys:
+                if (stamp := _stamp(self.run.table_path(folder, *key))) is not None:
+                    found.setdefault(key, [None, None])[place] = stamp
         return {key: tuple(stamps) for key, stamps in found.items()}
 
     def _forget(self, key: Key) -> None:
@@ -181,8 +208,9 @@ class Index:
             cursor.execute(f"DELETE FROM {table} WHERE stage = ? AND step = ?", key)
         for seen in self._searched.values():
             seen.discard(key)
-        for folder in FOLDERS:
-            self._broken.pop((folder, key), None)
+        for folder in ("", *FOLDERS):
+            self._broken.discard((folder, key))
+            self._problems.pop((folder, key), None)
         del self._stamps[key]
 
     def _take(self, key: Key) -> None:
@@ -194,11 +222,14 @@ class Index:
             FOLDERS, (written, judged), stamp, (WRITTEN, JUDGED), strict=True
         ):
             rows: dict[str, list] = {name: [] for name in names}
+            problems: list[str] = []
             try:
-                rows = read(self.run, *key) if held else rows
-            except (ValueError, OSError, KeyError) as error:
-                told = str(error).replace(f"{self.run.path}/", "")
-                self._broken[folder, key] = f"{folder} of {key[0]} step {key[1]}: {told[:200]}"
+                rows, problems = read(self.run, *key) if held else (rows, problems)
+            except ValueError as error:
+                self._broken.add((folder, key))
+                problems = [str(error)]
+            if problems:
+                self._problems[folder, key] = dict.fromkeys(problems)
             columns += rows.values()
         insert = INSERT.format(written=_unnested(WRITTEN), judged=_unnested(JUDGED))
         cursor.execute(insert, [*key, *columns]).fetchall()
@@ -273,16 +304,13 @@ class Index:
         for folder, columns in SEARCH.items():
             if self._stamps[key][FOLDERS.index(folder)] is None or (folder, key) in self._broken:
                 continue
-            tests = " OR ".join(f"contains(lower({column}), ?)" for column in columns)
-            path = str(self.run.table_path(folder, *key))
             try:
-                cursor.execute(
-                    f'INSERT INTO hits SELECT DISTINCT ?, ?, ?, "group", member '
-                    f"FROM read_parquet(?) WHERE {tests}",
-                    [needle, *key, path, *[needle] * len(columns)],
-                )
-            except duckdb.Error as error:  # gone or damaged since it was read
-                self._broken[folder, key] = f"{folder} of {key[0]} step {key[1]}: {error}"
+                places = matching(self.run, folder, key, columns, needle)
+            except ValueError as error:  # gone or damaged since it was read
+                self._broken.add((folder, key))
+                self._problems[folder, key] = {str(error): None}
+                continue
+            cursor.execute(HIT, [needle, *key, *places])
 
     def _drop_searches(self) -> None:
         """Room for a new one."""
@@ -295,6 +323,17 @@ def _unnested(kinds: Mapping[str, str]) -> str:
     """A table given as one list per column."""
     lists = (f'unnest(?::{kind}[]) AS "{name}"' for name, kind in kinds.items())
     return f"SELECT {', '.join(lists)}"
+
+
+def _stamp(path: Path) -> tuple | None:
+    """What tells that a file has changed; None where it is gone: a resumed run drops what it will
+    do again. What cannot be reached is named when it is read.
+    """
+    try:
+        state = path.stat()
+    except OSError as error:
+        return (error.errno, 0) if os.path.lexists(path) else None
+    return state.st_size, state.st_mtime_ns
 
 
 def _one(cursor: Any) -> int:

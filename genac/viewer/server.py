@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import json
+import re
 import socket
 import webbrowser
 from collections.abc import Callable
@@ -30,6 +32,16 @@ JUDGEMENT = (  # the columns that are needed for it
     *("group", "member", "problem_id", "response_ids", "reward", "start", "end", "step_text"),
     *("value", "rationale", "critic_version", "score_probs"),
 )
+
+
+class StrictJSON(JSONResponse):
+    """JSON as browsers read it: no NaN, and lone surrogates, which a name may hold, replaced."""
+
+    def render(self, content: Any) -> bytes:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace")
+
+
 HEADERS = {
     # Even if text of a model became markup, the browser would run and fetch nothing.
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
@@ -79,40 +91,46 @@ def _failures(app: FastAPI) -> None:
         told = str(error)
         if isinstance(error, ValidationError):
             told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        return JSONResponse({"detail": told}, 422)
+        return StrictJSON({"detail": told}, 422)
 
 
 def _routes(app: FastAPI, run: Run, index: Index) -> None:
     """What the page asks for."""
 
+    def opened(stage: str, step: int, group: int) -> list[Trajectory]:
+        """The responses of a group; what could not be read of them is noted for the page."""
+        found = run.group(stage, step, group)
+        index.note((stage, step), found[0].problems)
+        return found
+
     @app.get("/api/run")
-    def overview() -> dict[str, Any]:
+    def overview() -> Response:
         index.refresh(BUDGET)
-        return describe(run, index)
+        return StrictJSON(describe(run, index))
 
     @app.get("/api/rollouts")
-    def rollouts(request: Request) -> dict[str, Any]:
+    def rollouts(request: Request) -> Response:
         filters = FILTERS.validate_python(dict(request.query_params))
         if not index.indexed()[1]:
             index.refresh(BUDGET)
-        return index.page(filters, BUDGET)
+        return StrictJSON(index.page(filters, BUDGET))
 
     @app.get("/api/trajectory/{stage}/{step}/{group}/{member}")
-    def trajectory(stage: str, step: int, group: int, member: int) -> dict[str, Any]:
-        siblings = run.group(stage, step, group)
+    def trajectory(stage: str, step: int, group: int, member: int) -> Response:
+        siblings = opened(stage, step, group)
         one = _member(siblings, member)
         others = [{"member": s.member, "reward": s.reward} for s in siblings]
-        return one.as_dict() | {"siblings": others}
+        return StrictJSON(one.as_dict() | {"siblings": others})
 
     @app.get("/api/tree/{stage}/{step}/{group}")
-    def siblings(stage: str, step: int, group: int) -> dict[str, Any]:
-        found = run.group(stage, step, group)
+    def siblings(stage: str, step: int, group: int) -> Response:
+        found = opened(stage, step, group)
         about = {"problem_id": found[0].problem_id, "prompt": found[0].prompt}
-        return about | {"answer": found[0].answer, "nodes": tree(found)}
+        return StrictJSON(about | {"answer": found[0].answer, "nodes": tree(found)})
 
     @app.get("/api/versions/{stage}/{step}/{group}/{member}")
-    def versions(stage: str, step: int, group: int, member: int, start: int) -> list[dict]:
-        return same_state(run, index, (stage, step, group, member), start)
+    def versions(stage: str, step: int, group: int, member: int, start: int) -> Response:
+        return StrictJSON(same_state(run, index, (stage, step, group, member), start))
 
     @app.get("/api/export/{stage}/{step}/{group}/{member}")
     def export(
@@ -121,10 +139,12 @@ def _routes(app: FastAPI, run: Run, index: Index) -> None:
         if format not in EXPORTS:
             raise ValueError(f"format is {format!r}; it can be {', '.join(EXPORTS)}")
         kind, write = EXPORTS[format]
-        one = _member(run.group(stage, step, group), member)
-        name = f"{one.address.replace('/', '-')}.{format}"
-        disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return Response(write(one, tokens), media_type=kind, headers=disposition)
+        one = _member(opened(stage, step, group), member)
+        # a stage is named by a file, which may hold what a header must not
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", one.address)
+        disposition = {"Content-Disposition": f'attachment; filename="{name}.{format}"'}
+        text = write(one, tokens).encode("utf-8", "replace")
+        return Response(text, media_type=kind, headers=disposition)
 
 
 def describe(run: Run, index: Index) -> dict[str, Any]:
@@ -171,19 +191,25 @@ def same_state(
         for state in one.steps:
             if state.asked and prefix(one, state) in wanted:
                 found.setdefault((one.stage, state.critic_version), _judgement(one, state))
-    asked = {judge: said for judge in run.judges() if (said := _also(run, judge, own, start))}
+    asked = {j: said for j in run.judges() if (said := _also(run, index, j, own, start))}
     every = [*found.values(), *asked.values()]
     return sorted(every, key=lambda state: newest_first(state["stage"], state["step"]))
 
 
-def _also(run: Run, judge: str, own: Trajectory, start: int) -> dict[str, Any] | None:
+def _also(run: Run, index: Index, judge: str, own: Trajectory, start: int) -> dict[str, Any] | None:
     """What another critic said of the state, where it was asked (`genac eval states`)."""
     folder = run.judged(judge)
     if not run.table_path(folder, own.stage, own.step).exists():
         return None
-    group = run.group(own.stage, own.step, own.group, JUDGEMENT, folder)
-    found = [s for s in _member(group, own.member).steps if s.start == start and s.asked]
-    return _judgement(own, found[0], judge) if found else None
+    try:
+        group = run.group(own.stage, own.step, own.group, JUDGEMENT, folder)
+    except ValueError as error:  # damaged, or of another run
+        index.note((own.stage, own.step), [f"{folder}: {error}"])
+        return None
+    index.note((own.stage, own.step), group[0].problems)
+    steps = (s for one in group if one.member == own.member for s in one.steps)
+    said = next((s for s in steps if s.start == start and s.asked), None)
+    return None if said is None else _judgement(own, said, judge)
 
 
 def _judgement(one: Trajectory, state: Step, judge: str | None = None) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from genac.runs.examples import colour
-from genac.runs.listing import Status
+from genac.runs.guard import printable, short_name
+from genac.runs.listing import Status, status
 from genac.runs.page import number
 from genac.runs.store import Run
 from genac.runs.trajectory import Step, Token, Trajectory, parse_address
 from genac.runs.transcript import (
-    harmless,
     headline,
     likelihood,
     nats,
@@ -41,7 +41,9 @@ def show(
     console = console or Console()
     if address is not None:
         stage, step, group, member = parse_address(address)
-        response(console, run.trajectory(step, group, member, stage), tokens)
+        one = run.trajectory(step, group, member, stage)
+        response(console, one, tokens)
+        notes(console, one.problems)
         return
     if tokens:
         raise ValueError("--tokens is for one response: give its address, STAGE/STEP/GROUP/MEMBER")
@@ -49,11 +51,18 @@ def show(
     index.refresh()
     page = index.page(filters)
     listing(console, page)
-    for note in index.notes():
-        console.print(Text(note, style="yellow"))
+    known = status(run)
+    notes(console, [known.result] if known.state == "unreadable" else [])
+    notes(console, index.notes())
     if page["rows"]:
-        first = page["rows"][0]
-        console.print(f"\ngenac view --terminal {run.path} {_address(first)} shows the first one")
+        command = f"genac view --terminal {run.path} {_address(page['rows'][0])}"
+        console.print(Text(printable(f"\n{command} shows the first one")))
+
+
+def notes(console: Console, problems: Sequence[str]) -> None:
+    """What could not be read."""
+    for problem in problems:
+        console.print(Text(printable(problem), style="yellow"))
 
 
 def listing(console: Console, page: dict[str, Any]) -> None:
@@ -63,8 +72,8 @@ def listing(console: Console, page: dict[str, Any]) -> None:
         table.add_column(name, no_wrap=name != "values in order")
     for row in page["rows"]:
         table.add_row(
-            _address(row),
-            Text(harmless(row["problem_id"] or "")),
+            Text(short_name(_address(row))),
+            Text(printable(row["problem_id"] or "")),
             outcome(row["reward"], row["finish"]),
             *(Text(_short(row[name])) for name in ("fall", "gap")),
             Text(str(row["missing"] or "")),
@@ -78,19 +87,21 @@ def response(console: Console, one: Trajectory, tokens: bool = False) -> None:
     """Problem, then each step under the value that was asked before it and the reasoning; with
     `tokens` those of both.
     """
-    console.print(Text(harmless(one.problem_id), style="bold"))
+    console.print(Text(printable(one.problem_id), style="bold"))
     console.print(Text(headline(one)))
     if one.prompt:
-        console.print(Text(harmless(one.prompt), style="cyan"))
+        console.print(Text(printable(one.prompt), style="cyan"))
     for index, step in enumerate(one.steps):
         console.print()
-        line = Text.assemble(cell(step), "  ", Text(harmless(step.text.rstrip("\n")), style="bold"))
+        line = Text.assemble(
+            cell(step), "  ", Text(printable(step.text.rstrip("\n")), style="bold")
+        )
         told = f"   advantage {signed(step.advantage)}, value moves {signed(step.change)}"
         console.print(line + Text(told, style="dim"))
         if index == one.worst:
             console.print(Text("      largest fall of the response", style="yellow"))
         if step.rationale:
-            console.print(Text(harmless(_indented(step.rationale)), style="dim"))
+            console.print(Text(printable(_indented(step.rationale)), style="dim"))
         if tokens:
             drawn(console, "the actor's tokens", one.tokens_of(step))
             if step.asked:
@@ -122,12 +133,12 @@ def runs(found: Sequence[Status], console: Console | None = None) -> None:
     for one in found:
         step = "" if one.step is None else str(one.step + 1)
         table.add_row(
-            Text(str(one.path)),
+            Text(printable(str(one.path))),
             Text(one.state, style=styles.get(one.state, "")),
-            Text(one.algorithm),
-            Text(one.stage),
+            Text(printable(one.algorithm)),
+            Text(printable(one.stage)),
             step + (f"/{one.steps}" if step and one.steps else ""),
-            Text(one.result),
+            Text(printable(one.result)),
         )
     console.print(table)
 
@@ -149,7 +160,7 @@ def outcome(reward: float | None, finish: str | None) -> Text:
 
 
 def _digit(value: float | None) -> str:
-    return "?" if value is None else str(min(9, int(10 * value)))
+    return "?" if value is None else str(max(0, min(9, int(10 * value))))
 
 
 def _style(value: float | None) -> str:

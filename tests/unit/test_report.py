@@ -155,7 +155,7 @@ def test_a_foreign_folder_gives_a_page_that_says_so(tmp_path):
     page = write_report(tmp_path).read_text()
     assert "config.json is missing" in page
     assert "summary.json holds a list" in page
-    assert "estimates of joint step 1 could not be read" in page
+    assert "estimates/joint-000001.parquet could not be read" in page
     assert str(tmp_path) not in page
 
 
@@ -167,8 +167,8 @@ def test_a_truncated_run_shows_the_rest(tmp_path):
     lines[4] = lines[4][:20]  # inside, where only damage can have cut it
     (run.path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"stage": "joi')
     page = write_report(run.path).read_text()
-    assert "config could not be read" in page
-    assert "rollouts of joint step 2 could not be read" in page
+    assert "config.json could not be read" in page
+    assert "rollouts/joint-000002.parquet could not be read" in page
     assert "metrics.jsonl line 5 is not a JSON object: delete that line; the other lines" in page
     assert "31.0 % → 72.0 %" in page and "so far right" in page
     assert len(charts(page)["Entropy"]["series"][0]["points"]) == 3

@@ -156,7 +156,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(run, damage):
     path.write_bytes(path.read_bytes()[:400] if damage is None else damage)
     index = Index(run)
     index.refresh()
-    assert len(index.notes()) == 1 and "estimates of joint step 10" in index.notes()[0]
+    assert len(index.notes()) == 1 and "estimates/joint-000010.parquet" in index.notes()[0]
     page = index.page(Filters())
     assert page["total"] == 12
     assert {row["step"] for row in page["rows"] if not row["values"]} == {10}
@@ -168,7 +168,8 @@ def test_a_foreign_file_is_named(run):
     run.table_path("rollouts", "joint", 0).write_bytes(encode([(1, "x")], columns))
     index = Index(run)
     index.refresh()
-    assert index.notes() == ["rollouts of joint step 0: the file lacks group, member"]
+    told = "rollouts/joint-000000.parquet could not be read: the file lacks group, member"
+    assert index.notes() == [told]
     assert index.page(Filters(step_max=0))["total"] == 4  # known from the estimates
 
 
@@ -184,8 +185,8 @@ def test_a_column_of_another_type_is_named(run):
     path.write_bytes(encode([(0, 0, 0, 2, "high")], columns))
     index = Index(run)
     index.refresh()
-    told = "estimates of joint step 0: the column value holds string, not numbers"
-    assert index.notes() == [told]
+    told = "the column value holds string, not numbers, and is left out"
+    assert index.notes() == [f"estimates/joint-000000.parquet: {told}"]
 
 
 def test_opening_a_run_does_not_import_pandas(run):
@@ -315,9 +316,9 @@ def test_exports_download_and_escape(client, format):
 def test_exports_hold_the_tokens_on_demand(client, run, format):
     asked = {"format": format, "tokens": "true"}
     told = client.get("/api/export/joint/20/0/1", params=asked).text
-    cell = "t21·<br><small>0.30 / 0.75<" if format == "html" else "| `t21·` | 0.30 | 0.75 |"
+    cell = "t21·<br><small>0.30 / 0.75<" if format == "html" else "       0.30     0.75  t21·\n"
     assert cell in told and "entropy in nats (mean 0.62)" in told  # of 0.5 and 0.75
-    critic = "t41·<br><small>0.22 / 0.90<" if format == "html" else "| `t41·` | 0.22 | 0.90 |"
+    critic = "t41·<br><small>0.22 / 0.90<" if format == "html" else "       0.22     0.90  t41·\n"
     assert told.count(critic) == 3
     without_entropies(run, 20)
     told = client.get("/api/export/joint/20/0/1", params=asked).text
