@@ -17,9 +17,9 @@ from transformers import AutoConfig
 
 from genac.config import LoadConfig, RunConfig
 from genac.critics.prompts import Context, PromptBuilder, template
+from genac.models.chat import encode_prompt
 from genac.models.loading import context_length, load_tokenizer, on_meta
 from genac.models.tiny import build_model, build_tokenizer
-from genac.rollout import encode_prompt
 from genac.tasks import make_task
 from genac.tasks.base import SPLITS, Task
 from genac.types import Problem

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
@@ -46,24 +45,6 @@ def load_tokenizer(name_or_path: str, template_kwargs: Mapping[str, Any] | None 
             tokenizer.apply_chat_template, **template_kwargs
         )
     return tokenizer
-
-
-def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
-    """The messages as the tokenizer's chat template writes them, up to where the answer begins.
-
-    Raises ValueError where the template refuses them (a role it does not know, for example).
-    """
-    try:
-        return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True
-        )
-    except (TemplateError, TypeError, ValueError) as error:
-        roles = [message.get("role") for message in messages]
-        raise ValueError(
-            f"the chat template of {tokenizer.name_or_path!r} cannot write messages of the roles "
-            f"{roles} ({error}); leave out roles that it does not know (task.options.system), or "
-            "correct load.chat_template_kwargs"
-        ) from error
 
 
 def load_model(
