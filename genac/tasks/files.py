@@ -23,8 +23,9 @@ from genac.tasks.answers import final_answer, normalise
 from genac.tasks.base import SPLITS, OracleTrace, normalised
 from genac.tasks.overlap import shared
 from genac.tasks.rewards import load_reward
-from genac.tasks.sources import SOURCES, Row, columns, rows
-from genac.types import Message, Problem
+from genac.tasks.sources import SOURCES, columns, rows
+from genac.tasks.values import Row, as_text, chat, missing
+from genac.types import Message, Problem, open_answer
 
 
 @dataclass
@@ -33,7 +34,8 @@ class FileTask:
     "match".
 
     The order within a split is a shuffle by `seed`; an index past the end starts the next epoch,
-    which is shuffled anew. `instruction` is written behind each prompt, `system` before it.
+    which is shuffled anew. `instruction` is written behind the last message of the user, `system`
+    before the first message.
     Training rows whose prompt holds a problem of a source in `decontaminate` or of `heldout`, or is
     held by one, are left out; `account` says how many.
     """
@@ -67,7 +69,7 @@ class FileTask:
             against["heldout"] = [asked_text(problem.prompt) for problem in asked]
         found = self._clean(found, against)
         for problem in found:
-            drawn = hash_fraction(problem.text) < self.heldout_fraction
+            drawn = hash_fraction(problem.question) < self.heldout_fraction
             split = "heldout" if drawn and self.heldout is None else "train"
             self._problems[split].append(self._dressed(problem))
 
@@ -98,8 +100,7 @@ class FileTask:
         prompt = problem.prompt
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         if self.instruction:
-            *before, last = messages
-            messages = [*before, last | {"content": f"{last['content']}\n\n{self.instruction}"}]
+            messages = instructed(messages, self.instruction)
         if self.system:
             messages = [{"role": "system", "content": self.system}, *messages]
         plain = isinstance(prompt, str) and not self.system
@@ -141,16 +142,21 @@ class FileTask:
         self, name: str, where: str, row: Row, prompt_column: str, answer_column: str
     ) -> Problem:
         for column in (prompt_column, answer_column):
-            if row.get(column) in (None, "", []):
+            if missing(row.get(column)):
                 raise ValueError(
-                    f"{where} has no {column!r}, only {list(row)}; set prompt_column and "
-                    "answer_column to the names that the data use"
+                    f"{where} has no {column!r} (it is {row.get(column)!r}), only {list(row)}; set "
+                    "prompt_column and answer_column to the names that the data use"
                 )
-        prompt, answer = row[prompt_column], row[answer_column]
-        if not is_prompt(prompt):
+        answer: Any = row[answer_column]
+        try:
+            prompt = chat(row[prompt_column])
+            answer = as_text(answer) if isinstance(answer, bytes) else answer
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{where} holds bytes that are no UTF-8 ({error})") from error
+        if prompt is None:
             raise ValueError(
-                f"{where}: {prompt_column!r} is {prompt!r:.80}; write a string or a list of "
-                "messages {'role': ..., 'content': ...}"
+                f"{where}: {prompt_column!r} is {row[prompt_column]!r:.80}; write a string or a "
+                "list of messages {'role': ..., 'content': text}"
             )
         extras = {k: v for k, v in row.items() if k != prompt_column}
         if answer_column == "answer" and isinstance(answer, str):
@@ -159,7 +165,11 @@ class FileTask:
             extras.setdefault("ground_truth", answer)  # as it is, for a reward that wants its parts
         if isinstance(answer, list) and len(answer) == 1:
             answer = answer[0]  # OlympiadBench lists its answers
-        text = json.dumps(answer) if isinstance(answer, list | dict) else str(answer)
+        text = (
+            json.dumps(answer, default=as_text)
+            if isinstance(answer, list | dict)
+            else as_text(answer)
+        )
         return Problem(name, prompt, text, self.name, extras)
 
     def verify(self, problem: Problem, text: str) -> float | None:
@@ -190,26 +200,27 @@ def problem_texts(name: str) -> list[str]:
     source, _, split = name.partition("@")
     found = rows(source, split or None)
     column, _ = columns(found[0] | {"answer": ""}, source, None, None, SOURCES.get(source))
-    return [asked_text(row[column]) for row in found]
+    return [asked_text(chat(row[column]) or "") for row in found]
 
 
 def asked_text(prompt: str | list[Message]) -> str:
-    """What is asked, without a system's message."""
+    """What is asked, without a system's message and the beginning of the answer."""
     if isinstance(prompt, str):
         return prompt
-    return "\n".join(m["content"] for m in prompt if m["role"] != "system")
+    asked = prompt if open_answer(prompt) is None else prompt[:-1]
+    return "\n".join(m["content"] for m in asked if m["role"] != "system")
 
 
-def is_prompt(value: Any) -> bool:
-    """A string, or chat messages."""
-    if isinstance(value, list):
-        return all(
-            isinstance(m, dict)
-            and isinstance(m.get("role"), str)
-            and isinstance(m.get("content"), str)
-            for m in value
-        )
-    return isinstance(value, str)
+def instructed(messages: list[Message], instruction: str) -> list[Message]:
+    """The messages with the instruction behind the last one of the user; where the user says
+    nothing, as the user's message before the answer begins."""
+    places = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    if not places:
+        end = len(messages) - (open_answer(messages) is not None)
+        return [*messages[:end], {"role": "user", "content": instruction}, *messages[end:]]
+    at = places[-1]
+    last = messages[at] | {"content": f"{messages[at]['content']}\n\n{instruction}"}
+    return [*messages[:at], last, *messages[at + 1 :]]
 
 
 def hash_fraction(text: str) -> float:
