@@ -205,6 +205,7 @@ def check_prompt(problem: Prompt) -> Prompt:
 
 def local_folder(name: str | Path) -> Path:
     """The folder itself, or where a snapshot of the hub's repository lies."""
+    name = Path(name).expanduser() if str(name).startswith("~") else name
     if Path(name).is_dir() or str(name).count("/") != 1 or Path(name).is_absolute():
         return Path(name)
     from huggingface_hub import snapshot_download

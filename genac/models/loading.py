@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ hf_logging.disable_progress_bar()
 
 def load_tokenizer(name_or_path: str, template_kwargs: Mapping[str, Any] | None = None) -> Any:
     """A tokenizer with a padding token; its chat template always gets `template_kwargs`."""
+    name_or_path = os.path.expanduser(name_or_path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -51,6 +53,7 @@ def load_model(
     name_or_path: str, dtype: torch.dtype = torch.float32, attention: str | None = None
 ) -> Any:
     """A causal LM from a local folder or the hub, in `dtype`; `attention` as in transformers."""
+    name_or_path = os.path.expanduser(name_or_path)
     folder = Path(name_or_path)
     if folder.is_dir() and not (folder / "config.json").exists():
         raise ValueError(
