@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from genac.models.sharding import whole
@@ -54,12 +54,7 @@ def load_model(
 ) -> Any:
     """A causal LM from a local folder or the hub, in `dtype`; `attention` as in transformers."""
     name_or_path = os.path.expanduser(name_or_path)
-    folder = Path(name_or_path)
-    if folder.is_dir() and not (folder / "config.json").exists():
-        raise ValueError(
-            f"{name_or_path!r} is a folder without config.json, so it is no Hugging Face model; "
-            "point to the folder that model.save_pretrained wrote"
-        )
+    _require_config(name_or_path)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             name_or_path,
@@ -76,6 +71,28 @@ def load_model(
     return model
 
 
+def load_context(name_or_path: str, tokenizer: Any) -> int:
+    """Tokens that a model can read at once, from its config alone."""
+    _require_config(name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no causal LM could be loaded from {name_or_path!r} ({_first_line(error)}); "
+            "give a model name on the hub or a local Hugging Face folder"
+        ) from error
+    return context_of(config, tokenizer)
+
+
+def _require_config(name_or_path: str) -> None:
+    folder = Path(name_or_path)
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise ValueError(
+            f"{name_or_path!r} is a folder without config.json, so it is no Hugging Face model; "
+            "point to the folder that model.save_pretrained wrote"
+        )
+
+
 def on_meta(config: Any, attention: str | None = None) -> Any:
     """The causal LM of a config in fp32, without memory for its weights."""
     with torch.device("meta"):
@@ -86,7 +103,12 @@ def on_meta(config: Any, attention: str | None = None) -> Any:
 
 def context_length(model: Any, tokenizer: Any) -> int:
     """Tokens the model can read at once."""
-    limit = getattr(model.config, "max_position_embeddings", None) or 10**9
+    return context_of(model.config, tokenizer)
+
+
+def context_of(config: Any, tokenizer: Any) -> int:
+    """The same from the model's config."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None) or 10**9
     return min(limit, tokenizer.model_max_length or limit)
 
 

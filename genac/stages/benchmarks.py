@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from genac.config import RolloutConfig, RunConfig, TaskConfig
+from genac.evals.room import require_room
 from genac.ops.stats import bootstrap_interval, pass_at_k
 from genac.recipes import recorded
 from genac.rollout import World, collect
@@ -119,6 +120,14 @@ def measured(actor: Runtime, name: str, settings: Row, folder: Path) -> list[Row
     rollout = RolloutConfig(**settings["rollout"])
     folder.mkdir(parents=True, exist_ok=True)
     chosen = [task.problem("train", i) for i in range(count)]
+    require_room(
+        {name: chosen},
+        actor.tokenizer,
+        actor.max_length,
+        rollout.max_completion_length,
+        "model",
+        "lower --max-tokens, or use a model with a longer context",
+    )
     asked = [(p.id, p.prompt, p.answer) for p in chosen]
     file = folder / f"{Path(name).stem}-{stable_hash([asked, settings])}.jsonl"
     with alone(file), Verifier(task) as verifier:

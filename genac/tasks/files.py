@@ -10,12 +10,13 @@ held-out split is a source of its own, whose problems are taken out of the train
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -37,7 +38,8 @@ class FileTask:
     which is shuffled anew. `instruction` is written behind the last message of the user, `system`
     before the first message.
     Training rows whose prompt holds a problem of a source in `decontaminate` or of `heldout`, or is
-    held by one, are left out; `account` says how many.
+    held by one, are left out; `account` says how many. `overlong`: a run refuses prompts beyond the
+    context by their rows ("refuse"), or leaves them out ("skip").
     """
 
     path: str
@@ -54,8 +56,11 @@ class FileTask:
     instruction: str = ""
     system: str = ""
     decontaminate: list[str] = field(default_factory=list)
+    overlong: str = "refuse"
 
     def __post_init__(self) -> None:
+        if self.overlong not in ("refuse", "skip"):
+            raise ValueError(f"overlong is {self.overlong!r}; use 'refuse' or 'skip'")
         if not 0 <= self.heldout_fraction < 1:
             raise ValueError(f"heldout_fraction is {self.heldout_fraction}; use 0 <= fraction < 1")
         self._score = load_reward(self.reward or "match")
@@ -87,6 +92,16 @@ class FileTask:
             found = [problem for i, problem in enumerate(found) if i not in both]
             self._removed[name] = len(both)
         return found
+
+    def without(self, names: Collection[str]) -> FileTask:
+        """The task without the problems of these ids, which are counted as `overlong`."""
+        task = copy.copy(self)
+        task._problems = {
+            split: [p for p in problems if p.id not in names]
+            for split, problems in self._problems.items()
+        }
+        task._removed = self._removed | {"overlong": len(names)}
+        return task
 
     def account(self) -> dict[str, Any]:
         """How many problems each split holds, and how many were left out, by whose they are."""
