@@ -17,6 +17,7 @@ from transformers import AutoConfig
 
 from genac.config import LoadConfig, RunConfig
 from genac.critics.prompts import Context, PromptBuilder, template
+from genac.evals.room import fitting, skips
 from genac.models.chat import encode_prompt
 from genac.models.loading import context_length, load_tokenizer, on_meta
 from genac.models.tiny import build_model, build_tokenizer
@@ -106,7 +107,10 @@ def candidate(cfg: RunConfig, path: str | None, load: LoadConfig) -> Candidate:
 def measure(cfg: RunConfig, models: Mapping[str, Candidate]) -> Lengths:
     """Over the first problems of the task, of its shifts, and of what the critic's traces use."""
     settings = [{}, cfg.stages.synthesize.options, *cfg.task.shift.values()]
-    tasks = [make_task(cfg.task, cfg.seed, **setting) for setting in settings]
+    tasks = [
+        asked_of(cfg, models["actor"], make_task(cfg.task, cfg.seed, **setting))
+        for setting in settings
+    ]
     problems = [
         (task, task.problem(split, i))
         for task in tasks
@@ -119,6 +123,13 @@ def measure(cfg: RunConfig, models: Mapping[str, Candidate]) -> Lengths:
         max(models["actor"].count(demonstration(task, problem)) for task, problem in problems),
         longest_question(cfg, models, [problem for _, problem in problems]),
     )
+
+
+def asked_of(cfg: RunConfig, actor: Candidate, task: Task) -> Task:
+    """The task without the prompts that a run leaves out as too long."""
+    if not skips(task) or actor.tokenizer is None:
+        return task
+    return fitting(task, actor.tokenizer, actor.limit, cfg.rollout.max_completion_length)
 
 
 def demonstration(task: Task, problem: Problem) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from genac.critics.prompts import Context, PromptBuilder
 from genac.models.chat import encode_prompts, prefix_ids, prompt_text
 from genac.tasks.base import SPLITS, Task
+from genac.tasks.files import FileTask
 from genac.types import Problem
 
 Splits = Mapping[str, Sequence[Problem]]
@@ -52,8 +53,8 @@ def at_most(tokenizer: Any, problem: Problem, bounds: dict[tuple[str, ...], int]
     and a message with tools is the template's to write out. `bounds` keeps the templates' lengths
     by the roles of the messages.
     """
-    plain = isinstance(problem.prompt, str)
-    messages = [{"role": "", "content": problem.prompt}] if plain else problem.prompt
+    prompt, plain = problem.prompt, isinstance(problem.prompt, str)
+    messages = [{"role": "", "content": prompt}] if isinstance(prompt, str) else prompt
     if not all(m.keys() == {"role", "content"} and m["content"].isascii() for m in messages):
         return float("inf")
     roles = tuple(m["role"] for m in messages)
@@ -85,6 +86,23 @@ def require_room(
         f"({places(splits, found)}): {split} row {number(splits[split][index])} has "
         f"{found[split][index]} tokens, which with {new_tokens} new tokens exceeds the context of "
         f"{context} of the {role}; {remedy}"
+    )
+
+
+def skips(task: Task) -> bool:
+    """Whether prompts that are too long are to be left out rather than refused."""
+    return isinstance(task, FileTask) and task.overlong == "skip"
+
+
+def fitting(task: Any, tokenizer: Any, context: int, new_tokens: int) -> Task:
+    """A task of data without the problems whose prompt and `new_tokens` more exceed the context."""
+    room, splits = context - new_tokens, splits_of(task)
+    return task.without(
+        {
+            problems[i].id
+            for problems in splits.values()
+            for i in too_long(tokenizer, problems, room)
+        }
     )
 
 

@@ -17,7 +17,7 @@ from genac.critics.generative import GenerativeCritic
 from genac.critics.monte_carlo import MonteCarloCritic
 from genac.critics.prompts import Context, PromptBuilder, template
 from genac.distributed.build import critic_beside, language_model, require_supported, value_model
-from genac.evals.room import require_room, splits_of, too_long, unasked
+from genac.evals.room import fitting, require_room, skips, splits_of, unasked
 from genac.models.loading import load_context, load_tokenizer
 from genac.models.tiny import build_tokenizer
 from genac.models.value_head import HEAD_FILE
@@ -27,7 +27,7 @@ from genac.runtime import Hardware, Runtime
 from genac.sections import OptimizerConfig
 from genac.stages.loop import warn
 from genac.stages.saved import checkpoint_card
-from genac.tasks import FileTask, make_task
+from genac.tasks import make_task
 from genac.tasks.verifier import Verifier
 
 
@@ -174,19 +174,6 @@ def reader(cfg: RunConfig) -> tuple[Any, int]:
     return tokenizer, load_context(path, tokenizer)
 
 
-def shortened(cfg: RunConfig, task: FileTask) -> FileTask:
-    """The task without the problems whose prompt and response exceed the actor's context."""
-    tokenizer, context = reader(cfg)
-    room = context - cfg.rollout.max_completion_length
-    return task.without(
-        {
-            problems[i].id
-            for problems in splits_of(task).values()
-            for i in too_long(tokenizer, problems, room)
-        }
-    )
-
-
 def require_fitting(setup: Setup) -> None:
     """ValueError naming the rows of a data task whose prompts are too long to be answered, before
     anything is trained; a warning where only the critic cannot be asked about some."""
@@ -221,6 +208,6 @@ def require_fitting(setup: Setup) -> None:
 def make_world(cfg: RunConfig, **overrides: Any) -> World:
     """Task (with overridden generator settings), verifier and sampling settings."""
     task = make_task(cfg.task, cfg.seed, **overrides)
-    if isinstance(task, FileTask) and task.overlong == "skip":
-        task = shortened(cfg, task)
+    if skips(task):
+        task = fitting(task, *reader(cfg), cfg.rollout.max_completion_length)
     return World(task, Verifier(task, cfg.task.verify_seconds), cfg.rollout, cfg.seed)
