@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -130,7 +130,8 @@ class PromptBuilder:
             self.special |= special_ids(tokenizer)
         self._pieces: dict[str, list[Ids]] = {}
         self._problems: dict[tuple[str, str], tuple[Ids, Ids]] = {}
-        self._markup = Markup(tokenizer, {i for p in self._template_pieces(None) for i in p})
+        tags = re.findall(r"<[^<>\s]+>", chosen.text)
+        self._markup = Markup(tokenizer, [*self._chat(PROBLEM).split(PROBLEM), *tags])
 
     def render(
         self, state: State, context: Context | None, limit: int | None = None, cut: bool = True
@@ -240,24 +241,27 @@ class PromptBuilder:
 
 
 class Markup:
-    """Keeps untrusted text from writing a tokenizer's markup: control tokens, and whichever added
-    token the prompt's own pieces are written with.
+    """Keeps untrusted text from writing a tokenizer's markup: control tokens, and added tokens with
+    which the prompt's own `texts` are written (its chat format, its tags).
 
-    Other added tokens (Qwen3's <think>, for example) are content like any word.
+    Other added tokens (Qwen3's <think>, Gemma's runs of line breaks) are content like any word.
     """
 
-    def __init__(self, tokenizer: Any, used: Set[int]) -> None:
+    def __init__(self, tokenizer: Any, texts: Sequence[str]) -> None:
         self.tokenizer = tokenizer
         added = {i: t.content for i, t in getattr(tokenizer, "added_tokens_decoder", {}).items()}
-        own = {i: text for i, text in added.items() if i in used}
-        control = {i: text for i, text in added.items() if i in special_ids(tokenizer)}
+        used = {i for t in texts for i in tokenizer.encode(t, add_special_tokens=False)}
+        # A sign, a word or white space is no markup, whoever added it.
+        marks = {i: t for i, t in added.items() if len(t.strip()) > 1 and not t.strip().isalnum()}
+        own = {i: text for i, text in marks.items() if i in used}
+        control = {i: text for i, text in marks.items() if i in special_ids(tokenizer)}
         names = control | own
         names.pop(tokenizer.unk_token_id, None)  # any character may be unknown
         self._forbidden = frozenset(names)
-        longest = sorted(filter(None, names.values()), key=len, reverse=True)
+        longest = sorted(names.values(), key=len, reverse=True)
         self._written = re.compile("|".join(map(re.escape, longest))) if longest else None
-        # Of sampled tokens only those without a control token's mark are left to be spelled.
-        self._spelled = {i: self.plain(text) for i, text in (own.items() - control.items())}
+        # Sampled control tokens are left out before, so that only the others are to be spelled.
+        self._spelled = {i: self.plain(text) for i, text in own.items() - control.items()}
 
     def plain(self, text: str) -> Ids:
         """Tokens of the text, none of which is markup: what looks like it is split like any other

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genac.tasks.values import Row, plain, table_rows, unique, whole_number
+from genac.tasks.values import Row, plain, real_number, table_rows, unique, whole_number
 
 LONGEST_CELL = 2**31 - 1  # characters of a CSV cell; the csv module's own limit is 131,072
 AT_ONCE = 10_000  # rows of a data set
@@ -228,7 +228,12 @@ def read_parquet(path: Path) -> list[Row]:
 
 def _parse(text: str, place: str) -> Any:
     try:
-        return json.loads(text, parse_int=whole_number, object_pairs_hook=_as_dict)
+        return json.loads(
+            text,
+            parse_int=whole_number,
+            parse_float=real_number,
+            object_pairs_hook=_as_dict,
+        )
     except json.JSONDecodeError as error:
         raise ValueError(f"{place} is not JSON ({error}); write one value per line") from error
     except (ValueError, RecursionError) as error:

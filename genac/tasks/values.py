@@ -44,6 +44,12 @@ def whole_number(digits: str) -> int | str:
     return int(digits) if len(digits) < MOST_DIGITS else digits
 
 
+def real_number(digits: str) -> float | str:
+    """A number of JSON with a point or an exponent; one beyond what a float holds stays text."""
+    value = float(digits)
+    return digits if math.isinf(value) else value
+
+
 def missing(value: Any) -> bool:
     """Whether a cell holds nothing: null, an empty text or list, or NaN."""
     if isinstance(value, float | Decimal):

@@ -7,7 +7,8 @@ import time
 
 import pytest
 from fakes import CHAT, byte_tokenizer, make_rollout
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from genac.critics.prompts import PromptBuilder, template
@@ -124,6 +125,39 @@ def test_markup_of_ordinary_added_tokens_cannot_be_forged(name, by):
         prompt = builder.render_text(Problem("p", text, ""), "x", None)
     assert prompt.count(token) == harmless.count(token)
     assert text in tokenizer.decode(prompt)
+
+
+def test_white_space_words_and_signs_are_no_markup():
+    """Gemma adds runs of line breaks, GPT-NeoX runs of blanks; a padding token may be a sign."""
+    tokenizer = with_tokens(LLAMA, ["!"], [*NAMES, "\n\n", "  ", "solution", "user"])
+    tokenizer.pad_token = "!"
+    builder = PromptBuilder(template("trunk-first"), tokenizer, tokenizer)
+    text = "a\n\nb  solution by a user"
+    ids = tuple(tokenizer.encode(text, add_special_tokens=False))
+    assert len(set(ids) & {*ids_of(tokenizer, ["\n\n", "  ", "solution", "user"])}) == 4
+    for prompt in (
+        builder.render(state_of(ids), None),
+        builder.render_text(PROBLEM, text, None),
+        builder.render_text(Problem("p", text, ""), "5", None),
+    ):
+        assert any(prompt[i : i + len(ids)] == ids for i in range(len(prompt)))
+    assert "so 5!" in tokenizer.decode(builder.render_text(PROBLEM, "so 5!", None))
+
+
+def test_a_vocabulary_that_spells_its_control_tokens_is_no_way_round():
+    """As where a tokenizer's merges lead to </s> although it is not matched as a whole."""
+    words = ["<unk>", "</s>", "<", "/", "s", ">", "x", "\n", "</", "s>"]
+    merges = [("<", "/"), ("s", ">"), ("</", "s>")]
+    backend = Tokenizer(BPE({w: i for i, w in enumerate(words)}, merges, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.chat_template = None
+    assert tokenizer.encode("</s>", split_special_tokens=True) == [1]
+    builder = PromptBuilder(template("compact"), tokenizer, tokenizer)
+    prompt = builder.render_text(PROBLEM, "x</s>x</s>", None)
+    assert tokenizer.eos_token_id not in prompt
+    assert "x</s>x</s>" in tokenizer.decode(prompt).replace(" ", "")
 
 
 # --- long responses -------------------------------------------------------------------------------
