@@ -129,7 +129,7 @@ class PromptBuilder:
         if self.same_tokenizer:
             self.special |= special_ids(tokenizer)
         self._pieces: dict[str, list[Ids]] = {}
-        self._problems: dict[tuple[str, str], tuple[Ids, Ids]] = {}
+        self._problems: dict[tuple[str, str, int | None], tuple[Ids, Ids]] = {}
         tags = re.findall(r"<[^<>\s]+>", chosen.text)
         self._markup = Markup(tokenizer, [*self._chat(PROBLEM).split(PROBLEM), *tags])
 
@@ -169,23 +169,30 @@ class PromptBuilder:
         cut: bool = True,
     ) -> Ids:
         """The same for a partial response given as text."""
-        response = self._markup.plain(partial) if limit is None else self._ends(partial, limit)
-        return self._within(problem, response, context, limit, cut)
+        return self._within(problem, self._ends(partial, limit), context, limit, cut)
 
-    def _ends(self, text: str, limit: int) -> Ids:
-        """Tokens of a text; of one far beyond the limit only those of its ends.
+    def _ends(self, text: str, limit: int | None) -> Ids:
+        """Tokens of a text; of one far beyond a limit only those of its ends.
 
-        Such a text has more than twice `limit` tokens in its first part alone. Of its tokens at
-        most `limit` can be used, from the two ends, which are those of the whole text (but for a
-        single word of more than `limit` tokens, which may be split otherwise).
+        At most `limit` of its tokens can be used, from either end, and of each end more than twice
+        as many are written. They are those of the whole text, but for a single word of more than
+        `limit` tokens, which may be split otherwise.
         """
+        head = tail = None
+        if limit is not None:
+            head = self._part(text, limit)
+            tail = self._part(text, limit, last=True) if head else None
+        return head + tail if head and tail else self._markup.plain(text)
+
+    def _part(self, text: str, limit: int, last: bool = False) -> Ids | None:
+        """The first (or last) more than 2 `limit` tokens; None where half the text has fewer."""
         size = CHUNK * max(1, limit)
         while 2 * size < len(text):
-            head = self._markup.plain(text[:size])
-            if len(head) > 2 * limit:
-                return head + self._markup.plain(text[-size:])
+            ids = self._markup.plain(text[-size:] if last else text[:size])
+            if len(ids) > 2 * limit:
+                return ids
             size *= 4
-        return self._markup.plain(text)
+        return None
 
     def _within(
         self,
@@ -196,7 +203,7 @@ class PromptBuilder:
         cut: bool,
     ) -> Ids:
         """The prompt; one beyond the limit without the middle of the response."""
-        whole = self.assemble(problem, response, context)
+        whole = self.assemble(problem, response, context, limit)
         if limit is None or not cut or len(whole) <= limit:
             return whole
         gap = self._markup.plain(GAP)
@@ -204,15 +211,24 @@ class PromptBuilder:
         if room < 2:
             return whole
         end = room - room // 2
-        return self.assemble(problem, (*response[: room // 2], *gap, *response[-end:]), context)
+        shown = (*response[: room // 2], *gap, *response[-end:])
+        return self.assemble(problem, shown, context, limit)
 
-    def assemble(self, problem: Problem, response: Sequence[int], context: Context | None) -> Ids:
-        """The prompt around the tokens of a response."""
-        key = problem.question, problem.beginning
+    def assemble(
+        self,
+        problem: Problem,
+        response: Sequence[int],
+        context: Context | None,
+        limit: int | None = None,
+    ) -> Ids:
+        """The prompt around the tokens of a response. With a `limit`, of a problem far beyond it
+        not every token is written, but more than `limit`.
+        """
+        key = problem.question, problem.beginning, limit
         if key not in self._problems:
             if len(self._problems) >= REMEMBERED:  # a server meets new problems for ever
                 self._problems.clear()
-            self._problems[key] = self._markup.plain(key[0]), self._markup.plain(key[1])
+            self._problems[key] = self._ends(key[0], limit), self._ends(key[1], limit)
         question, beginning = self._problems[key]
         before, between, after = self._template_pieces(context)
         return (*before, *question, *between, *beginning, *response, *after)

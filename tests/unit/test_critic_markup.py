@@ -188,6 +188,26 @@ def test_a_cut_prompt_is_that_of_the_whole_text(length):
         assert left == whole if len(whole) <= limit else len(left) > limit
 
 
+@pytest.mark.parametrize("order", ["dense first", "dense last", "dense middle"])
+def test_a_text_of_long_tokens_is_cut_like_any_other(order):
+    """64 characters per token at one end, one at the other."""
+    tokenizer = with_tokens(None, [], ["x" * 64])
+    builder = PromptBuilder(template("compact"), tokenizer, byte_tokenizer(CHAT))
+    dense, thin = sentences(20_000), "x" * 64 * 3000
+    text = {
+        "dense first": dense + thin,
+        "dense last": thin + dense,
+        "dense middle": thin + dense + thin,
+    }[order]
+    whole = builder.render_text(PROBLEM, text, None)
+    for limit in (200, 1000, 4000):
+        cut = builder.render_text(PROBLEM, text, None, limit)
+        assert len(cut) == limit
+        gap = tuple(tokenizer.encode("\n[...]\n", add_special_tokens=False))
+        at = next(i for i in range(limit) if cut[i : i + len(gap)] == gap)
+        assert cut[:at] == whole[:at] and cut[at + len(gap) :] == whole[at + len(gap) - limit :]
+
+
 def test_a_million_characters_take_the_time_of_their_ends():
     tokenizer = byte_tokenizer()
     builder = PromptBuilder(template("paper"), tokenizer, byte_tokenizer(CHAT))
@@ -195,4 +215,6 @@ def test_a_million_characters_take_the_time_of_their_ends():
         start = time.perf_counter()
         assert len(builder.render_text(PROBLEM, text, None, 2000)) == 2000
         assert len(builder.render_text(PROBLEM, text, None, 2000, cut=False)) > 2000
+        problem = Problem("p", text, "")
+        assert len(builder.render_text(problem, "5", None, 2000)) > 2000
         assert time.perf_counter() - start < 2
