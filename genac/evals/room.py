@@ -4,11 +4,12 @@
     require_room(splits, tokenizer, 4096, 1024, "actor", REMEDY)
 
 A text has at most as many tokens as bytes, so only long prompts are tokenised: 100,000 short rows
-take a second.
+take seconds.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from genac.critics.prompts import Context, PromptBuilder
 from genac.models.chat import encode_prompts, prefix_ids, prompt_text
 from genac.tasks.base import SPLITS, Task
 from genac.tasks.files import FileTask
-from genac.types import Problem
+from genac.types import Problem, utf8
 
 Splits = Mapping[str, Sequence[Problem]]
 AT_ONCE = 1000  # prompts tokenised together
@@ -49,20 +50,27 @@ def too_long(tokenizer: Any, problems: Sequence[Problem], room: int) -> dict[int
 def at_most(tokenizer: Any, problem: Problem, bounds: dict[tuple[str, ...], int]) -> float:
     """Tokens that a prompt cannot exceed: bytes of its text and of the template around it.
 
-    Infinite where that is no bound: beyond ASCII a tokenizer may write one character as several,
-    and a message with tools is the template's to write out. `bounds` keeps the templates' lengths
-    by the roles of the messages.
+    Infinite where that is no bound: a message with tools is the template's to write out. `bounds`
+    keeps the templates' lengths by the roles of the messages.
     """
     prompt, plain = problem.prompt, isinstance(problem.prompt, str)
     messages = [{"role": "", "content": prompt}] if isinstance(prompt, str) else prompt
-    if not all(m.keys() == {"role", "content"} and m["content"].isascii() for m in messages):
+    if not all(m.keys() == {"role", "content"} for m in messages):
         return float("inf")
     roles = tuple(m["role"] for m in messages)
     if roles not in bounds:
         empty = "a" if plain else [{"role": role, "content": "a"} for role in roles]
         around = prompt_text(tokenizer, Problem("", empty, ""))
         bounds[roles] = len(around.encode()) + len(prefix_ids(tokenizer)) + SPARE
-    return bounds[roles] + sum(len(m["content"]) for m in messages)
+    return bounds[roles] + sum(most_tokens(m["content"]) for m in messages)
+
+
+def most_tokens(text: str) -> int:
+    """Bytes of the text, decomposed as far as a tokenizer may do that before it reads it."""
+    if text.isascii():
+        return len(text)
+    clean = utf8(text)
+    return max(len(clean.encode()), len(unicodedata.normalize("NFKD", clean).encode()))
 
 
 def require_room(
@@ -116,8 +124,7 @@ def unasked(splits: Splits, builder: PromptBuilder, room: int, context: Context 
         split: [
             i
             for i, p in enumerate(problems)
-            if not (p.text.isascii() and around + len(p.text) <= room)
-            and len(builder.assemble(p, (), context)) > room
+            if around + most_tokens(p.text) > room and len(builder.assemble(p, (), context)) > room
         ]
         for split, problems in splits.items()
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fakes import CHAT, byte_tokenizer
+from tokenizers.normalizers import NFD, NFKC, NFKD, Lowercase
 
 from genac.critics.prompts import PromptBuilder, template
 from genac.evals.room import places, require_room, splits_of, too_long, unasked
@@ -34,7 +35,10 @@ def problems(lengths: list[int], text: str = "x") -> list[Problem]:
 
 
 @pytest.mark.parametrize("chat", [None, CHAT])
-@pytest.mark.parametrize("text", ["x", "é", "\N{CJK UNIFIED IDEOGRAPH-7B2C}", "+"])
+@pytest.mark.parametrize(
+    "text",
+    ["x", "é", "\ufdfa", "\ud83d", "\u0130", "\uac01", "\N{CJK UNIFIED IDEOGRAPH-7B2C}", "+"],
+)
 def test_prompts_are_measured_in_tokens_with_their_template(chat, text):
     tokenizer = byte_tokenizer(chat)
     many = problems([1, 30, 31, 32, 33, 34, 100, 3], text)
@@ -42,6 +46,17 @@ def test_prompts_are_measured_in_tokens_with_their_template(chat, text):
     for room in (1, 30, 33, 34, 35, 64, 10_000):
         expected = {i: n for i, n in enumerate(lengths) if n > room}
         assert too_long(tokenizer, many, room) == expected
+
+
+@pytest.mark.parametrize("normaliser", [NFKD, NFKC, NFD, Lowercase])
+@pytest.mark.parametrize("text", ["\ufdfa", "\u0130", "\uac01", "\u3300", "é", "\u1fb7"])
+def test_a_tokenizer_that_takes_characters_apart_is_measured_too(normaliser, text):
+    """U+FDFA becomes 18 characters."""
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normaliser()
+    tokens = len(encode_prompt(tokenizer, problems([50], text)[0]))
+    assert too_long(tokenizer, problems([50], text), tokens - 1) == {0: tokens}
+    assert not too_long(tokenizer, problems([50], text), tokens)
 
 
 def test_chat_prompts_are_measured_as_they_are_asked():
@@ -85,7 +100,8 @@ def test_the_critic_is_asked_about_every_problem_that_fits():
 def test_a_hundred_thousand_rows_take_seconds():
     tokenizer = byte_tokenizer(CHAT)
     builder = PromptBuilder(template("paper"), tokenizer, tokenizer)
-    splits = {"train": problems([300 + i % 7 for i in range(100_000)])}
+    rows = [*problems([300 + i % 7 for i in range(50_000)]), *problems([90] * 50_000, "\u7b2c")]
+    splits = {"train": rows}
     start = time.perf_counter()
     require_room(splits, tokenizer, 4096, 1024, "actor")
     assert unasked(splits, builder, 3000, None) == ""
