@@ -287,7 +287,7 @@ class Markup:
         if self._forbidden.isdisjoint(ids) or self._written is None:
             return ids
         # Broken behind its first character no name can be read as one token.
-        marks = [found.start() + 1 for found in self._written.finditer(clean)]
+        marks = [match.start() + 1 for match in self._written.finditer(clean)]
         pieces = [clean[a:b] for a, b in zip([0, *marks], [*marks, len(clean)], strict=True)]
         return tuple(i for p in pieces for i in self._encode(p) if i not in self._forbidden)
 

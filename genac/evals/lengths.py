@@ -108,7 +108,7 @@ def measure(cfg: RunConfig, models: Mapping[str, Candidate]) -> Lengths:
     """Over the first problems of the task, of its shifts, and of what the critic's traces use."""
     settings = [{}, cfg.stages.synthesize.options, *cfg.task.shift.values()]
     tasks = [
-        asked_of(cfg, models["actor"], make_task(cfg.task, cfg.seed, **setting))
+        as_run(cfg, models["actor"], make_task(cfg.task, cfg.seed, **setting))
         for setting in settings
     ]
     problems = [
@@ -125,7 +125,7 @@ def measure(cfg: RunConfig, models: Mapping[str, Candidate]) -> Lengths:
     )
 
 
-def asked_of(cfg: RunConfig, actor: Candidate, task: Task) -> Task:
+def as_run(cfg: RunConfig, actor: Candidate, task: Task) -> Task:
     """The task without the prompts that a run leaves out as too long."""
     if not skips(task) or actor.tokenizer is None:
         return task

@@ -83,16 +83,14 @@ def require_room(
             f"{new_tokens} new tokens leave no room for a prompt in the {role}'s context of "
             f"{context}; lower rollout.max_completion_length, or use a model with a longer context"
         )
-    found = {split: too_long(tokenizer, problems, room) for split, problems in splits.items()}
-    if not any(found.values()):
+    long = {split: too_long(tokenizer, problems, room) for split, problems in splits.items()}
+    if not any(long.values()):
         return
-    split, index = max(
-        ((s, i) for s in found for i in found[s]), key=lambda at: found[at[0]][at[1]]
-    )
+    split, index = max(((s, i) for s in long for i in long[s]), key=lambda at: long[at[0]][at[1]])
     raise ValueError(
-        f"{sum(map(len, found.values()))} of {sum(map(len, splits.values()))} prompts are too long "
-        f"({places(splits, found)}): {split} row {number(splits[split][index])} has "
-        f"{found[split][index]} tokens, which with {new_tokens} new tokens exceeds the context of "
+        f"{sum(map(len, long.values()))} of {sum(map(len, splits.values()))} prompts are too long "
+        f"({places(splits, long)}): {split} row {number(splits[split][index])} has "
+        f"{long[split][index]} tokens, which with {new_tokens} new tokens exceeds the context of "
         f"{context} of the {role}; {remedy}"
     )
 
@@ -120,7 +118,7 @@ def unasked(splits: Splits, builder: PromptBuilder, room: int, context: Context 
     room: tokens of a prompt. Raises ValueError where these are all.
     """
     around = len(builder.assemble(Problem("", "", ""), (), context)) + SPARE
-    found = {
+    long = {
         split: [
             i
             for i, p in enumerate(problems)
@@ -128,20 +126,20 @@ def unasked(splits: Splits, builder: PromptBuilder, room: int, context: Context 
         ]
         for split, problems in splits.items()
     }
-    count, total = sum(map(len, found.values())), sum(map(len, splits.values()))
+    count, total = sum(map(len, long.values())), sum(map(len, splits.values()))
     if count and count == total:
         raise ValueError(
             f"no prompt about any of the {total} problems fits the {room} tokens that "
             "critic.generative.max_new_tokens leaves of the critic's context; lower it, choose a "
             "shorter critic.generative.prompt, or use a critic with a longer context"
         )
-    return f"{count} of {total} problems ({places(splits, found)})" if count else ""
+    return f"{count} of {total} problems ({places(splits, long)})" if count else ""
 
 
-def places(splits: Splits, found: Mapping[str, Sequence[int] | Mapping[int, int]]) -> str:
+def places(splits: Splits, long: Mapping[str, Sequence[int] | Mapping[int, int]]) -> str:
     """'train rows 3, 17 and 2 more; heldout row 5', smallest first."""
     parts = []
-    for split, indices in found.items():
+    for split, indices in long.items():
         numbers = sorted(number(splits[split][i]) for i in indices)
         rest = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
         name = "row" if len(numbers) == 1 else "rows"

@@ -194,10 +194,10 @@ def require_fitting(setup: Setup) -> None:
     if cfg.critic.kind == "generative":
         generative = cfg.critic.generative
         builder = PromptBuilder(template(generative.prompt), own, tokenizer)
-        told = (
+        conditioning = (
             Context(generative.icc.actor_size or "1.23B", 0.5) if generative.icc.enabled else None
         )
-        if rows := unasked(problems, builder, limit - generative.max_new_tokens, told):
+        if rows := unasked(problems, builder, limit - generative.max_new_tokens, conditioning):
             warn(
                 f"the critic's prompt about {rows} exceeds its context of {limit} beside a thought "
                 f"of {generative.max_new_tokens} tokens: their states get no value; lower "

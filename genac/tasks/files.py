@@ -222,8 +222,8 @@ def asked_text(prompt: str | list[Message]) -> str:
     """What is asked, without a system's message and the beginning of the answer."""
     if isinstance(prompt, str):
         return prompt
-    asked = prompt if open_answer(prompt) is None else prompt[:-1]
-    return "\n".join(m["content"] for m in asked if m["role"] != "system")
+    question = prompt if open_answer(prompt) is None else prompt[:-1]
+    return "\n".join(m["content"] for m in question if m["role"] != "system")
 
 
 def instructed(messages: list[Message], instruction: str) -> list[Message]:
