@@ -29,7 +29,9 @@ USAGE = """genac VERB [ARGUMENTS]
   compare FILE                              several algorithms and seeds of one recipe, as a table
   paper FILE                                one experiment of recipes/paper, with its results page
   score CRITIC PROBLEM PARTIAL              a saved critic's value and reasoning for a partial
-  solution
+                                            solution; \\n in the texts is a line break, but not
+                                            before a letter (LaTeX's \\neq): there give a real one,
+                                            in bash $'2+3=5\\nnext line'
   generate ACTOR [PROBLEM ...]              solutions, the best by a critic (--critic CRITIC
                                             --search sample|majority|best-of-n|weighted|beam --n N)
   serve CRITIC                              a saved critic as an HTTP endpoint (extra `serve`)
@@ -111,12 +113,13 @@ def paper(arguments: Sequence[str]) -> None:
 
 
 def score(arguments: Sequence[str]) -> None:
+    from genac.recipes import typed_text
     from genac.scoring import Critic
 
     if len(arguments) != 3:
         raise ValueError("usage: genac score CRITIC_FOLDER PROBLEM PARTIAL_RESPONSE")
-    folder, problem, partial = arguments
-    judged = Critic.from_pretrained(folder).score(problem, partial.replace("\\n", "\n"))
+    folder, problem, partial = arguments[0], *map(typed_text, arguments[1:])
+    judged = Critic.from_pretrained(folder).score(problem, partial)
     print(f"value {judged.value}\n{judged.rationale}")
 
 
@@ -197,6 +200,17 @@ def one(arguments: Sequence[str], usage: str) -> str:
     return arguments[0]
 
 
+def own_paths(arguments: Sequence[str]) -> list[str]:
+    """What follows the verb, with ~/ expanded, but not in problems and solutions."""
+    from genac.recipes import typed_paths
+
+    first, rest = arguments[1:2], arguments[2:]
+    if arguments[0] in ("score", "generate"):
+        kept = [[item] if item[:1] == "~" else typed_paths([item]) for item in rest]
+        return [*typed_paths(first), *(item for items in kept for item in items)]
+    return typed_paths([*first, *rest])
+
+
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "synthesize": stage("synthesize"),
@@ -230,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"genac: there is no verb {arguments[0]!r}\n\n{USAGE}", file=sys.stderr)
         return 2
     try:
-        verb(arguments[1:])
+        verb(own_paths(arguments))
     except (ValueError, OSError) as error:
         print(f"genac {arguments[0]}: {error}", file=sys.stderr)
         return 2

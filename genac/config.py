@@ -6,11 +6,12 @@ Keys are spelled as TRL spells them where the meaning is the same.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from genac.sections import Count, Fraction, OptimizerConfig, Rate, Section, StagesConfig
+from genac.sections import Count, Fraction, OptimizerConfig, Rate, Section, StagesConfig, at_home
 
 
 class TaskConfig(Section):
@@ -31,6 +32,12 @@ class TaskConfig(Section):
         default_factory=dict,
         description="named distribution shifts: option overrides used in evaluation",
     )
+
+    @field_validator("reward")
+    @classmethod
+    def _files_at_home(cls, spec: str | None) -> str | None:
+        """verl:~/file.py:function, and the terms of a weighted mean."""
+        return spec and re.sub(r"(?<=[\s:*])~[^\s:*]*", lambda path: at_home(path[0]), spec)
 
 
 class TinyConfig(Section):

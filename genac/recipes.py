@@ -10,6 +10,8 @@ Precedence, weakest first: field defaults, algorithm, preset, recipe, per_algori
 from __future__ import annotations
 
 import itertools
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from pydantic import ValidationError
 
 from genac.algorithms import ALGORITHMS, PRESETS, merge
 from genac.config import RunConfig
+from genac.sections import at_home
 
 OPTION_PATHS = (
     "task.options.",
@@ -33,7 +36,7 @@ OPTION_PATHS = (
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """The recipe as a dict; ValueError where the file is missing or is no mapping."""
-    file = Path(path)
+    file = Path(path).expanduser()
     if not file.exists():
         raise ValueError(
             f"there is no recipe {str(path)!r}; give the path of a YAML file, for example "
@@ -45,7 +48,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold keys and values of a run, not {type(content).__name__}")
-    return content
+    return at_home(content)
 
 
 def resolve(recipe: dict[str, Any], overrides: dict[str, Any] | None = None) -> RunConfig:
@@ -113,7 +116,7 @@ def from_command_line(arguments: Sequence[str], prog: str) -> RunConfig:
 
 def start_from(folder: str) -> dict[str, Any]:
     """--from RUN: joint training goes on from the actor and critic that a finished run saved."""
-    run = Path(folder)
+    run = Path(folder).expanduser()
     if not (run / "actor").is_dir():
         raise ValueError(
             f"--from {folder}: there is no {run / 'actor'}; give a finished run's folder"
@@ -164,6 +167,29 @@ def value_after(arguments: Sequence[str], flag: str) -> str | None:
         if item.startswith(flag + "="):
             return item.split("=", 1)[1]
     return None
+
+
+LINE_BREAK = re.compile(r"(?<!\\)\\n(?![A-Za-z])")
+LATEX_N = re.compile(r"(?<!\\)\\n[A-Za-z]+")
+
+
+def typed_text(text: str) -> str:
+    r"""A text of the command line: \n is a line break, unless a letter follows it, as in the
+    LaTeX of \neq and \nu. What is left as it is, is said, since it may have been meant as one.
+    """
+    if kept := LATEX_N.search(text):
+        print(
+            f"note: {kept[0]} stays as it is, as LaTeX; for a line break before a letter give a "
+            "real one, in bash $'line\\nnext line'",
+            file=sys.stderr,
+        )
+    return LINE_BREAK.sub("\n", text)
+
+
+def typed_paths(arguments: Sequence[str]) -> list[str]:
+    """The arguments with ~/ and ~user/ at the beginning of one, or behind its =, expanded."""
+    parts = [item.partition("=") if item.startswith("--") else ("", "", item) for item in arguments]
+    return [f"{key}{equals}{at_home(value)}" for key, equals, value in parts]
 
 
 def expand(variants: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

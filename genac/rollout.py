@@ -13,7 +13,7 @@ from typing import Any
 
 from genac.config import RolloutConfig
 from genac.engines.base import Request
-from genac.models.loading import chat_text
+from genac.models.chat import encode_prompt
 from genac.runtime import Runtime
 from genac.seeding import derive_seed
 from genac.tasks.base import Task
@@ -63,18 +63,6 @@ def _order(seed: int, split: str, epoch: int, size: int) -> tuple[int, ...]:
     order = list(range(size))
     random.Random(f"{seed}/{split}/{epoch}").shuffle(order)
     return tuple(order)
-
-
-def encode_prompt(tokenizer: Any, problem: Problem) -> tuple[int, ...]:
-    """Token ids of a prompt: through the chat template where there is one, else as plain text."""
-    if isinstance(problem.prompt, str) and not tokenizer.chat_template:
-        return tuple(tokenizer.encode(problem.prompt))
-    messages = problem.prompt
-    if isinstance(messages, str):
-        messages = [{"role": "user", "content": messages}]
-    if not tokenizer.chat_template:
-        return tuple(tokenizer.encode(problem.text + "\n"))
-    return tuple(tokenizer.encode(chat_text(tokenizer, messages), add_special_tokens=False))
 
 
 def collect(

@@ -148,13 +148,13 @@ class Critic:
         if context is not None and success_rate is not None:
             context = Context(context.size, success_rate)
         asked = Problem("", check_prompt(problem), "")
-        limit = self._critic.room if self._critic.cfg.too_long == "truncate" else None
-        ids = self._critic.prompts.render_text(asked, partial, context, limit)
-        if len(ids) > self._critic.room:
+        room, cut = self._critic.room, self._critic.cfg.too_long == "truncate"
+        ids = self._critic.prompts.render_text(asked, partial, context, room, cut)
+        if len(ids) > room:
             raise ValueError(
-                f"the critic's prompt has {len(ids)} tokens, and its context leaves room for "
-                f"{self._critic.room} beside a thought of {self._critic.cfg.max_new_tokens}; give "
-                "a shorter problem or partial response"
+                f"the critic's prompt has at least {len(ids)} tokens, and its context leaves room "
+                f"for {room} beside a thought of {self._critic.cfg.max_new_tokens}; give a shorter "
+                "problem or partial response"
             )
         return ids
 
@@ -205,6 +205,7 @@ def check_prompt(problem: Prompt) -> Prompt:
 
 def local_folder(name: str | Path) -> Path:
     """The folder itself, or where a snapshot of the hub's repository lies."""
+    name = Path(name).expanduser() if str(name).startswith("~") else name
     if Path(name).is_dir() or str(name).count("/") != 1 or Path(name).is_absolute():
         return Path(name)
     from huggingface_hub import snapshot_download

@@ -19,6 +19,7 @@ Entry 0 is therefore never trained.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,33 @@ class Problem:
         if isinstance(self.prompt, str):
             return self.prompt
         return "\n".join(m["content"] for m in self.prompt)
+
+    @property
+    def question(self) -> str:
+        """The text without the beginning of the answer."""
+        if isinstance(self.prompt, str) or not self.beginning:
+            return self.text
+        return "\n".join(m["content"] for m in self.prompt[:-1])
+
+    @property
+    def beginning(self) -> str:
+        """What a chat prompt has the assistant begin its answer with, which the actor continues;
+        mostly nothing."""
+        return "" if isinstance(self.prompt, str) else open_answer(self.prompt) or ""
+
+
+def open_answer(messages: Sequence[Mapping[str, Any]]) -> str | None:
+    """The content of a final message of the assistant; None where the last message is another's."""
+    last = messages[-1] if messages else {}
+    return last["content"] if last.get("role") == "assistant" else None
+
+
+def utf8(value: Any) -> Any:
+    """A text with lone surrogates replaced (JSON can hold half a pair, UTF-8 cannot); anything
+    else as it is."""
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "replace").decode("utf-8")
+    return value
 
 
 @dataclass(frozen=True)

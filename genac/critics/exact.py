@@ -19,7 +19,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from genac.critics.base import NoCritic
-from genac.rollout import World, encode_prompt
+from genac.models.chat import encode_prompt
+from genac.rollout import World
 from genac.runtime import Runtime
 from genac.types import Estimate, Problem, Sample, State
 

@@ -67,8 +67,8 @@ class GenerativeCritic:
         unique, index = unique_states(states)
         if self.rate.value is None:  # the first batch sets it: a start at 0 would mislead for long
             self.observe(rollouts_of(states))
-        context, limit = self.context(), self.room if self.cfg.too_long == "truncate" else None
-        prompts = [self.prompts.render(state, context, limit) for state in unique]
+        context, room, cut = self.context(), self.room, self.cfg.too_long == "truncate"
+        prompts = [self.prompts.render(state, context, room, cut) for state in unique]
         once = self.cfg.value_samples or self.cfg.num_samples
         counts = [self.cfg.num_samples if state.trains else once for state in unique]
         thoughts = self.think(prompts, derive_seed(self.seed, "thought", step), counts)

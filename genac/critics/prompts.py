@@ -1,25 +1,29 @@
 """The critic's prompt: a versioned template, assembled from token pieces.
 
 A template is text with the places {problem} and {response}; what the actor wrote is inserted as
-tokens (or as plain text when actor and critic have different tokenizers), never as markup: special
-tokens in it stay ordinary text. The hash of the template goes into every checkpoint, because a
-critic trained under one prompt and asked under another is silently wrong.
+tokens (or as plain text when actor and critic have different tokenizers), never as markup: control
+tokens that the actor sampled are left out, and what it spelled stays ordinary text. The hash of the
+template goes into every checkpoint, because a critic trained under one prompt and asked under
+another is silently wrong.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from genac.models.loading import chat_text
-from genac.types import Problem, State
+from genac.models.chat import chat_text, prefix_ids, special_ids
+from genac.types import Problem, State, utf8
 
+Ids = tuple[int, ...]
 PROBLEM, RESPONSE = "{problem}", "{response}"
 REMEMBERED = 4096  # problems whose tokens are kept
 GAP = "\n[...]\n"  # stands where a response too long for the context was cut
+CHUNK = 16  # characters read per token of room, before a text is known to be too long for it
 
 TASK = (
     "You will see a problem and the beginning of one attempt to solve it. Predict the expected "
@@ -112,22 +116,33 @@ def size_text(parameters: int) -> str:
 
 
 class PromptBuilder:
-    """Renders states of one actor for one critic."""
+    """Renders states of one actor for one critic.
+
+    What a chat prompt has the assistant begin its answer with stands in front of the response: the
+    critic judges the whole answer.
+    """
 
     def __init__(self, chosen: Template, tokenizer: Any, actor_tokenizer: Any) -> None:
         self.template, self.tokenizer, self.actor_tokenizer = chosen, tokenizer, actor_tokenizer
         self.same_tokenizer = tokenizer.get_vocab() == actor_tokenizer.get_vocab()
-        self.special = frozenset(actor_tokenizer.all_special_ids)
-        self._pieces: dict[str, list[tuple[int, ...]]] = {}
-        self._problems: dict[str, tuple[int, ...]] = {}
+        self.special = special_ids(actor_tokenizer)
+        if self.same_tokenizer:
+            self.special |= special_ids(tokenizer)
+        self._pieces: dict[str, list[Ids]] = {}
+        self._problems: dict[tuple[str, str, int | None], tuple[Ids, Ids]] = {}
+        tags = re.findall(r"<[^<>\s]+>", chosen.text)
+        self._markup = Markup(tokenizer, [*self._chat(PROBLEM).split(PROBLEM), *tags])
 
     def render(
-        self, state: State, context: Context | None, limit: int | None = None
-    ) -> tuple[int, ...]:
+        self, state: State, context: Context | None, limit: int | None = None, cut: bool = True
+    ) -> Ids:
         """Token ids of the prompt about a state. With a `limit`, a longer one leaves out the middle
-        of the response, where that is enough."""
+        of the response, where that is enough; without `cut` it stays beyond the limit, and need
+        not be whole.
+        """
         rollout = state.rollout
-        return self.render_ids(rollout.problem, rollout.response_ids[: state.start], context, limit)
+        partial = rollout.response_ids[: state.start]
+        return self.render_ids(rollout.problem, partial, context, limit, cut)
 
     def render_ids(
         self,
@@ -135,49 +150,90 @@ class PromptBuilder:
         partial: Sequence[int],
         context: Context | None,
         limit: int | None = None,
-    ) -> tuple[int, ...]:
-        """The same for a partial response given as the actor's tokens; special ones are left
+        cut: bool = True,
+    ) -> Ids:
+        """The same for a partial response given as the actor's tokens; control tokens are left
         out.
         """
         kept = tuple(i for i in partial if i not in self.special)
-        response = kept if self.same_tokenizer else self._plain(self._decode(kept))
-        return self._within(problem, response, context, limit)
+        if not self.same_tokenizer:
+            return self.render_text(problem, self._decode(kept), context, limit, cut)
+        return self._within(problem, self._markup.spelled(kept), context, limit, cut)
+
+    def render_text(
+        self,
+        problem: Problem,
+        partial: str,
+        context: Context | None,
+        limit: int | None = None,
+        cut: bool = True,
+    ) -> Ids:
+        """The same for a partial response given as text."""
+        return self._within(problem, self._ends(partial, limit), context, limit, cut)
+
+    def _ends(self, text: str, limit: int | None) -> Ids:
+        """Tokens of a text; of one far beyond a limit only those of its ends.
+
+        At most `limit` of its tokens can be used, from either end, and of each end more than twice
+        as many are written. They are those of the whole text, but for a single word of more than
+        `limit` tokens, which may be split otherwise.
+        """
+        head = tail = None
+        if limit is not None:
+            head = self._part(text, limit)
+            tail = self._part(text, limit, last=True) if head else None
+        return head + tail if head and tail else self._markup.plain(text)
+
+    def _part(self, text: str, limit: int, last: bool = False) -> Ids | None:
+        """The first (or last) more than 2 `limit` tokens; None where half the text has fewer."""
+        size = CHUNK * max(1, limit)
+        while 2 * size < len(text):
+            ids = self._markup.plain(text[-size:] if last else text[:size])
+            if len(ids) > 2 * limit:
+                return ids
+            size *= 4
+        return None
 
     def _within(
         self,
         problem: Problem,
-        response: Sequence[int],
+        response: Ids,
         context: Context | None,
         limit: int | None,
-    ) -> tuple[int, ...]:
+        cut: bool,
+    ) -> Ids:
         """The prompt; one beyond the limit without the middle of the response."""
-        whole = self.assemble(problem, response, context)
-        if limit is None or len(whole) <= limit:
+        whole = self.assemble(problem, response, context, limit)
+        if limit is None or not cut or len(whole) <= limit:
             return whole
-        gap = self._plain(GAP)
+        gap = self._markup.plain(GAP)
         room = limit - (len(whole) - len(response)) - len(gap)
         if room < 2:
             return whole
         end = room - room // 2
-        return self.assemble(problem, (*response[: room // 2], *gap, *response[-end:]), context)
-
-    def render_text(
-        self, problem: Problem, partial: str, context: Context | None, limit: int | None = None
-    ) -> tuple[int, ...]:
-        """The same for a partial response given as text."""
-        return self._within(problem, self._plain(partial), context, limit)
+        shown = (*response[: room // 2], *gap, *response[-end:])
+        return self.assemble(problem, shown, context, limit)
 
     def assemble(
-        self, problem: Problem, response: Sequence[int], context: Context | None
-    ) -> tuple[int, ...]:
-        if problem.text not in self._problems:
+        self,
+        problem: Problem,
+        response: Sequence[int],
+        context: Context | None,
+        limit: int | None = None,
+    ) -> Ids:
+        """The prompt around the tokens of a response. With a `limit`, of a problem far beyond it
+        not every token is written, but more than `limit`.
+        """
+        key = problem.question, problem.beginning, limit
+        if key not in self._problems:
             if len(self._problems) >= REMEMBERED:  # a server meets new problems for ever
                 self._problems.clear()
-            self._problems[problem.text] = self._plain(problem.text)
+            self._problems[key] = self._ends(key[0], limit), self._ends(key[1], limit)
+        question, beginning = self._problems[key]
         before, between, after = self._template_pieces(context)
-        return (*before, *self._problems[problem.text], *between, *response, *after)
+        return (*before, *question, *between, *beginning, *response, *after)
 
-    def _template_pieces(self, context: Context | None) -> list[tuple[int, ...]]:
+    def _template_pieces(self, context: Context | None) -> list[Ids]:
         icc = ""
         if context is not None:
             rate10 = round(10 * context.rate)
@@ -187,7 +243,7 @@ class PromptBuilder:
             before, rest = text.split(PROBLEM)
             between, after = rest.split(RESPONSE)
             encode = lambda piece: tuple(self.tokenizer.encode(piece, add_special_tokens=False))  # noqa: E731
-            bos = self._bos() if not self.tokenizer.chat_template else ()
+            bos = () if self.tokenizer.chat_template else prefix_ids(self.tokenizer)
             self._pieces = {icc: [(*bos, *encode(before)), encode(between), encode(after)]}
         return self._pieces[icc]
 
@@ -196,17 +252,52 @@ class PromptBuilder:
             return text
         return chat_text(self.tokenizer, [{"role": "user", "content": text}])
 
-    def _bos(self) -> tuple[int, ...]:
-        return (
-            tuple(self.tokenizer.encode(""))[:1] if self.tokenizer.bos_token_id is not None else ()
-        )
-
-    def _plain(self, text: str) -> tuple[int, ...]:
-        """Untrusted text: special tokens written in it are split like any other characters."""
-        clean = text.encode("utf-8", "replace").decode("utf-8")
-        return tuple(
-            self.tokenizer.encode(clean, add_special_tokens=False, split_special_tokens=True)
-        )
-
     def _decode(self, ids: Sequence[int]) -> str:
         return self.actor_tokenizer.decode(list(ids), skip_special_tokens=True)
+
+
+class Markup:
+    """Keeps untrusted text from writing a tokenizer's markup: control tokens, and added tokens with
+    which the prompt's own `texts` are written (its chat format, its tags).
+
+    Other added tokens (Qwen3's <think>, Gemma's runs of line breaks) are content like any word.
+    """
+
+    def __init__(self, tokenizer: Any, texts: Sequence[str]) -> None:
+        self.tokenizer = tokenizer
+        added = {i: t.content for i, t in getattr(tokenizer, "added_tokens_decoder", {}).items()}
+        used = {i for t in texts for i in tokenizer.encode(t, add_special_tokens=False)}
+        # A sign, a word or white space is no markup, whoever added it.
+        marks = {i: t for i, t in added.items() if len(t.strip()) > 1 and not t.strip().isalnum()}
+        own = {i: text for i, text in marks.items() if i in used}
+        control = {i: text for i, text in marks.items() if i in special_ids(tokenizer)}
+        names = control | own
+        names.pop(tokenizer.unk_token_id, None)  # any character may be unknown
+        self._forbidden = frozenset(names)
+        longest = sorted(names.values(), key=len, reverse=True)
+        self._written = re.compile("|".join(map(re.escape, longest))) if longest else None
+        # Sampled control tokens are left out before, so that only the others are to be spelled.
+        self._spelled = {i: self.plain(text) for i, text in own.items() - control.items()}
+
+    def plain(self, text: str) -> Ids:
+        """Tokens of the text, none of which is markup: what looks like it is split like any other
+        characters."""
+        clean = utf8(text)
+        ids = self._encode(clean)
+        if self._forbidden.isdisjoint(ids) or self._written is None:
+            return ids
+        # Broken behind its first character no name can be read as one token.
+        marks = [match.start() + 1 for match in self._written.finditer(clean)]
+        pieces = [clean[a:b] for a, b in zip([0, *marks], [*marks, len(clean)], strict=True)]
+        return tuple(i for p in pieces for i in self._encode(p) if i not in self._forbidden)
+
+    def spelled(self, ids: Ids) -> Ids:
+        """The tokens, with markup among them written out as text."""
+        if self._spelled.keys().isdisjoint(ids):
+            return ids
+        return tuple(j for i in ids for j in self._spelled.get(i, (i,)))
+
+    def _encode(self, text: str) -> Ids:
+        return tuple(
+            self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        )

@@ -71,7 +71,7 @@ def plain_prompt(
     before, rest = chosen.text.replace("{icc}", icc).split(PROBLEM)
     between, after = rest.split(RESPONSE)
     said = f"{notes.strip()}\n\n" if notes.strip() else ""
-    return f"{said}{before}{problem.text}{between}{partial}{after}"
+    return f"{said}{before}{problem.question}{between}{problem.beginning}{partial}{after}"
 
 
 def oracle_prompt(

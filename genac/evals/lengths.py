@@ -17,10 +17,11 @@ from transformers import AutoConfig
 
 from genac.config import LoadConfig, RunConfig
 from genac.critics.prompts import Context, PromptBuilder, template
+from genac.evals.room import fitting, skips
+from genac.models.chat import encode_prompt
 from genac.models.heads import positions, vocabulary
 from genac.models.loading import context_length, load_tokenizer, on_meta
 from genac.models.tiny import build_model, build_tokenizer
-from genac.rollout import encode_prompt
 from genac.tasks import make_task
 from genac.tasks.base import SPLITS, Task
 from genac.types import Problem
@@ -41,7 +42,7 @@ class Candidate:
         """Tokens that it can read at once."""
         if self.tokenizer is not None:
             return context_length(self.model, self.tokenizer)
-        return positions(self.model)
+        return positions(self.model.config)
 
     @property
     def vocabulary(self) -> int:
@@ -107,7 +108,10 @@ def candidate(cfg: RunConfig, path: str | None, load: LoadConfig) -> Candidate:
 def measure(cfg: RunConfig, models: Mapping[str, Candidate]) -> Lengths:
     """Over the first problems of the task, of its shifts, and of what the critic's traces use."""
     settings = [{}, cfg.stages.synthesize.options, *cfg.task.shift.values()]
-    tasks = [make_task(cfg.task, cfg.seed, **setting) for setting in settings]
+    tasks = [
+        as_run(cfg, models["actor"], make_task(cfg.task, cfg.seed, **setting))
+        for setting in settings
+    ]
     problems = [
         (task, task.problem(split, i))
         for task in tasks
@@ -120,6 +124,13 @@ def measure(cfg: RunConfig, models: Mapping[str, Candidate]) -> Lengths:
         max(models["actor"].count(demonstration(task, problem)) for task, problem in problems),
         longest_question(cfg, models, [problem for _, problem in problems]),
     )
+
+
+def as_run(cfg: RunConfig, actor: Candidate, task: Task) -> Task:
+    """The task without the prompts that a run leaves out as too long."""
+    if not skips(task) or actor.tokenizer is None:
+        return task
+    return fitting(task, actor.tokenizer, actor.limit, cfg.rollout.max_completion_length)
 
 
 def demonstration(task: Task, problem: Problem) -> str:

@@ -30,9 +30,9 @@ from genac.critics.generative import GenerativeCritic
 from genac.experiments.plan import Findings, Plan
 from genac.experiments.runs import interval, show
 from genac.experiments.verdicts import above, below, brackets, verdict
+from genac.models.chat import encode_prompt
 from genac.models.tiny import save_tiny
 from genac.ops.stats import bootstrap_sums
-from genac.rollout import encode_prompt
 from genac.runs.figures import lines
 from genac.runs.files import alone
 from genac.runs.store import stable_hash

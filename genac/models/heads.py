@@ -34,9 +34,10 @@ def text_config(model: Any) -> Any:
     return model.config.get_text_config(decoder=True)
 
 
-def positions(model: Any) -> int:
-    """Tokens that the model can read at once; 10**9 where nothing limits them."""
-    return size(text_config(model), "max_position_embeddings", "max_seq_len", default=10**9)
+def positions(config: Any) -> int:
+    """Tokens that a model of the config can read at once; 10**9 where nothing limits them."""
+    text = config.get_text_config(decoder=True)
+    return size(text, "max_position_embeddings", "max_seq_len", default=10**9)
 
 
 def size(config: Any, *names: str, default: int) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
@@ -21,6 +21,7 @@ hf_logging.disable_progress_bar()
 
 def load_tokenizer(name_or_path: str, template_kwargs: Mapping[str, Any] | None = None) -> Any:
     """A tokenizer with a padding token; its chat template always gets `template_kwargs`."""
+    name_or_path = os.path.expanduser(name_or_path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -49,34 +50,12 @@ def load_tokenizer(name_or_path: str, template_kwargs: Mapping[str, Any] | None 
     return tokenizer
 
 
-def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
-    """The messages as the tokenizer's chat template writes them, up to where the answer begins.
-
-    Raises ValueError where the template refuses them (a role it does not know, for example).
-    """
-    try:
-        return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True
-        )
-    except (TemplateError, TypeError, ValueError) as error:
-        roles = [message.get("role") for message in messages]
-        raise ValueError(
-            f"the chat template of {tokenizer.name_or_path!r} cannot write messages of the roles "
-            f"{roles} ({error}); leave out roles that it does not know (task.options.system), or "
-            "correct load.chat_template_kwargs"
-        ) from error
-
-
 def load_model(
     name_or_path: str, dtype: torch.dtype = torch.float32, attention: str | None = None
 ) -> Any:
     """A causal LM from a local folder or the hub, in `dtype`; `attention` as in transformers."""
-    folder = Path(name_or_path)
-    if folder.is_dir() and not (folder / "config.json").exists():
-        raise ValueError(
-            f"{name_or_path!r} is a folder without config.json, so it is no Hugging Face model; "
-            "point to the folder that model.save_pretrained wrote"
-        )
+    name_or_path = os.path.expanduser(name_or_path)
+    _require_config(name_or_path)
     try:
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
@@ -93,6 +72,28 @@ def load_model(
             "give a model name on the hub or a local Hugging Face folder"
         ) from error
     return without_padding(model)
+
+
+def load_context(name_or_path: str, tokenizer: Any) -> int:
+    """Tokens that a model can read at once, from its config alone."""
+    _require_config(name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no causal LM could be loaded from {name_or_path!r} ({_first_line(error)}); "
+            "give a model name on the hub or a local Hugging Face folder"
+        ) from error
+    return context_of(config, tokenizer)
+
+
+def _require_config(name_or_path: str) -> None:
+    folder = Path(name_or_path)
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise ValueError(
+            f"{name_or_path!r} is a folder without config.json, so it is no Hugging Face model; "
+            "point to the folder that model.save_pretrained wrote"
+        )
 
 
 def on_meta(config: Any, attention: str | None = None) -> Any:
@@ -127,7 +128,12 @@ def without_padding(model: Any) -> Any:
 
 def context_length(model: Any, tokenizer: Any) -> int:
     """Tokens the model can read at once."""
-    limit = positions(model)
+    return context_of(model.config, tokenizer)
+
+
+def context_of(config: Any, tokenizer: Any) -> int:
+    """The same from the model's config."""
+    limit = positions(config)
     return min(limit, tokenizer.model_max_length or limit)
 
 

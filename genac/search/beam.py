@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from genac.engines.base import Completion, Request
-from genac.rollout import as_read, encode_prompt, request, response_text, stop_ids
+from genac.models.chat import encode_prompt
+from genac.rollout import as_read, request, response_text, stop_ids
 from genac.search.candidates import At, Candidate, Searcher, blind
 from genac.search.rules import top
 from genac.seeding import derive_seed

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from genac.config import RunConfig
+from genac.models.chat import encode_prompt
 from genac.models.tiny import save_tiny
-from genac.rollout import encode_prompt
 from genac.runs.store import Run, stable_hash
 from genac.runtime import Hardware, language_model
 from genac.sections import LoopStage

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from genac.config import RolloutConfig, RunConfig, TaskConfig
+from genac.evals.room import require_room
 from genac.ops.stats import bootstrap_interval, pass_at_k
 from genac.recipes import recorded
 from genac.rollout import World, collect
@@ -25,8 +26,10 @@ from genac.runs.store import Run, atomic_write, stable_hash
 from genac.runtime import Runtime
 from genac.stages.setup import Setup, evaluated_here
 from genac.tasks import make_task
+from genac.tasks.base import Task
 from genac.tasks.sources import BENCHMARKS
 from genac.tasks.verifier import Verifier
+from genac.types import Problem
 
 AT_ONCE = 16  # problems per engine call; what is lost by an interruption is at most their responses
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -50,8 +53,9 @@ def evaluate_benchmarks(arguments: Sequence[str]) -> str:
         "bf16": setup.hardware.bf16,
     }
     folder = Path(asked.output or (run / "benchmarks" if run else "benchmarks"))
+    tasks = {name: fitting_task(actor, name, settings) for name in asked.names or BENCHMARKS}
     table = {
-        name: summary(measured(actor, name, settings, folder)) for name in asked.names or BENCHMARKS
+        name: summary(measured(actor, name, task, settings, folder)) for name, task in tasks.items()
     }
     text = markdown(table, settings)
     atomic_write(folder / "benchmarks.json", json.dumps({"settings": settings, **table}, indent=1))
@@ -109,16 +113,34 @@ def with_template(cfg: RunConfig, kwargs: str | None) -> RunConfig:
     return cfg.model_copy(update={"actor": cfg.actor.model_copy(update={"load": load})})
 
 
-def measured(actor: Runtime, name: str, settings: Row, folder: Path) -> list[Row]:
-    """One row per problem, from disk where it was measured before under the same settings."""
+def fitting_task(actor: Runtime, name: str, settings: Row) -> Task:
+    """The problems of a data set; ValueError naming the rows that are too long to be answered."""
     options = {k: settings[k] for k in ("instruction", "system")} | {"heldout_fraction": 0.0}
     source = TaskConfig(name="file", path=name, reward=settings["reward"], options=options)
     task = make_task(source, settings["seed"])
+    require_room(
+        {name: chosen_of(task, settings)},
+        actor.tokenizer,
+        actor.max_length,
+        settings["rollout"]["max_completion_length"],
+        "model",
+        "lower --max-tokens, or use a model with a longer context",
+    )
+    return task
+
+
+def chosen_of(task: Task, settings: Row) -> list[Problem]:
+    """The problems that are asked: all, or a random choice."""
     size = task.size("train") or 0
-    count = min(size, settings["limit"] or size)
+    return [task.problem("train", i) for i in range(min(size, settings["limit"] or size))]
+
+
+def measured(actor: Runtime, name: str, task: Task, settings: Row, folder: Path) -> list[Row]:
+    """One row per problem, from disk where it was measured before under the same settings."""
     rollout = RolloutConfig(**settings["rollout"])
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = [task.problem("train", i) for i in range(count)]
+    chosen = chosen_of(task, settings)
+    count = len(chosen)
     asked = [(p.id, p.prompt, p.answer) for p in chosen]
     file = folder / f"{Path(name).stem}-{stable_hash([asked, settings])}.jsonl"
     with alone(file), Verifier(task) as verifier:

@@ -182,6 +182,8 @@ if tokenizer.chat_template:
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
 else:
     ids = tokenizer(problem, return_tensors="pt").input_ids
+    if ids[0, -1] == tokenizer.eos_token_id:  # some tokenizers end every text
+        ids = ids[:, :-1]
 done = model.generate(
     ids, max_new_tokens={limit}, do_sample=True, temperature={temperature}, top_k=0
 )
@@ -216,8 +218,8 @@ def prompt_ids(problem, partial):
         text = tokenizer.apply_chat_template(
             message, tokenize=False, add_generation_prompt=True, **{chat}
         )
-    elif tokenizer.bos_token_id is not None:
-        bos = tokenizer.encode("")[:1]
+    else:
+        bos = [i for i in tokenizer.encode("")[:1] if i == tokenizer.bos_token_id]
     ids = list(bos)
     for piece in re.split(r"(\\{{problem\\}}|\\{{response\\}})", text):
         given = {{"{{problem}}": problem, "{{response}}": partial}}.get(piece)

@@ -10,6 +10,7 @@ from genac.config import RunConfig
 from genac.evals.critic import brief
 from genac.evals.ground_truth import NoPanel
 from genac.evals.policy import evaluate_policy
+from genac.evals.room import require_room, splits_of
 from genac.recipes import recorded
 from genac.runs.store import Run, atomic_write
 from genac.stages.judge import cell
@@ -35,6 +36,8 @@ def evaluate_under(cfg: RunConfig, folder: Path, options: dict[str, Any]) -> dic
     base = Setup.of(cfg)
     setup = Setup(cfg, base.hardware, make_world(cfg, **options))
     actor = setup.actor(folder / "actor")
+    problems, new_tokens = splits_of(setup.world.task), cfg.rollout.max_completion_length
+    require_room(problems, actor.tokenizer, actor.max_length, new_tokens, "actor")
     success = evaluate_policy(
         actor, setup.world, cfg.evaluate.num_problems, cfg.evaluate.num_samples
     )

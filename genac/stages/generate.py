@@ -15,7 +15,7 @@ from typing import Any
 
 from genac.config import HardwareConfig, OptimizerConfig, RolloutConfig, RunConfig, StatesConfig
 from genac.critics.generative import GenerativeCritic
-from genac.recipes import recorded
+from genac.recipes import recorded, typed_text
 from genac.rollout import problems_at
 from genac.runs.store import Run
 from genac.runtime import Hardware, Runtime, language_model
@@ -76,7 +76,7 @@ def generate(arguments: Sequence[str]) -> str:
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="genac generate")
     p.add_argument("actor", help="a finished run, or the folder of a language model")
-    p.add_argument("problems", nargs="*", help="problems as text (\\n is a line break)")
+    p.add_argument("problems", nargs="*", help="problems as text (\\n: a line break)")
     p.add_argument("--heldout", type=int, default=0, help="instead: held-out problems of the run")
     p.add_argument("--critic", help="a critic's folder; of a run, its own where none is named")
     p.add_argument("--search", choices=[*RULES, "beam"], default="sample")
@@ -107,7 +107,7 @@ def open_source(asked: argparse.Namespace) -> Source:
 
 def problems_of(asked: argparse.Namespace, source: Source) -> list[Problem]:
     if asked.problems and not asked.heldout:
-        texts = [text.replace("\\n", "\n") for text in asked.problems]
+        texts = [typed_text(text) for text in asked.problems]
         return [Problem(f"given-{i}", text, "") for i, text in enumerate(texts)]
     if asked.heldout > 0 and not asked.problems:
         if source.task is None:

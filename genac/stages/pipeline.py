@@ -27,7 +27,7 @@ from genac.stages.cards import write_cards
 from genac.stages.origins import hub_models
 from genac.stages.outputs import adopt
 from genac.stages.panels import fixed_panel
-from genac.stages.setup import Setup, prepared_config, save_critic
+from genac.stages.setup import Setup, prepared_config, require_fitting, save_critic
 from genac.tasks import account
 
 
@@ -184,6 +184,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 def prepare(setup: Setup) -> Prepared:
     """Base model, and the critic through its stages."""
     cfg, given = setup.cfg, setup.cfg.critic.model_name_or_path
+    require_fitting(setup)
     ready = Prepared(actor=Path(cfg.actor.model_name_or_path or base.base_model(cfg)))
     if not cfg.actor.model_name_or_path:
         ready.folders.append(ready.actor.parent)
@@ -219,6 +220,7 @@ def prepare_until(cfg: RunConfig, verb: str) -> Path | str:
         if ready.critic is None:
             raise ValueError(f"critic.kind is {cfg.critic.kind!r}: there is no critic to pretrain")
         return ready.critic
+    require_fitting(setup)
     actor = Path(cfg.actor.model_name_or_path or base.base_model(cfg))
     if dry:
         return oracle.planned(setup, actor)

@@ -17,8 +17,8 @@ import numpy as np
 
 from genac.critics.base import Critic, rollouts_of
 from genac.critics.generative import GenerativeCritic
+from genac.models.chat import encode_prompt
 from genac.recipes import recorded
-from genac.rollout import encode_prompt
 from genac.runs.files import read_json, stable_hash, write_json
 from genac.runs.progress import Progress
 from genac.runs.store import Run

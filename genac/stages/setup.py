@@ -15,12 +15,17 @@ from genac.critics.discriminative import DiscriminativeCritic
 from genac.critics.exact import ExactCritic
 from genac.critics.generative import GenerativeCritic
 from genac.critics.monte_carlo import MonteCarloCritic
+from genac.critics.prompts import Context, PromptBuilder, template
 from genac.distributed.build import critic_beside, language_model, require_supported, value_model
+from genac.evals.room import fitting, require_room, skips, splits_of, unasked
+from genac.models.loading import load_context, load_tokenizer
+from genac.models.tiny import build_tokenizer
 from genac.models.value_head import HEAD_FILE
 from genac.rollout import World
 from genac.runs.store import atomic_write
 from genac.runtime import Hardware, Runtime
 from genac.sections import OptimizerConfig
+from genac.stages.loop import warn
 from genac.stages.saved import checkpoint_card
 from genac.tasks import make_task
 from genac.tasks.verifier import Verifier
@@ -159,7 +164,50 @@ def prepared_config(cfg: RunConfig) -> RunConfig:
     return cfg if cfg.stages.seed is None else cfg.model_copy(update={"seed": cfg.stages.seed})
 
 
+def reader(cfg: RunConfig) -> tuple[Any, int]:
+    """Tokenizer and context of the actor that training starts from, which need not exist yet."""
+    path, tiny = cfg.actor.model_name_or_path, cfg.actor.tiny
+    if path is None:
+        task = make_task(cfg.task, cfg.seed, **cfg.stages.base.options)
+        return build_tokenizer(task.alphabet(), tiny.max_length), tiny.max_length
+    tokenizer = load_tokenizer(path, cfg.actor.load.chat_template_kwargs)
+    return tokenizer, load_context(path, tokenizer)
+
+
+def require_fitting(setup: Setup) -> None:
+    """ValueError naming the rows of a data task whose prompts are too long to be answered, before
+    anything is trained; a warning where only the critic cannot be asked about some."""
+    cfg, problems = setup.cfg, splits_of(setup.world.task)
+    if not any(problems.values()):
+        return
+    tokenizer, context = reader(cfg)
+    new_tokens = cfg.rollout.max_completion_length
+    require_room(problems, tokenizer, context, new_tokens, "actor")
+    path = cfg.critic.model_name_or_path or cfg.actor.model_name_or_path
+    if path is None or cfg.critic.kind not in ("generative", "discriminative"):
+        own, limit = tokenizer, context
+    else:
+        own = load_tokenizer(path, cfg.critic.load.chat_template_kwargs)
+        limit = load_context(path, own)
+    if cfg.critic.kind == "discriminative":
+        require_room(problems, tokenizer, limit, new_tokens, "critic")
+    if cfg.critic.kind == "generative":
+        generative = cfg.critic.generative
+        builder = PromptBuilder(template(generative.prompt), own, tokenizer)
+        conditioning = (
+            Context(generative.icc.actor_size or "1.23B", 0.5) if generative.icc.enabled else None
+        )
+        if rows := unasked(problems, builder, limit - generative.max_new_tokens, conditioning):
+            warn(
+                f"the critic's prompt about {rows} exceeds its context of {limit} beside a thought "
+                f"of {generative.max_new_tokens} tokens: their states get no value; lower "
+                "critic.generative.max_new_tokens or use a critic with a longer context"
+            )
+
+
 def make_world(cfg: RunConfig, **overrides: Any) -> World:
     """Task (with overridden generator settings), verifier and sampling settings."""
     task = make_task(cfg.task, cfg.seed, **overrides)
+    if skips(task):
+        task = fitting(task, *reader(cfg), cfg.rollout.max_completion_length)
     return World(task, Verifier(task, cfg.task.verify_seconds), cfg.rollout, cfg.seed)

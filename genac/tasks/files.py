@@ -10,12 +10,13 @@ held-out split is a source of its own, whose problems are taken out of the train
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -23,8 +24,9 @@ from genac.tasks.answers import answer_key
 from genac.tasks.base import SPLITS, OracleTrace, normalised
 from genac.tasks.overlap import shared
 from genac.tasks.rewards import is_async, load_reward, start
-from genac.tasks.sources import SOURCES, Row, columns, rows
-from genac.types import Message, Problem
+from genac.tasks.sources import SOURCES, columns, rows
+from genac.tasks.values import Row, as_text, chat, missing
+from genac.types import Message, Problem, open_answer
 
 
 @dataclass
@@ -33,9 +35,11 @@ class FileTask:
     "match".
 
     The order within a split is a shuffle by `seed`; an index past the end starts the next epoch,
-    which is shuffled anew. `instruction` is written behind each prompt, `system` before it.
+    which is shuffled anew. `instruction` is written behind the last message of the user, `system`
+    before the first message.
     Training rows whose prompt holds a problem of a source in `decontaminate` or of `heldout`, or is
-    held by one, are left out; `account` says how many.
+    held by one, are left out; `account` says how many. `overlong`: a run refuses prompts beyond the
+    context by their rows ("refuse"), or leaves them out ("skip").
     """
 
     path: str
@@ -52,8 +56,11 @@ class FileTask:
     instruction: str = ""
     system: str = ""
     decontaminate: list[str] = field(default_factory=list)
+    overlong: str = "refuse"
 
     def __post_init__(self) -> None:
+        if self.overlong not in ("refuse", "skip"):
+            raise ValueError(f"overlong is {self.overlong!r}; use 'refuse' or 'skip'")
         if not 0 <= self.heldout_fraction < 1:
             raise ValueError(f"heldout_fraction is {self.heldout_fraction}; use 0 <= fraction < 1")
         self._score = load_reward(self.reward or "match")
@@ -67,7 +74,7 @@ class FileTask:
             against["heldout"] = [asked_text(problem.prompt) for problem in asked]
         found = self._clean(found, against)
         for problem in found:
-            drawn = hash_fraction(problem.text) < self.heldout_fraction
+            drawn = hash_fraction(problem.question) < self.heldout_fraction
             split = "heldout" if drawn and self.heldout is None else "train"
             self._problems[split].append(self._dressed(problem))
 
@@ -86,6 +93,16 @@ class FileTask:
             self._removed[name] = len(both)
         return found
 
+    def without(self, names: Collection[str]) -> FileTask:
+        """The task without the problems of these ids, which are counted as `overlong`."""
+        task = copy.copy(self)
+        task._problems = {
+            split: [p for p in problems if p.id not in names]
+            for split, problems in self._problems.items()
+        }
+        task._removed = self._removed | {"overlong": len(names)}
+        return task
+
     def account(self) -> dict[str, Any]:
         """How many problems each split holds, and how many were left out, by whose they are."""
         sizes = {split: len(problems) for split, problems in self._problems.items()}
@@ -98,8 +115,7 @@ class FileTask:
         prompt = problem.prompt
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         if self.instruction:
-            *before, last = messages
-            messages = [*before, last | {"content": f"{last['content']}\n\n{self.instruction}"}]
+            messages = instructed(messages, self.instruction)
         if self.system:
             messages = [{"role": "system", "content": self.system}, *messages]
         plain = isinstance(prompt, str) and not self.system
@@ -141,16 +157,21 @@ class FileTask:
         self, name: str, where: str, row: Row, prompt_column: str, answer_column: str
     ) -> Problem:
         for column in (prompt_column, answer_column):
-            if row.get(column) in (None, "", []):
+            if missing(row.get(column)):
                 raise ValueError(
-                    f"{where} has no {column!r}, only {list(row)}; set prompt_column and "
-                    "answer_column to the names that the data use"
+                    f"{where} has no {column!r} (it is {row.get(column)!r}), only {list(row)}; set "
+                    "prompt_column and answer_column to the names that the data use"
                 )
-        prompt, answer = row[prompt_column], row[answer_column]
-        if not is_prompt(prompt):
+        answer: Any = row[answer_column]
+        try:
+            prompt = chat(row[prompt_column])
+            answer = as_text(answer) if isinstance(answer, bytes) else answer
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{where} holds bytes that are no UTF-8 ({error})") from error
+        if prompt is None:
             raise ValueError(
-                f"{where}: {prompt_column!r} is {prompt!r:.80}; write a string or a list of "
-                "messages {'role': ..., 'content': ...}"
+                f"{where}: {prompt_column!r} is {row[prompt_column]!r:.80}; write a string or a "
+                "list of messages {'role': ..., 'content': text}"
             )
         extras = {k: v for k, v in row.items() if k != prompt_column}
         if answer_column == "answer" and isinstance(answer, str):
@@ -159,7 +180,11 @@ class FileTask:
             extras.setdefault("ground_truth", answer)  # as it is, for a reward that wants its parts
         if isinstance(answer, list) and len(answer) == 1:
             answer = answer[0]  # OlympiadBench lists its answers
-        text = json.dumps(answer) if isinstance(answer, list | dict) else str(answer)
+        text = (
+            json.dumps(answer, default=as_text)
+            if isinstance(answer, list | dict)
+            else as_text(answer)
+        )
         return Problem(name, prompt, text, self.name, extras)
 
     def verify(self, problem: Problem, text: str) -> float | None:
@@ -199,26 +224,27 @@ def problem_texts(name: str) -> list[str]:
     source, _, split = name.partition("@")
     found = rows(source, split or None)
     column, _ = columns(found[0] | {"answer": ""}, source, None, None, SOURCES.get(source))
-    return [asked_text(row[column]) for row in found]
+    return [asked_text(chat(row[column]) or "") for row in found]
 
 
 def asked_text(prompt: str | list[Message]) -> str:
-    """What is asked, without a system's message."""
+    """What is asked, without a system's message and the beginning of the answer."""
     if isinstance(prompt, str):
         return prompt
-    return "\n".join(m["content"] for m in prompt if m["role"] != "system")
+    question = prompt if open_answer(prompt) is None else prompt[:-1]
+    return "\n".join(m["content"] for m in question if m["role"] != "system")
 
 
-def is_prompt(value: Any) -> bool:
-    """A string, or chat messages."""
-    if isinstance(value, list):
-        return all(
-            isinstance(m, dict)
-            and isinstance(m.get("role"), str)
-            and isinstance(m.get("content"), str)
-            for m in value
-        )
-    return isinstance(value, str)
+def instructed(messages: list[Message], instruction: str) -> list[Message]:
+    """The messages with the instruction behind the last one of the user; where the user says
+    nothing, as the user's message before the answer begins."""
+    places = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    if not places:
+        end = len(messages) - (open_answer(messages) is not None)
+        return [*messages[:end], {"role": "user", "content": instruction}, *messages[end:]]
+    at = places[-1]
+    last = messages[at] | {"content": f"{messages[at]['content']}\n\n{instruction}"}
+    return [*messages[:at], last, *messages[at + 1 :]]
 
 
 def hash_fraction(text: str) -> float:

@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
+from genac.tasks.values import Row, plain, real_number, table_rows, unique, whole_number
+
+LONGEST_CELL = 2**31 - 1  # characters of a CSV cell; the csv module's own limit is 131,072
+AT_ONCE = 10_000  # rows of a data set
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ def rows(name: str, split: str | None = None, config: str | None = None) -> list
 
     Raises ValueError naming what was looked for and the remedy.
     """
+    name = os.path.expanduser(name)
     path = Path(name)
     if path.suffix in READERS:
         if split or config:
@@ -79,7 +84,12 @@ def rows(name: str, split: str | None = None, config: str | None = None) -> list
         found = from_hub(name, split, config)
     if not found:
         raise ValueError(f"{name!r} has no rows; write at least one")
-    return [from_verl(row) for row in found]
+    try:
+        return [from_verl(plain(row)) for row in found]
+    except RecursionError as error:
+        raise ValueError(
+            f"{name!r} holds values that are nested too deeply; flatten them"
+        ) from error
 
 
 def from_hub(name: str, split: str | None, config: str | None) -> list[Row]:
@@ -107,7 +117,8 @@ def from_hub(name: str, split: str | None, config: str | None) -> list[Row]:
             else datasets.load_dataset(place, config, split=split)
         )
         chosen = found[split] if isinstance(found, datasets.DatasetDict) else found
-        return [dict(row) for row in chosen]
+        # As a table: neither the format that it was saved with nor pictures that nobody reads.
+        return table_rows(chosen.with_format("arrow").iter(AT_ONCE), repr(place))
     except Exception as error:  # whatever the library, the network or a missing file raises
         wanted = f"{place!r}" + (f", configuration {config!r}" if config else "")
         reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
@@ -189,11 +200,14 @@ def read_json(path: Path) -> list[Row]:
 
 def read_csv(path: Path) -> list[Row]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, strict=True)
+        reader, limit = csv.DictReader(lines, strict=True), csv.field_size_limit(LONGEST_CELL)
         try:
+            unique(list(reader.fieldnames or ()), repr(str(path)))
             rows = list(reader)
         except csv.Error as error:
             raise ValueError(f"line {reader.line_num} of {str(path)!r}: {error}") from error
+        finally:
+            csv.field_size_limit(limit)
     for number, row in enumerate(rows, 1):
         if None in row:
             raise ValueError(
@@ -207,16 +221,30 @@ def read_parquet(path: Path) -> list[Row]:
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()
+        return table_rows([pyarrow.parquet.ParquetFile(path).read()], repr(str(path)))
     except pyarrow.ArrowException as error:
         raise ValueError(f"{str(path)!r} is no readable Parquet file: {error}") from error
 
 
 def _parse(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(
+            text,
+            parse_int=whole_number,
+            parse_float=real_number,
+            object_pairs_hook=_as_dict,
+        )
     except json.JSONDecodeError as error:
         raise ValueError(f"{place} is not JSON ({error}); write one value per line") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: {error}; write plain columns") from error
+
+
+def _as_dict(pairs: list[tuple[str, Any]]) -> Row:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        unique([key for key, _ in pairs], "it")
+    return result
 
 
 def _as_row(value: Any, number: int, path: Path) -> Row:

@@ -50,6 +50,18 @@ def test_a_model_on_a_file_and_again_from_where_it_stopped(tmp_path, model):
     assert len(list(out.glob("sums-*.jsonl"))) == 3
 
 
+def test_rows_beyond_the_context_are_named_before_anything_is_asked(tmp_path, model):
+    long = tmp_path / "long.jsonl"
+    rows = [{"question": "1" + " + 1" * n, "answer": "1"} for n in (2, 4, 40, 3, 50)]
+    long.write_text("\n".join(map(json.dumps, rows)))
+    asked = [model, data(tmp_path), str(long), "--samples", "1", "--max-tokens", "20",
+             "--reward", "match", "--instruction", "Box it.", "--output",
+             str(tmp_path / "out")]  # fmt: skip
+    with pytest.raises(ValueError, match=r"2 of 5 prompts .* rows 3, 5\).* lower --max-tokens"):
+        evaluate_benchmarks(asked)
+    assert not (tmp_path / "out").exists()
+
+
 def test_summary_by_hand():
     rows = [
         {"id": "a", "rewards": [1.0, 0.0, 1.0, None], "tokens": [1, 2, 3, 4], "cut": 1},

@@ -1,0 +1,112 @@
+"""Texts and paths of the command line and of recipes mean what was typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from genac.cli import main, own_paths
+from genac.config import RunConfig, TaskConfig
+from genac.models.loading import load_model, load_tokenizer
+from genac.models.tiny import save_tiny
+from genac.recipes import from_command_line, read_recipe, resolve, typed_text
+from genac.scoring import Critic
+
+
+@pytest.mark.parametrize(
+    ("typed", "text"),
+    [
+        (r"2+3=5\n", "2+3=5\n"),
+        (r"2+3=5\n\n4", "2+3=5\n\n4"),
+        (r"x\n 2\n(3)\n\frac", "x\n 2\n(3)\n\\frac"),
+        (r"a \neq b, \nu, \nabla f, \norm{x}\n", "a \\neq b, \\nu, \\nabla f, \\norm{x}\n"),
+        (r"\notin\n$x \ne y$", "\\notin\n$x \\ne y$"),
+        (r"1 \\n & 2", "1 \\\\n & 2"),  # a row's end and a variable
+        ("real\nnew line", "real\nnew line"),
+        (r"\t \r \N", "\\t \\r \\N"),
+        ("\\n", "\n"),
+        ("", ""),
+    ],
+)
+def test_a_line_break_is_none_before_a_letter(typed, text):
+    assert typed_text(typed) == text
+
+
+def test_what_may_have_been_meant_as_a_line_break_is_said(capsys):
+    typed_text(r"a+3=9\nb*7=3\n")
+    assert r"\nb stays as it is" in capsys.readouterr().err
+    typed_text(r"a+3=9\n")
+    assert not capsys.readouterr().err
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_every_path_of_a_config_may_begin_at_home(home):
+    values = {
+        "output_dir": "~/run",
+        "task": {
+            "name": "file",
+            "path": "~/a.jsonl",
+            "reward": "0.5 * ~/r.py:score + 0.5 * verl:~/v.py:compute_score",
+            "options": {"heldout": "~/h.jsonl", "decontaminate": ["~/d", "math500"]},
+            "shift": {"far": {"heldout": "~/f"}},
+        },
+        "actor": {"model_name_or_path": "~/actor"},
+        "critic": {"model_name_or_path": "~/critic"},
+        "stages": {"folder": "~/stages"},
+    }
+    for cfg in (resolve(values), RunConfig(**values)):
+        assert "~" not in yaml.safe_dump(cfg.model_dump())
+        assert cfg.task.path == f"{home}/a.jsonl"
+        assert cfg.task.reward == (
+            f"0.5 * {home}/r.py:score + 0.5 * verl:{home}/v.py:compute_score"
+        )
+        assert cfg.task.options["decontaminate"] == [f"{home}/d", "math500"]
+        assert (cfg.output_dir, cfg.stages.folder) == (f"{home}/run", f"{home}/stages")
+    assert TaskConfig(reward="~/r.py:score").reward == f"{home}/r.py:score"
+
+
+@pytest.mark.parametrize("text", ["~5 apples", "~", "a ~/b", "~/", "x~/y"])
+def test_a_text_that_is_no_path_stays(home, text):
+    options = TaskConfig(options={"instruction": text}).options
+    assert options["instruction"] == (text if text != "~/" else f"{home}/")
+
+
+def test_recipes_and_flags_at_home(home):
+    (home / "r.yaml").write_text("output_dir: ~/run\nresults: ~/table\n")
+    assert read_recipe("~/r.yaml")["results"] == f"{home}/table"
+    (home / "r.yaml").write_text("output_dir: ~/run\n")
+    cfg = from_command_line(
+        ["~/r.yaml", "--task.path=~/a.jsonl", "--task.options.heldout", "~/h"], ""
+    )
+    assert (cfg.output_dir, cfg.task.path) == (f"{home}/run", f"{home}/a.jsonl")
+    assert cfg.task.options == {"heldout": f"{home}/h"}
+    with pytest.raises(ValueError, match=f"no {home}/run/actor"):
+        from_command_line(["--from", "~/run"], "")
+
+
+def test_paths_of_verbs_are_expanded_and_their_texts_are_not(home, capsys):
+    assert own_paths(["view", "~/run", "--host", "x"]) == [f"{home}/run", "--host", "x"]
+    assert own_paths(["eval", "critic", "~/run", "~/critic"]) == [
+        "critic", f"{home}/run", f"{home}/critic"
+    ]  # fmt: skip
+    assert own_paths(["score", "~/critic", "~/x?", "~/y"]) == [f"{home}/critic", "~/x?", "~/y"]
+    assert own_paths(["generate", "~/run", "~/x?", "--critic=~/c"]) == [
+        f"{home}/run", "~/x?", f"--critic={home}/c"
+    ]  # fmt: skip
+    assert main(["score", "~/critic", "2+3?", "5"]) == 2
+    assert f"{home}/critic holds no critic.json" in capsys.readouterr().err
+
+
+def test_models_at_home(home):
+    save_tiny(home / "m", ["a"], max_length=8, hidden_size=8, layers=1, heads=1, seed=0)
+    assert load_tokenizer("~/m").name_or_path == f"{home}/m"
+    assert load_model("~/m").config.max_position_embeddings == 8
+    with pytest.raises(ValueError, match=f"{home}/m holds no critic.json"):
+        Critic.from_pretrained("~/m")
