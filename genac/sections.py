@@ -17,6 +17,10 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+# Keys of an optimiser that change memory and speed, never results: no hash counts them.
+MEMORY = {"tokens_per_microbatch", "gradient_checkpointing"}
+
+
 class OptimizerConfig(Section):
     """AdamW and how a step is cut into micro-batches."""
 

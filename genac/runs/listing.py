@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from genac.runs.manifest import is_finished, suspects
 from genac.runs.page import is_number, mean, percent
 from genac.runs.store import Run
 
@@ -60,12 +61,14 @@ def status(run: Run, now: float | None = None) -> Status:
         return Status(run.path, "unreadable", result="config.json is missing: not a whole run")
     except (ValueError, OSError) as error:
         return Status(run.path, "unreadable", result=str(error).replace(f"{run.path}/", ""))
+    for name, reason in suspects(run.path, ("config.json", "summary.json")).items():
+        return Status(run.path, "unreadable", result=f"{name} {reason}")
     last: Mapping[str, Any] = lines[-1] if lines else {}
     stage, step = str(last.get("stage", "")), last.get("step")
     times = [line["time"] for line in lines if is_number(line.get("time"))]
     return Status(
         path=run.path,
-        state=_state(run, summary, times, time.time() if now is None else now),
+        state=_state(run, times, time.time() if now is None else now),
         algorithm=str(summary.get("algorithm") or config.get("algorithm") or ""),
         stage=stage,
         step=step if isinstance(step, int) else None,
@@ -75,8 +78,8 @@ def status(run: Run, now: float | None = None) -> Status:
     )
 
 
-def _state(run: Run, summary: Mapping[str, Any], times: list[float], now: float) -> str:
-    if summary or (run.path / "done.json").exists():
+def _state(run: Run, times: list[float], now: float) -> str:
+    if is_finished(run.path):
         return "finished"
     pauses = [b - a for a, b in pairwise(times)]
     patience = max(QUIET, PAUSES * max(pauses, default=0.0))

@@ -23,6 +23,8 @@ from genac.rollout import World, collect
 from genac.runs.files import alone, append_line
 from genac.runs.store import Run, atomic_write, stable_hash
 from genac.runtime import Runtime
+from genac.stages.contents import task_key
+from genac.stages.finish import require_trained
 from genac.stages.setup import Setup, evaluated_here
 from genac.tasks import make_task
 from genac.tasks.sources import BENCHMARKS
@@ -39,6 +41,8 @@ def evaluate_benchmarks(arguments: Sequence[str]) -> str:
     if asked.samples < 1 or (asked.limit is not None and asked.limit < 1):
         raise ValueError("--samples and --limit must be at least 1")
     run = Path(asked.model) if (Path(asked.model) / "actor").is_dir() else None
+    if run:
+        require_trained(Run.open(run))
     model = str(run / "actor") if run else asked.model
     cfg = evaluated_here(recorded(run, Run.open(run).config()) if run else RunConfig())
     cfg = with_template(cfg, asked.chat_template_kwargs)
@@ -120,7 +124,9 @@ def measured(actor: Runtime, name: str, settings: Row, folder: Path) -> list[Row
     folder.mkdir(parents=True, exist_ok=True)
     chosen = [task.problem("train", i) for i in range(count)]
     asked = [(p.id, p.prompt, p.answer) for p in chosen]
-    file = folder / f"{Path(name).stem}-{stable_hash([asked, settings])}.jsonl"
+    # Neither where data and reward lie nor how many rows are decoded at once counts.
+    told = settings | {"reward": None, "rollout": rollout.model_dump(exclude={"max_rows"})}
+    file = folder / f"{Path(name).stem}-{stable_hash([asked, told, task_key(source)])}.jsonl"
     with alone(file), Verifier(task) as verifier:
         rows = whole_lines(file)
         world = World(task, verifier, rollout, settings["seed"])
