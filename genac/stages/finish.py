@@ -52,8 +52,9 @@ NO_RESULT = (
 def config_hash(cfg: RunConfig, digests: Mapping[str, str] | None = None) -> str:
     """Hash of everything that can change results: the config without NO_RESULT, and the `digests`
     of the files that it names (None: of what they hold now)."""
-    values = with_contents(cfg.model_dump(), contents(cfg) if digests is None else digests)
+    values = cfg.model_dump()
     values["stages"]["synthesize"] = cfg.stages.synthesize.identity()
+    values = with_contents(values, contents(cfg) if digests is None else digests)
     for key in NO_RESULT:
         *path, last = key.split(".")
         holder: Any = values
