@@ -10,6 +10,7 @@ from typing import Any
 
 from genac.runs.files import read_lines
 from genac.runs.listing import STAGES, Status, status
+from genac.runs.manifest import DONE, TABLES, suspects
 from genac.runs.page import clip, is_number, seconds
 from genac.runs.store import Run, revive
 
@@ -78,6 +79,8 @@ def load(path: Path | str) -> Folder:
         setattr(folder, name, _try(folder, name, read, {}))
     folder.metrics = _lines(folder, "metrics.jsonl", run.metrics)
     folder.events = _lines(folder, "events.jsonl", run.events)
+    for name, reason in suspects(run.path, (*FILES, *TABLES, DONE)).items():
+        folder.missing.append(f"{name} {reason}.")
     others = any((run.path / name).exists() for name in FILES if name != "config.json")
     if not others and folder.config and not OF_A_RUN & folder.config.keys():
         raise ValueError(f"{path} holds no run: its config.json is no run's (a model's, perhaps)")

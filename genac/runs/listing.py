@@ -10,11 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from genac.runs.manifest import is_finished, suspects
+from genac.runs.manifest import DONE, is_finished, suspects
 from genac.runs.page import is_number, mean, percent
 from genac.runs.store import Run
 
 STAGES = ("base", "synthesize", "critic_sft", "critic_rl", "joint")  # in their order
+READ = ("config.json", "metrics.jsonl", "summary.json")
 QUIET = 300.0  # seconds without a line after which a run may count as interrupted
 PAUSES = 3.0  # times its longest recent pause, where that is longer
 
@@ -43,7 +44,8 @@ def list_runs(folder: Path | str, depth: int = 3) -> list[Status]:
 
 def _folders(root: Path, depth: int) -> Iterator[Path]:
     # A stage folder has a config.json too, and so has a saved model: only runs log metrics.
-    if Run.exists(root) and ((root / "environment.json").exists() or (root / "rollouts").is_dir()):
+    marks = [(root / name).exists() for name in ("environment.json", "rollouts", "metrics.jsonl")]
+    if (Run.exists(root) and any(marks[:2])) or all(marks):
         yield root
     elif depth:
         with os.scandir(root) as entries:
@@ -61,8 +63,9 @@ def status(run: Run, now: float | None = None) -> Status:
         return Status(run.path, "unreadable", result="config.json is missing: not a whole run")
     except (ValueError, OSError) as error:
         return Status(run.path, "unreadable", result=str(error).replace(f"{run.path}/", ""))
-    for name, reason in suspects(run.path, ("config.json", "summary.json")).items():
-        return Status(run.path, "unreadable", result=f"{name} {reason}")
+    for name, reason in suspects(run.path, READ).items():
+        if name != DONE or (run.path / DONE).exists():
+            return Status(run.path, "unreadable", result=f"{name} {reason}")
     last: Mapping[str, Any] = lines[-1] if lines else {}
     stage, step = str(last.get("stage", "")), last.get("step")
     times = [line["time"] for line in lines if is_number(line.get("time"))]
@@ -73,7 +76,7 @@ def status(run: Run, now: float | None = None) -> Status:
         stage=stage,
         step=step if isinstance(step, int) else None,
         steps=_steps(config, stage),
-        result=_result(summary, last),
+        result=_result(run, summary, last),
         updated=times[-1] if times else None,
     )
 
@@ -94,8 +97,10 @@ def _steps(config: Mapping[str, Any], stage: str) -> int | None:
     return steps if isinstance(steps, int) else None
 
 
-def _result(summary: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+def _result(run: Run, summary: Mapping[str, Any], last: Mapping[str, Any]) -> str:
     """Held-out success, before and after; until then the last reward in training."""
+    if summary and not is_finished(run.path):
+        return f"{DONE} is missing: run 'genac train' again"
     before, after = mean(summary.get("success_before")), mean(summary.get("success_after"))
     if after is not None:
         return f"success {percent(before)} → {percent(after)}"

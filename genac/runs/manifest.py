@@ -147,11 +147,20 @@ def suspects(folder: Path, parts: tuple[str, ...] = ("",)) -> dict[str, str]:
     """
     try:
         if (folder / DONE).exists():
-            return damaged(folder, read_done(folder), parts)
+            return noted(damaged(folder, read_done(folder), parts), DONE)
+        if (folder / "summary.json").exists() and not is_finished(folder):
+            return {DONE: "is missing: run 'genac train' again"}
         states = sorted(folder.glob("checkpoints/*/step-*/state.json"), key=lambda f: f.parent.name)
         if not states:
             return {}
         listed = entries(read_json(states[-1]), states[-1])
-        return damaged(folder, listed, parts, growing=True)
+        source = states[-1].relative_to(folder).as_posix()
+        return noted(damaged(folder, listed, parts, growing=True), source)
     except ValueError as error:
         return {DONE: str(error).replace(f"{folder}/", "")}
+    except OSError:  # a run that is being written drops its older checkpoints
+        return {}
+
+
+def noted(reasons: Mapping[str, str], source: str) -> dict[str, str]:
+    return {name: f"{reason}, says {source}" for name, reason in reasons.items()}

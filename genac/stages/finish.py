@@ -158,8 +158,13 @@ def finished(cfg: RunConfig, digests: dict[str, str]) -> bool:
     require_same(run, cfg, digests)
     if not (run.path / DONE).exists() or missing_results(run):
         return False
-    extras = [REPORT, *(f"{role}/{CARD}" for role in MODELS if (run.path / role).is_dir())]
-    return all((run.path / name).exists() for name in extras)
+    cards = [run.path / role / CARD for role in MODELS if (run.path / role).is_dir()]
+    return is_whole(run.path / REPORT) and all(card.exists() for card in cards)
+
+
+def is_whole(page: Path) -> bool:
+    """Whether the report is there to its end; a killed run may lack it, a full disk cuts it."""
+    return page.is_file() and page.read_bytes().rstrip().endswith(b"</html>")
 
 
 def missing_results(run: Run) -> list[str]:
@@ -213,7 +218,9 @@ def require_trained(run: Run) -> None:
     """ValueError where the run has not come to its end, or a saved model is not as it was
     written."""
     if not is_finished(run.path) or not (run.path / "actor").is_dir():
-        raise ValueError(f"{run.path} holds no trained actor yet; let 'genac train' finish first")
+        raise ValueError(
+            f"{run.path} holds no trained actor yet (no {DONE}); let 'genac train' finish first"
+        )
     if (run.path / DONE).exists():
         require_results(run.path, ("config.json", *(f"{role}/" for role in MODELS)))
 
