@@ -207,3 +207,38 @@ def test_every_damaged_file_of_a_stage(shared: Any, genac: Genac) -> None:
         for line in failures(place, known, name, kind, genac, "train")
     ]
     assert not wrong, "\n".join(wrong)
+
+
+QUICK = {
+    "finished": [
+        ("run/actor/model.safetensors", "flipped"),
+        ("run/critic/critic.json", "half"),
+        ("run/metrics.jsonl", "empty"),
+        ("run/summary.json", "keys"),
+        ("run/done.json", "list"),
+        ("run/rollouts/joint-000000.parquet", "half"),
+    ],
+    "interrupted": [
+        ("run/metrics.jsonl", "flipped"),
+        ("run/estimates/joint-000001.parquet", "missing"),
+        ("run/config.json", "string"),
+        ("run/checkpoints/joint/step-000002/manifest.json", "list"),
+        ("stages/base-*/model/model.safetensors", "flipped"),
+        ("stages/critic_rl-*/model/critic.json", "keys"),
+        ("stages/traces-*/traces.jsonl", "half"),
+        ("stages/critic_sft-*/done.json", "null"),
+    ],
+}
+
+
+@pytest.mark.parametrize("state", QUICK)
+def test_some_damaged_files(state: str, shared: Any, genac: Genac, monkeypatch) -> None:
+    """A sample of the slow tests above."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    place, known = shared(state)
+    wrong = []
+    for pattern, kind in QUICK[state]:
+        name = str(next(place.whole.glob(pattern)).relative_to(place.whole))
+        verbs = VERBS if name.startswith("run") else ("train",)
+        wrong += failures(place, known, name, kind, genac, *verbs)
+    assert not wrong, "\n".join(wrong)
