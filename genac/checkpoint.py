@@ -102,7 +102,7 @@ def verify(folder: Path, parts: tuple[str, ...] = ("",)) -> dict[str, str]:
         if not name.startswith(parts):
             continue
         if not (folder / name).is_file() or digest(folder / name) != expected:
-            raise damaged(folder, f"{name} is missing or differs from its recorded hash")
+            raise damaged(folder, f"{name} is missing or differs from its hash in manifest.json")
     return manifest
 
 

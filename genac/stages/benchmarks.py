@@ -20,7 +20,7 @@ from genac.config import RolloutConfig, RunConfig, TaskConfig
 from genac.ops.stats import bootstrap_interval, pass_at_k
 from genac.recipes import recorded
 from genac.rollout import World, collect
-from genac.runs.files import alone, append_line
+from genac.runs.files import alone, append_line, read_lines
 from genac.runs.store import Run, atomic_write, stable_hash
 from genac.runtime import Runtime
 from genac.stages.contents import task_key
@@ -152,7 +152,7 @@ def whole_lines(file: Path) -> list[Row]:
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         atomic_write(file, whole)
-    return [json.loads(line) for line in whole.splitlines()]
+    return [row for _, row in read_lines(file)]
 
 
 def summary(rows: Sequence[Row]) -> Row:

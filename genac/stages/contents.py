@@ -36,12 +36,17 @@ Values = dict[str, Any]
 
 def contents(values: RunConfig | Mapping[str, Any]) -> dict[str, str]:
     """Digest of everything local that a config (or a part of its values) names, by its key; a
-    reward has one for each of its files.
+    reward has one for each of its files. ValueError where a model that a finished stage or run
+    saved is not as it was written.
     """
     values = values.model_dump() if isinstance(values, RunConfig) else values
     result = {}
     for place, name in places(values):
-        found = model_digest(name) if place[-1] == "model_name_or_path" else data_digest(name)
+        if place[-1] == "model_name_or_path":
+            require_saved(Path(name).expanduser())
+            found = model_digest(name)
+        else:
+            found = data_digest(name)
         if found:
             result[label(place)] = found
     for name, file in reward_files(values.get("task", {}).get("reward") or "").items():

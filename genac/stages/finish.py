@@ -138,9 +138,14 @@ def open_run(cfg: RunConfig, digests: dict[str, str]) -> Run:
     if config_hash(old, recorded_digests(run, digests)) != named:
         (folder / "config.json").unlink()
         return Run.create(folder, cfg.model_dump(), whole)
-    if not (folder / "environment.json").exists():
-        write_json(run.path / "environment.json", whole)
     return run
+
+
+def describe(run: Run, digests: Mapping[str, str], name: str) -> None:
+    """environment.json again, where a run that has no checkpoint yet lost it."""
+    if not (run.path / "environment.json").exists():
+        whole = environment() | {"config_hash": name, "contents": dict(digests)}
+        write_json(run.path / "environment.json", whole)
 
 
 # --- whether it is all of it ---------------------------------------------------------------------

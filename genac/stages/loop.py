@@ -30,7 +30,12 @@ SHOWN = (
 SPARKS = {"reward": 1.0, "critic/mse": 0.25}
 
 
-SEEN = ("config.json", *LOGS, *TABLES)  # of a run's folder, in every checkpoint's state
+SEEN = (
+    "config.json",
+    "environment.json",
+    *LOGS,
+    *TABLES,
+)  # of a run's folder, in every checkpoint's state
 
 
 class Loop:

@@ -23,7 +23,14 @@ from genac.runtime import Runtime
 from genac.stages import base, critic_rl, joint, oracle, sft, synthesize
 from genac.stages.cards import write_cards
 from genac.stages.contents import contents
-from genac.stages.finish import config_hash, declare_finished, finished, has_results, open_run
+from genac.stages.finish import (
+    config_hash,
+    declare_finished,
+    describe,
+    finished,
+    has_results,
+    open_run,
+)
 from genac.stages.loop import require_progress
 from genac.stages.origins import hub_models
 from genac.stages.outputs import adopt
@@ -61,8 +68,10 @@ def train(cfg: RunConfig) -> Path:
         if not has_results(run):
             oracle.check(cfg)
             require_progress(run, "joint")
+            name = config_hash(cfg, digests)
+            describe(run, digests, name)
             with run.reporting(cfg.report_to):
-                train_in(setup, early, run, config_hash(cfg, digests))
+                train_in(setup, early, run, name)
         write_cards(run.path)
         declare_finished(run)
         write_report(run.path)  # which says that the run has ended

@@ -19,6 +19,7 @@ from micro import MICRO, Answer, Values, copy_stages
 
 from genac.algorithms import merge
 from genac.recipes import resolve
+from genac.runs import listing
 from genac.stages.pipeline import train
 
 Genac = Callable[..., Answer]
@@ -103,6 +104,13 @@ def made(folder: Path, stages: Path, state: str) -> Place:
     return Place(here, folder / "whole", values, state)
 
 
+@pytest.fixture(autouse=True)
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `genac ls` prints depends on no clock and no terminal."""
+    monkeypatch.setattr(listing, "QUIET", 1e9)
+    monkeypatch.setenv("COLUMNS", "1000")
+
+
 @pytest.fixture(scope="module")
 def shared(
     tmp_path_factory: pytest.TempPathFactory, stages: Path
@@ -184,8 +192,7 @@ VERBS = ("ls", "report", "eval", "train")
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("state", ["finished", "interrupted"])
-def test_every_damaged_file_of_a_run(state: str, shared: Any, genac: Genac, monkeypatch) -> None:
-    monkeypatch.setenv("COLUMNS", "1000")
+def test_every_damaged_file_of_a_run(state: str, shared: Any, genac: Genac) -> None:
     place, known = shared(state)
     wrong = [
         line
@@ -232,9 +239,8 @@ QUICK = {
 
 
 @pytest.mark.parametrize("state", QUICK)
-def test_some_damaged_files(state: str, shared: Any, genac: Genac, monkeypatch) -> None:
+def test_some_damaged_files(state: str, shared: Any, genac: Genac) -> None:
     """A sample of the slow tests above."""
-    monkeypatch.setenv("COLUMNS", "1000")
     place, known = shared(state)
     wrong = []
     for pattern, kind in QUICK[state]:

@@ -13,6 +13,7 @@ import pytest
 from genac.algorithms import merge
 from genac.config import RunConfig
 from genac.recipes import resolve
+from genac.runs.manifest import write_done
 from genac.stages import base, candidates, contents, critic_rl, oracle, panels, sft, synthesize
 from genac.stages.contents import data_digest, model_digest, model_key, reward_files
 from genac.stages.finish import NO_RESULT, config_hash
@@ -301,3 +302,14 @@ def test_a_model_is_its_folder_a_stage_or_a_name(tmp_path):
     (two / "config.json").write_text('{"other": 1}')
     assert model_key(one) != model_key(two), "two folders of one name"
     assert model_key("owner/name") == "owner/name"
+
+
+def test_a_damaged_model_of_a_finished_run_is_not_started_from(tmp_path, config):
+    folder = write_model(tmp_path / "other" / "actor")
+    write_done(tmp_path / "other", {})
+    cfg = merge_config(config, {"actor": {"model_name_or_path": str(folder)}})
+    assert contents.contents(cfg)["actor.model_name_or_path"] == model_key(folder)
+    (folder / "model.safetensors").write_bytes(b"Weights")
+    for reading in (lambda: contents.contents(cfg), lambda: model_key(folder)):
+        with pytest.raises(ValueError, match=r"model\.safetensors is not as it was written"):
+            reading()
