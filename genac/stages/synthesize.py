@@ -48,8 +48,12 @@ def traces_file(setup: Setup, actor: Path) -> Path:
     cfg = setup.cfg
     wanted = key(cfg, actor) | oracle.key(cfg, actor)
     build = oracle.BUILD.get(cfg.stages.synthesize.oracle, synthesize)
-    folder = ensure(cfg.stages.folder, "traces", wanted, lambda run: build(setup, actor, run))
-    return folder / "traces.jsonl"
+
+    def fill(run: Run) -> None:
+        run.truncate_after("synthesize", -1)  # an interrupted one starts again
+        build(setup, actor, run)
+
+    return ensure(cfg.stages.folder, "traces", wanted, fill) / "traces.jsonl"
 
 
 def synthesize(setup: Setup, actor_path: Path, run: Run) -> None:

@@ -233,6 +233,7 @@ QUICK = {
         ("stages/base-*/model/model.safetensors", "flipped"),
         ("stages/critic_rl-*/model/critic.json", "keys"),
         ("stages/traces-*/traces.jsonl", "half"),
+        ("stages/traces-*/done.json", "missing"),
         ("stages/critic_sft-*/done.json", "null"),
     ],
 }
@@ -248,3 +249,20 @@ def test_some_damaged_files(state: str, shared: Any, genac: Genac) -> None:
         verbs = VERBS if name.startswith("run") else ("train",)
         wrong += failures(place, known, name, kind, genac, *verbs)
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("stage", ["base", "traces"])
+def test_a_damaged_stage_that_is_deleted_is_made_again(
+    stage: str, shared: Any, genac: Genac, refused: Callable[..., str]
+) -> None:
+    """The remedy that the message names, in the middle of joint training."""
+    place, known = shared("interrupted")
+    _, should = expected(place, known, "train", genac)
+    place.restore()
+    folder = next((place.here / "stages").glob(f"{stage}-*"))
+    file = folder / "traces.jsonl" if stage == "traces" else folder / "model/model.safetensors"
+    file.write_bytes(flipped(file.read_bytes()))
+    message = refused("train", place.recipe)
+    assert str(file) in message and f"delete the folder {folder}" in message
+    shutil.rmtree(folder)
+    assert outcome(place, "train", genac)[1] == should
