@@ -14,9 +14,9 @@ the step.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +24,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from genac.runs.files import read_json
+from genac.runs.manifest import digest
 from genac.runtime import Runtime
 
 KEEP = 2
@@ -66,7 +68,9 @@ def _write(folder: Path, step: int, runtimes: Mapping[str, Runtime], state: dict
         json.dumps({**state, "step": step, "versions": versions}, indent=1)
     )
     manifest = {
-        str(f.relative_to(folder)): digest(f) for f in sorted(folder.rglob("*")) if f.is_file()
+        f.relative_to(folder).as_posix(): digest(f)
+        for f in sorted(folder.rglob("*"))
+        if f.is_file()
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     for file in [*folder.rglob("*"), folder]:
@@ -75,44 +79,60 @@ def _write(folder: Path, step: int, runtimes: Mapping[str, Runtime], state: dict
         os.close(descriptor)
 
 
-def digest(file: Path) -> str:
-    """sha256 of a file."""
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def complete(root: Path) -> list[Path]:
     """Finished checkpoints under `root`, oldest first."""
-    return sorted(p for p in root.glob("step-*") if (p / "manifest.json").exists())
+    named = [p for p in root.glob("step-*") if re.fullmatch(r"step-[0-9]{6,18}", p.name)]
+    return sorted((p for p in named if (p / "manifest.json").exists()), key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def verify(folder: Path, parts: tuple[str, ...] = ("",)) -> dict[str, str]:
     """The manifest; ValueError where a file whose name begins with one of `parts` is not as it was
-    written.
+    written, or is none that the manifest lists.
     """
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for name, wanted in manifest.items():
+    manifest = read_json(folder / "manifest.json")
+    held = [f.relative_to(folder).as_posix() for f in sorted(folder.rglob("*")) if f.is_file()]
+    for name in held:
+        if name.startswith(parts) and name != "manifest.json" and name not in manifest:
+            raise damaged(folder, f"{name} is not in manifest.json")
+    for name, expected in manifest.items():
         if not name.startswith(parts):
             continue
-        if not (folder / name).exists() or digest(folder / name) != wanted:
-            raise ValueError(
-                f"checkpoint {folder} is damaged: {name} is missing or differs from its recorded "
-                "hash; delete that folder to resume from the checkpoint before it"
-            )
+        if not (folder / name).is_file() or digest(folder / name) != expected:
+            raise damaged(folder, f"{name} is missing or differs from its hash in manifest.json")
     return manifest
+
+
+def damaged(folder: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"checkpoint {folder} is damaged: {reason}; delete that folder to resume from the "
+        "checkpoint before it, or from the start where there is none"
+    )
+
+
+def saved_state(folder: Path) -> dict[str, Any]:
+    """A checkpoint's state without its models, e.g. to look before anything is loaded."""
+    verify(folder, ("state.json",))
+    return read_json(folder / "state.json")
 
 
 def load(folder: Path, runtimes: Mapping[str, Runtime]) -> dict[str, Any]:
     """Restores every runtime and returns the saved state; refuses what is missing or damaged."""
     manifest = verify(folder)
     for name in runtimes:
-        if not (folder / name).is_dir() or f"{name}.optimizer.pt" not in manifest:
+        weights = any(f.startswith(f"{name}/") and f.endswith(".safetensors") for f in manifest)
+        if not weights or f"{name}.optimizer.pt" not in manifest:
             raise ValueError(
                 f"checkpoint {folder} holds no {name} (model and optimiser state); it was written "
                 "by a run "
                 "without one, so it cannot be resumed by this config: start a new output_dir"
             )
-    state = json.loads((folder / "state.json").read_text())
+    if "state.json" not in manifest:
+        raise damaged(folder, "state.json is not in manifest.json")
+    state = read_json(folder / "state.json")
     for name, runtime in runtimes.items():
         runtime.load_weights(folder / name)
         runtime.learner.load(folder / f"{name}.optimizer.pt")

@@ -35,6 +35,10 @@ class Section(BaseModel):
         return at_home(values)
 
 
+# Keys of an optimiser that change memory and speed, never results: no hash counts them.
+MEMORY = {"tokens_per_microbatch", "gradient_checkpointing"}
+
+
 class OptimizerConfig(Section):
     """AdamW and how a step is cut into micro-batches."""
 

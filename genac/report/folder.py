@@ -12,6 +12,7 @@ from genac.runs.checked import read_checked, step_files
 from genac.runs.guard import refuse_special
 from genac.runs.lines import read_log
 from genac.runs.listing import STAGES, Status, status
+from genac.runs.manifest import DONE, TABLES, suspects
 from genac.runs.page import clip, is_number, seconds
 from genac.runs.store import Run
 
@@ -87,6 +88,8 @@ def load(path: Path | str) -> Folder:
     folder.events = _lines(folder, "events.jsonl")
     for name in ("rollouts", "estimates"):
         folder.missing += step_files(run.path, name)[1]
+    for name, reason in suspects(run.path, (*FILES, *TABLES, DONE)).items():
+        folder.missing.append(f"{name} {reason}.")
     others = any((run.path / name).exists() for name in FILES if name != "config.json")
     if not others and folder.config and not OF_A_RUN & folder.config.keys():
         raise ValueError(f"{path} holds no run: its config.json is no run's (a model's, perhaps)")

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -60,6 +61,24 @@ def atomic_write(path: Path | str, data: bytes | str) -> None:
     except OSError as error:
         tmp.unlink(missing_ok=True)
         raise _named(error, path, "the previous file, if any, is intact") from error
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed writers left of files that they were about to replace."""
+    for file in folder.rglob(".*.tmp"):
+        process = re.fullmatch(r"\..+\.(\d+)\.tmp", file.name)
+        if process and file.is_file() and not _alive(int(process[1])):
+            file.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return process != os.getpid()
 
 
 def write_json(path: Path, obj: Mapping[str, Any]) -> None:

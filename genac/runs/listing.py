@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from genac.runs.guard import refuse_special
+from genac.runs.manifest import DONE, is_finished, suspects
 from genac.runs.page import is_number, mean, percent
 from genac.runs.store import Run
 
 STAGES = ("base", "synthesize", "critic_sft", "critic_rl", "joint")  # in their order
+READ = ("config.json", "metrics.jsonl", "summary.json")
 QUIET = 300.0  # seconds without a line after which a run may count as interrupted
 PAUSES = 3.0  # times its longest recent pause, where that is longer
 
@@ -43,7 +45,8 @@ def list_runs(folder: Path | str, depth: int = 3) -> list[Status]:
 
 def _folders(root: Path, depth: int) -> Iterator[Path]:
     # A stage folder has a config.json too, and so has a saved model: only runs log metrics.
-    if Run.exists(root) and ((root / "environment.json").exists() or (root / "rollouts").is_dir()):
+    marks = [(root / name).exists() for name in ("environment.json", "rollouts", "metrics.jsonl")]
+    if (Run.exists(root) and any(marks[:2])) or all(marks):
         yield root
     elif depth:
         with os.scandir(root) as entries:
@@ -64,23 +67,26 @@ def status(run: Run, now: float | None = None) -> Status:
         return Status(run.path, "unreadable", result="config.json is missing: not a whole run")
     except (ValueError, OSError) as error:
         return Status(run.path, "unreadable", result=str(error).replace(f"{run.path}/", ""))
+    for name, reason in suspects(run.path, READ).items():
+        if name != DONE or (run.path / DONE).exists():
+            return Status(run.path, "unreadable", result=f"{name} {reason}")
     last: Mapping[str, Any] = lines[-1] if lines else {}
     stage, step = str(last.get("stage", "")), last.get("step")
     times = [line["time"] for line in lines if is_number(line.get("time"))]
     return Status(
         path=run.path,
-        state=_state(run, summary, times, time.time() if now is None else now),
+        state=_state(run, times, time.time() if now is None else now),
         algorithm=str(summary.get("algorithm") or config.get("algorithm") or ""),
         stage=stage,
         step=step if is_number(step) and isinstance(step, int) else None,
         steps=_steps(config, stage),
-        result=_result(summary, last),
+        result=_result(run, summary, last),
         updated=times[-1] if times else None,
     )
 
 
-def _state(run: Run, summary: Mapping[str, Any], times: list[float], now: float) -> str:
-    if summary or (run.path / "done.json").exists():
+def _state(run: Run, times: list[float], now: float) -> str:
+    if is_finished(run.path):
         return "finished"
     pauses = [b - a for a, b in pairwise(times)]
     patience = max(QUIET, PAUSES * max(pauses, default=0.0))
@@ -95,8 +101,10 @@ def _steps(config: Mapping[str, Any], stage: str) -> int | None:
     return steps if is_number(steps) and isinstance(steps, int) else None
 
 
-def _result(summary: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+def _result(run: Run, summary: Mapping[str, Any], last: Mapping[str, Any]) -> str:
     """Held-out success, before and after; until then the last reward in training."""
+    if summary and not is_finished(run.path):
+        return f"{DONE} is missing: run 'genac train' again"
     before, after = mean(summary.get("success_before")), mean(summary.get("success_after"))
     if after is not None:
         return f"success {percent(before)} → {percent(after)}"

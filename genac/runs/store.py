@@ -10,6 +10,7 @@ judged/NAME/{stage}-{step:06d}.parquet what another critic said of the same stat
 checkpoints/      written by the checkpoint module
 summary.json      the evaluations at start and end, for machines
 report.html       written by the report
+done.json         digests of these files, written last: see the manifest module
 """
 
 from __future__ import annotations
@@ -140,9 +141,25 @@ class Run:
         self._append("events.jsonl", {"kind": kind, "time": time.time(), **fields})
 
     def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
-        """Every logged line (of one stage), without the half line of a killed writer."""
-        lines = [revive(obj) for _, obj in read_lines(self.path / "metrics.jsonl")]
-        return [line for line in lines if stage in (None, line.get("stage"))]
+        """Every logged line (of one stage), without the half line of a killed writer. ValueError
+        where a line lacks its stage or step.
+        """
+        lines = [revive(obj) for obj in self._logged()]
+        return [line for line in lines if stage in (None, line["stage"])]
+
+    def _logged(self) -> list[dict[str, Any]]:
+        path = self.path / "metrics.jsonl"
+        lines = [obj for _, obj in read_lines(path)]
+        for number, line in enumerate(lines, start=1):
+            step = line.get("step")
+            whole = isinstance(step, int) and not isinstance(step, bool)
+            if not whole or not isinstance(line.get("stage"), str):
+                raise ValueError(
+                    f"{path} line {number} has stage {line.get('stage')!r:.40} and step "
+                    f"{step!r:.40}, not a name and a whole number: restore the file, or delete "
+                    "that line"
+                )
+        return lines
 
     def last_metrics(self, count: int = 10) -> list[dict[str, Any]]:
         """The last logged lines, from the file's end: the cost does not grow with the run."""
@@ -267,8 +284,9 @@ class Run:
     def truncate_after(self, stage: str, step: int) -> None:
         """Drops what `stage` logged after `step`: a resumed run will do those steps again."""
         path = self.path / "metrics.jsonl"
+        self._logged()
         lines = read_lines(path)
-        kept = [raw for raw, obj in lines if obj.get("stage") != stage or obj["step"] <= step]
+        kept = [raw for raw, obj in lines if obj["stage"] != stage or obj["step"] <= step]
         if path.exists():
             atomic_write(path, "".join(line + "\n" for line in kept))
         for folder in ("rollouts", "estimates", *map(self.judged, self.judges())):
@@ -279,7 +297,7 @@ class Run:
         write_json(self.path / "summary.json", summary)
 
     def summary(self) -> dict[str, Any]:
-        """What write_summary wrote; empty before the first evaluation."""
+        """What write_summary wrote; empty before the last evaluation."""
         path = self.path / "summary.json"
         return read_json(path) if path.exists() else {}
 

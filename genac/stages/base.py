@@ -18,8 +18,9 @@ from genac.models.chat import encode_prompt
 from genac.models.tiny import save_tiny
 from genac.runs.store import Run, stable_hash
 from genac.runtime import Hardware, language_model
-from genac.sections import LoopStage
+from genac.sections import MEMORY, LoopStage
 from genac.seeding import derive_seed
+from genac.stages.contents import task_key
 from genac.stages.loop import Loop
 from genac.stages.outputs import ensure
 from genac.tasks import make_task
@@ -31,13 +32,12 @@ CHECK = "<check>"
 
 def key(cfg: RunConfig) -> dict[str, Any]:
     """Everything the base model depends on."""
-    task = cfg.task.model_dump(exclude={"shift"})
     return {
         "seed": cfg.seed,
         # Options that the stage overrides do not reach the base model.
-        "task": task | {"options": task["options"] | cfg.stages.base.options},
+        "task": task_key(cfg.task, **cfg.stages.base.options),
         "tiny": cfg.actor.tiny.model_dump(),
-        "base": cfg.stages.base.model_dump(),
+        "base": cfg.stages.base.model_dump(exclude={"options": True, "optimizer": MEMORY}),
     }
 
 

@@ -21,9 +21,11 @@ from genac.evals.room import require_room
 from genac.ops.stats import bootstrap_interval, pass_at_k
 from genac.recipes import recorded
 from genac.rollout import World, collect
-from genac.runs.files import alone, append_line
+from genac.runs.files import alone, append_line, read_lines
 from genac.runs.store import Run, atomic_write, stable_hash
 from genac.runtime import Runtime
+from genac.stages.contents import task_key
+from genac.stages.finish import require_trained
 from genac.stages.setup import Setup, evaluated_here
 from genac.tasks import make_task
 from genac.tasks.base import Task
@@ -42,6 +44,8 @@ def evaluate_benchmarks(arguments: Sequence[str]) -> str:
     if asked.samples < 1 or (asked.limit is not None and asked.limit < 1):
         raise ValueError("--samples and --limit must be at least 1")
     run = Path(asked.model) if (Path(asked.model) / "actor").is_dir() else None
+    if run:
+        require_trained(Run.open(run))
     model = str(run / "actor") if run else asked.model
     cfg = evaluated_here(recorded(run, Run.open(run).config()) if run else RunConfig())
     cfg = with_template(cfg, asked.chat_template_kwargs)
@@ -142,7 +146,9 @@ def measured(actor: Runtime, name: str, task: Task, settings: Row, folder: Path)
     chosen = chosen_of(task, settings)
     count = len(chosen)
     asked = [(p.id, p.prompt, p.answer) for p in chosen]
-    file = folder / f"{Path(name).stem}-{stable_hash([asked, settings])}.jsonl"
+    # Neither where data and reward lie nor how many rows are decoded at once counts.
+    told = settings | {"reward": None, "rollout": rollout.model_dump(exclude={"max_rows"})}
+    file = folder / f"{Path(name).stem}-{stable_hash([asked, told, task_key(source)])}.jsonl"
     with alone(file), Verifier(task) as verifier:
         rows = whole_lines(file)
         world = World(task, verifier, rollout, settings["seed"])
@@ -168,7 +174,7 @@ def whole_lines(file: Path) -> list[Row]:
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         atomic_write(file, whole)
-    return [json.loads(line) for line in whole.splitlines()]
+    return [row for _, row in read_lines(file)]
 
 
 def summary(rows: Sequence[Row]) -> Row:

@@ -19,9 +19,10 @@ from genac.models.loading import parameter_count
 from genac.rollout import collect, problems_at, response_text
 from genac.runs.files import read_lines
 from genac.runs.store import Run, atomic_write
+from genac.stages.contents import model_key, task_key
 from genac.stages.outputs import ensure
 from genac.stages.setup import Setup, make_world
-from genac.stages.traces import in_turn
+from genac.stages.traces import as_rows, in_turn
 from genac.states import split
 from genac.types import Problem, State
 
@@ -52,12 +53,12 @@ class Candidate:
 
 def key(cfg: RunConfig, actor: Path) -> dict[str, Any]:
     stage = cfg.stages.synthesize
-    made = {"num_prompts", "num_generations", "options", "continuations"}
+    made = {"num_prompts", "num_generations", "continuations"}
     return {
-        "actor": actor.parent.name if actor.name == "model" else str(actor),
+        "actor": model_key(actor),
         "load": cfg.actor.load.model_dump(),
         "seed": cfg.seed,
-        "task": cfg.task.model_dump(exclude={"shift"}),
+        "task": task_key(cfg.task, **stage.options),
         "synthesize": stage.model_dump(include=made),
         "states": cfg.states.model_dump(),
         "sampling": cfg.rollout.model_dump(
@@ -75,7 +76,7 @@ def candidates(setup: Setup, actor: Path) -> list[Candidate]:
         cfg.stages.folder, "candidates", key(cfg, actor), lambda run: build(setup, actor, run)
     )
     rows = [row for _, row in read_lines(folder / "candidates.jsonl")]
-    return [Candidate(**{**row, "partial_ids": tuple(row["partial_ids"])}) for row in rows]
+    return as_rows(Candidate, rows, folder / "candidates.jsonl")
 
 
 def build(setup: Setup, actor_path: Path, run: Run) -> None:

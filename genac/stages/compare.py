@@ -30,8 +30,10 @@ from genac.algorithms import merge
 from genac.config import RunConfig
 from genac.ops.stats import mean_interval
 from genac.recipes import as_yaml, expand, read_recipe, resolve
+from genac.runs.manifest import is_finished
 from genac.runs.store import Run, atomic_write
-from genac.stages.pipeline import config_hash, prepare
+from genac.stages.finish import config_hash
+from genac.stages.pipeline import prepare
 from genac.stages.setup import Setup, prepared_config
 
 BUDGETS = {"samples": "samples", "tokens": "cost/tokens", "seconds": "cost/seconds"}
@@ -87,10 +89,8 @@ def run_alone(cfg: RunConfig) -> None:
     run.
     """
     folder = Path(cfg.output_dir)
-    if (folder / "summary.json").exists():
-        recorded = Run.open(folder).summary()["config_hash"]
-        if recorded == config_hash(cfg):
-            return
+    if is_finished(folder) and Run.open(folder).summary().get("config_hash") == config_hash(cfg):
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Names hold dots ("lam=0.5"), so with_suffix would cut them.
     recipe, log = (folder.parent / f"{folder.name}.{kind}" for kind in ("yaml", "log"))

@@ -18,6 +18,8 @@ from genac.evals.online import critic_metrics, rollout_metrics
 from genac.rollout import Group, World, collect, problems_at
 from genac.runs.store import Run, stable_hash
 from genac.runtime import Runtime
+from genac.sections import MEMORY
+from genac.stages.contents import model_key, task_key
 from genac.stages.loop import Loop
 from genac.stages.outputs import ensure
 from genac.stages.setup import Setup, save_critic
@@ -28,20 +30,20 @@ FIRST_PROBLEM = 10_000_000  # these problems are not those of joint training
 
 
 def key(cfg: RunConfig, start: Path, actor: Path) -> dict[str, Any]:
-    name = lambda p: p.parent.name if p.name == "model" else str(p)  # noqa: E731
     return {
-        "start": name(start),
-        "actor": name(actor),
+        "start": model_key(start),
+        "actor": model_key(actor),
         "load": cfg.actor.load.model_dump(),
         "seed": cfg.seed,
         "critic": cfg.critic.model_dump(
             exclude={
                 "model_name_or_path": True,
                 "generative": {"force_prompt", "value_samples"},
+                "optimizer": MEMORY,
             }
         ),
         "gamma": cfg.credit.gamma,
-        "task": cfg.task.model_dump(exclude={"shift"}),
+        "task": task_key(cfg.task),
         "states": cfg.states.model_dump(),
         "granularity": cfg.credit.granularity,
         "rollout": cfg.rollout.model_dump(exclude={"max_rows"}),

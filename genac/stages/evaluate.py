@@ -13,6 +13,7 @@ from genac.evals.policy import evaluate_policy
 from genac.evals.room import require_room, splits_of
 from genac.recipes import recorded
 from genac.runs.store import Run, atomic_write
+from genac.stages.finish import require_trained
 from genac.stages.judge import cell
 from genac.stages.panels import stored_panel
 from genac.stages.setup import Setup, evaluated_here, make_world
@@ -21,8 +22,7 @@ from genac.stages.setup import Setup, evaluated_here, make_world
 def evaluate_run(folder: str | Path) -> str:
     """Writes evaluation.json into the run folder and returns its text."""
     run = Run.open(folder)
-    if not (run.path / "actor").is_dir():
-        raise ValueError(f"{folder} holds no trained actor yet; let 'genac train' finish first")
+    require_trained(run)
     cfg = evaluated_here(recorded(run.path, run.config()))
     shifts = {"in distribution": {}, **cfg.task.shift}
     found = {name: evaluate_under(cfg, run.path, options) for name, options in shifts.items()}

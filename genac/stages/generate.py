@@ -22,6 +22,7 @@ from genac.runtime import Hardware, Runtime, language_model
 from genac.search.beam import beam_search
 from genac.search.candidates import Candidate, Searcher, answers, draw, judged, values
 from genac.search.rules import RULES, Answers, best
+from genac.stages.finish import require_trained
 from genac.stages.judge import critic_folder, load_critic
 from genac.stages.setup import critic_card, make_world
 from genac.tasks.answers import answer_key, whole_text
@@ -96,6 +97,7 @@ def open_source(asked: argparse.Namespace) -> Source:
     given = {"max_completion_length": asked.max_tokens, "temperature": asked.temperature}
     changed = {k: v for k, v in given.items() if v is not None}
     if Run.exists(asked.actor) and (Path(asked.actor) / "actor").is_dir():
+        require_trained(Run.open(asked.actor))
         cfg = recorded(asked.actor, Run.open(asked.actor).config())
         folder, task = Path(asked.actor) / "actor", make_world(cfg).task
     else:

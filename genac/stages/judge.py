@@ -34,6 +34,8 @@ from genac.runs.figures import reliability
 from genac.runs.store import Run, atomic_write
 from genac.runtime import Runtime
 from genac.sections import EndpointConfig
+from genac.stages.contents import require_saved
+from genac.stages.finish import require_trained
 from genac.stages.panels import stored_panel
 from genac.stages.saved import critic_of_checkpoint
 from genac.stages.setup import Setup, critic_card, evaluated_here, make_world
@@ -46,8 +48,7 @@ def evaluate_critics(arguments: Sequence[str]) -> str:
     """The command; returns the table."""
     asked = parser().parse_args(list(arguments))
     run = Run.open(asked.run)
-    if not (run.path / "actor").is_dir():
-        raise ValueError(f"{asked.run} holds no trained actor yet; let 'genac train' finish first")
+    require_trained(run)
     cfg = evaluated_here(recorded(run.path, run.config()))
     cfg = with_panel(cfg, asked.problems, asked.continuations)
     own = [asked.run] if (run.path / "critic" / "critic.json").exists() else []
@@ -105,6 +106,7 @@ def critic_folder(name: str) -> Path:
     """The folder with critic.json in what the user named, or a checkpoint's critic."""
     for folder in (Path(name), Path(name) / "critic", Path(name) / "model"):
         if (folder / "critic.json").exists():
+            require_saved(folder)
             return folder
     if found := critic_of_checkpoint(name):
         return found

@@ -11,6 +11,7 @@ from genac.critics.base import Critic
 from genac.evals.cost import Cost
 from genac.rollout import Group
 from genac.runs.alarms import Alarms
+from genac.runs.manifest import LOGS, TABLES, Entry, damaged, entries, entry, files_below
 from genac.runs.progress import Progress
 from genac.runs.store import Run
 from genac.runtime import Runtime
@@ -27,6 +28,14 @@ SHOWN = (
 )
 # drawn over the steps in a terminal, up to this height: 0.25 is the error of always saying 0.5
 SPARKS = {"reward": 1.0, "critic/mse": 0.25}
+
+
+SEEN = (
+    "config.json",
+    "environment.json",
+    *LOGS,
+    *TABLES,
+)  # of a run's folder, in every checkpoint's state
 
 
 class Loop:
@@ -47,6 +56,7 @@ class Loop:
         self.runtimes = {name: r for name, r in runtimes.items() if r is not None}
         self.config_hash, self.root = config_hash, run.checkpoints / stage
         self.cost, self.first = Cost(), 0
+        self.files: dict[str, Entry] = {}  # of the run's folder, as the newest checkpoint saw them
         self.alarms = Alarms(run, warn)
         self._resume()
 
@@ -55,12 +65,13 @@ class Loop:
         if not found:
             self.run.truncate_after(self.stage, -1)
             return
+        self.files = require_progress(self.run, self.stage)
         state = checkpoint.load(found[-1], self.runtimes)
         if state["config_hash"] != self.config_hash:
             raise ValueError(
                 f"checkpoint {found[-1]} was written under config {state['config_hash']}, this "
-                "run has "
-                f"{self.config_hash}; use the same config or a new output_dir"
+                f"run has {self.config_hash} (a key of the config, a file that it names, or genac "
+                "itself changed); use the same config or a new output_dir"
             )
         if self.critic is not None:
             self.critic.restore(state["critic"])
@@ -111,12 +122,31 @@ class Loop:
 
     def save(self, step: int) -> None:
         """A checkpoint from which the next step is `step`."""
+        names = files_below(self.run.path, [n for n in SEEN if (self.run.path / n).exists()])
+        fresh = {name for name in names if name in LOGS or name not in self.files}
+        self.files |= {name: entry(self.run.path / name) for name in fresh}
         state = {
             "config_hash": self.config_hash,
+            "files": self.files,
             "critic": self.critic.state() if self.critic else {},
             "cost": self.cost.state(),
         }
         checkpoint.save(self.root, step, self.runtimes, state)
+
+
+def require_progress(run: Run, stage: str) -> dict[str, Entry]:
+    """What the newest checkpoint of a stage recorded of the run's folder; ValueError where a file
+    is not as it was then. Of a log the lines since then may differ."""
+    found = checkpoint.complete(run.checkpoints / stage)
+    if not found:
+        return {}
+    files = entries(checkpoint.saved_state(found[-1]), found[-1] / "state.json")
+    for name, reason in damaged(run.path, files, growing=True).items():
+        raise ValueError(
+            f"{run.path / name} {reason}, says {found[-1] / 'state.json'}; restore it, or delete "
+            f"it and {run.checkpoints / stage} to train that stage from its start"
+        )
+    return files
 
 
 def warn(message: str) -> None:

@@ -26,6 +26,7 @@ from genac.endpoint.transport import load_http
 from genac.runs.store import Run, stable_hash
 from genac.seeding import derive_seed
 from genac.stages.candidates import Candidate, candidates, third
+from genac.stages.contents import model_key
 from genac.stages.setup import Setup
 from genac.stages.traces import Trace, in_turn, write_traces
 from genac.types import Thought
@@ -51,7 +52,7 @@ def key(cfg: RunConfig, actor: Path) -> dict[str, Any]:
     if stage.oracle == "monte_carlo":
         asked = {"prompt", "icc", "num_samples", "max_new_tokens", "temperature"}
         return {
-            "critic": critic.model_name_or_path or str(actor),
+            "critic": model_key(critic.model_name_or_path or actor),
             "critic_load": critic.load.model_dump(),
             "generative": critic.generative.model_dump(include=asked),
         }

@@ -7,40 +7,59 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from genac.runs.files import alone
-from genac.runs.store import Run, atomic_write, environment, stable_hash
-
-DONE = "done.json"
+from genac.runs.files import alone, plain, sweep, write_json
+from genac.runs.manifest import DONE, require, write_done
+from genac.runs.store import Run, environment, stable_hash
 
 
 def ensure(root: str | Path, stage: str, key: dict[str, Any], build: Callable[[Run], None]) -> Path:
     """The folder root/stage-HASH; `build` fills it unless it is finished already.
 
     A half-built folder is handed to `build` again, which resumes from its own checkpoints. Where
-    two processes want the same stage, the second waits and finds it done.
+    two processes want the same stage, the second waits and finds it done. ValueError where a file
+    of a finished folder is not as it was written.
     """
     folder = Path(root) / f"{stage}-{stable_hash(key)}"
-    if (folder / DONE).exists():
-        return folder
-    with alone(folder):
-        if not (folder / DONE).exists():
-            run = Run.open(folder) if Run.exists(folder) else Run.create(folder, key, environment())
-            build(run)
-            note = {"stage": stage, "key": key}
-            atomic_write(folder / DONE, json.dumps(note, indent=1, default=str))
+    if not (folder / DONE).exists():
+        with alone(folder):
+            if not (folder / DONE).exists():
+                sweep(folder)
+                build(open_stage(folder, key))
+                write_done(folder, {"stage": stage, "key": key})
+                return folder
+    require_stage(folder)
     return folder
+
+
+def open_stage(folder: Path, key: dict[str, Any]) -> Run:
+    """A new stage's folder, or a half-built one to go on with, whose config.json says its key."""
+    if not Run.exists(folder):
+        return Run.create(folder, key, environment())
+    run = Run(folder)
+    try:
+        same = run.config() == plain(key)
+    except ValueError:
+        same = False
+    if not same:
+        write_json(folder / "config.json", key)
+    return run
+
+
+def require_stage(folder: Path) -> None:
+    """ValueError where a file of a finished stage is not as it was written."""
+    require(folder, ("",), f"delete the folder {folder}: the same command makes it again")
 
 
 def adopt(run: Run, stage_folder: Path) -> None:
     """Copies a stage's metrics and alarms into the run that uses it, once and with their times."""
     source = Run.open(stage_folder)
     rows = source.metrics()
-    for stage in {row["stage"] for row in rows}:
-        mine = [row for row in rows if row["stage"] == stage]
-        if len(run.metrics(stage)) == len(mine):
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        own = [row for row in rows if row["stage"] == stage]
+        if as_text(run.metrics(stage)) == as_text(own):
             continue
         run.truncate_after(stage, -1)  # an interrupted copy starts again
-        for row in mine:
+        for row in own:
             run.log(
                 stage, row["step"], {k: v for k, v in row.items() if k not in ("stage", "step")}
             )
@@ -48,3 +67,10 @@ def adopt(run: Run, stage_folder: Path) -> None:
     for event in source.events("alarm"):
         if (event.get("stage"), event.get("alarm")) not in known:
             run.event("alarm", **{k: v for k, v in event.items() if k != "kind"})
+
+
+def as_text(rows: list[dict[str, Any]]) -> list[str]:
+    """Rows as they compare: not a number equals itself, and a stage that was deleted and made again
+    differs in its times alone.
+    """
+    return [json.dumps(plain({**row, "time": None})) for row in rows]

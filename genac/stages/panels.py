@@ -8,6 +8,7 @@ from typing import Any
 from genac.evals.ground_truth import NoPanel, Panel, build_panel, load_panel, save_panel
 from genac.runs.store import Run
 from genac.runtime import Runtime
+from genac.stages.contents import model_key, task_key
 from genac.stages.loop import warn
 from genac.stages.outputs import ensure
 from genac.stages.setup import Setup, make_world
@@ -45,16 +46,15 @@ def stored_panel(setup: Setup, actor_path: Path, actor: Runtime, options: dict[s
 
 def panel_key(setup: Setup, actor: Path, options: dict[str, Any]) -> dict[str, Any]:
     cfg = setup.cfg
-    task = cfg.task.model_dump(exclude={"shift"})
     return {
-        "actor": actor.parent.name if actor.name == "model" else str(actor),
+        "actor": model_key(actor),
         "load": cfg.actor.load.model_dump(),
         "seed": cfg.seed,
-        "task": task | {"options": task["options"] | options},
+        "task": task_key(cfg.task, **options),
         "states": cfg.states.model_dump(),
         "sampling": cfg.rollout.model_dump(
             include={"max_completion_length", "temperature", "top_p"}
         ),
         "panel": cfg.evaluate.model_dump(include={"panel_problems", "panel_continuations"}),
-        "format": 2,
+        "format": 3,
     }

@@ -16,14 +16,22 @@ from genac.critics.generative import GenerativeCritic
 from genac.evals.critic import brief, evaluate_critic, floors
 from genac.evals.ground_truth import Panel, revalue
 from genac.evals.policy import evaluate_policy
-from genac.recipes import recorded
 from genac.report.document import write_report
-from genac.runs.files import alone
-from genac.runs.store import Run, environment, stable_hash
+from genac.runs.files import alone, sweep
+from genac.runs.store import Run, environment
 from genac.runtime import Runtime
-from genac.sections import NOT_ASKED
 from genac.stages import base, critic_rl, joint, oracle, sft, synthesize
 from genac.stages.cards import write_cards
+from genac.stages.contents import contents
+from genac.stages.finish import (
+    config_hash,
+    declare_finished,
+    describe,
+    finished,
+    has_results,
+    open_run,
+)
+from genac.stages.loop import require_progress
 from genac.stages.origins import hub_models
 from genac.stages.outputs import adopt
 from genac.stages.panels import fixed_panel
@@ -43,25 +51,35 @@ class Prepared:
 
 
 def train(cfg: RunConfig) -> Path:
-    """Everything a recipe asks for; returns the run folder. Resumes what was interrupted.
+    """Everything a recipe asks for; returns the run folder. Resumes what was interrupted, and makes
+    again what a finished run lacks.
 
     Where another process works on the same folder, this one waits, and goes on where that ended.
     """
     setup, early = Setup.of(cfg), Setup.of(prepared_config(cfg))
-    folder = Path(cfg.output_dir)
-    if finished(cfg):
+    folder, digests = Path(cfg.output_dir), contents(cfg)
+    if finished(cfg, digests):
         return folder
     with alone(folder, inside=True):
-        if finished(cfg):  # by the process that this one waited for
+        if finished(cfg, digests):  # by the process that this one waited for
             return folder
-        run = open_run(cfg)
-        oracle.check(cfg)
-        with run.reporting(cfg.report_to):
-            return train_in(setup, early, run)
+        sweep(folder)
+        run = open_run(cfg, digests)
+        if not has_results(run):
+            oracle.check(cfg)
+            require_progress(run, "joint")
+            name = config_hash(cfg, digests)
+            describe(run, digests, name)
+            with run.reporting(cfg.report_to):
+                train_in(setup, early, run, name)
+        write_cards(run.path)
+        declare_finished(run)
+        write_report(run.path)  # which says that the run has ended
+    return folder
 
 
-def train_in(setup: Setup, early: Setup, run: Run) -> Path:
-    """The same in an open run folder."""
+def train_in(setup: Setup, early: Setup, run: Run, name: str) -> None:
+    """The results of a run, whose config's hash is `name`, into its open folder."""
     cfg = setup.cfg
     started = time.perf_counter()
     # 1 the stages before joint training, each skipped when its output exists
@@ -78,7 +96,7 @@ def train_in(setup: Setup, early: Setup, run: Run) -> Path:
     # 3 joint training
     critic = setup.critic(ready.critic, actor)
     reference = setup.actor(ready.actor) if cfg.loss.beta else None
-    loop = joint.train(setup, run, actor, critic, reference, config_hash(cfg))
+    loop = joint.train(setup, run, actor, critic, reference, name)
     # 4 where we arrived
     after = evaluate_policy(actor, setup.world, cfg.evaluate.num_problems, cfg.evaluate.num_samples)
     if panel is not None and cfg.critic.kind in ("generative", "discriminative"):
@@ -98,87 +116,12 @@ def train_in(setup: Setup, early: Setup, run: Run) -> Path:
             "pass_at_k": after.pass_at_k,
             "critic": report,
             "data": account(setup.world.task),
-            "config_hash": config_hash(cfg),
+            "config_hash": name,
             "versions": environment(),
             "wall_seconds": time.perf_counter() - started,
             **loop.cost.state(),
         }
     )
-    write_cards(run.path)
-    write_report(run.path)
-    return run.path
-
-
-def config_hash(cfg: RunConfig) -> str:
-    """Hash of everything that can change results; where the run is kept, its name, how many
-    processes share the work, how fast an endpoint is asked, and a forced prompt (which must be
-    possible on resume) are left out."""
-    skipped = {
-        "output_dir": True,
-        "name": True,
-        "report_to": True,
-        "hardware": {"processes"},
-        "stages": {"folder"},
-        "critic": {"generative": {"force_prompt"}},
-    }
-    values = cfg.model_dump(exclude=skipped)
-    values["stages"]["synthesize"] = cfg.stages.synthesize.identity()
-    return stable_hash(values)
-
-
-def finished(cfg: RunConfig) -> bool:
-    """Whether the folder holds this run as a whole; ValueError where it holds another's steps."""
-    if not Run.exists(cfg.output_dir):
-        return False
-    run = Run.open(cfg.output_dir)
-    old = recorded(run.path, run.config())
-    done = (run.path / "summary.json").exists()
-    if config_hash(old) != config_hash(cfg) and (done or run.metrics()):
-        changed = ", ".join(differences(old.model_dump(), cfg.model_dump()))
-        raise ValueError(
-            f"{cfg.output_dir} holds a run of another config ({changed}); resume it with the same "
-            "config, or "
-            "choose another output_dir"
-        )
-    return done
-
-
-def open_run(cfg: RunConfig) -> Run:
-    """A new run folder, or the same run to go on with.
-
-    A run of another config that stopped before anything was done, e.g. at a wrong path, gives way.
-    """
-    if Run.exists(cfg.output_dir):
-        run = Run.open(cfg.output_dir)
-        if config_hash(recorded(run.path, run.config())) == config_hash(cfg):
-            return run
-        (run.path / "config.json").unlink()
-    return Run.create(
-        cfg.output_dir, cfg.model_dump(), environment() | {"config_hash": config_hash(cfg)}
-    )
-
-
-NO_RESULT = (
-    "output_dir",
-    "name",
-    "report_to",
-    "hardware.processes",
-    "stages.folder",
-    "critic.generative.force_prompt",
-    *(f"stages.synthesize.endpoint.{name}" for name in NOT_ASKED),
-)
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ, as 'key: old -> new'."""
-    found = []
-    for key in sorted({*old, *new}):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b and prefix + key not in NO_RESULT:
-            found.append(f"{prefix}{key}: {a} -> {b}")
-    return found
 
 
 def prepare(setup: Setup) -> Prepared:

@@ -24,6 +24,7 @@ from genac.runs.progress import Progress
 from genac.runs.store import Run
 from genac.runs.tables import state_hash
 from genac.runtime import Runtime
+from genac.stages.finish import require_trained
 from genac.stages.judge import critic_folder, load_critic
 from genac.stages.saved import shown_name
 from genac.stages.setup import Setup, critic_card
@@ -45,8 +46,7 @@ def judge_states(arguments: Sequence[str]) -> str:
     """The command; returns what was written. Steps that were judged before are left as they are."""
     asked = parser().parse_args(list(arguments))
     run = Run.open(asked.run)
-    if not (run.path / "actor").is_dir():
-        raise ValueError(f"{asked.run} holds no trained actor yet; let 'genac train' finish first")
+    require_trained(run)
     source = critic_folder(asked.critic)
     name = asked.name or shown_name(source)
     place = run.judged(name)

@@ -28,6 +28,7 @@ from genac.runtime import Runtime
 from genac.search.beam import beam_search
 from genac.search.candidates import Candidate, Searcher, answers, draw, judged, values
 from genac.search.rules import RULES, best
+from genac.stages.finish import require_trained
 from genac.stages.generate import generative
 from genac.stages.judge import critic_folder
 from genac.stages.setup import Setup, evaluated_here, make_world
@@ -117,8 +118,7 @@ def parser() -> argparse.ArgumentParser:
 def open_bench(name: str, asked: argparse.Namespace) -> Bench:
     """Models, problems and settings of one run; ValueError where one of them is missing."""
     run = Run.open(name)
-    if not (run.path / "actor").is_dir():
-        raise ValueError(f"{name} holds no trained actor yet; let 'genac train' finish first")
+    require_trained(run)
     cfg = evaluated_here(recorded(run.path, run.config()))
     setup = Setup.of(cfg)
     setup = Setup(cfg, setup.hardware, make_world(cfg, **shifted(cfg, asked.shift)))

@@ -14,7 +14,8 @@ from genac.critics.parsing import CLOSE, OPEN
 from genac.critics.prompts import Context
 from genac.runs.store import Run, stable_hash
 from genac.runtime import Runtime
-from genac.sections import LoopStage
+from genac.sections import MEMORY, LoopStage
+from genac.stages.contents import model_key
 from genac.stages.loop import Loop
 from genac.stages.outputs import ensure
 from genac.stages.setup import Setup, save_critic
@@ -25,9 +26,9 @@ from genac.types import Sample
 def key(cfg: RunConfig, traces: Path, start: Path) -> dict[str, Any]:
     return {
         "traces": traces.parent.name,
-        "start": start.parent.name if start.name == "model" else str(start),
+        "start": model_key(start),
         "seed": cfg.seed,
-        "sft": cfg.stages.sft.model_dump(),
+        "sft": cfg.stages.sft.model_dump(exclude={"optimizer": MEMORY}),
         "lora": cfg.critic.lora.model_dump(),
         "load": cfg.critic.load.model_dump(),
         "share_base": cfg.critic.share_base,

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from genac.runs.store import Run
+from genac.stages.finish import read_summary
 
 
 def console(folder: Path) -> str:
     """Success before and after, the critic beside its floors, seconds by role."""
-    summary = Run.open(folder).summary()
+    summary = read_summary(Run.open(folder))
     before, after = summary["success_before"], summary["success_after"]
     lines = [
         f"{summary['name']} ({summary['algorithm']}): held-out success "

@@ -20,6 +20,7 @@ from genac.rollout import World, collect, problems_at, response_text
 from genac.runs.store import Run, stable_hash
 from genac.runtime import Runtime
 from genac.stages import oracle
+from genac.stages.contents import model_key, task_key
 from genac.stages.outputs import ensure
 from genac.stages.setup import Setup, make_world
 from genac.stages.traces import Trace, balanced, write_traces
@@ -29,11 +30,11 @@ from genac.types import State
 
 def key(cfg: RunConfig, actor: Path) -> dict[str, Any]:
     return {
-        "actor": actor.parent.name if actor.name == "model" else str(actor),
+        "actor": model_key(actor),
         "load": cfg.actor.load.model_dump(),
         "seed": cfg.seed,
-        "task": cfg.task.model_dump(exclude={"shift"}),
-        "synthesize": cfg.stages.synthesize.identity(),
+        "task": task_key(cfg.task, **cfg.stages.synthesize.options),
+        "synthesize": {**cfg.stages.synthesize.identity(), "options": None},
         "states": cfg.states.model_dump(),
         "icc": cfg.critic.generative.icc.enabled,
         "sampling": cfg.rollout.model_dump(
@@ -47,8 +48,12 @@ def traces_file(setup: Setup, actor: Path) -> Path:
     cfg = setup.cfg
     wanted = key(cfg, actor) | oracle.key(cfg, actor)
     build = oracle.BUILD.get(cfg.stages.synthesize.oracle, synthesize)
-    folder = ensure(cfg.stages.folder, "traces", wanted, lambda run: build(setup, actor, run))
-    return folder / "traces.jsonl"
+
+    def fill(run: Run) -> None:
+        run.truncate_after("synthesize", -1)  # an interrupted one starts again
+        build(setup, actor, run)
+
+    return ensure(cfg.stages.folder, "traces", wanted, fill) / "traces.jsonl"
 
 
 def synthesize(setup: Setup, actor_path: Path, run: Run) -> None:

@@ -11,7 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
-from genac.runs.store import atomic_write
+from genac.runs.files import atomic_write, read_lines
 from genac.types import Problem
 
 Item = TypeVar("Item")
@@ -55,10 +55,21 @@ def write_traces(file: Path, traces: Sequence[Trace]) -> None:
 
 
 def read_traces(file: Path) -> list[Trace]:
-    rows = [json.loads(line) for line in file.read_text().splitlines() if line]
+    rows = [row for _, row in read_lines(file)]
     if not rows:
         raise ValueError(f"{file} holds no trace; synthesize more (stages.synthesize.num_prompts)")
-    return [Trace(**{**row, "partial_ids": tuple(row["partial_ids"])}) for row in rows]
+    return as_rows(Trace, rows, file)
+
+
+def as_rows(kind: Callable[..., Item], rows: Sequence[dict[str, Any]], file: Path) -> list[Item]:
+    """The rows of a stage's file as objects; ValueError where their keys are others."""
+    try:
+        return [kind(**{**row, "partial_ids": tuple(row["partial_ids"])}) for row in rows]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} holds rows with other keys than this version of genac writes ({error}); "
+            f"delete the folder {file.parent}: the same command makes it again"
+        ) from error
 
 
 def problem_of(trace: Trace) -> Problem:

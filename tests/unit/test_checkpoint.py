@@ -133,6 +133,62 @@ def test_a_critic_without_its_optimiser_is_refused(pair, tmp_path):
         checkpoint.load(folder, runtimes)
 
 
+@pytest.mark.parametrize(
+    "left_out", ["critic/model.safetensors", "state.json", "critic/", "actor/tokenizer.json"]
+)
+def test_a_manifest_that_leaves_files_out_is_refused(pair, tmp_path, left_out):
+    runtimes = pair()
+    folder = checkpoint.save(tmp_path, 1, runtimes, STATE)
+    gone = left_out_of_manifest(folder, left_out)
+    with pytest.raises(ValueError, match=f"is damaged: {gone[0]} is not in manifest.json"):
+        checkpoint.load(folder, runtimes)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "message"),
+    [
+        ("critic/model.safetensors", "no causal LM could be loaded"),
+        ("critic/value_head", "holds no value_head.safetensors"),
+        ("critic/", "holds no critic"),
+        ("state.json", "state.json is not in manifest.json"),
+    ],
+)
+def test_files_that_are_gone_and_left_out_of_the_manifest_are_missed(
+    pair, tmp_path, left_out, message
+):
+    runtimes = pair()
+    folder = checkpoint.save(tmp_path, 1, runtimes, STATE)
+    for name in left_out_of_manifest(folder, left_out):
+        (folder / name).unlink()
+    with pytest.raises(ValueError, match=message):
+        checkpoint.load(folder, runtimes)
+
+
+def left_out_of_manifest(folder: Path, start: str) -> list[str]:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    gone = sorted(name for name in manifest if name.startswith(start))
+    kept = {name: one for name, one in manifest.items() if name not in gone}
+    (folder / "manifest.json").write_text(json.dumps(kept))
+    return gone
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"text"', "", "{", "{}", '{"a": 1}'])
+def test_a_manifest_that_is_none_is_refused_by_its_name(pair, tmp_path, content):
+    runtimes = {"actor": pair()["actor"]}
+    folder = checkpoint.save(tmp_path, 1, runtimes, STATE)
+    (folder / "manifest.json").write_text(content)
+    with pytest.raises(ValueError, match=r"manifest\.json"):
+        checkpoint.load(folder, runtimes)
+
+
+def test_other_folders_are_no_checkpoints(pair, tmp_path):
+    kept = checkpoint.save(tmp_path, 7, {"actor": pair()["actor"]}, STATE)
+    for name in ("step-x", "step-²²²²²²", "step-" + 20 * "9", "step-7", "step-copy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text("{}")
+    assert checkpoint.complete(tmp_path) == [kept]
+
+
 def test_a_folder_without_manifest_is_no_checkpoint(pair, tmp_path):
     folder = checkpoint.save(tmp_path, 1, {"actor": pair()["actor"]}, STATE)
     (folder / "manifest.json").unlink()

@@ -20,7 +20,7 @@ from genac.engines.decoder import Decoder, Layer
 from genac.engines.local import LocalEngine
 from genac.learner import Learner
 from genac.runtime import Hardware
-from genac.stages.pipeline import config_hash
+from genac.stages.finish import config_hash
 from genac.types import Sample
 
 prompts = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8).map(tuple), max_size=12)

@@ -1,0 +1,236 @@
+"""Whether a run folder holds this run, and all of it. What is written last: the models,
+summary.json, the cards, done.json, which lists the results with their digests, and the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from genac.config import RunConfig
+from genac.recipes import recorded
+from genac.runs.files import read_json, write_json
+from genac.runs.manifest import (
+    CARD,
+    DONE,
+    MODELS,
+    RESULTS,
+    damaged,
+    is_finished,
+    read_done,
+    require,
+    write_done,
+)
+from genac.runs.store import Run, environment, stable_hash
+from genac.sections import MEMORY, NOT_ASKED
+from genac.stages.contents import contents, label, places, reward_files, with_contents
+
+REPORT = "report.html"
+SUMMARY = ("name", "algorithm", "config_hash", "success_before", "success_after", "critic")
+REMADE = (*(f"{role}/" for role in MODELS), "summary.json")  # from the newest checkpoint
+OPTIMIZERS = ("actor", "critic", "stages.base", "stages.sft")
+# What changes no result: names and places, memory and speed, and a forced prompt, which must be
+# possible on resume.
+NO_RESULT = (
+    "output_dir",
+    "name",
+    "report_to",
+    "rollout.max_rows",
+    "hardware.processes",
+    "hardware.threads",
+    "stages.folder",
+    "critic.generative.force_prompt",
+    *(f"stages.synthesize.endpoint.{name}" for name in NOT_ASKED),
+    *(f"{place}.optimizer.{name}" for place in OPTIMIZERS for name in sorted(MEMORY)),
+)
+
+
+# --- whether it is this run ----------------------------------------------------------------------
+
+
+def config_hash(cfg: RunConfig, digests: Mapping[str, str] | None = None) -> str:
+    """Hash of everything that can change results: the config without NO_RESULT, and the `digests`
+    of the files that it names (None: of what they hold now)."""
+    values = cfg.model_dump()
+    values["stages"]["synthesize"] = cfg.stages.synthesize.identity()
+    values = with_contents(values, contents(cfg) if digests is None else digests)
+    for key in NO_RESULT:
+        *path, last = key.split(".")
+        holder: Any = values
+        for part in path:
+            holder = holder.get(part, {})
+        holder.pop(last, None)
+    return stable_hash(values)
+
+
+def require_same(run: Run, cfg: RunConfig, digests: Mapping[str, str]) -> None:
+    """ValueError where the folder holds steps of another config, or of other data, reward files or
+    models, with the names of what changed."""
+    old = recorded(run.path / "config.json", run.config())
+    before = recorded_digests(run, digests)
+    if config_hash(old, before) == config_hash(cfg, digests):
+        return
+    if (run.path / DONE).exists() or (run.path / "summary.json").exists() or run.metrics():
+        names = {**{key: key for key in (*before, *digests)}, **named_files(cfg)}
+        edited = [
+            f"{key}: what {names[key]} holds was changed"
+            for key in sorted({*before, *digests})
+            if before.get(key) != digests.get(key)
+        ]
+        moved = {key for key in before if before[key] == digests.get(key)}
+        changed = ", ".join(differences(old.model_dump(), cfg.model_dump(), moved) + edited)
+        raise ValueError(
+            f"{cfg.output_dir} holds a run of another config, says its config.json ({changed}); "
+            "resume it with the same config and the same files, or choose another output_dir"
+        )
+
+
+def named_files(cfg: RunConfig) -> dict[str, str]:
+    """Key -> path as the config has it, of what `contents` digests."""
+    files = {f"task.reward/{k}": str(f) for k, f in reward_files(cfg.task.reward or "").items()}
+    return {label(place): name for place, name in places(cfg.model_dump())} | files
+
+
+def recorded_digests(run: Run, now: Mapping[str, str]) -> dict[str, str]:
+    """What the files held when the run began; of a run that did not record it, what they hold
+    now."""
+    file = run.path / "environment.json"
+    held = read_json(file).get("contents") if file.exists() else None
+    if held is None:
+        return dict(now)
+    if not isinstance(held, dict):
+        raise ValueError(f"{file} has no object under 'contents': restore or delete the file")
+    return held
+
+
+def differences(
+    old: dict[str, Any], new: dict[str, Any], moved: set[str] | None = None, prefix: str = ""
+) -> list[str]:
+    """Dotted keys whose values differ, as 'key: old -> new'; but not of those in `moved`, files
+    that lie elsewhere."""
+    result = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            result += differences(a, b, moved, f"{prefix}{key}.")
+        elif a != b and prefix + key not in {*NO_RESULT, *(moved or ())}:
+            result.append(f"{prefix}{key}: {a} -> {b}")
+    return result
+
+
+def open_run(cfg: RunConfig, digests: dict[str, str]) -> Run:
+    """A new run folder, or the same run to go on with.
+
+    A run of another config that stopped before anything was done, e.g. at a wrong path, gives way.
+    """
+    folder, named = Path(cfg.output_dir), config_hash(cfg, digests)
+    whole = environment() | {"config_hash": named, "contents": digests}
+    if not Run.exists(folder):
+        if (ended := Run(folder).summary().get("config_hash")) not in (None, named):
+            raise ValueError(
+                f"{folder} has no config.json, and its summary.json is of another config ({ended}, "
+                f"not {named}); choose another output_dir"
+            )
+        return Run.create(folder, cfg.model_dump(), whole)
+    run = Run.open(folder)
+    old = recorded(run.path / "config.json", run.config())
+    if config_hash(old, recorded_digests(run, digests)) != named:
+        (folder / "config.json").unlink()
+        return Run.create(folder, cfg.model_dump(), whole)
+    return run
+
+
+def describe(run: Run, digests: Mapping[str, str], name: str) -> None:
+    """environment.json again, where a run that has no checkpoint yet lost it."""
+    if not (run.path / "environment.json").exists():
+        whole = environment() | {"config_hash": name, "contents": dict(digests)}
+        write_json(run.path / "environment.json", whole)
+
+
+# --- whether it is all of it ---------------------------------------------------------------------
+
+
+def finished(cfg: RunConfig, digests: dict[str, str]) -> bool:
+    """Whether the folder holds this run as a whole, False where something must still be made.
+    ValueError where it holds another's steps, or a finished run's file is not as it was written.
+    """
+    if not Run.exists(cfg.output_dir):
+        return False
+    run = Run.open(cfg.output_dir)
+    if (run.path / DONE).exists():
+        require_results(run.path, ("config.json",))
+    require_same(run, cfg, digests)
+    if not (run.path / DONE).exists() or missing_results(run):
+        return False
+    cards = [run.path / role / CARD for role in MODELS if (run.path / role).is_dir()]
+    return is_whole(run.path / REPORT) and all(card.exists() for card in cards)
+
+
+def is_whole(page: Path) -> bool:
+    """Whether the report is there to its end; a killed run may lack it, a full disk cuts it."""
+    return page.is_file() and page.read_bytes().rstrip().endswith(b"</html>")
+
+
+def missing_results(run: Run) -> list[str]:
+    """What a finished run lacks and can make again from its newest checkpoint. ValueError where
+    anything else is missing, or differs from what was written."""
+    missing = []
+    for name in damaged(run.path, read_done(run.path)):
+        if name.startswith(REMADE) and not (run.path / name).exists():
+            missing.append(name)
+        else:
+            require_results(run.path, (name,))
+    return missing
+
+
+def require_results(folder: Path, parts: tuple[str, ...]) -> None:
+    """ValueError where a file of a finished run is not as it was written, with what to do."""
+    for part in parts:
+        remedy = (
+            "delete it: 'genac train' makes it again from the newest checkpoint"
+            if part.startswith(REMADE)
+            else f"restore it, or delete {folder} to train again"
+        )
+        require(folder, (part,), remedy)
+
+
+def has_results(run: Run) -> bool:
+    """Whether nothing is left to be computed, only to be written down. To be asked once, when the
+    run is opened: what is missing is from then on unfinished."""
+    if (run.path / DONE).exists() and missing_results(run):
+        (run.path / "summary.json").unlink(missing_ok=True)
+    (run.path / DONE).unlink(missing_ok=True)
+    if not (run.path / "summary.json").exists():
+        return False
+    read_summary(run)
+    critic = run.config()["critic"]["kind"] in ("generative", "discriminative")
+    return all(list((run.path / role).glob("*.safetensors")) for role in MODELS[: 1 + critic])
+
+
+def read_summary(run: Run) -> dict[str, Any]:
+    """summary.json of a run; ValueError where it is another version's, or there is none."""
+    summary = run.summary()
+    if missing := [key for key in SUMMARY if key not in summary]:
+        raise ValueError(
+            f"{run.path / 'summary.json'} lacks {', '.join(missing)} (it is of another version of "
+            "genac, or damaged); delete it: 'genac train' makes it again from the newest checkpoint"
+        )
+    return summary
+
+
+def require_trained(run: Run) -> None:
+    """ValueError where the run has not come to its end, or a saved model is not as it was
+    written."""
+    if not is_finished(run.path) or not (run.path / "actor").is_dir():
+        raise ValueError(
+            f"{run.path} holds no trained actor yet (no {DONE}); let 'genac train' finish first"
+        )
+    if (run.path / DONE).exists():
+        require_results(run.path, ("config.json", *(f"{role}/" for role in MODELS)))
+
+
+def declare_finished(run: Run) -> None:
+    """The last file of a run."""
+    names = [name for name in RESULTS if (run.path / name).exists()]
+    write_done(run.path, {"name": run.config()["name"]}, names)
