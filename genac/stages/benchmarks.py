@@ -117,11 +117,15 @@ def with_template(cfg: RunConfig, kwargs: str | None) -> RunConfig:
     return cfg.model_copy(update={"actor": cfg.actor.model_copy(update={"load": load})})
 
 
+def source_of(name: str, settings: Row) -> TaskConfig:
+    """A data set as the task of its rows."""
+    options = {k: settings[k] for k in ("instruction", "system")} | {"heldout_fraction": 0.0}
+    return TaskConfig(name="file", path=name, reward=settings["reward"], options=options)
+
+
 def fitting_task(actor: Runtime, name: str, settings: Row) -> Task:
     """The problems of a data set; ValueError naming the rows that are too long to be answered."""
-    options = {k: settings[k] for k in ("instruction", "system")} | {"heldout_fraction": 0.0}
-    source = TaskConfig(name="file", path=name, reward=settings["reward"], options=options)
-    task = make_task(source, settings["seed"])
+    task = make_task(source_of(name, settings), settings["seed"])
     require_room(
         {name: chosen_of(task, settings)},
         actor.tokenizer,
@@ -148,7 +152,8 @@ def measured(actor: Runtime, name: str, task: Task, settings: Row, folder: Path)
     asked = [(p.id, p.prompt, p.answer) for p in chosen]
     # Neither where data and reward lie nor how many rows are decoded at once counts.
     told = settings | {"reward": None, "rollout": rollout.model_dump(exclude={"max_rows"})}
-    file = folder / f"{Path(name).stem}-{stable_hash([asked, told, task_key(source)])}.jsonl"
+    key = stable_hash([asked, told, task_key(source_of(name, settings))])
+    file = folder / f"{Path(name).stem}-{key}.jsonl"
     with alone(file), Verifier(task) as verifier:
         rows = whole_lines(file)
         world = World(task, verifier, rollout, settings["seed"])
