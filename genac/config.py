@@ -203,7 +203,7 @@ class RolloutConfig(Section):
     max_completion_length: Count = Field(default=1024, description="response limit in tokens")
     temperature: Rate = Field(default=1.0, description="sampling temperature")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=1.0, description="nucleus sampling mass"
+        default=1.0, description="nucleus sampling mass; 1 where the actor trains"
     )
     max_rows: Count = Field(default=64, description="sequences decoded together")
 

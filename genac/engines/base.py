@@ -19,7 +19,7 @@ class Request:
     prompt_ids: tuple[int, ...]
     max_new_tokens: int
     seed: int
-    temperature: float = 1.0  # 0 = greedy
+    temperature: float = 1.0  # 0 = greedy, whatever top_p is
     top_p: float = 1.0
     stop_ids: tuple[int, ...] = ()
     line_ids: tuple[int, ...] = ()  # ends at the first other token that follows one of these
@@ -33,13 +33,15 @@ class Completion:
     """A sampled continuation; what ended it (stop token or string) is part of `ids`."""
 
     ids: tuple[int, ...]
-    logprobs: np.ndarray  # (T,) float32 under the sampling distribution (temperature applied)
+    # (T,) float32, of the distribution that was drawn from: temperature and top_p applied
+    logprobs: np.ndarray
     finish: str  # "stop" | "length"
-    watched: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (T, W)
+    # (T, W), before top_p
+    watched: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     # (W,) of the watched tokens, had `fork`'s token been written at its place; None = no fork
     forked: np.ndarray | None = None
-    # (T,) float32, nats: of the distribution that each of `logprobs` refers to, over the whole
-    # vocabulary (before top_p); None from an engine that does not know it
+    # (T,) float32, nats: of the distribution that each of `logprobs` refers to; None from an engine
+    # that does not know it
     entropies: np.ndarray | None = None
 
 

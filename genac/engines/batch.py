@@ -64,12 +64,14 @@ class Batch:
         count, limit = len(requests), max(r.max_new_tokens for r in requests)
         of = lambda values: torch.tensor(values, device=device)  # noqa: E731
         self.temperature_N = of([float(r.temperature) for r in requests])
-        self.top_p_N = of([float(r.top_p) for r in requests])
+        # The likeliest token is the likeliest of its nucleus too.
+        top_p = [float(r.top_p) if r.temperature > 0 else 1.0 for r in requests]
+        self.top_p_N = of(top_p)
         self.limit_N = of([r.max_new_tokens for r in requests])
         self.stop_NS = ragged([r.stop_ids for r in requests], -1, device)
         self.line_NS = ragged([r.line_ids for r in requests], -1, device)
         self.watch_NW = ragged([r.watch_ids for r in requests], 0, device)
-        self.narrow = any(r.top_p < 1 for r in requests)
+        self.narrow = any(p < 1 for p in top_p)
         self.greedy = any(r.temperature == 0 for r in requests)
         draws = [np.random.Generator(np.random.Philox(r.seed)).random(limit + 1) for r in requests]
         self.uniform_NT = of(np.stack(draws).astype(np.float32))
@@ -215,13 +217,19 @@ class Batch:
         logp_BV = torch.log_softmax(logits_BV / temperature, -1)
         p_BV = logp_BV.exp()
         self.watched_NTW[live, at] = p_BV.gather(-1, self.watch_NW[live])
-        kept_BV = nucleus(p_BV, self.top_p_N[live, None]) if self.narrow else p_BV
-        token = draw(kept_BV, self.uniform_NT[live, at])
+        if self.narrow:  # what follows is of what is drawn from
+            top_p = self.top_p_N[live, None]
+            p_BV = nucleus(p_BV, top_p)
+            logp_BV = torch.where(top_p < 1, p_BV.log(), logp_BV)
+        token = draw(p_BV, self.uniform_NT[live, at])
         if self.greedy:
             token = torch.where(self.temperature_N[live] > 0, token, logits_BV.argmax(-1))
         self.logprobs_NT[live, at] = logp_BV.gather(-1, token[:, None])[:, 0]
         # In place, for another (B, V) would cost as much as the sum. Of terms none is positive.
-        self.entropies_NT[live, at] = logp_BV.mul_(p_BV).sum(-1).abs()
+        terms_BV = logp_BV.mul_(p_BV)
+        if self.narrow:  # 0 log 0 = 0
+            terms_BV = terms_BV.nan_to_num_(nan=0.0)
+        self.entropies_NT[live, at] = terms_BV.sum(-1).abs()
         return token
 
     def _require_finite(self, logits_BV: Tensor) -> None:
@@ -295,10 +303,14 @@ def draw(p_BV: Tensor, uniform_B: Tensor) -> Tensor:
 
 
 def nucleus(p_BV: Tensor, top_p_B1: Tensor) -> Tensor:
-    """Zeroes the tail beyond cumulative probability top_p (the most likely token always stays)."""
+    """The distribution without its tail beyond cumulative probability top_p (the most likely token
+    always stays), summing to one; as it is where top_p is 1.
+    """
     sorted_p, index = p_BV.sort(-1, descending=True)
-    sorted_p = sorted_p.masked_fill(sorted_p.cumsum(-1) - sorted_p >= top_p_B1, 0.0)
-    return torch.zeros_like(p_BV).scatter(-1, index, sorted_p)
+    before = sorted_p.cumsum(-1, dtype=torch.float64) - sorted_p
+    sorted_p = sorted_p.masked_fill((before >= top_p_B1) & (top_p_B1 < 1), 0.0)
+    kept_BV = torch.zeros_like(p_BV).scatter(-1, index, sorted_p)
+    return torch.where(top_p_B1 < 1, kept_BV / kept_BV.sum(-1, keepdim=True), p_BV)
 
 
 def ragged(rows: list[tuple[int, ...]], fill: int, device: Any) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genac.engines.native import native
+from genac.models.activations import ACTIVATIONS, activation_of
 from genac.models.lora import weight_of
 from genac.models.sharding import gathered
 
@@ -73,15 +74,13 @@ class Decoder:
         window = getattr(config, "sliding_window", None)
         # A window that the longest sequence fits into hides nothing.
         whole = window is None or (max_length is not None and max_length <= window)
-        activation = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", "")
         return (
             config.model_type in FAMILIES
             and rope.get("rope_type", "default") in STATIC_ROPE
-            and activation in ACTIVATIONS
             and (layer_types == {"full_attention"} or whole)
             and whole
-            and not getattr(config, "mlp_bias", False)
             and not getattr(config, "use_bidirectional_attention", False)
+            and all(ordinary(layer, model) for layer in model.model.layers)
         )
 
     @torch.no_grad()
@@ -97,8 +96,9 @@ class Decoder:
         gain = lambda norm: norm.weight.detach().float() + (1.0 if gemma else 0.0)  # noqa: E731
         cast = lambda weight: weight.to(self.dtype).contiguous()  # noqa: E731
         config = model.config
-        name = getattr(config, "hidden_activation", None) or config.hidden_act
-        self.act, self.activation = ACTIVATIONS[name], list(ACTIVATIONS).index(name)
+        number = activation_of(model.model.layers[0].mlp.act_fn)
+        assert number is not None, "not a supported model"
+        self.act, self.activation = ACTIVATIONS[number], number
         with gathered(model):
             self.embedding = cast(model.model.embed_tokens.weight.detach().clone())
             if gemma:
@@ -196,11 +196,19 @@ class Decoder:
         return F.linear(self._normed(hidden_BH), self.head).float()
 
 
-def gelu_tanh(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")
-
-
-ACTIVATIONS = {"silu": F.silu, "gelu_pytorch_tanh": gelu_tanh, "gelu": F.gelu}
+def ordinary(layer: Any, model: Any) -> bool:
+    """Whether a layer computes with the config's numbers and the first layer's activation."""
+    attention, mlp, eps = layer.self_attn, layer.mlp, model.config.rms_norm_eps
+    norms = [layer.input_layernorm, layer.post_attention_layernorm, model.model.norm]
+    norms += [getattr(attention, name) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
+    activation = activation_of(mlp.act_fn)
+    return (
+        activation is not None
+        and activation == activation_of(model.model.layers[0].mlp.act_fn)
+        and attention.scaling == attention.head_dim**-0.5
+        and all(p.bias is None for p in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+        and all(getattr(n, "variance_epsilon", getattr(n, "eps", None)) == eps for n in norms)
+    )
 
 
 def rotate(x_BTHD: Tensor, turn_BT1d: Tensor) -> Tensor:

@@ -15,12 +15,15 @@ from typing import Any
 
 import torch
 
+from genac.engines.agreement import Disagreement, require_agreement
 from genac.engines.base import Completion, Request
 from genac.engines.batch import Batch, StopStrings
 from genac.engines.cache import FOLD_BELOW, Cache, row_bytes
 from genac.engines.decoder import Decoder
-from genac.engines.fallback import ForwardSteps
+from genac.engines.fallback import ForwardSteps, RereadSteps
 from genac.engines.native_cache import NativeCache
+from genac.models.rope import within_fixed_rotation
+from genac.models.sharding import root_of
 from genac.prefixes import Branch, Tree, balanced, trees
 
 
@@ -44,7 +47,8 @@ class LocalEngine:
         """
         if max_rows < 1:
             raise ValueError(f"max_rows is {max_rows}; at least one row has to run")
-        self.max_length, self.max_rows, self.version = max_length, max_rows, 0
+        self.max_length = max_length = within_fixed_rotation(model.config, max_length)
+        self.max_rows, self.version = max_rows, 0
         self.processed_tokens = 0
         self.tokenizer, self.share, self.memory = tokenizer, share, memory
         self.device = next(model.parameters()).device
@@ -54,12 +58,53 @@ class LocalEngine:
         if Decoder.supports(model, max_length):
             self.decoder = Decoder(model, dtype or next(model.parameters()).dtype)
         else:
-            warnings.warn(
-                f"architecture {model.config.model_type!r} (as configured) has no fast decoder; "
-                "sampling through its transformers forward, which is slower",
-                stacklevel=2,
-            )
             self.model = ForwardSteps.copied(model)
+        self._rereads = False  # whether rows are read from their first token at every step
+        self._settle(model)
+
+    @torch.no_grad()
+    def _settle(self, model: Any) -> None:
+        """Takes the fastest way to sample that predicts what the model's forward does. ValueError
+        where none does.
+        """
+        name = f"architecture {model.config.model_type!r} (as configured)"
+        if self.decoder is not None:
+            try:
+                return require_agreement(
+                    model, self._steps(True), self.max_length, self.decoder.dtype
+                )
+            except Disagreement as error:
+                if root_of(model) is not None:
+                    raise ValueError(
+                        f"{name} cannot be sampled over several processes: {error}; use "
+                        "hardware.processes 1"
+                    ) from error
+                warnings.warn(f"{name} is not sampled by the fast decoder: {error}", stacklevel=4)
+                self.decoder, self.model = None, ForwardSteps.copied(model)
+        dtype = next(self.model.parameters()).dtype
+        try:
+            require_agreement(self.model, self._steps(True), self.max_length, dtype)
+            warnings.warn(
+                f"{name} has no fast decoder; sampling through its transformers forward, which is "
+                "slower",
+                stacklevel=4,
+            )
+        except Disagreement as error:
+            self._rereads = True
+            self._require_causal(name, dtype)
+            warnings.warn(
+                f"{name} cannot be sampled with a cache: {error}. Every token is sampled by "
+                "reading its row again from the first token, which is right and slow: the time of "
+                "a response grows with the square of its length. Keep "
+                "rollout.max_completion_length short, or use a model of another architecture",
+                stacklevel=4,
+            )
+
+    def _require_causal(self, name: str, dtype: torch.dtype) -> None:
+        try:
+            require_agreement(self.model, self._steps(True), self.max_length, dtype)
+        except Disagreement as error:
+            raise ValueError(f"{name} cannot be sampled: {error}; {error.remedy}") from error
 
     def publish(self, model: Any, version: int) -> None:
         if self.decoder is not None:
@@ -87,20 +132,23 @@ class LocalEngine:
             return []
         rows = self._rows_that_fit(requests)
         prompts = [r.prompt_ids for r in requests]
-        found = trees(prompts, rows) if self.share else alone(prompts)
-        steps: NativeCache | Cache | ForwardSteps
-        if self.decoder is not None and self.decoder.native is not None:
-            steps = NativeCache(self.decoder.native)
-        elif self.decoder is not None:
-            fold = folds(found)
-            found = found if fold else balanced(found)
-            steps = Cache(self.decoder, fold)
-        else:
-            steps = ForwardSteps(self.model)
+        chosen = trees(prompts, rows) if self.share else alone(prompts)
+        fold = folds(chosen)
+        if self.decoder is not None and self.decoder.native is None and not fold:
+            chosen = balanced(chosen)
+        steps = self._steps(fold)
         stops = self._stop_strings(requests)
-        done = Batch(requests, steps, rows, self.device, stops).run(found)
+        done = Batch(requests, steps, rows, self.device, stops).run(chosen)
         self.processed_tokens += steps.read
         return done if steps.rewinds else self._forked_by_reading(requests, done)
+
+    def _steps(self, fold: bool) -> NativeCache | Cache | ForwardSteps | RereadSteps:
+        """An empty batch's model. fold: as in Cache."""
+        if self.decoder is None:
+            return RereadSteps(self.model) if self._rereads else ForwardSteps(self.model)
+        if self.decoder.native is not None:
+            return NativeCache(self.decoder.native)
+        return Cache(self.decoder, fold)
 
     def _forked_by_reading(
         self, requests: Sequence[Request], done: list[Completion]
@@ -156,7 +204,7 @@ class LocalEngine:
     def vocab_size(self) -> int:
         if self.decoder is not None:
             return self.decoder.head.shape[0]
-        return self.model.get_output_embeddings().weight.shape[0]
+        return self.model.get_input_embeddings().weight.shape[0]
 
     def _check(self, request: Request) -> None:
         if not request.prompt_ids:

@@ -21,14 +21,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers.activations import ACT2FN
 
+from genac.models.activations import activation_of
 from genac.models.tree_attention import PACKED_FAMILIES
 from genac.models.tree_native import FusedAttention
 from genac.models.tree_plan import TreePlan
 from genac.native.library import LANES, library
 
-ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "gelu")  # by their numbers in layers.cpp
 READ, AGAIN, WRITE, WRITE_BACK, READ_BACK, NORM, NORM_BACK = range(7)  # its passes
 SIZES = ("tokens", "hidden", "heads", "kv_heads", "dim", "inner", "activation")
 WEIGHTS = (
@@ -232,7 +231,9 @@ def fused(base: Any, ids_L: Tensor, position_L: Tensor, plan: TreePlan) -> Tenso
     """Hidden states (L, D) of a packed row, as the model itself computes them; for a `fusable`
     model.
     """
-    x, config, attention = base.embed_tokens(ids_L), base.config, base.layers[0].self_attn
+    x, config, first = base.embed_tokens(ids_L), base.config, base.layers[0]
+    attention, activation = first.self_attn, activation_of(first.mlp.act_fn)
+    assert activation is not None, "not a fusable model"
     cosine, sine = (t[0].contiguous() for t in base.rotary_emb(x[None], position_L[None]))
     call = Call(
         plan,
@@ -241,7 +242,7 @@ def fused(base: Any, ids_L: Tensor, position_L: Tensor, plan: TreePlan) -> Tenso
         config.num_key_value_heads,
         attention.head_dim,
         config.intermediate_size,
-        ACTIVATIONS.index(config.hidden_act),
+        activation,
         config.rms_norm_eps,
         attention.scaling,
         cosine,
@@ -294,8 +295,7 @@ def known(base: Any) -> bool:
     config = base.config
     return (
         config.model_type in PACKED_FAMILIES
-        and config.hidden_act in ACTIVATIONS
-        and not getattr(config, "mlp_bias", False)
+        and activation_of(base.layers[0].mlp.act_fn) is not None
         and config.hidden_size % LANES == 0
         and config.intermediate_size % LANES == 0
         and base.layers[0].self_attn.head_dim % (2 * LANES) == 0
@@ -312,7 +312,7 @@ def like_the_first(layer: Any, base: Any) -> bool:
     norms += [getattr(attention, name) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
     return (
         (attention.scaling, attention.head_dim) == (first.scaling, first.head_dim)
-        and type(mlp.act_fn) is type(ACT2FN[base.config.hidden_act])
+        and activation_of(mlp.act_fn) == activation_of(base.layers[0].mlp.act_fn)
         and all(p.bias is None for p in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
         and all(plain_norm(norm, base.config) for norm in norms)
     )

@@ -10,13 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from genac.models.heads import positions
+from genac.models.rope import within_fixed_rotation
 from genac.models.sharding import whole
 
 hf_logging.disable_progress_bar()
+
+# What transformers raises on a config that no causal LM can be made of, by architecture.
+FAULTS = (
+    *(OSError, ValueError, ImportError, AttributeError, LookupError, TypeError, AssertionError),
+    StrictDataclassError,
+)
 
 
 def load_tokenizer(name_or_path: str, template_kwargs: Mapping[str, Any] | None = None) -> Any:
@@ -66,7 +74,7 @@ def load_model(
             trust_remote_code=False,
             use_safetensors=True,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except FAULTS as error:
         raise ValueError(
             f"no causal LM could be loaded from {name_or_path!r} ({_first_line(error)}); "
             "give a model name on the hub or a local Hugging Face folder"
@@ -134,7 +142,7 @@ def context_length(model: Any, tokenizer: Any) -> int:
 def context_of(config: Any, tokenizer: Any) -> int:
     """The same from the model's config."""
     limit = positions(config)
-    return min(limit, tokenizer.model_max_length or limit)
+    return within_fixed_rotation(config, min(limit, tokenizer.model_max_length or limit))
 
 
 def parameter_count(model: Any) -> int:

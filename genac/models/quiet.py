@@ -38,9 +38,15 @@ def quiet(model: nn.Module) -> None:
     """Evaluation mode, in which layers that `checkpoint_layers` prepared are still computed again.
 
     transformers computes a layer again only in training mode, so that flag, which children do not
-    inherit here, is set on the layer and taken from it while it computes.
+    inherit here, is set on the layer and taken from it while it computes. ValueError for layers
+    that compute no gradients in evaluation mode.
     """
     model.eval()
+    if any(type(module).__name__ == "ReformerLayer" for module in model.modules()):
+        raise ValueError(
+            "Reformer cannot be trained: its layers compute gradients in training mode only, with "
+            "random hashes, so no ratio of probabilities is right; use another architecture"
+        )
     for module in switches(model):
         module.training = True
         if not isinstance(module, GradientCheckpointingLayer):  # the flag stays on while it runs

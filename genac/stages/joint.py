@@ -20,6 +20,21 @@ from genac.stages.setup import Setup
 from genac.types import Sample, State
 
 
+def check(cfg: RunConfig) -> None:
+    """Refuses, before anything is computed, a policy gradient of responses from a nucleus.
+
+    Its importance ratios would compare the whole distribution with a cut one, and a step that
+    moves a token out of the nucleus could never be taken back.
+    """
+    if cfg.rollout.top_p < 1 and cfg.stages.joint.steps:
+        raise ValueError(
+            f"rollout.top_p is {cfg.rollout.top_p}: responses that train the actor must be drawn "
+            "from its whole distribution, or importance ratios are wrong for every token; set "
+            "rollout.top_p to 1 (rollout.temperature below 1 sharpens without cutting off); "
+            "'genac eval benchmarks' takes another --top-p"
+        )
+
+
 def train(
     setup: Setup,
     run: Run,
@@ -30,6 +45,7 @@ def train(
 ) -> Loop:
     """Runs (or resumes) the joint stage in `run`; the loop it returns holds the cost account."""
     cfg, world = setup.cfg, setup.world
+    check(cfg)
     models = {"actor": actor} | ({"critic": critic.runtime} if critic.runtime else {})
     loop = Loop(run, "joint", cfg.stages.joint, models, critic, config_hash)
     cost, count = loop.cost, cfg.rollout.num_prompts

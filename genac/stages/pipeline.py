@@ -64,6 +64,7 @@ def train(cfg: RunConfig) -> Path:
         if finished(cfg, digests):  # by the process that this one waited for
             return folder
         sweep(folder)
+        joint.check(cfg)
         run = open_run(cfg, digests)
         if not has_results(run):
             oracle.check(cfg)

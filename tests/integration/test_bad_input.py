@@ -32,6 +32,10 @@ Recipe = Callable[..., str]
         ({"seed": "many"}, ["seed", "many", "integer"]),
         ({"rollout": {"temperature": -1}}, ["rollout.temperature", "-1", "greater than 0"]),
         ({"algorithm": "dpo"}, ["algorithm", "dpo", "genac", "grpo"]),
+        (
+            {"rollout": {"top_p": 0.9}},
+            ["rollout.top_p is 0.9", "importance", "set rollout.top_p to 1"],
+        ),
         ({"critic": {"kind": "none"}}, ["critic.kind", "none", "group_mean"]),
         ({"algorithm": "rloo", "rollout": {"num_generations": 1}}, ["1", "at least 2"]),
         ({"actor": {"tiny": {"heads": 3}}}, ["hidden_size 32", "heads 3", "divides"]),

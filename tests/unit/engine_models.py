@@ -15,9 +15,11 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
     MistralConfig,
     Qwen2Config,
     Qwen3Config,
+    RwkvConfig,
 )
 
 from genac.engines.base import Completion
@@ -56,6 +58,18 @@ SLOW = {
     "mistral sliding": MistralConfig(**GROUPED, sliding_window=4),
 }
 
+# States in place of keys; mamba's cache can be stepped through, rwkv's cannot.
+RECURRENT = {
+    "mamba": MambaConfig(
+        vocab_size=VOCAB, hidden_size=32, state_size=8, num_hidden_layers=2, time_step_rank=8,
+        initializer_range=0.3, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    ),
+    "rwkv": RwkvConfig(
+        vocab_size=VOCAB, hidden_size=32, attention_hidden_size=32, intermediate_size=48,
+        num_hidden_layers=2, context_length=64, bos_token_id=2, eos_token_id=1,
+    ),
+}  # fmt: skip
+
 
 def random_model(config: Any, seed: int = 0) -> Any:
     torch.manual_seed(seed)
@@ -92,12 +106,30 @@ def engine_of(model: Any, max_length: int = 64, **options: Any) -> LocalEngine:
 
 
 def forward_logprobs(
-    model: Any, prompt: tuple[int, ...], ids: tuple[int, ...], temperature: float = 1.0
+    model: Any,
+    prompt: tuple[int, ...],
+    ids: tuple[int, ...],
+    temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> np.ndarray:
-    """What transformers says of the completion: (T, V) log-probabilities."""
+    """What transformers says of the completion: (T, V) log-probabilities. Temperature 0 stands for
+    1, and is not cut.
+    """
     with torch.no_grad():
         logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
-    return torch.log_softmax(logits / temperature, -1).numpy()
+    logp_TV = torch.log_softmax(logits / (temperature or 1.0), -1).numpy()
+    return cut(logp_TV, top_p) if temperature and top_p < 1 else logp_TV
+
+
+def cut(logp_TV: np.ndarray, top_p: float) -> np.ndarray:
+    """The log-probabilities of the nucleus, -inf outside it."""
+    out = np.full_like(logp_TV, -np.inf)
+    for row, logp in enumerate(logp_TV):
+        order = np.argsort(-logp)
+        mass = np.exp(logp[order])
+        kept = order[np.cumsum(mass) - mass < top_p]
+        out[row, kept] = logp[kept] - np.log(np.exp(logp[kept]).sum())
+    return out
 
 
 def in_double(model: Any) -> Any:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from engine_models import (
     FAST,
+    RECURRENT,
     SHAPE,
     SLOW,
     engine_of,
@@ -71,11 +72,23 @@ def test_entropy_is_that_of_transformers_softmax(name, path):
     require_right(model, requests, engine_on(model, path).generate(requests))
 
 
-@pytest.mark.parametrize("path", ["native", "torch"])
-def test_what_top_p_cuts_off_is_counted(path):
-    model = random_model(FAST["qwen3"])
-    requests = [Request(p, 6, seed=i, top_p=0.4) for i, p in enumerate(PROMPTS)]
-    require_right(model, requests, engine_on(model, path).generate(requests))
+@pytest.mark.parametrize(("name", "path"), [*PATHS, ("mamba", "fallback"), ("rwkv", "fallback")])
+def test_a_nucleus_is_what_log_probability_and_entropy_refer_to(name, path):
+    """Rows with and without one side by side; against transformers in double precision."""
+    model = random_model((FAST | SLOW | RECURRENT)[name])
+    settings = [(1.0, 0.3), (0.7, 0.8), (1.0, 1.0), (1.5, 0.95), (0.0, 0.5), (1.0, 1e-6)] * 3
+    requests = [
+        Request(PROMPTS[i % 4], 2 + i % 5, seed=i, temperature=t, top_p=p)
+        for i, (t, p) in enumerate(settings)
+    ]
+    exact = in_double(model)
+    for request, one in zip(requests, engine_on(model, path).generate(requests), strict=True):
+        of = (request.prompt_ids, one.ids, request.temperature, request.top_p)
+        logp = forward_logprobs(exact, *of)
+        rows = np.arange(len(one.ids))
+        np.testing.assert_allclose(one.logprobs, logp[rows, one.ids], atol=2e-5)
+        terms = np.exp(logp) * np.where(np.isinf(logp), 0.0, logp)  # 0 log 0 = 0
+        np.testing.assert_allclose(one.entropies, -terms.sum(-1), atol=2e-5)
 
 
 @pytest.mark.parametrize("path", ["native", "torch"])

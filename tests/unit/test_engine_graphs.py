@@ -135,6 +135,7 @@ def test_stop_strings(recorders):
 def test_a_new_call_and_new_weights(recorders):
     old, new = (random_model(FAST["llama"], seed) for seed in (0, 1))
     engine, requests = engine_of(old, CONTEXT), requests_of()
+    recorders.clear()  # of the engine's first steps, which are compared with the model's forward
     for model, version in ((old, 1), (new, 2), (old, 3)):
         engine.publish(model, version)
         engine.rest()
@@ -261,6 +262,7 @@ def test_without_memory_for_a_graph_rows_go_on_and_others_try_again(behind, reco
     recorders.kind = Refuses
     model, requests = random_model(FAST["qwen3"]), requests_of()
     engine = engine_of(model, CONTEXT)
+    recorders.clear()
     for calls in (1, 2):
         with pytest.warns(UserWarning, match="no memory was left") as said:
             agrees(engine.generate(requests), eagerly(model, requests))

@@ -148,7 +148,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_the_mass(model, engine):
 def test_nucleus_by_hand():
     probs = torch.tensor([[0.1, 0.5, 0.15, 0.25]])
     found = nucleus(probs, torch.tensor([[0.7]]))
-    torch.testing.assert_close(found, torch.tensor([[0.0, 0.5, 0.0, 0.25]]))
+    torch.testing.assert_close(found, torch.tensor([[0.0, 2 / 3, 0.0, 1 / 3]]))
 
 
 def test_a_draw_of_one_stays_inside_the_nucleus(engine):

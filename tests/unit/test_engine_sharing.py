@@ -101,11 +101,10 @@ def both_ways(model: Any, requests: list[Request], **options: Any) -> list[Compl
 def agree_with_transformers(model: Any, requests: list[Request], done: list[Completion]) -> None:
     exact = in_double(model)
     for request, completion in zip(requests, done, strict=True):
-        logp = forward_logprobs(
-            exact, request.prompt_ids, completion.ids, request.temperature or 1.0
-        )
-        said = logp[np.arange(len(completion.ids)), completion.ids]
+        of = (exact, request.prompt_ids, completion.ids, request.temperature)
+        said = forward_logprobs(*of, request.top_p)[np.arange(len(completion.ids)), completion.ids]
         np.testing.assert_allclose(completion.logprobs, said, atol=1e-4)
+        logp = forward_logprobs(*of)
         watched = np.exp(logp[:, list(request.watch_ids)])
         np.testing.assert_allclose(completion.watched, watched, atol=1e-4)
         if request.temperature == 0:

@@ -64,6 +64,10 @@ CONFIGS: dict[str, Callable[..., Any]] = {
     "qwen3, grouped": lambda: Qwen3Config(**SHAPE, num_key_value_heads=1, head_dim=DIM),
     "mistral": lambda: MistralConfig(**SHAPE, num_key_value_heads=2, head_dim=DIM),
     "gemma": lambda: GemmaConfig(**SHAPE, num_key_value_heads=1, head_dim=DIM),
+    "gemma, called gelu": lambda: GemmaConfig(
+        **SHAPE, num_key_value_heads=1, head_dim=DIM, hidden_activation="gelu"
+    ),
+    "llama, gelu_new": lambda: LlamaConfig(**SHAPE, head_dim=DIM, hidden_act="gelu_new"),
 }
 needs_compiler = pytest.mark.skipif(library() is None, reason="needs a compiler")
 
