@@ -121,6 +121,22 @@ def test_a_response_that_exceeds_its_time_costs_only_itself(tmp_path, server, mo
     assert outcomes == [Outcome(n / 100) for n in range(20) if n != 3]
 
 
+@pytest.mark.parametrize("text", ["cancel", "close"])
+def test_a_response_that_breaks_the_loop_costs_only_itself(
+    tmp_path, server, monkeypatch, capfd, text
+):
+    """It cancels the others' tasks, or closes the line to the parent."""
+    monkeypatch.setattr(verifying, "WORKERS", 1)
+    texts = [str(n) for n in range(20)]
+    texts[3] = text
+    began = time.monotonic()
+    with Verifier(task(tmp_path), time_limit=5) as verifier:
+        outcomes = judged(verifier, texts)
+    assert outcomes.pop(3).reward is None
+    assert outcomes == [Outcome(n / 100) for n in range(20) if n != 3]
+    assert time.monotonic() - began < 15 and "Traceback" not in capfd.readouterr().err
+
+
 def test_what_one_response_blocks_does_not_count_for_the_others(tmp_path, server, monkeypatch):
     """Eight that block for 0.4 s each, longer together than the limit of any."""
     monkeypatch.setattr(verifying, "WORKERS", 1)
