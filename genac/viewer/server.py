@@ -244,8 +244,8 @@ def serve(run: Run, host: str, port: int, browser: bool) -> None:
         listening.bind((host, port))
     except OSError as error:
         raise ValueError(
-            f"cannot listen on {in_url(host)}:{port} ({error.strerror or error}): choose another --port, "
-            "or --port 0 for any free one"
+            f"cannot listen on {in_url(host)}:{port} ({error.strerror or error}): choose another "
+            "--port, or --port 0 for any free one"
         ) from error
     address = f"http://{in_url(host)}:{listening.getsockname()[1]}/"
     listening.listen(128)  # a browser that is faster than the server waits
