@@ -63,6 +63,7 @@ def server(host: str = "127.0.0.1", names: tuple[str, ...] = (), **limits: Any) 
         client = Client(listening.getsockname()[1])
         while not running.started:
             assert thread.is_alive()
+            time.sleep(0.005)  # a loop without a pause takes the processor from the server
         try:
             yield client
             assert client.score(item("xx"))[1]["value"] == 0.02

@@ -108,7 +108,15 @@ def test_one_worker_has_many_responses_under_way(tmp_path, server, monkeypatch):
     assert server.most == IN_FLIGHT  # and never more
 
 
-@pytest.mark.parametrize("text", ["block", "sleep", "stubborn", "thread", "child task", "callback"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "block",
+        "sleep",
+        "callback",
+        *(pytest.param(t, marks=pytest.mark.slow) for t in ("stubborn", "thread", "child task")),
+    ],
+)
 def test_a_response_that_exceeds_its_time_costs_only_itself(tmp_path, server, monkeypatch, text):
     monkeypatch.setattr(verifying, "WORKERS", 1)
     texts = [str(n) for n in range(20)]
@@ -146,6 +154,7 @@ def test_what_one_response_blocks_does_not_count_for_the_others(tmp_path, server
     assert [o.reward for o in outcomes] == [0.5] * 8 + [n / 100 for n in range(8)]
 
 
+@pytest.mark.slow
 def test_many_that_block_cost_only_themselves(tmp_path, server, monkeypatch):
     monkeypatch.setattr(verifying, "WORKERS", 1)
     texts = ["block" if n % 5 == 0 else str(n) for n in range(16)]
