@@ -67,6 +67,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def in_url(host: str) -> str:
+    """The host as an address of the web writes it: with brackets around IPv6."""
+    return f"[{host}]" if ":" in host else host
+
+
 def is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host)

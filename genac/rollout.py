@@ -13,11 +13,11 @@ from typing import Any
 
 from genac.config import RolloutConfig
 from genac.engines.base import Request
-from genac.models.chat import encode_prompt
+from genac.models.chat import encode_prompt, special_ids
 from genac.runtime import Runtime
 from genac.seeding import derive_seed
 from genac.tasks.base import Task
-from genac.tasks.final_answer import opens_thought
+from genac.tasks.final_answer import THOUGHT, opens_thought
 from genac.tasks.verifier import Verifier
 from genac.types import Problem, Rollout
 
@@ -140,5 +140,18 @@ def stop_ids(runtime: Runtime) -> tuple[int, ...]:
 
 
 def response_text(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The response as the verifier reads it, without special tokens."""
-    return tokenizer.decode(list(ids), skip_special_tokens=True)
+    """The response as the verifier reads it: without special tokens, but for the tags of a thought,
+    which are special in some tokenizers.
+    """
+    tags = thought_tags(tokenizer)
+    if tags.isdisjoint(ids):
+        return tokenizer.decode(list(ids), skip_special_tokens=True)
+    dropped = special_ids(tokenizer) - tags
+    return tokenizer.decode([i for i in ids if i not in dropped], skip_special_tokens=False)
+
+
+@lru_cache(maxsize=4)
+def thought_tags(tokenizer: Any) -> frozenset[int]:
+    """Special tokens that begin or end a thought."""
+    names = {i: tokenizer.convert_ids_to_tokens(i) for i in special_ids(tokenizer)}
+    return frozenset(i for i, name in names.items() if THOUGHT.fullmatch(name))

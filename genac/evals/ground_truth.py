@@ -16,7 +16,7 @@ import numpy as np
 from genac.config import StatesConfig
 from genac.critics.base import unique_states
 from genac.critics.monte_carlo import MonteCarloValue, monte_carlo_values
-from genac.rollout import Group, World, collect, problems_at
+from genac.rollout import Group, World, collect, problems_at, response_text
 from genac.runs.store import atomic_write
 from genac.runtime import Runtime
 from genac.states import split
@@ -187,7 +187,7 @@ def _state(
             prompt_ids=tuple(row["prompt_ids"]),
             response_ids=ids,
             logprobs=np.zeros(len(ids), np.float32),
-            text=tokenizer.decode(list(ids), skip_special_tokens=True),
+            text=response_text(tokenizer, ids),
             finish="stop",
             actor_version=0,
             reward=row["reward"],

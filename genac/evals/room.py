@@ -101,15 +101,20 @@ def skips(task: Task) -> bool:
 
 
 def fitting(task: Any, tokenizer: Any, context: int, new_tokens: int) -> Task:
-    """A task of data without the problems whose prompt and `new_tokens` more exceed the context."""
+    """A task of data without the problems whose prompt and `new_tokens` more exceed the context.
+    ValueError where these are all of a split.
+    """
     room, splits = context - new_tokens, splits_of(task)
-    return task.without(
-        {
-            problems[i].id
-            for problems in splits.values()
-            for i in too_long(tokenizer, problems, room)
-        }
-    )
+    long = {split: too_long(tokenizer, problems, room) for split, problems in splits.items()}
+    for split, problems in splits.items():
+        if problems and len(long[split]) == len(problems):
+            raise ValueError(
+                f"task.options.overlong 'skip' leaves nothing of the {split} split: all "
+                f"{len(problems)} prompts with {new_tokens} new tokens exceed the context of "
+                f"{context}; lower rollout.max_completion_length, or use a model with a longer "
+                "context"
+            )
+    return task.without({splits[split][i].id for split, rows in long.items() for i in rows})
 
 
 def unasked(splits: Splits, builder: PromptBuilder, room: int, context: Context | None) -> str:

@@ -76,8 +76,8 @@ def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
     """
     chat = [{k: utf8(v) for k, v in message.items()} for message in messages]
     begun = open_answer(chat)
-    if begun is not None and not begun and not chat[-1].get("tool_calls"):
-        chat, begun = chat[:-1], None  # an empty beginning is none
+    if begun is not None and not begun.strip() and not chat[-1].get("tool_calls"):
+        chat, begun = chat[:-1], None  # blanks begin nothing, and many templates strip them
     try:
         return tokenizer.apply_chat_template(
             chat,

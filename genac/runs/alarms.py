@@ -109,6 +109,14 @@ RULES = (
         "check that both hold the same weights, precision and temperature",
     ),
     Rule(
+        "all_masked",
+        "completions/masked_ratio",
+        operator.ge,
+        1.0,
+        "the length limit cut every response, and the actor's loss leaves these out",
+        "raise rollout.max_completion_length, or set loss.mask_truncated_completions to false",
+    ),
+    Rule(
         "publish_unchanged",
         "publish_changed",
         operator.eq,

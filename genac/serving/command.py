@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from genac.hosts import is_loopback
+from genac.hosts import in_url, is_loopback
 from genac.scoring import Critic
 from genac.serving.app import Limits, create_app
 
@@ -34,7 +34,7 @@ def serve(arguments: Sequence[str]) -> None:
             file=sys.stderr,
         )
     app = create_app(critic, critic.describe(), limits, asked.host, asked.allow_host)
-    print(f"serving {asked.critic} on http://{asked.host}:{asked.port}", flush=True)
+    print(f"serving {asked.critic} on http://{in_url(asked.host)}:{asked.port}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
         uvicorn.run(
             app,

@@ -174,6 +174,15 @@ def reader(cfg: RunConfig) -> tuple[Any, int]:
     return tokenizer, load_context(path, tokenizer)
 
 
+def critic_reader(cfg: RunConfig, tokenizer: Any, context: int) -> tuple[Any, int]:
+    """The same of the critic; the actor's where the critic is no model of its own."""
+    path = cfg.critic.model_name_or_path or cfg.actor.model_name_or_path
+    if path is None or cfg.critic.kind not in ("generative", "discriminative"):
+        return tokenizer, context
+    own = load_tokenizer(path, cfg.critic.load.chat_template_kwargs)
+    return own, load_context(path, own)
+
+
 def require_fitting(setup: Setup) -> None:
     """ValueError naming the rows of a data task whose prompts are too long to be answered, before
     anything is trained; a warning where only the critic cannot be asked about some."""
@@ -183,12 +192,7 @@ def require_fitting(setup: Setup) -> None:
     tokenizer, context = reader(cfg)
     new_tokens = cfg.rollout.max_completion_length
     require_room(problems, tokenizer, context, new_tokens, "actor")
-    path = cfg.critic.model_name_or_path or cfg.actor.model_name_or_path
-    if path is None or cfg.critic.kind not in ("generative", "discriminative"):
-        own, limit = tokenizer, context
-    else:
-        own = load_tokenizer(path, cfg.critic.load.chat_template_kwargs)
-        limit = load_context(path, own)
+    own, limit = critic_reader(cfg, tokenizer, context)
     if cfg.critic.kind == "discriminative":
         require_room(problems, tokenizer, limit, new_tokens, "critic")
     if cfg.critic.kind == "generative":
@@ -209,5 +213,8 @@ def make_world(cfg: RunConfig, **overrides: Any) -> World:
     """Task (with overridden generator settings), verifier and sampling settings."""
     task = make_task(cfg.task, cfg.seed, **overrides)
     if skips(task):
-        task = fitting(task, *reader(cfg), cfg.rollout.max_completion_length)
+        tokenizer, context = reader(cfg)
+        if cfg.critic.kind == "discriminative":  # it reads all that the actor does
+            context = min(context, critic_reader(cfg, tokenizer, context)[1])
+        task = fitting(task, tokenizer, context, cfg.rollout.max_completion_length)
     return World(task, Verifier(task, cfg.task.verify_seconds), cfg.rollout, cfg.seed)

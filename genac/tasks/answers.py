@@ -43,6 +43,7 @@ Scorer = Callable[[Problem, str], float | None]
 MATHEMATICS = ("$", "\\(", "\\[")
 # "42 cows", but neither "2ab" nor "1 and 2": math-verify knows what those are.
 SENTENCE = re.compile(r"(?:^|\s)(?!and\b)[A-Za-z]{3,}(?=[\s.,;:!?]|$)")
+LIST_COMMA = re.compile(r"(?<![\\{]),")  # neither a thin space nor the comma of 1{,}234
 FULL_LENGTH, NO_LENGTH = 2000, 8000  # characters: `short` falls from 1 to 0 between them
 
 
@@ -66,7 +67,7 @@ def reference(problem: Problem) -> tuple[str, bool]:
     "####", in a box) or is the last line.
     """
     text = problem.answer
-    text = (visible(text) if "</" in text else None) or text
+    text = visible(text) or text
     form = read(text)
     return (form.content, True) if form and not form.cut else (last_line(text), False)
 
@@ -159,7 +160,10 @@ def response_latex(response: str, form: Form | None) -> str:
 
 
 def as_latex(answer: str) -> str:
-    return f"\\[ {normalise(answer)} \\]"
+    """The answer as one formula. The commas left in it separate: without a blank behind them
+    math-verify reads the two numbers of "1, 200" as one.
+    """
+    return f"${LIST_COMMA.sub(', ', normalise(answer))}$"
 
 
 BUILTIN: dict[str, Callable[[], Scorer]] = {

@@ -21,10 +21,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-OPEN, CLOSE = "<answer>", "</answer>"
+CLOSE = "</answer>"
+TAG = re.compile(r"</?answer>", re.IGNORECASE)
 PROSE = 4  # words from which what follows "Answer:" is a sentence about the answer
 
-THOUGHT = re.compile(r"<(/?)(?:seed:)?think(?:ing)?>|\[(/?)THINK\]")
+# The tags that reasoning models write around a thought, in any capitals.
+THOUGHT = re.compile(
+    r"<(?P<close>/)?(?:(?:seed:)?think(?:ing)?|thoughts?|reasoning)\s*>"
+    r"|\[(?P<bracket>/)?THINK\]|\u25c1(?P<kimi>/)?think\u25b7"
+    r"|<\|(?:(?:start|begin)|(?P<end>end))_(?:of_)?(?:thought|thinking)\|>",
+    re.IGNORECASE,
+)
 BRACES = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*\{|\\.|[{}]", re.DOTALL)
 # A box without braces holds what its formula does, or else a number or one command.
 BARE = re.compile(
@@ -53,6 +60,8 @@ BETWEEN = re.compile(
 DELIMITERS = (("$$", "$$"), ("\\(", "\\)"), ("\\[", "\\]"), ("$", "$"))
 
 SIGNS = dict.fromkeys((0x2212, 0xFE63, 0xFF0D), "-") | {0xFF10 + n: str(n) for n in range(10)}
+# A dash at the beginning of a number is its sign: 1\u20135 is a range, (\u20131, 5) is not.
+DASH = re.compile(r"(?<![^\s(,\[{=$])[\u2010-\u2013](?=[\d.\\])")
 SEPARATOR = r"(?:,\\!|,|\{,\}|\\,|[\u00a0\u2009\u202f])"
 THOUSANDS = re.compile(
     rf"(?<![\d.])(?<!\d,)(?<!\d\{{,\}})(?<!\d\\,)[1-9]\d{{0,2}}(?:{SEPARATOR}\d{{3}})+(?!\d|{SEPARATOR}\d)"
@@ -84,13 +93,13 @@ def visible(text: str) -> str | None:
         last = tag
     if last is None:
         return text
-    return text[last.end() :] if "/" in last[0] else None
+    return text[last.end() :] if last.lastgroup else None
 
 
 def opens_thought(prompt: str) -> bool:
     """Whether a prompt ends with the opening tag of a thought, which the response goes on in."""
     tail = prompt[-40:].rstrip()
-    return any(t.end() == len(tail) and "/" not in t[0] for t in THOUGHT.finditer(tail))
+    return any(t.end() == len(tail) and not t.lastgroup for t in THOUGHT.finditer(tail))
 
 
 def final_answer(text: str) -> str:
@@ -190,10 +199,16 @@ def outermost(boxes: list[Box]) -> list[Box]:
 
 def tag_of(text: str) -> Form | None:
     """The last <answer></answer> that holds something."""
-    start = text.rfind(OPEN, 0, max(text.rfind(CLOSE), 0))
-    first = start + len(OPEN)
-    content = text[first : text.find(CLOSE, first)].strip() if start >= 0 else ""
-    return Form(start, content, "tag") if content else None
+    opened, last = None, None
+    for tag in TAG.finditer(text):
+        if "/" not in tag[0]:
+            opened = tag
+        elif opened is not None:
+            last, opened = (opened, tag), None
+    if last is None:
+        return None
+    content = text[last[0].end() : last[1].start()].strip()
+    return Form(last[0].start(), content, "tag") if content else None
 
 
 def line_of(text: str, boxes: list[Box]) -> Form | None:
@@ -275,7 +290,7 @@ def normalise(answer: str) -> str:
     Commas of lists stay: "1,2", "1,23", "0,123", and all within brackets, so that (1,234) is a
     pair. 1,234 without brackets is a number.
     """
-    answer = answer.translate(SIGNS).strip()
+    answer = DASH.sub("-", answer.translate(SIGNS)).strip()
     for _ in range(4):
         dressed = undelimited(answer.rstrip(".").strip())
         match = DRESS.fullmatch(dressed)

@@ -223,6 +223,12 @@ class Concurrent:
             os._exit(0)
 
     async def _item(self, number: int, problem: Problem, text: str) -> None:
+        try:
+            await self._answer(number, problem, text)
+        except (OSError, asyncio.CancelledError):
+            os._exit(1)  # nobody listens any more, or a response cancelled the others' tasks
+
+    async def _answer(self, number: int, problem: Problem, text: str) -> None:
         self.server.watch.renew()
         ITEM.set(number)
         self.own[number] = 0.0

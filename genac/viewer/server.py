@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import socket
@@ -20,6 +19,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import TypeAdapter, ValidationError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from genac.hosts import in_url, is_loopback
 from genac.runs.listing import status
 from genac.runs.store import Run
 from genac.runs.trajectory import Step, Trajectory, prefix, tree
@@ -62,7 +62,7 @@ def make_app(run: Run, host: str = "127.0.0.1") -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     index = Index(run)
     app.add_middleware(GZipMiddleware, minimum_size=2000)
-    if local(host):
+    if is_loopback(host):
         # A page elsewhere could point a name of its own at this port; its Host header tells.
         names = ["127.0.0.1", "localhost", "[::1]", "testserver", host]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
@@ -235,14 +235,6 @@ def _member(group: list[Trajectory], member: int) -> Trajectory:
     raise ValueError(f"group {group[0].group} has no response {member}")
 
 
-def local(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def serve(run: Run, host: str, port: int, browser: bool) -> None:
     """Serves the run until interrupted; prints the address, and opens it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -252,14 +244,13 @@ def serve(run: Run, host: str, port: int, browser: bool) -> None:
         listening.bind((host, port))
     except OSError as error:
         raise ValueError(
-            f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --port, "
-            "or --port 0 for any free one"
+            f"cannot listen on {in_url(host)}:{port} ({error.strerror or error}): choose another "
+            "--port, or --port 0 for any free one"
         ) from error
-    named = f"[{host}]" if ":" in host else host
-    address = f"http://{named}:{listening.getsockname()[1]}/"
+    address = f"http://{in_url(host)}:{listening.getsockname()[1]}/"
     listening.listen(128)  # a browser that is faster than the server waits
     print(f"{run.path} at {address} (Ctrl-C ends it)", flush=True)
-    if not local(host):
+    if not is_loopback(host):
         print(f"anyone who can reach {host} can read this run", flush=True)
     if browser:
         webbrowser.open(address)

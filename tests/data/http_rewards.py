@@ -33,10 +33,19 @@ async def ask(completions):
     if text == "callback":
         asyncio.get_running_loop().call_later(0.01, time.sleep, 60)
         await asyncio.sleep(60)
+    break_loop(text)
     if text == "pause":
         time.sleep(0.4)
     reply = await CLIENT.get(f"{ADDRESS}/{text}")
     return [read(reply.text)]
+
+
+def break_loop(text):
+    if text == "cancel":
+        for task in asyncio.all_tasks():
+            task.cancel()
+    if text == "close":
+        os.closerange(3, 1000)
 
 
 async def blocks():

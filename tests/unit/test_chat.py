@@ -102,9 +102,13 @@ def test_behind_any_other_message_a_turn_is_opened(last):
     assert text.endswith(f"{last['role']}:{last['content']}<eos>\n<|assistant|>")
 
 
-def test_an_empty_beginning_is_none():
-    tokenizer = byte_tokenizer(CHATML)
-    chat = [QUESTION, {"role": "assistant", "content": ""}]
+@pytest.mark.parametrize(
+    "template", [CHATML, CHATML.replace("m['content']", "m['content'] | trim")]
+)
+@pytest.mark.parametrize("blank", ["", " ", "\n\n"])
+def test_an_empty_beginning_is_none(template, blank):
+    tokenizer = byte_tokenizer(template)
+    chat = [QUESTION, {"role": "assistant", "content": blank}]
     opened = encode_prompt(tokenizer, Problem("p", [QUESTION], ""))
     assert encode_prompt(tokenizer, Problem("p", chat, "")) == opened
 

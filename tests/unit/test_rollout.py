@@ -99,6 +99,29 @@ def test_a_thought_that_the_chat_template_opens_is_open_until_the_response_close
             assert votes == (["5", "5"] if all(rewards) else [None, "5"])
 
 
+@pytest.mark.parametrize("opened", [False, True])
+def test_the_tags_of_a_thought_are_read_where_the_tokenizer_calls_them_special(
+    tiny_model, tmp_path, opened
+):
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "2+3", "answer": "5"}\n')
+    tags = ["[THINK]", "[/THINK]"]
+    chatty = byte_tokenizer(CHAT + tags[0] if opened else CHAT)
+    chatty.add_special_tokens({"extra_special_tokens": ["<|user|>", "<|assistant|>", *tags]})
+    begin = "" if opened else tags[0]
+    said = [f"{begin}\\boxed{{5}}", f"{begin}\\boxed{{5}}[/THINK]4", f"{begin}4[/THINK]5"]
+    said = [*said, r"\boxed{5}<eos>"]
+    texts = iter(said)
+    engine = ScriptedEngine(lambda _: says(chatty, next(texts)))
+    task = FileTask(str(data), heldout_fraction=0.0)
+    with Verifier(task) as verifier:
+        world = World(task, verifier, RolloutConfig(num_generations=4), 0)
+        actor = runtime_with(engine, chatty, tiny_model)
+        group = collect(actor, world, problems_at(world, "train", 0, 1), "s")[0]
+    assert [r.reward for r in group] == [0, 0, 1, 0 if opened else 1]
+    assert [r.text for r in group] == [*said[:3], r"\boxed{5}"]
+
+
 def test_prompts_go_through_the_chat_template_where_there_is_one(tokenizer):
     chatty = byte_tokenizer(CHAT)
     messages = [{"role": "user", "content": "2+3"}]

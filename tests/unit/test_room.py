@@ -162,6 +162,22 @@ def test_long_rows_are_left_out_and_counted_where_that_is_asked_for(recipe):
     assert again == splits_of(task)  # whoever makes the task again gets the same one
 
 
+def test_a_value_head_of_a_shorter_context_leaves_out_what_it_cannot_read(recipe, tmp_path):
+    path = str(tmp_path / "critic")
+    own = {"kind": "discriminative", "model_name_or_path": path}
+    cfg = recipe([10, 20, 38, 30, 25], {"overlong": "skip"}, **own)
+    save_tiny(path, FileTask(cfg.task.path).alphabet(), max_length=50, **SHAPE)
+    setup = Setup.of(cfg)
+    require_fitting(setup)
+    kept = sorted(p.id for split in splits_of(setup.world.task).values() for p in split)
+    assert kept == ["file-1", "file-2", "file-5"]
+
+
+def test_nothing_left_is_told_with_its_cause(recipe):
+    with pytest.raises(ValueError, match=r"'skip' leaves nothing of the train split: all 3 "):
+        Setup.of(recipe([90, 70, 80], {"overlong": "skip"}))
+
+
 def test_a_critic_without_room_is_told_of(recipe, capsys):
     generative = {"prompt": "compact", "max_new_tokens": 30}
     require_fitting(Setup.of(recipe([10, 20, 40], generative=generative)))

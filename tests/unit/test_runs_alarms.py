@@ -16,6 +16,7 @@ GOOD = {
     "critic/bias": 0.25,
     "sampling/sampling_logp_difference/mean": 0.05,
     "critic/sampling/sampling_logp_difference/mean": 0.05,
+    "completions/masked_ratio": 0.99,
     "publish_changed": 1,
 }
 BAD = {
@@ -28,6 +29,7 @@ BAD = {
     "critic/bias": 0.26,
     "sampling/sampling_logp_difference/mean": 0.06,
     "critic/sampling/sampling_logp_difference/mean": 0.06,
+    "completions/masked_ratio": 1.0,
     "publish_changed": 0,
 }
 

@@ -11,12 +11,13 @@ import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
 from test_serving import Scripted, item
 
-from genac.hosts import HostGuard
+from genac.hosts import HostGuard, in_url
 from genac.serving.app import MESSAGES, Limits, create_app
 from genac.serving.command import Impatient
 from genac.serving.guard import Outline
@@ -62,6 +63,7 @@ def server(host: str = "127.0.0.1", names: tuple[str, ...] = (), **limits: Any) 
         client = Client(listening.getsockname()[1])
         while not running.started:
             assert thread.is_alive()
+            time.sleep(0.005)  # a loop without a pause takes the processor from the server
         try:
             yield client
             assert client.score(item("xx"))[1]["value"] == 0.02
@@ -319,6 +321,16 @@ def test_which_names_are_answered(bound: str, header: str, allowed: bool) -> Non
         raise AssertionError
 
     assert HostGuard(app, bound, ["proxy.example"]).allows(header) is allowed
+
+
+@pytest.mark.parametrize("host", ["::1", "::", "127.0.0.1", "localhost", "critic.example"])
+def test_the_address_that_is_printed_is_one_that_is_answered(host: str) -> None:
+    async def app(*_: Any) -> None:
+        raise AssertionError
+
+    address = urlsplit(f"http://{in_url(host)}:8077/score")
+    assert (address.hostname, address.port) == (host, 8077)
+    assert HostGuard(app, host).allows(address.netloc)
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/docs/oauth2-redirect"])

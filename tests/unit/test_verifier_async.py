@@ -108,7 +108,15 @@ def test_one_worker_has_many_responses_under_way(tmp_path, server, monkeypatch):
     assert server.most == IN_FLIGHT  # and never more
 
 
-@pytest.mark.parametrize("text", ["block", "sleep", "stubborn", "thread", "child task", "callback"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "block",
+        "sleep",
+        "callback",
+        *(pytest.param(t, marks=pytest.mark.slow) for t in ("stubborn", "thread", "child task")),
+    ],
+)
 def test_a_response_that_exceeds_its_time_costs_only_itself(tmp_path, server, monkeypatch, text):
     monkeypatch.setattr(verifying, "WORKERS", 1)
     texts = [str(n) for n in range(20)]
@@ -121,6 +129,22 @@ def test_a_response_that_exceeds_its_time_costs_only_itself(tmp_path, server, mo
     assert outcomes == [Outcome(n / 100) for n in range(20) if n != 3]
 
 
+@pytest.mark.parametrize("text", ["cancel", "close"])
+def test_a_response_that_breaks_the_loop_costs_only_itself(
+    tmp_path, server, monkeypatch, capfd, text
+):
+    """It cancels the others' tasks, or closes the line to the parent."""
+    monkeypatch.setattr(verifying, "WORKERS", 1)
+    texts = [str(n) for n in range(20)]
+    texts[3] = text
+    began = time.monotonic()
+    with Verifier(task(tmp_path), time_limit=5) as verifier:
+        outcomes = judged(verifier, texts)
+    assert outcomes.pop(3).reward is None
+    assert outcomes == [Outcome(n / 100) for n in range(20) if n != 3]
+    assert time.monotonic() - began < 15 and "Traceback" not in capfd.readouterr().err
+
+
 def test_what_one_response_blocks_does_not_count_for_the_others(tmp_path, server, monkeypatch):
     """Eight that block for 0.4 s each, longer together than the limit of any."""
     monkeypatch.setattr(verifying, "WORKERS", 1)
@@ -130,6 +154,7 @@ def test_what_one_response_blocks_does_not_count_for_the_others(tmp_path, server
     assert [o.reward for o in outcomes] == [0.5] * 8 + [n / 100 for n in range(8)]
 
 
+@pytest.mark.slow
 def test_many_that_block_cost_only_themselves(tmp_path, server, monkeypatch):
     monkeypatch.setattr(verifying, "WORKERS", 1)
     texts = ["block" if n % 5 == 0 else str(n) for n in range(16)]
