@@ -5,7 +5,7 @@ RUN := $(BIN)/genac
 
 .PHONY: help setup demo test test-slow test-gpu lint types check compare results bench bench-gpu screenshot clean
 
-help:            ## this list
+help:            ## print this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
 
 .venv/ready: pyproject.toml constraints.txt
@@ -13,44 +13,44 @@ help:            ## this list
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch .venv/ready
 
-setup: .venv/ready   ## virtual environment with everything
+setup: .venv/ready   ## make the virtual environment, with everything
 
-demo: setup      ## all three stages on the default task, two CPU cores, under ten minutes
+demo: setup      ## all stages on the default task, on two CPU cores
 	$(RUN) train recipes/arithmetic.yaml
 
 # Two processes of one thread each finish in half the time that one process with two threads takes.
 test: setup      ## the default test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
-test-slow: setup ## the slow tests as well
+test-slow: setup ## the tests marked slow
 	$(BIN)/python -m pytest -q -m 'slow and not gpu'
 
 # Much of the time on a GPU goes into compiling kernels, one core each.
-test-gpu: setup  ## the tests that need a GPU
+test-gpu: setup  ## the tests marked gpu; needs a GPU
 	$(BIN)/python -m pytest -q -m gpu -n 4
 
-lint: setup      ## ruff: format and rules
+lint: setup      ## ruff: format and rules, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: setup     ## pyright
+types: setup     ## pyright on genac
 	$(BIN)/pyright
 
 check: lint types test  ## what CI runs
 
-compare: setup   ## every algorithm on the default task, three seeds, the table in docs/results
+compare: setup   ## every algorithm on the default task, three seeds; the table is in docs/results
 	$(RUN) compare recipes/compare-arithmetic.yaml
 
 # The order matters: the regime is chosen before methods are compared in it.
 results: setup   ## every experiment of docs/results; hours on two CPU cores
-	for name in regime approximation sizes icc downstream downstream-fresh downstream-parts downstream-long downstream-gate representation ablation compute; do \
-	  $(RUN) paper recipes/paper/$$name.yaml || exit 1; done
+	for name in regime approximation sizes icc downstream downstream-fresh downstream-parts downstream-long representation ablation compute; do \
+	  $(BIN)/python -m paper recipes/paper/$$name.yaml || exit 1; done
 
-bench: setup     ## speed: rough figures of every benchmark
+bench: setup     ## rough figures of every benchmark
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	for name in engine critic step trl scale view memory; do $(BIN)/python bench/$$name.py --quick || exit 1; done
 
-bench-gpu: setup ## the tests that need a GPU and every benchmark on it, into gpu.json
+bench-gpu: setup ## the tests marked gpu and every benchmark, into gpu.json; needs a GPU
 	$(BIN)/python bench/gpu.py --json gpu.json
 
 screenshot: setup ## the README's picture of the viewer; SHOT=RUN names the run

@@ -133,11 +133,13 @@ def asked(args, prompts: list) -> list:
 def learner(args, model, share: bool):
     import copy
 
-    from genac.config import OptimizerConfig
+    from genac.config.models import OptimizerConfig
     from genac.learner import Learner
 
     optimizer = OptimizerConfig(learning_rate=1e-6, tokens_per_microbatch=4096)
-    return Learner(copy.deepcopy(model), optimizer, share=share, bf16=args.device == "cuda")
+    one = Learner(copy.deepcopy(model), optimizer, bf16=args.device == "cuda")
+    one.shares_prefixes = one.shares_prefixes and share
+    return one
 
 
 def thoughts(args, prompts: list) -> list:

@@ -13,8 +13,7 @@ of threads:
 The end token lies outside the vocabulary, so every candidate does the same work. Prompts are new in
 every round, so no cache carries over from one to the next. Ours returns log-probabilities, which
 the others are not asked for. What counts as transformers' rate (`vs_transformers`) is the fastest
-of its candidates; `vs_generate` is against model.generate as it comes. With `--device cuda` ours
-runs without CUDA graphs as well.
+of its candidates; `vs_generate` is against model.generate as it comes.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import random
 import tempfile
 import time
@@ -35,7 +33,7 @@ import common
 from common import Peer, Seconds
 
 PROMPT, GROUP, BATCHES, BATCH = 48, 8, (64, 128, 256), 128
-OURS, EAGER, VLLM = "genac", "genac, no graphs", "vLLM CPU"
+OURS, VLLM = "genac", "vLLM CPU"
 
 
 @dataclass(frozen=True)
@@ -79,22 +77,6 @@ def ours(model: Any, rows: int) -> Candidate:
         require_lengths([len(c.ids) for c in engine.generate(requests)], work.limits)
 
     return run
-
-
-def without_graphs(run: Candidate) -> Candidate:
-    """Ours, every operation launched by itself."""
-
-    def eagerly(work: Work) -> Any:
-        before = os.environ.get("GENAC_GRAPHS")
-        os.environ["GENAC_GRAPHS"] = "0"
-        try:
-            return run(work)
-        finally:
-            del os.environ["GENAC_GRAPHS"]
-            if before is not None:
-                os.environ["GENAC_GRAPHS"] = before
-
-    return eagerly
 
 
 def generation(model: Any, new: int, **options: Any) -> Any:
@@ -210,10 +192,7 @@ def candidates(
 ) -> dict[str, Candidate]:
     """Who takes part in a kind of work."""
     static = {"cache_implementation": "static", "disable_compile": model.device.type == "cpu"}
-    engine = ours(model, rows)
-    out = {OURS: engine}
-    if model.device.type == "cuda":
-        out[EAGER] = without_graphs(engine)
+    out = {OURS: ours(model, rows)}
     if against == "none":
         return out
     out["generate"] = transformers_generate(model)
@@ -245,7 +224,7 @@ def measure(
 
 def against(seconds: Seconds, vllm_only: bool) -> dict[str, Any] | None:
     """How many times faster ours is than vLLM, or than the fastest way through transformers."""
-    others = [name for name in seconds if name not in (OURS, EAGER)]
+    others = [name for name in seconds if name != OURS]
     names = [name for name in others if (name == VLLM) == vllm_only]
     best = min(names, key=lambda name: common.summary(seconds[name])["median"], default=None)
     return best and {"than": best, **common.ratio(seconds[best], seconds[OURS])}

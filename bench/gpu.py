@@ -7,7 +7,7 @@ lines, and the others go on. The file is written anew after every section, so th
 loses only the one that was running. The exit code is 1 unless all sections did well.
 
     tests            tests/gpu and every other test marked gpu
-    engine ...       sampling, 0.9 M parameters and 0.7 B; with CUDA graphs and without
+    engine ...       sampling, 0.9 M parameters and 0.7 B
     critic ...       scoring and training on shared prefixes; with FlexAttention and without
     step ...         an iteration of GenAC, PPO, VinePPO and GRPO by phase
     scale, memory    the cost model, and what training takes beside what doctor estimates

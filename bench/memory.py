@@ -36,8 +36,9 @@ def worker(spec: dict[str, Any]) -> None:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from genac.config import OptimizerConfig
-    from genac.evals.memory import Spread, Trained, language
+    from genac.commands.doctor.memory import language
+    from genac.commands.doctor.model_bytes import Spread, Trained
+    from genac.config.models import OptimizerConfig
     from genac.learner import Learner
     from genac.types import Sample
 

@@ -5,8 +5,7 @@
 One axis at a time around a middle shape: response length, states per response, group size, width of
 the model. The model counts operations and bytes per phase (`work`); three rates are fitted to the
 measured phases: operations per second of sampling and of training, bytes per second of keys, values
-and weights while sampling. With these forms and the rates of an accelerator it is extrapolated, on
-paper, at the end.
+and weights while sampling.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ from statistics import median
 import numpy as np
 from common import interleaved, parse, parser, roofline, table, write_json
 from step import Worker
-
-from genac.evals.work import SAMPLING, TRAINING, Iteration, Rates, Sizes, Work, seconds, work
+from work import SAMPLING, TRAINING, Iteration, Rates, Sizes, Work, seconds, work
 
 AXES = {
     "response": (128, 256, 512, 1024),
@@ -79,16 +77,11 @@ def main() -> None:
     print(table(["axis", "", *METHODS, "ratio", "predicted ratio", "error"], rows))
     found = {k: r for k, r in asdict(rates).items() if 0 < r < math.inf}
     print({name: f"{rate / 1e9:.1f} G/s" for name, rate in found.items()})
-    paper = extrapolated()
-    print(table(["on paper", "genac / ppo", "grpo / ppo"], [list(row) for row in paper]))
     keys = ("axis", "value", *METHODS, "ratio", "predicted_ratio", "error")
     result = {
         "cells": [dict(zip(keys, row, strict=True)) for row in rows],
         "rates": found,
         "roofline": limits,
-        "on_paper": [
-            dict(zip(("where", "genac_vs_ppo", "grpo_vs_ppo"), row, strict=True)) for row in paper
-        ],
     }
     write_json(args, result, spent)
 
@@ -132,38 +125,6 @@ def report(measured: list, rates: dict[str, float]) -> list[list]:
         ratio, wanted = total["genac"] / total["ppo"], guess["genac"] / guess["ppo"]
         out.append([axis, getattr(shape, axis), *total.values(), ratio, wanted, error])
     return out
-
-
-def extrapolated() -> list[tuple[str, float, float]]:
-    """Ratios at real sizes, from the forms above and assumed rates: nothing here was measured.
-
-    An 8B model (36 layers, 8 x 128 key and value dimensions, bf16), 1024 problems x 8 responses of
-    4096 tokens, 16 states, thoughts of 512 and 1024 tokens, a question of 200. Per accelerator
-    400 TFLOP/s in training (40 % of 989), 400 in reading and at most 3 TB/s of keys, values and
-    weights; 8 of them hold the whole batch in waves, 512 divide it. Each engine reads the weights
-    once per decoding step of its own share, so that fewer responses per accelerator read them more
-    often per token.
-    """
-    model = Sizes(7e9, 36, 4096, 4096, 1024, 151_936, bytes_per_number=2)
-    rates = Rates(sampling_flops=4e14, sampling_bytes=3e12, training_flops=4e14)
-    rows = []
-    for devices in (8, 512):
-        for thought in (512, 1024):
-            # What one accelerator has to do: its share of the problems, at least one wave.
-            share = Iteration(
-                prompts=1024 // devices,
-                generations=8,
-                prompt=300,
-                response=4096,
-                states=16,
-                thought=thought,
-                question=200,
-            )
-            todo = {m: work(share, m, model, model) for m in ("genac", "ppo", "grpo")}
-            spent = {m: sum(seconds(w, rates).values()) for m, w in todo.items()}
-            name = f"{devices} accelerators, thoughts of {thought}"
-            rows.append((name, spent["genac"] / spent["ppo"], spent["grpo"] / spent["ppo"]))
-    return rows
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def shape(args, thought: int, methods: tuple[str, ...]) -> tuple[dict, dict, dic
 
 def from_run(args) -> None:
     """The recipe's joint step from a finished run's models, which go on learning."""
-    from genac.recipes import read_recipe, resolve
+    from genac.config.recipes import read_recipe, resolve
     from genac.stages.setup import Setup
 
     workers = {}
@@ -201,21 +201,19 @@ class Worker:
         """The phases of stages/joint.py."""
         from genac.credit import credit
         from genac.rollout import collect, problems_at
-        from genac.stages.joint import asked, assigns, publish
+        from genac.stages.joint import publish, states_to_value
 
         cfg, actor, critic, cost = self.cfg, self.actor, self.critic, self.make_cost()
         step, count = turn + 10, cfg.rollout.num_prompts
-        judge = critic.runtime or (actor if cfg.critic.kind == "monte_carlo" else None)
         wait = partial(synchronise, cfg.hardware.device)  # what a phase started is its own
         with cost.clock("actor_sampling", actor):
             problems = problems_at(self.world, "train", step * count, count)
             groups = collect(actor, self.world, problems, "joint", step)
-        with cost.clock("critic_sampling", judge):
+        with cost.clock("critic_sampling", critic.samples_with):
             rollouts = [r for group in groups for r in group]
-            estimates = critic.estimate(asked(groups, cfg, actor, step), step)
+            estimates = critic.estimate(states_to_value(groups, critic, cfg, actor, step), step)
         with cost.clock("actor_training", actor):
-            valued = [e for e in estimates if assigns(groups[e.state.rollout.group], cfg)]
-            assigned = credit(groups, valued, cfg.credit, cfg.rollout.temperature)
+            assigned = credit(groups, estimates, cfg.credit, cfg.rollout.temperature)
             actor.learner.learn(assigned.samples, step)
             wait()
         with cost.clock("critic_training", critic.runtime):
@@ -239,7 +237,7 @@ class Worker:
 
 def config(args, name: str, thought: int):
     """The shape under the method's ordinary settings."""
-    from genac.recipes import resolve
+    from genac.config.recipes import resolve
 
     budget = {"learning_rate": 1e-6, "tokens_per_microbatch": 4096}
     recipe = {

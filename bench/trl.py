@@ -117,27 +117,27 @@ class Words:
 
 def our_side(spec: Spec, channel: common.Channel) -> None:
     """The loop of the joint stage without critic, evaluation and files."""
-    from genac import config
+    from genac.config import run
     from genac.credit import credit
     from genac.critics.base import NoCritic
     from genac.evals.online import rollout_metrics
     from genac.rollout import World, collect, problems_at
-    from genac.runtime import Hardware, language_model
+    from genac.runtime import Hardware, ModelSpec, build
     from genac.seeding import derive_seed
     from genac.stages.joint import publish
     from genac.tasks.verifier import Verifier
 
     imports, clock, task = common.memory_mib("VmRSS"), Clock(), Words(spec)
     where = {"device": spec["device"], "threads": spec["threads"], "precision": "fp32"}
-    hardware = Hardware.resolve(config.HardwareConfig(**where))
+    hardware = Hardware.resolve(run.HardwareConfig(**where))
     rows, tokens = spec["prompts"] * spec["group"], spec["rows"] * (spec["prompt"] + spec["new"])
-    optimizer = config.OptimizerConfig(tokens_per_microbatch=tokens)
-    actor = language_model("actor", spec["folder"], hardware, optimizer, max_rows=rows)
+    optimizer = run.OptimizerConfig(tokens_per_microbatch=tokens)
+    actor = build(ModelSpec("actor", spec["folder"], optimizer, max_rows=rows), hardware)
     sizes = {"num_prompts": spec["prompts"], "num_generations": spec["group"]}
-    rollout = config.RolloutConfig(max_completion_length=spec["new"], max_rows=rows, **sizes)
+    rollout = run.RolloutConfig(max_completion_length=spec["new"], max_rows=rows, **sizes)
     world = World(task, Verifier(task), rollout, spec["seed"])
     world.verifier.verify = clock.wrap("scoring", world.verifier.verify)
-    relative = config.CreditConfig(estimator="group_mean", scale_rewards="group")
+    relative = run.CreditConfig(estimator="group_mean", scale_rewards="group")
     channel.send({"imports_mib": imports})
     for step in itertools.count():
         channel.receive()

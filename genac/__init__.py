@@ -1,6 +1,7 @@
 """genac: generative critics for LLM reinforcement learning.
 
-Names are loaded on first use, so that `import genac` needs neither torch nor a tracker.
+These names are the public objects. They are loaded on first use, so that `import genac` needs
+neither torch nor a tracker. The method starts in `stages/joint.py`; what flows is in `types.py`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genac.config import RunConfig
-    from genac.recipes import read_recipe, resolve
+    from genac.config.recipes import read_recipe, resolve
+    from genac.config.run import RunConfig
     from genac.runs.store import Run
     from genac.runs.trajectory import Trajectory
     from genac.scoring import Critic
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 _WHERE = {
     "Critic": "genac.scoring",
     "Run": "genac.runs.store",
-    "RunConfig": "genac.config",
+    "RunConfig": "genac.config.run",
     "Trajectory": "genac.runs.trajectory",
-    "read_recipe": "genac.recipes",
-    "resolve": "genac.recipes",
+    "read_recipe": "genac.config.recipes",
+    "resolve": "genac.config.recipes",
     "train": "genac.stages.pipeline",
 }
 __all__ = ["Critic", "Run", "RunConfig", "Trajectory", "read_recipe", "resolve", "train"]

@@ -1,11 +1,17 @@
 """Samples to micro-batches: sequences that begin alike become one packed row without padding.
 
 A packed row holds what a family of sequences shares once and each sequence's rest behind it (see
-models/tree_attention.py). Models whose attention cannot be told so get right-padded rows: causal
+models/packed/attention.py). Models whose attention cannot be told so get right-padded rows: causal
 attention never looks right, so these need no mask. No result may depend on how samples were
 batched: losses divide by counts over the whole mini-batch (tested).
 
-Shapes: _B sample, _T token of a sample, _L token that the model reads.
+    prompt, prompt a, prompt b, prompt b c      four samples
+    [prompt b c | a]                            the row that is read: 'prompt' and 'b' once
+
+Streams stay one row per sample (_BT); `place_BT` says where in the row (_L) the model reads each
+token.
+
+Shapes: _B sample, _T token of a sample, _L token that the model reads, _N score token.
 """
 
 from __future__ import annotations
@@ -18,18 +24,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genac.models.tree_plan import Stretch, TreePlan
+from genac.models.packed.plan import Stretch, TreePlan
 from genac.prefixes import Family, Kin, families
 from genac.types import Sample
 
-# Numbers per stream of a micro-batch, in multiples of the tokens that the model reads.
+# Numbers per stream of a micro-batch, in multiples of the tokens that the model reads: without a
+# limit, a thousand samples that differ in their last token would be a thousand whole rows.
 STREAMED = 16
+# Of a Sample, by the names that their padded rows have without _BT.
 STREAMS = ("mask", "advantages", "old_logprobs", "ref_logprobs", "targets")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A micro-batch on the device. Streams that no sample carries are None."""
+    """A micro-batch. Streams that no sample carries are None."""
 
     ids_BT: Tensor
     place_BT: Tensor  # where the model reads token t of a sample: an index into _L
@@ -52,6 +60,7 @@ class Rows:
         return self.ids_BT.numel() if self.packed is None else len(self.packed.ids_L)
 
     def to(self, device: torch.device) -> Rows:
+        """The same on a device; `packed` moves itself."""
         values: list[Any] = [getattr(self, f.name) for f in fields(self)]
         moved: list[Any] = [v.to(device) if v is not None else None for v in values]
         return Rows(*moved)
@@ -62,8 +71,8 @@ class Packed:
     """Families of sequences in one row."""
 
     ids_L: Tensor
-    position_L: Tensor
-    plan: TreePlan
+    position_L: Tensor  # in its own sequence, not in the row: what a sample alone would have
+    plan: TreePlan  # which tokens attend to which
 
     def to(self, device: torch.device) -> Packed:
         plan = replace(self.plan, device=device)
@@ -79,6 +88,7 @@ def bundles(
     rows are padded and nothing is shared.
     """
     if not packed:
+        # Every sequence is a family of its own, so that both kinds have one form.
         groups = microbatches([len(s) for s in sequences], token_budget)
         alone = lambda i: Family((Kin(sequences[i], len(sequences[i]), (i,)),))  # noqa: E731
         return [[alone(i) for i in group] for group in groups]
@@ -103,17 +113,24 @@ def cut(family: Family, token_budget: int) -> list[Family]:
     leader, *rest = family.kin
     longest = max(len(kin.ids) for kin in family.kin)
     most = max(2, STREAMED * token_budget // longest)
-    out, kin, tokens, head = [], [leader], len(leader.ids), len(leader.ids)
+    out: list[Family] = []
+    # The part that is being filled: its sequences, what it reads, and how much of that is shared.
+    kin = [leader]
+    tokens = len(leader.ids)
+    head = len(leader.ids)
     for one in rest:
         added = len(one.ids) - one.shared
         # The part's leader may have to grow to what this sequence shares.
         grown = tokens + added + max(0, one.shared - head)
         if len(kin) > 1 and (grown > token_budget or len(kin) >= most):
             out.append(Family(tuple(kin)))
-            kin, head = [Kin(leader.ids[: one.shared], one.shared, ())], one.shared
+            # A new part begins with what this sequence shares, which belongs to no sample there.
+            head = one.shared
+            kin = [Kin(leader.ids[:head], head, ())]
             grown = head + added
         elif one.shared > head:
-            kin[0], head = Kin(leader.ids[: one.shared], one.shared, ()), one.shared
+            head = one.shared
+            kin[0] = Kin(leader.ids[:head], head, ())
         kin.append(one)
         tokens = grown
     return [*out, Family(tuple(kin))]
@@ -131,17 +148,20 @@ def pack(rows: Rows, bundle: Sequence[Family]) -> Rows:
     ids: list[int] = []
     position: list[np.ndarray] = []
     stretches: list[Stretch] = []
+    # Padding keeps place 0; as its mask is 0, no loss reads what is predicted there.
     place = np.zeros(tuple(rows.ids_BT.shape), np.int64)
-    row = 0
+    row = 0  # the first sample of the sequence at hand
     for family in bundle:
         trunk = len(ids)
         for number, kin in enumerate(family.kin):
-            shared = kin.shared if number else 0
-            length, start = len(kin.ids) - shared, len(ids)
-            if length:
+            shared = kin.shared if number else 0  # the leader is the trunk, so it is read whole
+            length = len(kin.ids) - shared
+            start = len(ids)
+            if length:  # else the whole sequence is a beginning of the leader
                 ids += kin.ids[shared:]
                 position.append(np.arange(shared, len(kin.ids)))
                 stretches.append(Stretch(start, length, trunk, shared))
+            # Twins, samples of the same ids, all read from the same places.
             where = np.r_[trunk : trunk + shared, start : start + length]
             if kin.members:  # the shared part of a family that was cut belongs to no sample
                 place[row : row + len(kin.members), : len(kin.ids)] = where
@@ -154,7 +174,8 @@ def pack(rows: Rows, bundle: Sequence[Family]) -> Rows:
 def microbatches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Indices grouped so that rows x longest row stays within the budget; similar lengths together.
 
-    A single row longer than the budget forms a micro-batch of its own.
+    The longest come first, so that a run that does not fit into memory fails at once. A single row
+    longer than the budget forms a micro-batch of its own.
     """
     groups: list[list[int]] = []
     current: list[int] = []
@@ -185,9 +206,12 @@ def pad(samples: Sequence[Sample]) -> Rows:
 
 
 def require_alike(samples: Sequence[Sample]) -> None:
-    """ValueError unless all samples of a mini-batch name one loss and carry the same streams:
-    whether a mixture is noticed must not depend on how it falls into micro-batches.
+    """ValueError unless all samples of a mini-batch name one loss and carry the same streams.
+
+    Asked of the whole mini-batch: whether a mixture is noticed must not depend on how it falls into
+    micro-batches.
     """
+    assert all(s.loss == "score" for s in samples if s.scores), "no other loss reads Sample.scores"
     losses = sorted({s.loss for s in samples})
     if len(losses) > 1:
         raise ValueError(

@@ -40,18 +40,18 @@ def save(root: Path, step: int, runtimes: Mapping[str, Runtime], state: dict[str
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         _write(temporary, step, runtimes, state)
-        shutil.rmtree(final, ignore_errors=True)
+        shutil.rmtree(final, ignore_errors=True)  # a step that is repeated after a resume
         os.rename(temporary, final)
     except ChildProcessError:  # the writer died, which is no matter of the disk
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     except WRITE_ERRORS as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or error
         raise OSError(
             getattr(error, "errno", None) or errno.EIO,
-            f"checkpoint {final} could not be written "
-            f"({getattr(error, 'strerror', None) or error}); "
-            "free some disk space and resume: the previous checkpoint is intact",
+            f"checkpoint {final} could not be written ({reason}); free some disk space and resume: "
+            "the previous checkpoint is intact",
         ) from error
     for old in complete(root)[:-KEEP]:
         shutil.rmtree(old)
@@ -73,6 +73,7 @@ def _write(folder: Path, step: int, runtimes: Mapping[str, Runtime], state: dict
         if f.is_file()
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    # On disk before the folder gets its final name, or a power cut could leave that name alone.
     for file in [*folder.rglob("*"), folder]:
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)
@@ -90,8 +91,8 @@ def step_of(folder: Path) -> int:
 
 
 def verify(folder: Path, parts: tuple[str, ...] = ("",)) -> dict[str, str]:
-    """The manifest; ValueError where a file whose name begins with one of `parts` is not as it was
-    written, or is none that the manifest lists.
+    """The manifest: file name to sha256. ValueError where a file whose name begins with one of
+    `parts` is not as it was written, or is none that the manifest lists.
     """
     manifest = read_json(folder / "manifest.json")
     held = [f.relative_to(folder).as_posix() for f in sorted(folder.rglob("*")) if f.is_file()]
@@ -127,8 +128,8 @@ def load(folder: Path, runtimes: Mapping[str, Runtime]) -> dict[str, Any]:
         if not weights or f"{name}.optimizer.pt" not in manifest:
             raise ValueError(
                 f"checkpoint {folder} holds no {name} (model and optimiser state); it was written "
-                "by a run "
-                "without one, so it cannot be resumed by this config: start a new output_dir"
+                "by a run without one, so it cannot be resumed by this config: "
+                "start a new output_dir"
             )
     if "state.json" not in manifest:
         raise damaged(folder, "state.json is not in manifest.json")

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
 
 USAGE = """genac VERB [ARGUMENTS]
 
   train RECIPE [--key value ...]            all stages, then joint RL; resumes what was interrupted
                                             (--from RUN: from the models a finished run saved)
-  synthesize RECIPE [--key value ...]       oracle traces for the critic (and the base model if
-  needed); an API as oracle: docs/oracle.md
+  synthesize RECIPE [--key value ...]       oracle traces for the critic (and the base model, if
+                                            needed); an API as oracle: docs/oracle.md
   sft RECIPE [--key value ...]              stage 1 only: critic SFT
   pretrain-critic RECIPE [--key value ...]  stages 1 and 2 only: critic SFT and critic RL
-  eval RUN                                  held-out success, shifts and critic of a finished run,
-  again
+  eval RUN                                  measures a finished run again: held-out success,
+                                            shifts, critic
   eval critic RUN [CRITIC ...]              critics against panels of the run's actor, as a table
-                                            (--problems N --continuations K); zero-shot ones as
-                                            openai:MODEL@URL or endpoint.yaml (--dry-run)
-  eval states RUN CRITIC                    what another critic says of the run's stored states, for
-                                            the viewer (--step N ... --stage S --name NAME);
+                                            (--problems N --continuations K);
+                                            zero-shot ones: openai:MODEL@URL or endpoint.yaml
+                                            (--dry-run)
+  eval states RUN CRITIC                    what another critic says of the run's stored states,
+                                            for the viewer (--step N ... --stage S --name NAME);
                                             CRITIC: also RUN/checkpoints/joint/step-000040
   eval search RUN [RUN ...]                 best-of-n, voting and beam search by the critic beside
                                             majority vote at equal tokens (--n N ... --problems N)
@@ -27,16 +30,15 @@ USAGE = """genac VERB [ARGUMENTS]
                                             sets (none named: AIME24/25, AMC23, MATH500, Minerva,
                                             OlympiadBench)
   compare FILE                              several algorithms and seeds of one recipe, as a table
-  paper FILE                                one experiment of recipes/paper, with its results page
   score CRITIC PROBLEM PARTIAL              a saved critic's value and reasoning for a partial
-                                            solution; \\n in the texts is a line break, but not
-                                            before a letter (LaTeX's \\neq): there give a real one,
-                                            in bash $'2+3=5\\nnext line'
-  generate ACTOR [PROBLEM ...]              solutions, the best by a critic (--critic CRITIC
-                                            --search sample|majority|best-of-n|weighted|beam --n N)
+                                            solution; \\n in the texts is a line break,
+                                            but not before a letter (LaTeX's \\neq):
+                                            there give a real one, in bash $'2+3=5\\nnext line'
+  generate ACTOR [PROBLEM ...]              solutions, the best by a critic (--critic CRITIC --n N
+                                            --search sample|majority|best-of-n|weighted|beam)
   serve CRITIC                              a saved critic as an HTTP endpoint (extra `serve`)
-  push RUN|FOLDER REPO_ID                   models and their cards onto the hub (--private
-                                            --only actor|critic --dry-run)
+  push RUN|FOLDER REPO_ID                   models and their cards onto the hub
+                                            (--private --only actor|critic --dry-run)
   report RUN [RUN ...]                      report.html: curves, critic, alarms, cost; several runs
                                             overlaid, seeds as bands (--out FILE)
   view RUN                                  shows a run's responses, coloured by value, in a browser
@@ -50,21 +52,30 @@ USAGE = """genac VERB [ARGUMENTS]
 """
 
 
+# What may follow `eval`: module and function.
+EVALUATIONS = {
+    "critic": ("commands.eval_critics", "evaluate_critics"),
+    "states": ("commands.eval_states", "judge_states"),
+    "search": ("commands.eval_search", "evaluate_search"),
+    "benchmarks": ("commands.eval_benchmarks", "evaluate_benchmarks"),
+}
+
+
 def train(arguments: Sequence[str]) -> None:
-    from genac.recipes import as_yaml, from_command_line
+    from genac.config.recipes import as_yaml, from_command_line
 
     cfg = from_command_line(arguments, "genac train")
     print(as_yaml(cfg), flush=True)
     # torch takes seconds to import, so it waits until the config is known to be right.
+    from genac.commands.summary import console
     from genac.stages.pipeline import train as run_all
-    from genac.stages.summary import console
 
     print(console(run_all(cfg)))
 
 
 def stage(until: str) -> Callable[[Sequence[str]], None]:
     def run(arguments: Sequence[str]) -> None:
-        from genac.recipes import from_command_line
+        from genac.config.recipes import from_command_line
 
         cfg = from_command_line(arguments, f"genac {until}")
         from genac.stages.pipeline import prepare_until
@@ -74,46 +85,33 @@ def stage(until: str) -> Callable[[Sequence[str]], None]:
     return run
 
 
+def prints(module: str, function: str) -> Callable[[Sequence[str]], None]:
+    """A verb that prints what a function of its arguments returns; the import waits until then."""
+    return lambda arguments: print(call(module, function, arguments))
+
+
+def call(module: str, function: str, arguments: Sequence[str]) -> Any:
+    return getattr(import_module(f"genac.{module}"), function)(arguments)
+
+
 def evaluate(arguments: Sequence[str]) -> None:
-    if arguments[:1] == ["critic"]:
-        from genac.stages.judge import evaluate_critics
-
-        print(evaluate_critics(arguments[1:]))
+    kind = arguments[0] if arguments else ""
+    if kind in EVALUATIONS:
+        print(call(*EVALUATIONS[kind], arguments[1:]))
         return
-    if arguments[:1] == ["states"]:
-        from genac.stages.rejudge import judge_states
-
-        print(judge_states(arguments[1:]))
-        return
-    if arguments[:1] == ["search"]:
-        from genac.stages.searching import evaluate_search
-
-        print(evaluate_search(arguments[1:]))
-        return
-    if arguments[:1] == ["benchmarks"]:
-        from genac.stages.benchmarks import evaluate_benchmarks
-
-        print(evaluate_benchmarks(arguments[1:]))
-        return
-    from genac.stages.evaluate import evaluate_run
+    from genac.commands.eval_run import evaluate_run
 
     print(evaluate_run(one(arguments, "eval RUN")))
 
 
 def compare(arguments: Sequence[str]) -> None:
-    from genac.stages.compare import compare as run_compare
+    from genac.commands.compare import compare as run_compare
 
     print(run_compare(one(arguments, "compare FILE"), arguments[1:]))
 
 
-def paper(arguments: Sequence[str]) -> None:
-    from genac.experiments.plan import run_experiment
-
-    print(run_experiment(one(arguments, "paper FILE")))
-
-
 def score(arguments: Sequence[str]) -> None:
-    from genac.recipes import typed_text
+    from genac.config.recipes import typed_text
     from genac.scoring import Critic
 
     if len(arguments) != 3:
@@ -136,39 +134,9 @@ def serve(arguments: Sequence[str]) -> None:
     run(arguments)
 
 
-def push(arguments: Sequence[str]) -> None:
-    from genac.stages.push import push as upload
-
-    print(upload(arguments))
-
-
-def generate(arguments: Sequence[str]) -> None:
-    from genac.stages.generate import generate as run
-
-    print(run(arguments))
-
-
-def report(arguments: Sequence[str]) -> None:
-    from genac.report.document import report as write
-
-    print(write(arguments))
-
-
-def view(arguments: Sequence[str]) -> None:
-    from genac.viewer.command import view as show
-
-    show(arguments)
-
-
-def ls(arguments: Sequence[str]) -> None:
-    from genac.viewer.command import ls as show
-
-    show(arguments)
-
-
 def doctor(arguments: Sequence[str]) -> None:
-    from genac.doctor import examine
-    from genac.recipes import from_command_line, take_value
+    from genac.commands.doctor.report import examine
+    from genac.config.recipes import from_command_line, take_value
 
     gpu, asked = take_value(arguments, "--gpu")
     lines, healthy = examine(from_command_line(asked, "genac doctor"), gigabytes(gpu))
@@ -202,7 +170,7 @@ def one(arguments: Sequence[str], usage: str) -> str:
 
 def own_paths(arguments: Sequence[str]) -> list[str]:
     """What follows the verb, with ~/ expanded, but not in problems and solutions."""
-    from genac.recipes import typed_paths
+    from genac.config.recipes import typed_paths
 
     first, rest = arguments[1:2], arguments[2:]
     if arguments[0] in ("score", "generate"):
@@ -218,22 +186,21 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "pretrain-critic": stage("pretrain-critic"),
     "eval": evaluate,
     "compare": compare,
-    "paper": paper,
     "score": score,
-    "generate": generate,
+    "generate": prints("commands.generate", "generate"),
     "serve": serve,
-    "push": push,
-    "report": report,
-    "view": view,
-    "ls": ls,
+    "push": prints("commands.push", "push"),
+    "report": prints("ui.report.document", "report"),
+    "view": lambda arguments: call("ui.viewer.command", "view", arguments),
+    "ls": lambda arguments: call("ui.viewer.command", "ls", arguments),
     "doctor": doctor,
     "env": env,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 2 bad input or a full disk (one message, no traceback), 130
-    interrupted.
+    """Runs a verb. Exit codes: 0 done, 130 interrupted, 2 bad input or a full disk, which are told
+    in one message without a traceback.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):

@@ -4,8 +4,8 @@ What a token contributes is written on the Sample (loss name, mask, streams); cr
 the critics decide it, not this file. Losses divide by counts over the whole mini-batch, so results
 do not depend on micro-batches.
 
-Shapes: _B sample, _T token, _L token that the model reads, _N selected position, _V vocabulary,
-_K value-head output.
+Shapes: _B sample, _T token, _L token that the model reads, _N selected position, _M position of a
+score, _V vocabulary, _K value-head output.
 """
 
 from __future__ import annotations
@@ -21,26 +21,20 @@ import torch
 from torch import Tensor
 
 from genac.batching import Rows, bundles, require_alike, rows_of
-from genac.config import LossConfig, OptimizerConfig
-from genac.models.fused import fusable, fused
+from genac.config.models import LossConfig, OptimizerConfig
 from genac.models.heads import backbone, logits_at, plain_head
+from genac.models.packed.attention import packs, tree_attention
+from genac.models.packed.layers import fusable, fused
 from genac.models.quiet import checkpoint_layers, quiet
-from genac.models.tree_attention import packs, tree_attention
-from genac.ops.losses import (
-    aggregate,
-    expected_score_loss,
-    kl_penalty,
-    policy_loss,
-    value_loss,
-    values_of,
-)
-from genac.ops.tensors import head_statistics
+from genac.ops.losses import values_of
+from genac.ops.objectives import LOSSES, Outputs
+from genac.ops.tensors import head_statistics, scatter
 from genac.types import Sample
 
-Totals = dict[str, float]
+Totals = dict[str, float]  # by the name of what was measured or counted
 
 
-class Trains(Protocol):
+class LearnerProtocol(Protocol):
     """What loops, critics and checkpoints ask of a learner, wherever it runs."""
 
     processed_tokens: int  # read by the model so far; what samples share counts once
@@ -50,9 +44,7 @@ class Trains(Protocol):
         ...
 
     def logprobs(self, samples: Sequence[Sample]) -> list[np.ndarray]:
-        """(T,) log-probabilities of each sample's tokens at its temperature, 0 where the mask is
-        0.
-        """
+        """(T,) log-probabilities of each sample's tokens at its temperature, 0 where untrained."""
         ...
 
     def values(self, sequences: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
@@ -69,8 +61,8 @@ class Trains(Protocol):
 
 
 class Learner:
-    """Model + AdamW. `head` is the value-head kind of a ValueModel and None for a language
-    model.
+    """A model and its AdamW, in this process. `head`: the kind of a ValueModel's head; None for a
+    language model. `decay_steps`: the learning rate falls to a tenth over that many steps.
     """
 
     def __init__(
@@ -82,19 +74,23 @@ class Learner:
         head: str | None = None,
         bf16: bool = False,
         decay_steps: int | None = None,
-        share: bool = True,
     ) -> None:
-        """share=False reads every sample alone in padded rows (to measure what sharing saves)."""
-        self.model, self.cfg, self.loss, self.head = model, optimizer, loss or LossConfig(), head
-        self.bf16, self.decay_steps, self.steps = bf16, decay_steps, 0
-        self.share = share
+        self.model = model
+        self.cfg = optimizer
+        self.loss = loss or LossConfig()
+        self.head = head
+        self.bf16 = bf16
+        self.decay_steps = decay_steps
+        self.steps = 0  # optimiser steps taken, on which the learning rate depends
         self.processed_tokens = 0  # read by the model; what samples share counts once
         self.device = next(model.parameters()).device
         if optimizer.gradient_checkpointing:
             checkpoint_layers(getattr(model, "causal_lm", model))
         quiet(model)
-        # A head that scales, caps or projects is asked as a whole.
+        # Logits are computed at the trained tokens only, by the head alone. A model that scales,
+        # caps or projects around its head is asked as a whole instead.
         self.plain = head is not None or self._call(lambda: plain_head(model))
+        self.shares_prefixes = self.plain  # benchmarks and tests switch it off
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -113,15 +109,19 @@ class Learner:
         return self.step_on(samples, counts_of(samples))
 
     def step_on(self, samples: Sequence[Sample], counts: Totals) -> Totals:
-        """One optimiser step; every denominator is a count over the whole mini-batch."""
-        quiet(self.model)
+        """One optimiser step; every denominator is a count over the whole mini-batch.
+
+        Raises FloatingPointError, before any weight is changed, where loss or gradient is not
+        finite.
+        """
+        quiet(self.model)  # an evaluation in between may have left another mode
         totals: Totals = defaultdict(float)
         self.optimizer.zero_grad(set_to_none=True)
         for rows, _ in self._microbatches(samples):
             # The backward pass belongs inside: checkpointed layers attend again in it.
             with self._attention(rows):
                 loss, measured = self._loss(samples[0].loss, rows, counts)
-                if loss.requires_grad:
+                if loss.requires_grad:  # nothing is trained in a micro-batch whose masks are all 0
                     loss.backward()
             for key, value in {"loss": loss.detach(), **measured}.items():
                 totals[key] += float(value)
@@ -130,8 +130,8 @@ class Learner:
         if not np.isfinite(totals["loss"]) or not np.isfinite(totals["grad_norm"]):
             raise FloatingPointError(
                 f"loss {totals['loss']} / gradient norm {totals['grad_norm']} at optimiser step "
-                f"{self.steps}: "
-                "lower the learning rate or resume an earlier checkpoint; no weight was changed"
+                f"{self.steps}: lower the learning rate or resume an earlier checkpoint; "
+                "no weight was changed"
             )
         self._step()
         return dict(totals)
@@ -147,14 +147,15 @@ class Learner:
     def _microbatches(self, samples: Sequence[Sample]) -> Iterator[tuple[Rows, list[int]]]:
         """Micro-batches on the device, each with the places of its samples."""
         sequences = [s.ids for s in samples]
-        packed = self.share and packs(self.model, max(map(len, sequences), default=0))
-        packed = packed and self.plain
+        longest = max(map(len, sequences), default=0)
+        packed = self.shares_prefixes and packs(self.model, longest)
         for bundle in bundles(sequences, self.cfg.tokens_per_microbatch, packed=packed):
             rows = rows_of(samples, bundle, packed=packed).to(self.device)
             self.processed_tokens += rows.tokens
             yield rows, [i for family in bundle for i in family.members]
 
     def _step(self) -> None:
+        """Linear warm-up, then linear decay to a tenth, where these are configured."""
         rate = self.cfg.learning_rate
         if self.steps < self.cfg.warmup_steps:
             rate *= (self.steps + 1) / self.cfg.warmup_steps
@@ -166,10 +167,28 @@ class Learner:
         self.steps += 1
 
     def _loss(self, name: str, rows: Rows, counts: Totals) -> tuple[Tensor, dict[str, Tensor]]:
-        return self._call(lambda: LOSSES[name](self, rows, counts))
+        objective = LOSSES[name]
+
+        def compute() -> tuple[Tensor, dict[str, Tensor]]:
+            if objective.reads == "values":
+                out = Outputs(values_BTK=self.value_outputs(rows), head=self.head or "")
+            else:
+                out = self._token_outputs(rows)
+            return objective.compute(out, rows, self.loss, counts)
+
+        return self._call(compute)
+
+    def _token_outputs(self, rows: Rows) -> Outputs:
+        """Log-probabilities and entropies of the trained tokens, and logits at scores."""
+        chosen_BT = rows.mask_BT != 0
+        scores = None
+        if rows.score_row is not None and rows.score_at is not None:
+            scores = (rows.score_row, rows.score_at)
+        logp_N, entropy_N, score_logits = self.predictions(rows, chosen_BT, scores)
+        return Outputs(scatter(logp_N, chosen_BT), scatter(entropy_N, chosen_BT), score_logits)
 
     def _call(self, compute: Callable[[], Any]) -> Any:
-        """Everything that asks the model passes here."""
+        """Everything that asks the model passes here: a worker's learner gathers weights first."""
         with self._autocast():
             return compute()
 
@@ -179,14 +198,15 @@ class Learner:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def _attention(self, rows: Rows) -> Any:
-        """Within it, packed rows can be read."""
+        """Within it the model attends as the packed rows need, not as transformers would."""
         if rows.packed is None:
             return nullcontext()
         return tree_attention(self.model.base_model)
 
     def hidden(self, rows: Rows) -> Tensor:
         """Hidden states (L, hidden) of the tokens that the model reads."""
-        base, packed = backbone(getattr(self.model, "causal_lm", self.model)), rows.packed
+        base = backbone(getattr(self.model, "causal_lm", self.model))
+        packed = rows.packed
         if packed is None:
             out = base(input_ids=rows.ids_BT, use_cache=False)
         elif fusable(base):
@@ -206,18 +226,21 @@ class Learner:
         """Log-probabilities (N,) and entropies (N,) of the chosen tokens, and logits (M, V) that
         predict the tokens at `score_at` = (samples, places). Only these positions pass the LM head.
         """
+        # Token t is predicted at position t - 1, so the first column of tokens and the last of
+        # positions fall away.
         where_BT = chosen_BT[:, 1:]
         temperature_N = rows.temperature_B[where_BT.nonzero()[:, 0]]
         ids_N = rows.ids_BT[:, 1:][where_BT]
         at_N = rows.place_BT[:, :-1][where_BT]
         at_M = rows.place_BT[score_at[0], score_at[1] - 1] if score_at is not None else at_N[:0]
         if self.plain:
-            hidden, head = self.hidden(rows), self.model.get_output_embeddings()
+            hidden = self.hidden(rows)
+            head = self.model.get_output_embeddings()
             read_N, read_M = hidden[at_N], hidden[at_M]
         else:
             logits = logits_at(self.model, rows.ids_BT, torch.cat([at_N, at_M]))
             read_N, read_M = logits[: len(at_N)], logits[len(at_N) :]
-            head = torch.nn.Identity()
+            head = torch.nn.Identity()  # these are logits already
         logp_N, entropy_N = head_statistics(
             read_N, head, ids_N, temperature_N, entropy_grad=self.loss.entropy_coef > 0
         )
@@ -227,9 +250,7 @@ class Learner:
 
     @torch.no_grad()
     def logprobs(self, samples: Sequence[Sample]) -> list[np.ndarray]:
-        """(T,) log-probabilities of each sample's tokens at its temperature, 0 where the mask is
-        0.
-        """
+        """As the protocol says; one forward pass, without gradients."""
 
         def one(rows: Rows) -> Tensor:
             chosen_BT = rows.mask_BT != 0
@@ -239,10 +260,7 @@ class Learner:
 
     @torch.no_grad()
     def values(self, sequences: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
-        """(T + 1,) values per sequence of T tokens; entry t is the value of the prefix ids[:t].
-
-        Entry 0, the value of nothing, is not a number.
-        """
+        """As the protocol says. Entry 0, the value of no token at all, is not a number."""
         empty = [
             Sample(ids=ids, mask=np.zeros(len(ids), np.float32), loss="value") for ids in sequences
         ]
@@ -260,6 +278,7 @@ class Learner:
             with self._attention(rows):
                 result = self._call(lambda rows=rows: compute(rows)).float().cpu().numpy()
             for row, index in enumerate(members):
+                # A copy, or every row would keep its whole micro-batch in memory.
                 out[index] = result[row, : len(samples[index].ids)].copy()
         return out
 
@@ -291,13 +310,15 @@ def over_minibatches(
     loss: LossConfig,
     minibatch: Callable[[list[Sample]], Totals],
 ) -> Totals:
-    """Epochs of shuffled mini-batches over the samples that train anything; means of what each
-    measured.
+    """Epochs of shuffled mini-batches over the samples that train anything, each given to
+    `minibatch`; means of what these measured.
     """
+    # Entry 0 of a mask is never trained: nothing precedes it.
     samples = [s for s in samples if s.mask[1:].any() or s.scores]
     if not samples:
         return {}
-    rng, sums = np.random.default_rng(seed), defaultdict(list)
+    rng = np.random.default_rng(seed)
+    sums: dict[str, list[float]] = defaultdict(list)
     for _ in range(loss.num_iterations):
         order = rng.permutation(len(samples))
         for part in np.array_split(order, min(loss.num_minibatches, len(samples))):
@@ -307,91 +328,9 @@ def over_minibatches(
 
 
 def counts_of(samples: Sequence[Sample]) -> Totals:
-    """What the losses of a mini-batch divide by: trained tokens, sequences, score tokens."""
+    """What the losses of a mini-batch divide by: trained tokens, sequences, sequences with an exact
+    score. At least 1, as a mini-batch may hold none of a kind.
+    """
     tokens = max(1.0, float(sum((s.mask[1:] != 0).sum() for s in samples)))
     scores = max(1, sum(bool(s.scores) for s in samples))
     return {"token": tokens, "sequence": float(len(samples)), "score": float(scores)}
-
-
-def scatter(values_N: Tensor, chosen_BT: Tensor) -> Tensor:
-    """(N,) values back to their (B, T) places, 0 elsewhere."""
-    out = torch.zeros(chosen_BT.shape, dtype=values_N.dtype, device=values_N.device)
-    # Entry 0 of a row has no prediction before it.
-    chosen = chosen_BT.clone()
-    chosen[:, 0] = False
-    return out.masked_scatter(chosen, values_N)
-
-
-def sft_loss(learner: Learner, rows: Rows, counts: Totals) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy on the masked tokens."""
-    chosen_BT = rows.mask_BT != 0
-    logp_BT = scatter(learner.predictions(rows, chosen_BT)[0], chosen_BT)
-    return aggregate(-logp_BT, rows.mask_BT, "token", counts["token"]), {}
-
-
-def policy(learner: Learner, rows: Rows, counts: Totals) -> tuple[Tensor, dict[str, Tensor]]:
-    """Clipped policy gradient on the masked tokens, and the exact objective of a score's tokens
-    where given.
-    """
-    cfg = learner.loss
-    assert rows.advantages_BT is not None and rows.old_logprobs_BT is not None
-    chosen_BT = rows.mask_BT != 0
-    score_at = None
-    if rows.score_row is not None and rows.score_at is not None:
-        score_at = (rows.score_row, rows.score_at)
-    logp_N, entropy_N, score_logits = learner.predictions(rows, chosen_BT, score_at)
-    logp_BT = scatter(logp_N, chosen_BT)
-    loss_BT, stats = policy_loss(
-        logp_BT,
-        rows.old_logprobs_BT,
-        rows.advantages_BT,
-        cfg.epsilon,
-        cfg.epsilon_high,
-        cfg.dual_clip,
-    )
-    entropy = scatter(entropy_N, chosen_BT)
-    loss_BT = loss_BT - cfg.entropy_coef * entropy if cfg.entropy_coef else loss_BT
-    measured = {
-        "entropy": mean_over(entropy.detach(), rows, counts),
-        "clip_ratio/low_mean": mean_over(stats["clipped_low_BT"], rows, counts),
-        "clip_ratio/high_mean": mean_over(stats["clipped_high_BT"], rows, counts),
-        "sampling/sampling_logp_difference/mean": mean_over(
-            (logp_BT.detach() - rows.old_logprobs_BT).abs(), rows, counts
-        ),
-    }
-    measured["clip_ratio/region_mean"] = (
-        measured["clip_ratio/low_mean"] + measured["clip_ratio/high_mean"]
-    )
-    if rows.ref_logprobs_BT is not None:
-        kl_BT = kl_penalty(logp_BT, rows.ref_logprobs_BT, cfg.kl_estimator)
-        measured["kl"] = mean_over(kl_BT.detach(), rows, counts)
-        loss_BT = loss_BT + cfg.beta * kl_BT
-    loss = aggregate(loss_BT, rows.mask_BT, cfg.loss_type, counts[cfg.loss_type])
-    if score_logits is not None:
-        assert rows.score_ids is not None and rows.score_rewards is not None
-        assert rows.score_otherwise is not None
-        expected = expected_score_loss(
-            score_logits, rows.score_ids, rows.score_rewards, rows.score_otherwise
-        )
-        loss = loss + expected.sum() / counts["score"]
-    return loss, measured
-
-
-def value(learner: Learner, rows: Rows, counts: Totals) -> tuple[Tensor, dict[str, Tensor]]:
-    """Value-head regression at the masked prefixes."""
-    assert rows.targets_BT is not None
-    outputs_BTK = learner.value_outputs(rows)[:, :-1]
-    loss_BT = value_loss(outputs_BTK, rows.targets_BT[:, 1:], learner.head or "")
-    return aggregate(loss_BT, rows.mask_BT[:, 1:], "token", counts["token"]), {}
-
-
-def mean_over(x_BT: Tensor, rows: Rows, counts: Totals) -> Tensor:
-    """This micro-batch's share of the mean over all trained tokens of the mini-batch."""
-    return (x_BT.float() * (rows.mask_BT != 0)).sum() / counts["token"]
-
-
-LOSSES: dict[str, Callable[[Learner, Rows, Totals], tuple[Tensor, dict[str, Tensor]]]] = {
-    "sft": sft_loss,
-    "policy": policy,
-    "value": value,
-}

@@ -1,7 +1,11 @@
 """Which sequences begin alike: what they share is read once, by engine and learner.
 
 The states of one response are prefixes of each other, the responses of a group share their prompt,
-Monte-Carlo continuations share their state: all of them are found here, from the tokens alone.
+Monte-Carlo continuations share their state: all of them are found here, from the tokens alone. No
+caller says what belongs together, so nothing can be said wrongly.
+
+    families    for the learner: every sequence behind the longest one that begins like it
+    trees       for the engine: a trunk, which is read once, and a branch per distinct prompt
 """
 
 from __future__ import annotations
@@ -13,11 +17,10 @@ from statistics import median
 
 Ids = tuple[int, ...]
 
-
 # A sequence joins a longer one if that saves it this much of its reading; those that found nobody
 # may still share a prompt with each other.
 SHARED_MOST, SHARED_SOME = 0.5, 0.2
-# Trees may have this many times the rows of the median tree, and SMALL ones any number up to that.
+# Trees may have LARGEST times the rows of the median tree, and up to SMALL rows in any case.
 LARGEST, SMALL = 1.5, 4
 
 
@@ -68,7 +71,11 @@ class Tree:
 
 
 def families(sequences: Sequence[Ids]) -> list[Family]:
-    """Every sequence in one family, the longest leaders first."""
+    """Every sequence in one family, the longest leaders first.
+
+    The longest come first, so that one that is whole within another finds it there. In sorted order
+    the sequence with the longest common beginning is a neighbour, so two comparisons are enough.
+    """
     members: dict[Ids, list[int]] = {}
     for index, sequence in enumerate(sequences):
         members.setdefault(sequence, []).append(index)
@@ -92,8 +99,11 @@ def families(sequences: Sequence[Ids]) -> list[Family]:
 
 
 def join_the_lonely(leaders: list[Ids], followers: dict[Ids, list[tuple[Ids, int]]]) -> None:
-    """Leaders without followers join the one before them in order, if they share something."""
-    head: Ids = ()
+    """Leaders without followers join the one before them in order, if they share something.
+
+    Responses that share a short prompt only, and so saved too little above, meet here.
+    """
+    head: Ids = ()  # the last leader that stayed one
     for leader in leaders:
         shared = common_prefix(leader, head)
         if not followers[leader] and shared and shared >= SHARED_SOME * len(leader):
@@ -105,13 +115,14 @@ def join_the_lonely(leaders: list[Ids], followers: dict[Ids, list[tuple[Ids, int
 
 def trees(prompts: Sequence[Ids], max_rows: int) -> list[Tree]:
     """Prompts as trunks and branches, at most `max_rows` requests each, the longest trunks first.
+    `members` index `prompts`.
 
     A trunk ends where the last branch leaves it, so that every prompt has a tail.
     """
     found: list[Tree] = []
     for family in families(prompts):
         leader, *rest = family.kin
-        last = len(leader.ids) - 1
+        last = len(leader.ids) - 1  # a token is left to read, which the first one is predicted from
         shared = [min(kin.shared, len(kin.ids) - 1, last) for kin in rest]
         # The leader's tail is no longer than the others', which are read beside it.
         tails = [len(kin.ids) - n for kin, n in zip(rest, shared, strict=True)]
@@ -128,8 +139,9 @@ def trees(prompts: Sequence[Ids], max_rows: int) -> list[Tree]:
 
 
 def balanced(found: Sequence[Tree]) -> list[Tree]:
-    """Trees that are much larger than the others split, for those who compute rows in a grid as
-    wide as the largest tree.
+    """Trees that are much larger than the others split.
+
+    For engines that compute rows in a grid as wide as the largest tree.
     """
     most = max(SMALL, round(LARGEST * median([tree.rows for tree in found])))
     parts = [part for tree in found for part in split(tree, most)]
@@ -140,9 +152,10 @@ def split(tree: Tree, most: int) -> list[Tree]:
     """Trees of at most `most` rows, each with as much of the trunk as its rows see."""
     if tree.rows <= most:
         return [tree]
+    # Rows that see little of the trunk come first: a part's trunk ends where its last row leaves.
     single = [(b, m) for b in sorted(tree.branches, key=lambda b: b.shared) for m in b.members]
-    parts = -(-len(single) // most)
-    size = -(-len(single) // parts)
+    parts = -(-len(single) // most)  # rounded up
+    size = -(-len(single) // parts)  # parts of nearly one size, not one small rest
     out = []
     for low in range(0, len(single), size):
         part = single[low : low + size]
@@ -161,7 +174,7 @@ def regroup(pairs: Sequence[tuple[Branch, int]]) -> list[Branch]:
 def common_prefix(one: Ids, other: Ids) -> int:
     """Number of equal tokens at the beginning."""
     length = min(len(one), len(other))
-    if one[:length] == other[:length]:
+    if one[:length] == other[:length]:  # the common case: one is the beginning of the other
         return length
     # Halving with tuple slices compares at C speed.
     low, high = 0, length

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from genac.config import RolloutConfig
+from genac.config.run import RolloutConfig
 from genac.engines.base import Request
 from genac.models.chat import encode_prompt, special_ids
 from genac.runtime import Runtime
@@ -19,18 +19,16 @@ from genac.seeding import derive_seed
 from genac.tasks.base import Task
 from genac.tasks.final_answer import THOUGHT, opens_thought
 from genac.tasks.verifier import Verifier
-from genac.types import Problem, Rollout
+from genac.types import Group, Problem, Rollout
 
-THOUGHT_TOKENS = 16  # of a prompt's end: an opening tag, in characters if need be, and blanks
-
-Group = list[Rollout]
+# Tokens at a prompt's end in which an opening tag is looked for: enough for a tag that is written
+# character by character, and for blanks behind it.
+THOUGHT_TOKENS = 16
 
 
 @dataclass(frozen=True)
 class World:
-    """Task, verifier and sampling settings: everything outside the models that rollouts depend
-    on.
-    """
+    """Everything outside the models that rollouts depend on."""
 
     task: Task
     verifier: Verifier
@@ -39,9 +37,12 @@ class World:
 
 
 def problems_at(world: World, split: str, first: int, count: int) -> list[Problem]:
-    """Problems number first..first+count of an endless, reshuffled pass over the split."""
+    """Problems first, ..., first + count - 1 of endless passes over the split, each shuffled anew.
+
+    Raises ValueError where the split is empty.
+    """
     size = world.task.size(split)
-    if size is None:
+    if size is None:  # the task draws a new problem for every number
         return [world.task.problem(split, i) for i in range(first, first + count)]
     if size == 0:
         raise ValueError(
@@ -53,12 +54,13 @@ def problems_at(world: World, split: str, first: int, count: int) -> list[Proble
     ]
 
 
+# A function of the position alone, so that a resumed run needs no data loader's state.
 def _shuffled(seed: int, split: str, position: int, size: int) -> int:
     epoch, offset = divmod(position, size)
     return _order(seed, split, epoch, size)[offset]
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=4)  # a step reads one epoch of two splits, or two where it crosses a border
 def _order(seed: int, split: str, epoch: int, size: int) -> tuple[int, ...]:
     order = list(range(size))
     random.Random(f"{seed}/{split}/{epoch}").shuffle(order)
@@ -68,8 +70,11 @@ def _order(seed: int, split: str, epoch: int, size: int) -> tuple[int, ...]:
 def collect(
     actor: Runtime, world: World, problems: Sequence[Problem], *seed: int | str
 ) -> list[Group]:
-    """num_generations scored responses per problem."""
+    """num_generations scored responses per problem. `seed` names what they are drawn for, such as
+    stage and step: the same words give the same responses from the same weights.
+    """
     size = world.rollout.num_generations
+    # One seed per response, made from its place, so that no draw depends on another's length.
     seeds = [
         derive_seed(world.seed, *seed, p, g) for p in range(len(problems)) for g in range(size)
     ]
@@ -88,6 +93,7 @@ def sample(
     size = len(seeds) // len(problems)
     assert size * len(problems) == len(seeds), "seeds are as many for every problem"
     prompts = [encode_prompt(actor.tokenizer, problem) for problem in problems]
+    # The verifier needs to know whether an answer begins as a thought, which only the prompt tells.
     problems = [as_read(actor.tokenizer, p, ids) for p, ids in zip(problems, prompts, strict=True)]
     limit = cfg.max_completion_length
     requests = [
@@ -131,7 +137,10 @@ def request(
 
 
 def stop_ids(runtime: Runtime) -> tuple[int, ...]:
-    """End-of-sequence tokens of tokenizer and generation config."""
+    """End-of-sequence tokens of tokenizer and generation config, each once.
+
+    Chat models end a turn with another token than a text, and name it in the config only.
+    """
     configured = runtime.model.generation_config.eos_token_id
     more = configured if isinstance(configured, list) else [configured]
     return tuple(

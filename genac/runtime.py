@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from genac.config import HardwareConfig, LoadConfig, LoraConfig, LossConfig, OptimizerConfig
+from genac.config.models import LoadConfig, LoraConfig, LossConfig, OptimizerConfig
+from genac.config.run import HardwareConfig
+from genac.engines import make_engine, require_engine
 from genac.engines.base import Engine, Request
-from genac.engines.local import LocalEngine
-from genac.learner import Learner, Trains
+from genac.learner import Learner, LearnerProtocol
 from genac.models.heads import vocabulary
 from genac.models.loading import context_length, fingerprint, load_model, load_tokenizer
-from genac.models.lora import attach, beside, load_adapters, save_merged
+from genac.models.lora import attach, load_adapters, save_merged, second_adapters
 from genac.models.value_head import ValueModel, outputs_of
 from genac.seeding import derive_seed
 
@@ -32,13 +33,13 @@ from genac.seeding import derive_seed
 class Runtime:
     """One model of a run. `engine` is None for a discriminative critic."""
 
-    role: str
-    model: Any
+    role: str  # as messages name it
+    model: Any  # what the learner trains; `publish` hands it to the engine
     tokenizer: Any
-    learner: Trains
+    learner: LearnerProtocol
     engine: Engine | None
-    max_length: int
-    version: int = 0
+    max_length: int  # of a sequence, in tokens
+    version: int = 0  # steps whose weights the engine has
 
     @property
     def sampler(self) -> Engine:
@@ -57,24 +58,25 @@ class Runtime:
             self.engine.publish(self.model, version)
 
     def probe(self, prompt_ids: tuple[int, ...]) -> np.ndarray:
-        """The engine's probabilities of a few tokens after a prompt: shows that a publish took
-        effect.
+        """(W,) the engine's probabilities of a few tokens after a prompt, or (1,) of the likeliest
+        where it names none. Asked before and after a publish, they show whether it took effect.
         """
         watched = tuple(range(min(64, vocabulary(self.model))))
         ask = Request(prompt_ids, 1, seed=0, temperature=0.0, watch_ids=watched)
-        return self.sampler.generate([ask])[0].watched[0]
+        answer = self.sampler.generate([ask])[0]
+        return answer.watched[0] if answer.watched.size else np.exp(answer.logprobs)
 
     def fingerprint(self) -> str:
         """Tells checkpoints apart: a hash over a few weights of every parameter."""
         return fingerprint(self.model)
 
     def base(self) -> str:
-        """Tells the frozen weights under adapters apart."""
+        """Tells apart the frozen weights under adapters, which fit no others."""
         return fingerprint(self.model, frozen=True)
 
     def save_model(self, folder: Path, whole: Mapping[str, Tensor] | None = None) -> None:
         """An ordinary Hugging Face folder (plus the value head, where there is one). `whole`: the
-        weights of a model of which this process has a part only.
+        weights of a model of which this process has a part only. Raises OSError on a full disk.
         """
         try:
             if isinstance(self.model, ValueModel):
@@ -88,7 +90,7 @@ class Runtime:
     def load_weights(self, folder: Path) -> None:
         """Replaces the weights by those of a saved folder of the same architecture."""
         model = self.model.causal_lm if isinstance(self.model, ValueModel) else self.model
-        if not load_adapters(model, folder):
+        if not load_adapters(model, folder):  # where there are none, all weights were trained
             source = load_model(str(folder), dtype=next(model.parameters()).dtype)
             model.load_state_dict(source.state_dict())
         if isinstance(self.model, ValueModel):
@@ -97,19 +99,26 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Resolved device and precision."""
+    """Resolved device, precision and engine."""
 
     device: torch.device  # without a number where there are several processes
     bf16: bool
     processes: int = 1  # workers with one device each; 1 = everything in this process
     threads: int = 0  # of a process, 0 = torch's choice
+    engine: str = "local"  # a key of ENGINES
 
     @classmethod
     def resolve(cls, cfg: HardwareConfig) -> Hardware:
+        """What the config comes to on this machine; sets torch's number of threads.
+
+        Raises ValueError where the machine or this version has not got what is configured.
+        """
+        require_engine(cfg.engine)
         if cfg.device == "cuda" and not torch.cuda.is_available():
             raise ValueError(
                 "hardware.device is 'cuda' but no CUDA device is visible; use 'cpu' or 'auto'"
             )
+        # "cpu" stays a CPU where a GPU is visible.
         name = "cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu"
         devices = torch.cuda.device_count() if name == "cuda" else None
         if devices is not None and cfg.processes > devices:
@@ -126,107 +135,101 @@ class Hardware:
             cfg.precision == "bf16" or (cfg.precision == "auto" and name == "cuda"),
             cfg.processes or devices or 1,
             cfg.threads,
+            cfg.engine,
         )
 
 
-def loaded(role: str, path: str, hardware: Hardware, load: LoadConfig) -> tuple[Any, Any]:
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything that a model of a run is made from, wherever it is made."""
+
+    role: str  # "actor" or "critic", as messages and seeds name it
+    path: str  # folder or hub name
+    optimizer: OptimizerConfig
+    loss: LossConfig | None = None  # None = the defaults
+    load: LoadConfig = field(default_factory=LoadConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    head: str | None = None  # kind of value head; None = a language model
+    bins: int = 1  # of an HL-Gauss head
+    trained: bool = False  # `path` holds a value head, or adapters for a shared base, to go on from
+    max_rows: int = 512  # sequences decoded together
+    decay_steps: int | None = None
+    seed: int = 0  # of new adapters
+
+    @property
+    def adapter_seed(self) -> int:
+        return derive_seed(self.seed, "lora", self.role)
+
+    @property
+    def outputs(self) -> int | None:
+        """Outputs per token of the value head; None for a language model."""
+        return None if self.head is None else outputs_of(self.head, self.bins)
+
+
+def build(spec: ModelSpec, hardware: Hardware, base: Runtime | None = None) -> Runtime:
+    """A model in this process, with learner and engine; trained weights are fp32. Several processes
+    are distributed/build.py's.
+
+    With `base` it is a second set of adapters on that model's frozen weights: those saved in
+    `spec.path` where it is `trained`, else new ones.
+    """
+    if base is None:
+        tokenizer, model = load_with_head(spec, hardware)
+        return build_runtime(spec, model.to(hardware.device), tokenizer, hardware)
+    return build_runtime(spec, *with_shared_base(spec, base), hardware)
+
+
+def load_pretrained(spec: ModelSpec, hardware: Hardware) -> tuple[Any, Any]:
     """Tokenizer and model. ValueError for stored bf16 weights where fp32 is computed."""
+    load = spec.load
     if load.dtype == "bf16" and not hardware.bf16:
         raise ValueError(
-            f"{role}.load.dtype is 'bf16' but computation is in fp32 on {hardware.device.type}; "
-            "set hardware.precision bf16, or dtype fp32"
+            f"{spec.role}.load.dtype is 'bf16' but computation is in fp32 on "
+            f"{hardware.device.type}; set hardware.precision bf16, or dtype fp32"
         )
     dtype = torch.bfloat16 if load.dtype == "bf16" else torch.float32
-    tokenizer = load_tokenizer(path, load.chat_template_kwargs)
-    return tokenizer, load_model(path, dtype, load.attn_implementation)
+    tokenizer = load_tokenizer(spec.path, load.chat_template_kwargs)
+    return tokenizer, load_model(spec.path, dtype, load.attn_implementation)
 
 
-def language_model(
-    role: str,
-    path: str,
-    hardware: Hardware,
-    optimizer: OptimizerConfig,
-    loss: LossConfig | None = None,
-    *,
-    max_rows: int = 512,
-    decay_steps: int | None = None,
-    lora: LoraConfig | None = None,
-    load: LoadConfig | None = None,
-    seed: int = 0,
-) -> Runtime:
-    """Actor, generative critic or reference from a folder or hub name; trained weights are fp32."""
-    tokenizer, model = loaded(role, path, hardware, load or LoadConfig())
-    model = attach(model, lora or LoraConfig(), derive_seed(seed, "lora", role)).to(hardware.device)
-    return around(role, model, tokenizer, hardware, optimizer, loss, max_rows, decay_steps)
+def load_with_head(spec: ModelSpec, hardware: Hardware) -> tuple[Any, Any]:
+    """Tokenizer and model with its adapters and, for a discriminative critic, its value head."""
+    tokenizer, model = load_pretrained(spec, hardware)
+    model = attach(model, spec.lora, spec.adapter_seed)
+    if spec.outputs is None:
+        return tokenizer, model
+    model = ValueModel(model, spec.outputs)
+    if spec.trained:
+        model.load_head(Path(spec.path))
+    return tokenizer, model
 
 
-def critic_beside(
-    actor: Runtime,
-    path: str,
-    hardware: Hardware,
-    optimizer: OptimizerConfig,
-    *,
-    trained: bool,
-    max_rows: int = 512,
-    decay_steps: int | None = None,
-    load: LoadConfig | None = None,
-    seed: int = 0,
-    kind: type[Learner] = Learner,
-) -> Runtime:
-    """A generative critic that is a second set of adapters on the actor's frozen weights: those
-    saved in `path` where it is `trained`, else new ones."""
-    model = beside(actor.model, derive_seed(seed, "lora", "critic"))
-    if trained:
-        load_adapters(model, Path(path))
-    tokenizer = load_tokenizer(path, (load or LoadConfig()).chat_template_kwargs)
-    return around(
-        "critic", model, tokenizer, hardware, optimizer, None, max_rows, decay_steps, kind
-    )
+def with_shared_base(spec: ModelSpec, base: Runtime) -> tuple[Any, Any]:
+    """Model and tokenizer of a second set of adapters on the frozen weights of `base`."""
+    model = second_adapters(base.model, spec.adapter_seed)
+    if spec.trained:
+        load_adapters(model, Path(spec.path))
+    return model, load_tokenizer(spec.path, spec.load.chat_template_kwargs)
 
 
-def around(
-    role: str,
+def build_runtime(
+    spec: ModelSpec,
     model: Any,
     tokenizer: Any,
     hardware: Hardware,
-    optimizer: OptimizerConfig,
-    loss: LossConfig | None,
-    max_rows: int,
-    decay_steps: int | None,
-    kind: type[Learner] = Learner,
+    learner_class: type[Learner] = Learner,
 ) -> Runtime:
-    """A runtime with learner and engine around a loaded model."""
-    learner = kind(model, optimizer, loss, bf16=hardware.bf16, decay_steps=decay_steps)
-    limit = context_length(model, tokenizer)
-    engine = LocalEngine(
+    """A runtime with learner and, for a language model, engine, around a model in memory."""
+    learner = learner_class(
         model,
-        limit,
-        max_rows,
-        torch.bfloat16 if hardware.bf16 else torch.float32,
-        tokenizer=tokenizer,
+        spec.optimizer,
+        spec.loss,
+        head=spec.head,
+        bf16=hardware.bf16,
+        decay_steps=spec.decay_steps,
     )
-    return Runtime(role, model, tokenizer, learner, engine, limit)
-
-
-def value_model(
-    path: str,
-    hardware: Hardware,
-    optimizer: OptimizerConfig,
-    head: str,
-    bins: int,
-    *,
-    trained: bool,
-    decay_steps: int | None = None,
-    lora: LoraConfig | None = None,
-    load: LoadConfig | None = None,
-    seed: int = 0,
-) -> Runtime:
-    """A discriminative critic; `trained` = the folder holds a value head to go on from."""
-    tokenizer, base = loaded("critic", path, hardware, load or LoadConfig())
-    base = attach(base, lora or LoraConfig(), derive_seed(seed, "lora", "critic"))
-    model = ValueModel(base, outputs_of(head, bins))
-    if trained:
-        model.load_head(Path(path))
-    model = model.to(hardware.device)
-    learner = Learner(model, optimizer, head=head, bf16=hardware.bf16, decay_steps=decay_steps)
-    return Runtime("critic", model, tokenizer, learner, None, context_length(model, tokenizer))
+    limit, engine = context_length(model, tokenizer), None
+    if spec.head is None:
+        dtype = torch.bfloat16 if hardware.bf16 else torch.float32
+        engine = make_engine(hardware.engine, model, tokenizer, limit, spec.max_rows, dtype)
+    return Runtime(spec.role, model, tokenizer, learner, engine, limit)

@@ -15,13 +15,14 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from genac.config import CriticConfig, HardwareConfig
-from genac.critics.generative import GRID, GenerativeCritic
+from genac.config.models import CriticConfig
+from genac.config.recipes import explain
+from genac.config.run import HardwareConfig
+from genac.critics.generative import GenerativeCritic
 from genac.critics.prompts import Context
-from genac.recipes import explain
-from genac.runtime import Hardware, language_model
+from genac.runtime import Hardware, ModelSpec, build
 from genac.seeding import derive_seed
-from genac.types import Message, Problem, Thought
+from genac.types import SCORE_VALUES, Message, Problem, Thought
 
 CARD = "critic.json"
 Ids = tuple[int, ...]
@@ -72,13 +73,15 @@ class Critic:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; use at least 1")
         hardware = HardwareConfig(device=device, precision=precision, threads=threads)
-        runtime = language_model(
-            "critic",
-            str(place),
+        runtime = build(
+            ModelSpec(
+                "critic",
+                str(place),
+                cfg.optimizer,
+                max_rows=batch_size,
+                load=cfg.load.model_copy(update={"dtype": "fp32"}),
+            ),
             Hardware.resolve(hardware),
-            cfg.optimizer,
-            max_rows=batch_size,
-            load=cfg.load.model_copy(update={"dtype": "fp32"}),
         )
         icc = cfg.generative.icc.model_copy(update={"actor_size": saved.get("actor_size")})
         generative = cfg.generative.model_copy(update={"icc": icc})
@@ -187,7 +190,7 @@ def spread(thoughts: Sequence[Thought]) -> float | None:
     known = [t.score_probs for t in thoughts if t.score_probs is not None]
     if known:
         p = np.mean(known, axis=0)
-        return float(np.sqrt(max(0.0, p @ GRID**2 - (p @ GRID) ** 2)))
+        return float(np.sqrt(max(0.0, p @ SCORE_VALUES**2 - (p @ SCORE_VALUES) ** 2)))
     values = [t.value for t in thoughts if t.value is not None]
     return float(np.std(values)) if len(values) > 1 else None
 

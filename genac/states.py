@@ -7,53 +7,53 @@ segment's first token and never sees what it will baseline.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from genac.config import StatesConfig
+from genac.config.run import StatesConfig
 from genac.types import Rollout, State
+
+# Per tokenizer, which of its tokens end a line: decoding one token takes longer than all the rest.
+_LINE_ENDS: WeakKeyDictionary[Any, dict[int, bool]] = WeakKeyDictionary()
 
 
 def split(rollouts: Iterable[Rollout], cfg: StatesConfig, tokenizer: Any) -> list[State]:
-    """States of all rollouts, in order. Every response has at least the state of its empty
-    prefix.
-    """
+    """States of all rollouts, in order; of each response at least that of its empty prefix."""
     find = SPLITTERS[cfg.splitter]
     states: list[State] = []
     for rollout in rollouts:
         starts = thin(find(rollout, cfg, tokenizer), cfg.max_states)
+        # Each segment ends where the next begins, so every token has exactly one baseline.
         ends = [*starts[1:], len(rollout.response_ids)]
         states += [State(rollout, start, end) for start, end in zip(starts, ends, strict=True)]
     return states
 
 
 def every_token(rollouts: Iterable[Rollout]) -> list[State]:
-    """One state per token, for credit over tokens."""
-    return [State(r, i, i + 1) for r in rollouts for i in range(len(r.response_ids))]
+    """A value before each token, for credit over tokens: one dense state per response.
+
+    A response without tokens has none: there is nothing that a value could be the baseline of.
+    """
+    whole = ((r, len(r.response_ids)) for r in rollouts)
+    return [State(rollout, 0, length, dense=True) for rollout, length in whole if length]
 
 
 def newlines(rollout: Rollout, cfg: StatesConfig, tokenizer: Any) -> list[int]:
     """A segment starts after each token that ends a line."""
     del cfg
-    cache = _newline_cache(tokenizer)
-    ids = rollout.response_ids
-    starts = [0]
-    for i, token in enumerate(ids[:-1]):
-        if token not in cache:
-            cache[token] = tokenizer.decode([token]).endswith("\n")
-        # A blank line belongs to the segment before it.
-        if cache[token] and not cache.setdefault(
-            ids[i + 1], tokenizer.decode([ids[i + 1]]).endswith("\n")
-        ):
-            starts.append(i + 1)
-    return starts
+    known = _LINE_ENDS.setdefault(tokenizer, {})
 
+    def ends_line(token: int) -> bool:
+        if token not in known:
+            known[token] = tokenizer.decode([token]).endswith("\n")
+        return known[token]
 
-def _newline_cache(tokenizer: Any) -> dict[int, bool]:
-    if not hasattr(tokenizer, "_ends_line"):
-        tokenizer._ends_line = {}
-    return tokenizer._ends_line
+    # A blank line belongs to the segment before it, so that no segment is a line break alone.
+    neighbours = enumerate(pairwise(rollout.response_ids), start=1)
+    return [0, *(i for i, (before, at) in neighbours if ends_line(before) and not ends_line(at))]
 
 
 def windows(rollout: Rollout, cfg: StatesConfig, tokenizer: Any) -> list[int]:
@@ -63,8 +63,8 @@ def windows(rollout: Rollout, cfg: StatesConfig, tokenizer: Any) -> list[int]:
 
 
 def low_probability(rollout: Rollout, cfg: StatesConfig, tokenizer: Any) -> list[int]:
-    """A token the actor itself thought unlikely (p < threshold) opens a segment: a decision
-    point.
+    """A token that the actor itself thought unlikely (p < threshold) opens a segment: it is where a
+    decision was taken.
     """
     del tokenizer
     unlikely = np.exp(rollout.logprobs) < cfg.threshold
@@ -75,6 +75,7 @@ def thin(starts: Sequence[int], limit: int) -> list[int]:
     """At most `limit` starts, evenly spread, the first always kept."""
     if len(starts) <= limit:
         return list(starts)
+    # With one state only the first is left, to which linspace would add the last.
     chosen = np.linspace(0, len(starts) - 1, limit).round().astype(int) if limit > 1 else [0]
     return [starts[i] for i in chosen]
 

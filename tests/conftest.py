@@ -12,10 +12,11 @@ import torch
 from fakes import ALPHABET
 from hypothesis import settings
 
-from genac.config import HardwareConfig, LossConfig, OptimizerConfig
+from genac.config.models import LossConfig, OptimizerConfig
+from genac.config.run import HardwareConfig
 from genac.models.loading import load_model, load_tokenizer
 from genac.models.tiny import save_tiny
-from genac.runtime import Hardware, Runtime, language_model
+from genac.runtime import Hardware, ModelSpec, Runtime, build
 
 CONTEXT = 2048
 # How long an example takes depends on what else the machine does.
@@ -57,9 +58,9 @@ def tiny_model(_shared_model: Any) -> Any:
 def tiny_runtime(tiny_folder: Path) -> Callable[..., Runtime]:
     """tiny_runtime(learning_rate=1e-3, loss=None) -> a trainable runtime of the tiny model."""
 
-    def build(learning_rate: float = 1e-3, loss: LossConfig | None = None) -> Runtime:
+    def make(learning_rate: float = 1e-3, loss: LossConfig | None = None) -> Runtime:
         hardware = Hardware.resolve(HardwareConfig(device="cpu"))
         optimizer = OptimizerConfig(learning_rate=learning_rate)
-        return language_model("actor", str(tiny_folder), hardware, optimizer, loss)
+        return build(ModelSpec("actor", str(tiny_folder), optimizer, loss), hardware)
 
-    return build
+    return make

@@ -1,5 +1,4 @@
-"""The Monte-Carlo critic (VinePPO, 2410.01679) and the ground truth of every evaluation: one
-estimator.
+"""The Monte-Carlo critic (VinePPO, 2410.01679), which is also the ground truth of evaluations.
 
 From a state's exact token prefix, K fresh continuations of the actor under the remaining token
 budget; the value is their mean reward.
@@ -9,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from genac.critics.base import NoCritic, unique_states
+from genac.config.models import CriticConfig
+from genac.critics.base import Critic, CriticInputs, unique_states
 from genac.rollout import World, request, response_text
 from genac.runtime import Runtime
 from genac.seeding import derive_seed
@@ -35,12 +36,17 @@ class MonteCarloValue:
 def monte_carlo_values(
     actor: Runtime, world: World, states: Sequence[State], count: int, *seed: int | str
 ) -> list[MonteCarloValue]:
-    """`count` continuations per state; token-identical states share them."""
+    """`count` continuations per state; token-identical states share them. `seed` names what for.
+
+    A state at the length limit leaves no room for a continuation, and one whose continuations could
+    not be scored has no mean: their values are None. Raises ValueError where count is below 1.
+    """
     if count < 1:
         raise ValueError(f"{count} continuations per state estimate nothing; use at least 1")
     unique, index = unique_states(states)
     budget = world.rollout.max_completion_length
-    requests, owners = [], []
+    requests = []
+    owners = []  # of each request, the place of its state
     for number, state in enumerate(unique):
         room = budget - state.start
         for k in range(count if room > 0 else 0):
@@ -65,11 +71,27 @@ def monte_carlo_values(
     return [values[i] for i in index]
 
 
-class MonteCarloCritic(NoCritic):
+class MonteCarloCritic(Critic):
     """Values from the actor's own continuations; nothing to learn."""
 
+    continues_states = True
+
     def __init__(self, actor: Runtime, world: World, num_continuations: int) -> None:
-        self.actor, self.world, self.num_continuations = actor, world, num_continuations
+        self.actor = actor
+        self.world = world
+        self.num_continuations = num_continuations
+
+    @classmethod
+    def build(cls, inputs: CriticInputs) -> MonteCarloCritic:
+        return cls(inputs.actor, inputs.world, inputs.cfg.critic.num_continuations)
+
+    @classmethod
+    def settings(cls, cfg: CriticConfig) -> dict[str, Any]:
+        return {"continuations": cfg.num_continuations}
+
+    @property
+    def samples_with(self) -> Runtime:
+        return self.actor
 
     def estimate(self, states: Sequence[State], step: int) -> list[Estimate]:
         values = monte_carlo_values(

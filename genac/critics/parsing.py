@@ -14,8 +14,7 @@ SCORES = 11  # the integers 0..10
 
 
 def parse_score(completion: str) -> int | None:
-    """The integer of the last well-formed answer tag, after the critic's own thinking; None =
-    missing.
+    """The integer of the last well-formed answer tag behind the critic's own thinking; None = none.
 
     The last one counts, because a thought may quote a score before it settles on one. Numbers
     outside 0..10 are missing, never clipped.
@@ -36,7 +35,8 @@ def score_position(pieces: list[str]) -> int | None:
     matches = list(ANSWER.finditer(text))
     if not matches:
         return None
-    target, end = matches[-1].start(1), 0
+    target = matches[-1].start(1)
+    end = 0
     for index, piece in enumerate(pieces):
         if end <= target < end + len(piece):
             return index

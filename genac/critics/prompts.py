@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from genac.config.renamed import called_now
 from genac.models.chat import chat_text, prefix_ids, special_ids
 from genac.types import Problem, State, utf8
 
@@ -27,10 +28,8 @@ CHUNK = 16  # characters read per token of room, before a text is known to be to
 
 TASK = (
     "You will see a problem and the beginning of one attempt to solve it. Predict the expected "
-    "value of the "
-    "attempt: an integer from 0 to 10, where 0 means that it is very unlikely to end in the "
-    "correct answer "
-    "and 10 that it is most likely to."
+    "value of the attempt: an integer from 0 to 10, where 0 means that it is very unlikely to end "
+    "in the correct answer and 10 that it is most likely to."
 )
 STEPS = (
     "1. Judge how difficult the problem is.\n"
@@ -39,10 +38,9 @@ STEPS = (
     "4. Answer with one integer between 0 and 10 inside <answer> and </answer>."
 )
 ICC = (
-    "Infer from the partial solution how able its author is, and judge the chance of that "
-    "author. The author "
-    "is a language model with {size} parameters whose recent success rate on such problems is "
-    "{rate:.2f}."
+    "Infer from the partial solution how able its author is, and judge the chance of that author. "
+    "The author is a language model with {size} parameters whose recent success rate on such "
+    "problems is {rate:.2f}."
 )
 
 
@@ -66,29 +64,21 @@ TEMPLATES = {
     "paper": Template(
         "paper",
         1,
-        f"{TASK}\n\n{STEPS}\n{{icc}}\nProblem:\n{PROBLEM}\n\nPartial "
-        f"solution:\n{RESPONSE}\n\nYour judgement:\n",
+        f"{TASK}\n\n{STEPS}\n{{icc}}\n"
+        f"Problem:\n{PROBLEM}\n\nPartial solution:\n{RESPONSE}\n\nYour judgement:\n",
         "5. " + ICC + "\n",
     ),
     # Problem and response first: all states of a response share one prefix, which is read once.
     "trunk-first": Template(
         "trunk-first",
         1,
-        f"Problem:\n{PROBLEM}\n\nPartial solution:\n{RESPONSE}\n\n(The partial solution ends "
-        f"here.) {TASK}\n\n"
-        f"{STEPS}\n{{icc}}\nYour judgement:\n",
+        f"Problem:\n{PROBLEM}\n\nPartial solution:\n{RESPONSE}\n\n"
+        f"(The partial solution ends here.) {TASK}\n\n{STEPS}\n{{icc}}\nYour judgement:\n",
         "5. " + ICC + "\n",
     ),
     # For tiny word-level models, which know no English: the trunk and a question of a few tokens.
     "compact": Template(
         "compact", 1, f"{PROBLEM}{RESPONSE}<judge>{{icc}}", "size {size}rate {rate10}\n"
-    ),
-    # The same in the order of the paper, to measure what the order does.
-    "compact-paper": Template(
-        "compact-paper",
-        1,
-        f"<judge>{{icc}}{PROBLEM}{RESPONSE}<judge>",
-        "size {size}rate {rate10}\n",
     ),
 }
 
@@ -103,7 +93,10 @@ class Context:
 
 def template(name: str) -> Template:
     if name not in TEMPLATES:
-        raise ValueError(f"critic.generative.prompt is {name!r}; use one of {sorted(TEMPLATES)}")
+        hint = called_now("critic.generative.prompt", name, TEMPLATES)
+        raise ValueError(
+            f"critic.generative.prompt is {name!r}; use one of {sorted(TEMPLATES)}{hint}"
+        )
     return TEMPLATES[name]
 
 
@@ -123,13 +116,16 @@ class PromptBuilder:
     """
 
     def __init__(self, chosen: Template, tokenizer: Any, actor_tokenizer: Any) -> None:
-        self.template, self.tokenizer, self.actor_tokenizer = chosen, tokenizer, actor_tokenizer
+        self.template = chosen
+        self.tokenizer = tokenizer
+        self.actor_tokenizer = actor_tokenizer
         self.same_tokenizer = tokenizer.get_vocab() == actor_tokenizer.get_vocab()
         self.special = special_ids(actor_tokenizer)
-        if self.same_tokenizer:
+        if self.same_tokenizer:  # two of one vocabulary may still mark other tokens as special
             self.special |= special_ids(tokenizer)
         self._pieces: dict[str, list[Ids]] = {}
         self._problems: dict[tuple[str, str, int | None], tuple[Ids, Ids]] = {}
+        # What a template's own text writes, the actor must not be able to write.
         tags = re.findall(r"<[^<>\s]+>", chosen.text)
         self._markup = Markup(tokenizer, [*self._chat(PROBLEM).split(PROBLEM), *tags])
 
@@ -152,9 +148,7 @@ class PromptBuilder:
         limit: int | None = None,
         cut: bool = True,
     ) -> Ids:
-        """The same for a partial response given as the actor's tokens; control tokens are left
-        out.
-        """
+        """The same for a partial response as the actor's tokens, without control tokens."""
         kept = tuple(i for i in partial if i not in self.special)
         if not self.same_tokenizer:
             return self.render_text(problem, self._decode(kept), context, limit, cut)
@@ -206,6 +200,7 @@ class PromptBuilder:
         whole = self.assemble(problem, response, context, limit)
         if limit is None or not cut or len(whole) <= limit:
             return whole
+        # The beginning says what is attempted, the end where it stands: the middle goes.
         gap = self._markup.plain(GAP)
         room = limit - (len(whole) - len(response)) - len(gap)
         if room < 2:
@@ -280,8 +275,7 @@ class Markup:
         self._spelled = {i: self.plain(text) for i, text in own.items() - control.items()}
 
     def plain(self, text: str) -> Ids:
-        """Tokens of the text, none of which is markup: what looks like it is split like any other
-        characters."""
+        """Tokens of the text. What looks like markup in it is split as other characters are."""
         clean = utf8(text)
         ids = self._encode(clean)
         if self._forbidden.isdisjoint(ids) or self._written is None:

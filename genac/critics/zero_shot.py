@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from genac.critics.base import NoCritic, unique_states
+from genac.critics.base import Critic, unique_states
 from genac.critics.parsing import OPEN, SCORES, parse_score
 from genac.critics.prompts import (
     ICC,
@@ -65,8 +65,11 @@ def zero_shot_template(name: str) -> Template:
 def plain_prompt(
     chosen: Template, problem: Problem, partial: str, context: Context | None, notes: str = ""
 ) -> str:
-    """The prompt as text. Problem and partial solution are put in last and as they are: places
-    and tags that are written in them mean nothing."""
+    """The prompt as text.
+
+    Problem and partial solution are put in last and as they are: places and tags that are written
+    in them mean nothing.
+    """
     icc = chosen.icc.format(size=context.size, rate=context.rate) if context else ""
     before, rest = chosen.text.replace("{icc}", icc).split(PROBLEM)
     between, after = rest.split(RESPONSE)
@@ -96,17 +99,23 @@ def place_free(text: str) -> str:
     return text
 
 
-class EndpointCritic(NoCritic):
+class EndpointCritic(Critic):
     """Zero-shot values of a model behind an API; identical states are asked once, and whatever was
     answered before is not asked again. What cannot be read is missing, never 0."""
 
     def __init__(
         self, endpoint: Endpoint, chosen: Template, actor: Runtime, size: str | None, file: Path
     ) -> None:
-        self.endpoint, self.template, self.actor, self.file = endpoint, chosen, actor, file
+        self.endpoint = endpoint
+        self.template = chosen
+        self.actor = actor
+        self.file = file  # every answer, so that no prompt is paid for twice
         self.size = size  # None = no in-context conditioning
         self.rate: float | None = None
         self.bill = Bill()
+
+    def set_success_rate(self, rate: float | None) -> None:
+        self.rate = rate
 
     def prompts_of(self, states: Sequence[State]) -> list[str]:
         context = None

@@ -1,1 +1,4 @@
-"""Where things run, never what they compute: models on worker processes, one device each."""
+"""Where models run, never what they compute: worker processes of one machine, one device each.
+
+Loops see a `Runtime` either way. Sharding of weights is in `models/sharding.py`.
+"""

@@ -1,7 +1,4 @@
-"""Models where the hardware says: in this process, or on worker processes.
-
-The functions have the names, arguments and results of those in genac/runtime.py.
-"""
+"""Models where the hardware says: in this process, or on worker processes."""
 
 from __future__ import annotations
 
@@ -10,106 +7,24 @@ from typing import Any
 from transformers import AutoConfig
 
 from genac import runtime
-from genac.config import (
-    ActorConfig,
-    CriticConfig,
-    LoadConfig,
-    LoraConfig,
-    LossConfig,
-    OptimizerConfig,
-    RunConfig,
-)
+from genac.config.models import ActorConfig, CriticConfig
+from genac.config.run import RunConfig
 from genac.distributed.pool import pool_for
 from genac.distributed.remote import Link, Outline, RemoteEngine, RemoteLearner, RemoteRuntime
-from genac.engines.decoder import FAMILIES
+from genac.models.families import family_of
 from genac.models.loading import load_tokenizer
-from genac.runtime import Hardware, Runtime
+from genac.runtime import Hardware, ModelSpec, Runtime
 
 
-def language_model(
-    role: str,
-    path: str,
-    hardware: Hardware,
-    optimizer: OptimizerConfig,
-    loss: LossConfig | None = None,
-    *,
-    max_rows: int = 512,
-    decay_steps: int | None = None,
-    lora: LoraConfig | None = None,
-    load: LoadConfig | None = None,
-    seed: int = 0,
-) -> Runtime:
-    """Actor, generative critic or reference."""
+def build(spec: ModelSpec, hardware: Hardware, base: Runtime | None = None) -> Runtime:
+    """The model of a spec, see genac.runtime.build."""
+    if isinstance(base, RemoteRuntime):
+        link = Link(base.link.pool)
+        return remote(spec, link, link.all("build", spec, base.link.number))
     if hardware.processes == 1:
-        return runtime.language_model(
-            role, path, hardware, optimizer, loss, max_rows=max_rows, decay_steps=decay_steps,
-            lora=lora, load=load, seed=seed,
-        )  # fmt: skip
-    load = load or LoadConfig()
-    tokenizer = load_tokenizer(path, load.chat_template_kwargs)
+        return runtime.build(spec, hardware, base)
     link = linked(hardware)
-    facts = link.all(
-        "language_model", role, path, optimizer, loss, max_rows, decay_steps,
-        lora or LoraConfig(), load, seed,
-    )  # fmt: skip
-    return remote(role, link, facts, tokenizer, loss, RemoteEngine(link))
-
-
-def critic_beside(
-    actor: Runtime,
-    path: str,
-    hardware: Hardware,
-    optimizer: OptimizerConfig,
-    *,
-    trained: bool,
-    max_rows: int = 512,
-    decay_steps: int | None = None,
-    load: LoadConfig | None = None,
-    seed: int = 0,
-) -> Runtime:
-    """A generative critic as a second set of adapters on the actor's weights."""
-    load = load or LoadConfig()
-    if not isinstance(actor, RemoteRuntime):
-        return runtime.critic_beside(
-            actor, path, hardware, optimizer, trained=trained, max_rows=max_rows,
-            decay_steps=decay_steps, load=load, seed=seed,
-        )  # fmt: skip
-    tokenizer = load_tokenizer(path, load.chat_template_kwargs)
-    link = Link(actor.link.pool)
-    facts = link.all(
-        "critic_beside", actor.link.number, path, optimizer, trained, max_rows, decay_steps, load,
-        seed,
-    )  # fmt: skip
-    return remote("critic", link, facts, tokenizer, None, RemoteEngine(link))
-
-
-def value_model(
-    path: str,
-    hardware: Hardware,
-    optimizer: OptimizerConfig,
-    head: str,
-    bins: int,
-    *,
-    trained: bool,
-    decay_steps: int | None = None,
-    lora: LoraConfig | None = None,
-    load: LoadConfig | None = None,
-    seed: int = 0,
-) -> Runtime:
-    """A discriminative critic."""
-    if hardware.processes == 1:
-        return runtime.value_model(
-            path, hardware, optimizer, head, bins, trained=trained, decay_steps=decay_steps,
-            lora=lora, load=load, seed=seed,
-        )  # fmt: skip
-    load = load or LoadConfig()
-    tokenizer = load_tokenizer(path, load.chat_template_kwargs)
-    link = linked(hardware)
-    facts = link.all(
-        "value_model", path, optimizer, head, bins, trained, decay_steps, lora or LoraConfig(),
-        load, seed,
-    )  # fmt: skip
-    return remote("critic", link, facts, tokenizer, None, None)
+    return remote(spec, link, link.all("build", spec, None))
 
 
 def linked(hardware: Hardware) -> Link:
@@ -117,25 +32,24 @@ def linked(hardware: Hardware) -> Link:
     return Link(pool_for(hardware.processes, where, hardware.bf16, hardware.threads))
 
 
-def remote(
-    role: str,
-    link: Link,
-    facts: dict[str, Any],
-    tokenizer: Any,
-    loss: LossConfig | None,
-    engine: RemoteEngine | None,
-) -> RemoteRuntime:
+def remote(spec: ModelSpec, link: Link, facts: dict[str, Any]) -> RemoteRuntime:
     model = Outline(facts["parameters"], facts["config"], facts["generation_config"])
-    learner = RemoteLearner(link, loss)
-    return RemoteRuntime(role, model, tokenizer, learner, engine, facts["max_length"], link=link)
+    tokenizer = load_tokenizer(spec.path, spec.load.chat_template_kwargs)
+    engine = RemoteEngine(link) if spec.head is None else None
+    learner = RemoteLearner(link, spec.loss)
+    return RemoteRuntime(
+        spec.role, model, tokenizer, learner, engine, facts["max_length"], link=link
+    )
 
 
-def require_supported(cfg: RunConfig, hardware: Hardware) -> None:
-    """ValueError where a run on several processes would fail only after models were loaded."""
+def require_supported(cfg: RunConfig, hardware: Hardware, *, critic: bool) -> None:
+    """ValueError where a run on several processes would fail only after models were loaded.
+    `critic`: whether the critic has a model of its own.
+    """
     if hardware.processes == 1:
         return
     models: list[tuple[str, ActorConfig | CriticConfig]] = [("actor", cfg.actor)]
-    if cfg.critic.kind in ("generative", "discriminative"):
+    if critic:
         models.append(("critic", cfg.critic))
     for role, model in models:
         if model.lora.rank or not model.model_name_or_path:
@@ -144,7 +58,7 @@ def require_supported(cfg: RunConfig, hardware: Hardware) -> None:
             family = AutoConfig.from_pretrained(model.model_name_or_path).model_type
         except (OSError, ValueError):  # loading it says what is wrong
             continue
-        if family not in FAMILIES:
+        if not family_of(family).decodes:
             raise ValueError(unsupported(role, model.model_name_or_path, family))
 
 

@@ -17,16 +17,14 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from genac.batching import Rows, pad
-from genac.distributed.shares import idle
+from genac.distributed.partition import idle
 from genac.learner import Learner, Totals
 from genac.models.sharding import part_of, root_of, whole
 from genac.types import Sample
 
 
 class WorkerLearner(Learner):
-    """Every method has to be called on all workers at once, each with samples (idle ones if need
-    be).
-    """
+    """Every method has to be called on all workers at once, each with samples, idle ones or not."""
 
     def _microbatches(self, samples: Sequence[Sample]) -> Iterator[tuple[Rows, list[int]]]:
         own = list(super()._microbatches(samples))

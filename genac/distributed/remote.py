@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from genac.batching import require_alike
-from genac.config import LossConfig
+from genac.config.models import LossConfig
+from genac.distributed.partition import idle, of_requests, of_sequences
 from genac.distributed.pool import Pool
-from genac.distributed.shares import idle, of_requests, of_sequences
 from genac.engines.base import Completion, Request
 from genac.learner import Totals, counts_of, over_minibatches
 from genac.runtime import Runtime
@@ -142,7 +142,7 @@ class RemoteRuntime(Runtime):
     def publish(self, version: int) -> None:
         self.link.all("publish", version)
         self.version = version
-        if self.engine is not None:
+        if isinstance(self.engine, RemoteEngine):
             self.engine.version = version
 
     def fingerprint(self) -> str:
@@ -160,9 +160,7 @@ class RemoteRuntime(Runtime):
 
 
 def in_order(answers: Sequence[Sequence[T]], shares: Sequence[Sequence[int]]) -> list[T]:
-    """What the workers found for their shares, each at its own place; what an idle one made up is
-    left out.
-    """
+    """The workers' results, each at its sample's place, without those of idle samples."""
     found = {
         place: answer
         for mine, share in zip(answers, shares, strict=True)

@@ -26,7 +26,6 @@ import torch
 import torch.distributed as dist
 from transformers import AutoConfig
 
-from genac.config import LoadConfig, LoraConfig, LossConfig, OptimizerConfig
 from genac.distributed.build import unsupported
 from genac.distributed.learner import WorkerLearner
 from genac.distributed.pool import Place
@@ -41,11 +40,16 @@ from genac.models.loading import (
     on_meta,
     parameter_count,
 )
-from genac.models.lora import attach
 from genac.models.sharding import fill, root_of, shard, whole_state
-from genac.models.value_head import ValueModel, outputs_of
-from genac.runtime import Hardware, Runtime, around, critic_beside, loaded
-from genac.seeding import derive_seed
+from genac.models.value_head import ValueModel
+from genac.runtime import (
+    Hardware,
+    ModelSpec,
+    Runtime,
+    build_runtime,
+    load_with_head,
+    with_shared_base,
+)
 from genac.types import Sample
 
 # Only one worker may be loading a model while the others wait. The death of one is noticed by the
@@ -94,111 +98,50 @@ class Worker:
 
     # --- making models -----------------------------------------------------------------------
 
-    def language_model(
-        self,
-        number: int,
-        role: str,
-        path: str,
-        optimizer: OptimizerConfig,
-        loss: LossConfig | None,
-        max_rows: int,
-        decay_steps: int | None,
-        lora: LoraConfig,
-        load: LoadConfig,
-        seed: int,
-    ) -> dict[str, Any]:
+    def build(self, number: int, spec: ModelSpec, base: int | None) -> dict[str, Any]:
+        """A model by its spec; `base`: the number of the one whose frozen weights it shares."""
         self._alone()
-        if lora.rank:
-            tokenizer, model = loaded(role, path, self._hardware, load)
-            model = attach(model, lora, derive_seed(seed, "lora", role)).to(self._hardware.device)
-        else:
-            tokenizer, model = self._sharded(role, path, load)
-            limit = context_length(model, tokenizer)
-            if not Decoder.supports(model, limit):
-                raise ValueError(unsupported(role, path, model.config.model_type))
-        self._models[number] = around(
-            role, model, tokenizer, self._hardware, optimizer, loss, max_rows, decay_steps,
-            WorkerLearner,
-        )  # fmt: skip
-        return self._facts(number)
-
-    def value_model(
-        self,
-        number: int,
-        path: str,
-        optimizer: OptimizerConfig,
-        head: str,
-        bins: int,
-        trained: bool,
-        decay_steps: int | None,
-        lora: LoraConfig,
-        load: LoadConfig,
-        seed: int,
-    ) -> dict[str, Any]:
-        self._alone()
-        outputs = outputs_of(head, bins)
-        if lora.rank:
-            tokenizer, base = loaded("critic", path, self._hardware, load)
-            base = attach(base, lora, derive_seed(seed, "lora", "critic"))
-            model = ValueModel(base, outputs)
-            if trained:
-                model.load_head(Path(path))
+        if base is not None:
+            model, tokenizer = with_shared_base(spec, self._models[base])
+        elif spec.lora.rank:
+            tokenizer, model = load_with_head(spec, self._hardware)
             model = model.to(self._hardware.device)
         else:
-            tokenizer, model = self._sharded("critic", path, load, (outputs, trained))
-        learner = WorkerLearner(
-            model, optimizer, head=head, bf16=self._hardware.bf16, decay_steps=decay_steps
-        )
-        limit = context_length(model, tokenizer)
-        self._models[number] = Runtime("critic", model, tokenizer, learner, None, limit)
+            tokenizer, model = self._sharded(spec)
+            limit = context_length(model, tokenizer)
+            if spec.head is None and not Decoder.supports(model, limit):
+                family = model.config.model_type
+                raise ValueError(unsupported(spec.role, spec.path, family))
+        self._models[number] = build_runtime(spec, model, tokenizer, self._hardware, WorkerLearner)
         return self._facts(number)
 
-    def critic_beside(
-        self,
-        number: int,
-        actor: int,
-        path: str,
-        optimizer: OptimizerConfig,
-        trained: bool,
-        max_rows: int,
-        decay_steps: int | None,
-        load: LoadConfig,
-        seed: int,
-    ) -> dict[str, Any]:
-        self._alone()
-        self._models[number] = critic_beside(
-            self._models[actor], path, self._hardware, optimizer, trained=trained,
-            max_rows=max_rows, decay_steps=decay_steps, load=load, seed=seed, kind=WorkerLearner,
-        )  # fmt: skip
-        return self._facts(number)
-
-    def _sharded(
-        self, role: str, path: str, load: LoadConfig, head: tuple[int, bool] | None = None
-    ) -> tuple[Any, Any]:
-        """Tokenizer and sharded model. The first worker alone reads the weights. `head`: outputs
-        of a value head, and whether the folder holds a trained one.
-        """
+    def _sharded(self, spec: ModelSpec) -> tuple[Any, Any]:
+        """Tokenizer and sharded model. The first worker alone reads the weights."""
         source = None
         if dist.get_rank() == 0:
-            tokenizer, source = loaded(role, path, self._hardware, load)
-            if head is not None:
-                source = ValueModel(source, head[0])
-                if head[1]:
-                    source.load_head(Path(path))
+            tokenizer, source = load_with_head(spec, self._hardware)
         else:
-            tokenizer = load_tokenizer(path, load.chat_template_kwargs)
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        model = on_meta(config, load.attn_implementation)
-        if head is not None:
+            tokenizer = load_tokenizer(spec.path, spec.load.chat_template_kwargs)
+        config = AutoConfig.from_pretrained(spec.path, trust_remote_code=False)
+        model = on_meta(config, spec.load.attn_implementation)
+        if spec.outputs is not None:
             with torch.device("meta"):
-                model = ValueModel(model, head[0])
+                model = ValueModel(model, spec.outputs)
         shard(model, self._hardware.device)
         fill(model, source)
+        self._share_padding(model, source)
         if source is not None:
             getattr(model, "causal_lm", model).generation_config = getattr(
                 source, "causal_lm", source
             ).generation_config
         return tokenizer, model
+
+    def _share_padding(self, model: Any, source: Any) -> None:
+        """Whether the padding token is trained, as the worker that read the weights has it."""
+        trained = [source is not None and input_embeddings(source).padding_idx is None]
+        dist.broadcast_object_list(trained, 0)
+        if trained[0]:
+            input_embeddings(model).padding_idx = None
 
     def _facts(self, number: int) -> dict[str, Any]:
         """What the controller has to know of a model that it does not hold."""
@@ -284,6 +227,10 @@ class Worker:
 
     def load_optimizer(self, number: int, file: Path) -> None:
         self._learner(number).load(file)
+
+
+def input_embeddings(model: Any) -> Any:
+    return getattr(model, "causal_lm", model).get_input_embeddings()
 
 
 def end_with(controller: int) -> None:

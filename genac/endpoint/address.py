@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from genac.sections import EndpointConfig
+from genac.config.stages import EndpointConfig
 
 
 def checked_url(cfg: EndpointConfig) -> str:

@@ -40,6 +40,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from genac.config.stages import EndpointConfig
 from genac.endpoint.address import checked_url, key_of
 from genac.endpoint.replies import (
     Bill,
@@ -55,7 +56,6 @@ from genac.endpoint.replies import (
 from genac.endpoint.transport import Transport
 from genac.runs.files import alone, append_line, encodable, read_lines, repair_tail, stable_hash
 from genac.runs.progress import Progress
-from genac.sections import EndpointConfig
 
 AGAIN = {408, 409, 425, 429}  # and every 5xx
 LONGEST = 60.0  # seconds between two tries, unless the server asks for more

@@ -11,8 +11,8 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from genac.config.stages import EndpointConfig
 from genac.runs.files import encodable
-from genac.sections import EndpointConfig
 
 FOREVER = 1e10  # seconds; a longer wait than any is no other wait
 NO_TEXT = "the answer holds no text"

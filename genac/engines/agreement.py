@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genac.engines.batch import Steps
-from genac.engines.fallback import ForwardSteps, RereadSteps, arguments_of
+from genac.engines.scheduler import Steps
+from genac.engines.transformers import ForwardSteps, RereadSteps, arguments_of
 from genac.models.sharding import root_of
 from genac.prefixes import Ids, trees
 

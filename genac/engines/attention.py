@@ -89,8 +89,7 @@ class Attention:
     """A layer's attention over the rows' own tokens and, where there are any, their trunks."""
 
     own: Tensor  # (layer, 2, B, K, T, D)
-    # (S,) where the tokens go. As a tensor never of no dimension: torch would fetch its value.
-    slots: slice | Tensor
+    slots: slice  # where the tokens go
     mask: Tensor  # (B, S, end) additive; own slots from `end` on are not read
     trunk: TrunkReader | None
 

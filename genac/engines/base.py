@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,10 +46,22 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Samples with the newest published weights."""
+    """Samples with the newest published weights.
 
-    version: int
-    processed_tokens: int  # read or written by the model so far; shared prefixes count once
+    `Request.watch_ids` is an optional capability: an engine that cannot name probabilities
+    returns none, and critics then read sampled scores. `Request.fork` is optional as well: an
+    engine that answers it sets `answers_probes`, others are wrapped in `Rereading`.
+    """
+
+    @property
+    def version(self) -> int:
+        """Of the weights that it samples from."""
+        ...
+
+    @property
+    def processed_tokens(self) -> int:
+        """Read or written by the model so far; shared prefixes count once."""
+        ...
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Completions in the order of `requests`; ValueError on a prompt beyond the context."""
@@ -58,3 +70,47 @@ class Engine(Protocol):
     def publish(self, model: Any, version: int) -> None:
         """Takes over new weights, which everything sampled from now on comes from."""
         ...
+
+
+class Rereading:
+    """Serves counterfactual probes over any engine. Each is one more request, which reads prompt
+    and completion again up to the probed token.
+    """
+
+    answers_probes = True
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @property
+    def version(self) -> int:
+        return self.engine.version
+
+    @property
+    def processed_tokens(self) -> int:
+        return self.engine.processed_tokens
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        return probed(self.engine.generate, requests, self.engine.generate(requests))
+
+    def publish(self, model: Any, version: int) -> None:
+        self.engine.publish(model, version)
+
+
+def probed(
+    generate: Callable[[Sequence[Request]], list[Completion]],
+    requests: Sequence[Request],
+    completions: list[Completion],
+) -> list[Completion]:
+    """The completions with the answers to their probes, which are read from the beginning again."""
+    probes = [r.fork(c.ids) if r.fork else None for r, c in zip(requests, completions, strict=True)]
+    reread = [
+        replace(r, prompt_ids=(*r.prompt_ids, *c.ids[: p[0]], p[1]), max_new_tokens=1, fork=None)
+        for r, c, p in zip(requests, completions, probes, strict=True)
+        if p is not None
+    ]
+    answers = iter(generate(reread) if reread else [])
+    return [
+        c if p is None else replace(c, forked=next(answers).watched[0])
+        for c, p in zip(completions, probes, strict=True)
+    ]

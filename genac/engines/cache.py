@@ -1,8 +1,7 @@
 """The keys and values of a running batch: shared trunks, read by many rows, and each row's own.
 
 What a token reads of either is in attention.py. Rows stand right-aligned: all of them write the
-next token to the same slot. Behind the slots that are written stand zeros, so that a step may read
-on to where a graph ends (graphs.py).
+next token to the same slot.
 
 Shapes: _B row, _N trunk, _G row of a trunk, _T token, _K key/value head, _R queries per key head,
 _D head dimension.
@@ -18,8 +17,7 @@ from torch.nn import functional as F
 
 from genac.engines.attention import Attention, Layout, TrunkAttention, TrunkReader
 from genac.engines.decoder import Decoder
-from genac.engines.graphs import Graphs, Standing
-from genac.engines.native import Draws
+from genac.native.decode import Draws
 from genac.prefixes import Branch, Tree
 
 WASTE, SMALL = 2.0, 256  # padding: at most so many times what is needed, beyond a few tokens
@@ -36,7 +34,6 @@ class Cache:
     def __init__(self, decoder: Decoder, fold: bool) -> None:
         """fold: trunks are copied into their rows instead of being read apart."""
         self.decoder, self.fold, self.read = decoder, fold, 0
-        self.graphs = Graphs(decoder.embedding.device)
         self._clear()
 
     def _clear(self) -> None:
@@ -45,7 +42,6 @@ class Cache:
         self.pad_B, self.shared_B = none, none  # unused own slots; tokens seen of the trunk
         self.trunk: Tensor | None = None
         self.layout: Layout | None = None
-        self.graphs.forget()
 
     def _empty(self, rows: int, length: int) -> Tensor:
         d = self.decoder
@@ -122,7 +118,6 @@ class Cache:
         self.trunk_mask = self._trunk_mask(self.shared_B, self.layout, 1, self.trunk)
 
     def _rows_changed(self) -> None:
-        self.graphs.forget()
         slot = torch.arange(self.own.shape[-2], device=self.pad_B.device)
         hidden = torch.zeros(len(self.pad_B), len(slot), device=slot.device)
         self.hidden_BT = hidden.masked_fill_(slot < self.pad_B[:, None], float("-inf"))
@@ -204,21 +199,8 @@ class Cache:
     # --- writing -------------------------------------------------------------------------------
 
     def advance(self, token_B: Tensor, back_B: Tensor | None = None) -> Tensor:
-        """Writes one token per row; logits (B, V) of the next, which may change with the next call.
-        `back_B`: own slots to overlook.
-        """
+        """Writes one token per row; logits (B, V) of the next. `back_B`: own slots to overlook."""
         self.read += len(token_B)
-        logits = None
-        if back_B is None:
-            width = self.own.shape[-2]
-            logits = self.graphs.advance(self._standing, token_B, self.at, width)
-        if logits is None:
-            logits = self._advance(token_B, back_B)
-        self.at += 1
-        return logits
-
-    def _advance(self, token_B: Tensor, back_B: Tensor | None) -> Tensor:
-        """Reads own slots up to the one that is written and no further."""
         position_B = self.shared_B + self.at - self.pad_B
         mask = self.hidden_BT[:, None, : self.at + 1]
         if back_B is not None:
@@ -228,20 +210,8 @@ class Cache:
             mask = mask.masked_fill(undone[:, None], float("-inf"))
         slots = slice(self.at, self.at + 1)
         attend = Attention(self.own, slots, mask, self._trunk_reader())
+        self.at += 1
         return self.decoder.next_logits(token_B, position_B, attend)
-
-    def _standing(self, end: int) -> Standing:
-        """The step of these rows that reads own slots up to `end`."""
-        return Standing(
-            self.decoder,
-            self.own,
-            self.shared_B - self.pad_B,
-            self.hidden_BT[:, :end],
-            self._trunk_reader(),
-            torch.zeros_like(self.pad_B),
-            self.pad_B.new_zeros(1),
-            torch.arange(end, device=self.pad_B.device),
-        )
 
     def _trunk_reader(self) -> TrunkReader | None:
         if self.trunk is None or self.layout is None:

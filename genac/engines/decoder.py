@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genac.engines.native import native
 from genac.models.activations import ACTIVATIONS, activation_of
+from genac.models.families import family_of
 from genac.models.lora import weight_of
 from genac.models.sharding import gathered
+from genac.native.decode import native
 
-FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma")
 # Rotary frequencies of these kinds do not depend on the length of the sequence.
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 
@@ -53,7 +53,7 @@ class Decoder:
         config = model.config
         if dtype == torch.float64:
             raise ValueError("the decoder computes in float32 or less; use model.float()")
-        self.dtype, self.family = dtype, config.model_type
+        self.dtype, self.family = dtype, family_of(config.model_type)
         self.eps = config.rms_norm_eps
         self.heads = config.num_attention_heads
         self.kv_heads = config.num_key_value_heads
@@ -75,7 +75,7 @@ class Decoder:
         # A window that the longest sequence fits into hides nothing.
         whole = window is None or (max_length is not None and max_length <= window)
         return (
-            config.model_type in FAMILIES
+            family_of(config.model_type).decodes
             and rope.get("rope_type", "default") in STATIC_ROPE
             and (layer_types == {"full_attention"} or whole)
             and whole
@@ -91,9 +91,7 @@ class Decoder:
         are multiplied into the product that follows; the two halves of a rotary pair stand side by
         side, so that a rotation is one complex multiplication.
         """
-        # Gemma stores its norms as differences from one and scales its embedding.
-        gemma = self.family == "gemma"
-        gain = lambda norm: norm.weight.detach().float() + (1.0 if gemma else 0.0)  # noqa: E731
+        gain = lambda norm: norm.weight.detach().float() + self.family.norm_offset  # noqa: E731
         cast = lambda weight: weight.to(self.dtype).contiguous()  # noqa: E731
         config = model.config
         number = activation_of(model.model.layers[0].mlp.act_fn)
@@ -101,7 +99,7 @@ class Decoder:
         self.act, self.activation = ACTIVATIONS[number], number
         with gathered(model):
             self.embedding = cast(model.model.embed_tokens.weight.detach().clone())
-            if gemma:
+            if self.family.scaled_embedding:
                 self.embedding = self.embedding * config.hidden_size**0.5
             self.head = cast(model.lm_head.weight.detach().float() * gain(model.model.norm))
         # One layer after the other takes the old one's place: two copies need not fit at once.

@@ -9,19 +9,18 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from genac.engines.agreement import Disagreement, require_agreement
-from genac.engines.base import Completion, Request
-from genac.engines.batch import Batch, StopStrings
+from genac.engines.base import Completion, Request, probed
 from genac.engines.cache import FOLD_BELOW, Cache, row_bytes
 from genac.engines.decoder import Decoder
-from genac.engines.fallback import ForwardSteps, RereadSteps
 from genac.engines.native_cache import NativeCache
+from genac.engines.scheduler import Batch, StopStrings
+from genac.engines.transformers import ForwardSteps, RereadSteps
 from genac.models.rope import within_fixed_rotation
 from genac.models.sharding import root_of
 from genac.prefixes import Branch, Tree, balanced, trees
@@ -29,6 +28,8 @@ from genac.prefixes import Branch, Tree, balanced, trees
 
 class LocalEngine:
     """Engine over a model in this process; `publish` copies its weights."""
+
+    answers_probes = True
 
     def __init__(
         self,
@@ -140,7 +141,7 @@ class LocalEngine:
         stops = self._stop_strings(requests)
         done = Batch(requests, steps, rows, self.device, stops).run(chosen)
         self.processed_tokens += steps.read
-        return done if steps.rewinds else self._forked_by_reading(requests, done)
+        return done if steps.rewinds else probed(self.generate, requests, done)
 
     def _steps(self, fold: bool) -> NativeCache | Cache | ForwardSteps | RereadSteps:
         """An empty batch's model. fold: as in Cache."""
@@ -149,24 +150,6 @@ class LocalEngine:
         if self.decoder.native is not None:
             return NativeCache(self.decoder.native)
         return Cache(self.decoder, fold)
-
-    def _forked_by_reading(
-        self, requests: Sequence[Request], done: list[Completion]
-    ) -> list[Completion]:
-        """The completions with their forks, which are read from the beginning again."""
-        forks = [r.fork(c.ids) if r.fork else None for r, c in zip(requests, done, strict=True)]
-        asked = [
-            replace(
-                r, prompt_ids=(*r.prompt_ids, *c.ids[: f[0]], f[1]), max_new_tokens=1, fork=None
-            )
-            for r, c, f in zip(requests, done, forks, strict=True)
-            if f is not None
-        ]
-        read = iter(self.generate(asked))
-        return [
-            c if f is None else replace(c, forked=next(read).watched[0])
-            for c, f in zip(done, forks, strict=True)
-        ]
 
     def _rows_that_fit(self, requests: Sequence[Request]) -> int:
         """max_rows, or fewer where their keys and values would pass the memory limit."""

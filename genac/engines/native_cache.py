@@ -1,4 +1,4 @@
-"""The keys and values of a batch that runs in C++ (native.py): trunks, and each row's own.
+"""The keys and values of a batch that runs in C++ (native/decode.py): trunks, and each row's own.
 
 Rows are dense from their first slot, each as long as what it has read. Nothing is padded, copied
 into rows or merged: a token attends to its row's trunk and to the row's own tokens in one pass.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from genac.engines.native import Draws, Native, Rows, panelled
+from genac.native.decode import Draws, Native, Rows, panelled
 from genac.prefixes import Branch, Tree
 
 

@@ -1,1 +1,4 @@
-"""Evaluation of policies and critics, and what they cost."""
+"""Measurements: success of a policy, errors of a critic on a panel, costs. Nothing here trains.
+
+The commands that call them are in `commands`, statistics as such in `ops/stats.py`.
+"""

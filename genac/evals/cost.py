@@ -22,11 +22,16 @@ ROLES = ("actor_sampling", "critic_sampling", "actor_training", "critic_training
 class Cost:
     """Running totals; json-able through `state`, so that a resumed run goes on counting."""
 
-    def __init__(self, state: dict[str, dict[str, float]] | None = None) -> None:
-        state = state or {}
-        self.seconds = defaultdict(float, state.get("seconds", {}))
-        self.tokens = defaultdict(float, state.get("tokens", {}))
-        self.flops = defaultdict(float, state.get("flops", {}))
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.tokens: dict[str, float] = defaultdict(float)
+        self.flops: dict[str, float] = defaultdict(float)
+
+    def restore(self, state: dict[str, dict[str, float]]) -> None:
+        """Adds the totals that `state` returned before the run was interrupted."""
+        for name in ("seconds", "tokens", "flops"):
+            for role, value in state[name].items():
+                getattr(self, name)[role] += value
 
     @contextmanager
     def clock(self, role: str, runtime: Runtime | None) -> Iterator[None]:

@@ -40,8 +40,7 @@ def evaluate_critic(critic: Critic, panel: Panel) -> dict[str, Any]:
 
 
 def brief(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics without the sums per problem, and without the clock: equal runs have equal
-    summaries."""
+    """The metrics without sums per problem and without the clock, so that equal runs are equal."""
     left_out = ("by_problem", "problem_ids", "seconds_per_value")
     return {k: v for k, v in found.items() if k not in left_out}
 
@@ -136,7 +135,8 @@ def problem_sums(predicted_N: np.ndarray, panel: Panel) -> Sums:
             hits, chance, pools = stats.pool_hits(
                 rank_N[later_N], truth_N[later_N], size, POOL_DRAWS, rng
             )
-            rows[f"top1_{size}"], rows[f"chance_{size}"] = (hits, pools), (chance, pools)
+            rows[f"top1_{size}"] = (hits, pools)
+            rows[f"chance_{size}"] = (chance, pools)
         for key, pair in rows.items():
             sums.setdefault(key, []).append([float(x) for x in pair])
     return sums
@@ -171,42 +171,6 @@ def floors(panel: Panel) -> dict[str, float]:
         "mse_constant": float(truth.var()),
         "mse_success_rate": stats.mse(np.array(panel.problem_rate), truth),
     }
-
-
-def compare(
-    a: Sequence[Mapping[str, Any]],
-    b: Sequence[Mapping[str, Any]],
-    key: str,
-    how: str,
-    groups: Sequence[Any] | None = None,
-) -> dict[str, Any]:
-    """Critic a against critic b on the same panels (one per training), resampled by problem.
-
-    `how` is "ratio" (a / b) or "difference" (a - b) of the statistic `key`, pooled over the panels'
-    problems. `groups` names the training each panel belongs to, where a training has several panels
-    that share problems (actors of one base model): a problem is then resampled with all its states.
-    -> value, low, high (trainings fixed; None where nothing was counted) and the value of each
-    training.
-    """
-    groups = list(range(len(a))) if groups is None else groups
-    clusters: dict[tuple[Any, str], np.ndarray] = {}
-    for group, x, y in zip(groups, a, b, strict=True):
-        rows = np.concatenate([x["by_problem"][key], y["by_problem"][key]], axis=1)
-        for problem, row in zip(x["problem_ids"], rows, strict=True):
-            clusters[group, problem] = clusters.get((group, problem), 0.0) + row
-
-    def statistic(sums: np.ndarray) -> np.ndarray:
-        left, right = safe_ratio(sums[..., :2]), safe_ratio(sums[..., 2:])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return left / right if how == "ratio" else left - right
-
-    low, high = stats.bootstrap_sums(list(clusters.values()), statistic)
-    by_training = [
-        finite(statistic(np.sum([v for (g, _), v in clusters.items() if g == group], axis=0)))
-        for group in dict.fromkeys(groups)
-    ]
-    value = finite(statistic(np.sum(list(clusters.values()), axis=0)))
-    return {"value": value, "low": low, "high": high, "by_training": by_training}
 
 
 def finite(value: Any) -> float | None:

@@ -1,5 +1,6 @@
-"""The panel: states of two-sided held-out problems with Monte-Carlo values, the critics' ground
-truth.
+"""The panel: states of held-out problems with mixed outcomes, and their Monte-Carlo values.
+
+It is the ground truth that critics are measured against.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from genac.config import StatesConfig
+from genac.config.run import StatesConfig
 from genac.critics.base import unique_states
 from genac.critics.monte_carlo import MonteCarloValue, monte_carlo_values
-from genac.rollout import Group, World, collect, problems_at, response_text
+from genac.evals.policy import success
+from genac.rollout import World, collect, problems_at, response_text
 from genac.runs.store import atomic_write
 from genac.runtime import Runtime
 from genac.states import split
-from genac.types import Rollout, State
+from genac.types import Group, Rollout, State
 
 RESPONSES = 8  # per candidate problem
 FEWEST = 2  # two-sided problems of a panel
@@ -54,7 +56,7 @@ def build_panel(
     states, _ = unique_states(split(rollouts, states_cfg, actor.tokenizer))
     values = monte_carlo_values(actor, world, states, continuations, "panel")
     rates = {
-        group[0].problem.id: float(np.mean([r.reward or 0.0 for r in group])) for group in groups
+        group[0].problem.id: float(np.mean([success(r.reward) for r in group])) for group in groups
     }
     return known_only(states, values, [rates[s.rollout.problem.id] for s in states])
 

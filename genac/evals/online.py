@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from genac.credit import values_of_row
 from genac.ops import stats
-from genac.rollout import Group
-from genac.types import Estimate
+from genac.types import Estimate, Group
 
 Metrics = dict[str, float | None]
 
@@ -32,29 +32,32 @@ def rollout_metrics(groups: Sequence[Group]) -> Metrics:
 
 
 def critic_metrics(estimates: Sequence[Estimate]) -> Metrics:
-    """The critic against outcomes. `critic/mse` is against 0/1 rewards, so it keeps their
-    variance.
-    """
+    """The critic against outcomes. `critic/mse` includes the variance of the rewards."""
     if not estimates:
         return {}
-    known = [e for e in estimates if e.value is not None and e.state.rollout.reward is not None]
+    values = values_of_row(estimates)
+    repeat = [widths(e) for e in estimates]
     out: Metrics = {
-        "critic/parse_failure_rate": float(np.mean([e.value is None for e in estimates])),
-        "critic/states": float(len(estimates)),
+        "critic/parse_failure_rate": float(np.mean(np.isnan(values))),
+        "critic/states": float(len(values)),
     }
-    if not known:
+    rewards = np.repeat([reward_or_nan(e) for e in estimates], repeat)
+    usable = np.isfinite(values) & np.isfinite(rewards)
+    if not usable.any():
         return out
-    value = np.array([e.value for e in known], float)
-    reward = np.array([e.state.rollout.reward for e in known], float)
-    later = np.array([e.state.start > 0 for e in known])
-    problem = np.array([e.state.rollout.group for e in known])
-    won, lost = value[later & (reward >= 0.5)], value[later & (reward < 0.5)]
+    value, reward = values[usable], rewards[usable]
+    # The first token of a dense state stands at its start, the others behind it.
+    first = np.concatenate([[0], np.cumsum(repeat)[:-1]])
+    offset = np.arange(len(values)) - np.repeat(first, repeat)
+    start = np.repeat([e.state.start for e in estimates], repeat) + offset
+    later = start[usable] > 0
+    problem = np.repeat([e.state.rollout.group for e in estimates], repeat)[usable]
+    known = [e for e in estimates if e.value is not None and e.state.rollout.reward is not None]
+    won = value[later & (reward >= 0.5)]
+    lost = value[later & (reward < 0.5)]
     thoughts = [t for e in known for t in e.thoughts]
-    scores = (
-        {t.value for t in thoughts if t.value is not None}
-        if thoughts
-        else set(value.round(6).tolist())
-    )
+    written = {t.value for t in thoughts if t.value is not None}
+    scores = written if thoughts else np.unique(value.round(6))
     return out | {
         "critic/mse": stats.mse(value, reward),
         "critic/explained_variance": stats.explained_variance(value, reward),
@@ -70,3 +73,13 @@ def critic_metrics(estimates: Sequence[Estimate]) -> Metrics:
         if thoughts
         else None,
     }
+
+
+def widths(estimate: Estimate) -> int:
+    """How many values an estimate holds."""
+    return 1 if estimate.token_values is None else len(estimate.token_values)
+
+
+def reward_or_nan(estimate: Estimate) -> float:
+    reward = estimate.state.rollout.reward
+    return float("nan") if reward is None else reward

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from genac.ops.stats import bootstrap_interval, pass_at_k
-from genac.rollout import Group, World, collect, problems_at
+from genac.rollout import World, collect, problems_at
 from genac.runtime import Runtime
+from genac.types import Group
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class PolicyScore:
 def evaluate_policy(
     actor: Runtime, world: World, num_problems: int, num_samples: int
 ) -> PolicyScore:
-    """num_samples responses to each of the first num_problems held-out problems, always the same
-    ones.
+    """Success on the first `num_problems` held-out problems, with `num_samples` responses to each.
+
+    Problems and seeds are the same at every call. Raises ValueError where none is held out.
     """
     size = world.task.size("heldout")
     count = num_problems if size is None else min(num_problems, size)
@@ -47,9 +49,14 @@ def evaluate_policy(
     return policy_score(groups)
 
 
+def success(reward: float | None) -> float:
+    """A reward as evaluations count it: a response that could not be scored is a failure."""
+    return 0.0 if reward is None else reward
+
+
 def policy_score(groups: list[Group]) -> PolicyScore:
-    """Success of groups; an unscorable response counts as a failure here."""
-    rows = [np.array([r.reward or 0.0 for r in group]) for group in groups]
+    """Success of groups, with intervals over problems."""
+    rows = [np.array([success(r.reward) for r in group]) for group in groups]
     low, high = bootstrap_interval(rows)
     k = len(rows[0])
     solved = [pass_at_k(len(row), int((row == 1.0).sum()), k) for row in rows]

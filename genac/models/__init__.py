@@ -1,1 +1,4 @@
-"""Hugging Face models in and out, the value head, and tiny models from a config."""
+"""Models as torch modules: loading and saving, tiny ones, adapters, value heads, sharding.
+
+Sampling from them is in `engines`, training them in `learner.py`.
+"""

@@ -13,13 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genac.native.library import ACTIVATIONS as NAMES
+
 
 def gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-# In the order of their numbers in native/forward.h and native/layers.cpp.
-ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (F.silu, gelu_tanh, F.gelu)
+FUNCTIONS = {"silu": F.silu, "gelu_tanh": gelu_tanh, "gelu": F.gelu}
+# An activation's place is its number in C++, which native/library.py compares when it is loaded.
+ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = tuple(FUNCTIONS[name] for name in NAMES)
 # The forms of gelu lie 5e-4 apart near 2; some activations are cut off at 10.
 PROBE = (*(i / 8 for i in range(-64, 65)), -1000.0, -30.0, -12.0, 12.0, 30.0, 1000.0)
 KNOWN: WeakKeyDictionary[Callable[..., Tensor], int | None] = WeakKeyDictionary()

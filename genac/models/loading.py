@@ -111,7 +111,7 @@ def on_meta(config: Any, attention: str | None = None) -> Any:
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False
         )
-    return without_padding(model)
+    return model
 
 
 def with_valid_padding(config: Any) -> Any:
@@ -125,11 +125,19 @@ def with_valid_padding(config: Any) -> Any:
 
 
 def without_padding(model: Any) -> Any:
-    """The model, in place, with no token whose embedding is left untrained: rows are padded behind
+    """The model, in place, whose padding token is trained like any other: rows are padded behind
     what is trained, and the padding token may also be one that ends a turn.
+
+    A padding row of zeros stays as it is: the first norm divides by its length, so that one such
+    token in a text would have a gradient hundreds of times all others'.
     """
     embedding = model.get_input_embeddings()
-    if isinstance(embedding, torch.nn.Embedding):
+    row = getattr(embedding, "padding_idx", None)
+    if (
+        isinstance(embedding, torch.nn.Embedding)
+        and row is not None
+        and embedding.weight[row].any()
+    ):
         embedding.padding_idx = None
     return model
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from genac.config import LoraConfig
+from genac.config.models import LoraConfig
 
 ADAPTER_FILE = "adapter.safetensors"
 
@@ -58,7 +58,7 @@ def attach(model: Any, cfg: LoraConfig, seed: int) -> Any:
     return model
 
 
-def beside(model: Any, seed: int) -> Any:
+def second_adapters(model: Any, seed: int) -> Any:
     """A second model on the same frozen weights (one copy in memory) with adapters of its own,
     which start as the identity."""
     shared = {id(x): x for x in (*model.parameters(), *model.buffers()) if not x.requires_grad}

@@ -1,6 +1,4 @@
-"""The discriminative critic's model: a causal LM whose LM head is replaced by a linear value
-head.
-"""
+"""The discriminative critic's model: a causal LM with a value head in place of its LM head."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ HEAD_FILE = "value_head.safetensors"
 
 
 class ValueModel(nn.Module):
-    """Backbone + linear head with K outputs per token (1 for MSE, the number of bins for
-    HL-Gauss).
-    """
+    """Backbone and linear head with K outputs per token: 1 for MSE, one per bin for HL-Gauss."""
 
     def __init__(self, causal_lm: Any, outputs: int) -> None:
         super().__init__()
@@ -53,8 +49,8 @@ class ValueModel(nn.Module):
         save_file(below(whole, "head.") or self.head.state_dict(), Path(folder) / HEAD_FILE)
 
     def load_head(self, folder: Path) -> None:
-        """Reads the head saved beside the backbone; ValueError where there is none or another
-        shape.
+        """Reads the head that was saved with the backbone. ValueError where there is none, or where
+        it has another shape.
         """
         path = Path(folder) / HEAD_FILE
         if not path.exists():
@@ -65,9 +61,8 @@ class ValueModel(nn.Module):
         state = load_file(path)
         if state["weight"].shape != self.head.weight.shape:
             raise ValueError(
-                f"the value head in {folder} has {state['weight'].shape[0]} outputs, the config "
-                "asks for "
-                f"{self.head.weight.shape[0]}; set critic.discriminative.head to the kind it was "
+                f"the value head in {folder} has {len(state['weight'])} outputs, the config asks "
+                f"for {len(self.head.weight)}; set critic.discriminative.head to the kind it was "
                 "trained with"
             )
         self.head.load_state_dict(state)

@@ -1,35 +1,46 @@
-"""The C++ of this folder as a library, compiled on the first use.
+"""The C++ of this folder as a library, and what is checked on the way to it.
 
-It is compiled once per machine and source, in two or three seconds, and kept in the user's cache
-folder (XDG_CACHE_HOME), or where that cannot be written, in a private folder for temporary files.
 Without a compiler, or with GENAC_NATIVE=0, torch's operations compute the same.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import hashlib
 import os
-import platform
-import shlex
-import shutil
 import subprocess
-import tempfile
 import warnings
-from ctypes import c_int64, c_void_p
+from collections.abc import Sequence
+from ctypes import POINTER, c_char_p, c_int64
 from functools import cache
-from pathlib import Path
 
-FLAGS = "-O3 -march=native -std=c++17 -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC"
-COMPILERS = ("c++", "g++", "clang++")
-SOURCES = sorted(p for p in Path(__file__).parent.iterdir() if p.suffix in (".cpp", ".h"))
+import torch
+from torch import Tensor
+
+from genac.native.compiler import compiled
+from genac.native.structs import (
+    MIRRORS,
+    CDecoderBatch,
+    CDecoderModel,
+    CDraws,
+    CTexts,
+    CTrainedLayer,
+    CTree,
+)
+
 LANES = 8  # numbers per vector: dimensions are multiples of it
+ACTIVATIONS = ("silu", "gelu_tanh", "gelu")  # in the order of their numbers in csrc/structs.h
+LAYER_PASSES = (
+    *("attn_in_fwd", "rope_recompute", "attn_out_mlp_fwd", "attn_out_mlp_bwd", "attn_in_bwd"),
+    *("norm_fwd", "norm_bwd"),
+)
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled library; None, with a warning, where there is none."""
+    """The compiled library; None, with a warning, where there is none.
+
+    Raises RuntimeError where it and genac/native disagree about what crosses the boundary.
+    """
     if os.environ.get("GENAC_NATIVE") == "0":
         return None
     try:
@@ -43,60 +54,89 @@ def library() -> ctypes.CDLL | None:
             stacklevel=2,
         )
         return None
-    loaded.genac_decode.argtypes = [c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64]
-    loaded.genac_read.argtypes = [c_void_p, c_void_p, c_void_p, c_int64]
-    loaded.genac_tree.argtypes = [c_void_p, c_int64, c_int64]
-    loaded.genac_layer.argtypes = [c_void_p, c_int64, c_int64]
+    compare(loaded)
+    declare(loaded)
+    if not loaded.genac_openmp():
+        warnings.warn(
+            "the inner loops were compiled without OpenMP, so every call starts its threads anew: "
+            "equal results, but several threads help less; install g++, or libomp for clang++",
+            stacklevel=2,
+        )
     return loaded
 
 
-def compiled() -> Path:
-    """Path of the library, compiled on the first use by the first compiler that can; OSError or
-    SubprocessError where none does."""
-    given = os.environ.get("CXX")
-    found = [given] if given else list(filter(shutil.which, COMPILERS))
-    if not found:
-        raise FileNotFoundError(f"none of {', '.join(COMPILERS)} is installed")
-    folder = kept_in()
-    for compiler in found[:-1]:
-        with contextlib.suppress(subprocess.SubprocessError):
-            return compiled_by(compiler, folder)
-    return compiled_by(found[-1], folder)
+def declare(loaded: ctypes.CDLL) -> None:
+    """Argument types: ctypes refuses a struct of another kind."""
+    model, batch, texts = POINTER(CDecoderModel), POINTER(CDecoderBatch), POINTER(CTexts)
+    loaded.genac_decode.argtypes = [model, batch, POINTER(CDraws), c_int64, c_int64, c_int64]
+    loaded.genac_read.argtypes = [model, batch, texts, c_int64]
+    loaded.genac_tree.argtypes = [POINTER(CTree), c_int64, c_int64]
+    for name in LAYER_PASSES:
+        getattr(loaded, f"genac_{name}").argtypes = [POINTER(CTrainedLayer), c_int64]
+    loaded.genac_openmp.restype = c_int64
 
 
-def kept_in() -> Path:
-    """A folder of the user's own that can be written."""
-    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: no home at all
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genac"
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    folder = Path(tempfile.gettempdir()) / f"genac-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    about = folder.stat()
-    if about.st_uid != os.getuid() or about.st_mode & 0o022:
-        raise PermissionError(f"{folder} can be written by others")
-    return folder
+def compare(loaded: ctypes.CDLL) -> None:
+    """RuntimeError where a struct or an activation is not what this folder takes it for."""
+    for function in (loaded.genac_sizeof, loaded.genac_activation):
+        function.argtypes, function.restype = [c_char_p], c_int64
+    for mirror in MIRRORS:
+        name, size = mirror.__name__[1:], ctypes.sizeof(mirror)
+        other = loaded.genac_sizeof(name.encode())
+        if other != size:
+            held = "is unknown to" if other < 0 else f"has {other} bytes in"
+            raise RuntimeError(
+                f"struct {name} {held} the compiled library and has {size} bytes in "
+                "genac/native/structs.py; make structs.py and csrc/structs.h agree"
+            )
+    for number, name in enumerate(ACTIVATIONS):
+        other = loaded.genac_activation(name.encode())
+        if other != number:
+            raise RuntimeError(
+                f"activation {name!r} has number {other} in the compiled library and {number} in "
+                "ACTIVATIONS of genac/native/library.py; make it and csrc/structs.h agree"
+            )
 
 
-def compiled_by(compiler: str, kept: Path) -> Path:
-    # -march=native: another processor needs another library.
-    about = ([path.read_text() for path in SOURCES], FLAGS, compiler, processor())
-    path = kept / f"native-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}.so"
-    if not path.exists():
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            units = [str(source) for source in SOURCES if source.suffix == ".cpp"]
-            made = Path(folder) / path.name
-            command = [*shlex.split(compiler), *FLAGS.split(), *units, "-o", str(made)]
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-            made.replace(path)  # whole, or not at all
-    return path
+def pointer(
+    x: Tensor | None,
+    dtype: torch.dtype,
+    shape: Sequence[int | None],
+    name: str = "tensor",
+    *,
+    nullable: bool = False,
+    strided: bool = False,
+) -> int | None:
+    """The address of a tensor's numbers for C, which reads and writes them unchecked.
+
+    shape: None is any length. nullable: None is handed on. strided: entries of the first dimension
+    may lie apart, as those of a wider tensor do. ValueError, with the name, for anything else.
+    """
+    if x is None:
+        if nullable:
+            return None
+        raise ValueError(f"{name} is missing; C needs {dtype} {describe(shape)} on the CPU")
+    if x.dtype is dtype and x.is_cpu:
+        known = x.shape == shape or any_length(x.shape, shape)  # the first is several times faster
+        if known and (x.is_contiguous() or (strided and rows_are_dense(x))):
+            return x.data_ptr()
+    raise ValueError(
+        f"{name} is {x.dtype} {describe(tuple(x.shape))} on {x.device}, strides {x.stride()}; "
+        f"C needs {dtype} {describe(shape)} on the CPU, {'rows' if strided else 'all of it'} "
+        "contiguous"
+    )
 
 
-def processor() -> str:
-    """What -march=native looks at."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    wanted = ("model name", "flags", "Features")
-    found = {line for line in lines if line.startswith(wanted)}
-    return "\n".join([platform.machine(), *sorted(found)])
+def any_length(lengths: Sequence[int], shape: Sequence[int | None]) -> bool:
+    """Whether the lengths are those of the shape, which has None where any will do."""
+    pairs = zip(lengths, shape, strict=False)
+    return len(lengths) == len(shape) and all(size in (None, length) for length, size in pairs)
+
+
+def rows_are_dense(x: Tensor) -> bool:
+    """Whether each x[i] is contiguous and no two of them overlap."""
+    return x.ndim > 0 and x[0].is_contiguous() and x.stride(0) >= x[0].numel()
+
+
+def describe(shape: Sequence[int | None]) -> str:
+    return f"({', '.join('any' if size is None else str(size) for size in shape)})"

@@ -48,11 +48,6 @@ def mae(predicted: ArrayLike, actual: ArrayLike) -> float:
     return float(np.mean(np.abs(p_N - y_N)))
 
 
-def brier(predicted: ArrayLike, outcomes: ArrayLike) -> float:
-    """Brier score (1950): the mean squared error against outcomes rather than values."""
-    return mse(predicted, outcomes)
-
-
 def explained_variance(predicted: ArrayLike, actual: ArrayLike) -> float | None:
     """1 - Var(y - p) / Var(y): 1 is perfect, 0 no better than a constant, below 0 worse.
 
@@ -203,22 +198,6 @@ def expected_calibration_error(predicted: ArrayLike, actual: ArrayLike, bins: in
 
 
 # --- uncertainty --------------------------------------------------------------------------------
-
-
-def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Interval of a proportion p = successes / n that stays inside [0, 1] (Wilson 1927).
-
-        (p + z^2/2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
-
-    (0, 1) when n = 0: nothing is known.
-    """
-    assert 0 <= successes <= n
-    if n == 0:
-        return 0.0, 1.0
-    p, shrink = successes / n, 1 + z * z / n
-    centre = (p + z * z / (2 * n)) / shrink
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / shrink
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

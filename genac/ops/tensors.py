@@ -6,9 +6,8 @@ Shapes: _P problem, _G group member, _S state, _T token, _B row, _V vocabulary; 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -73,24 +72,10 @@ def statistics(
     return logp_NV.gather(-1, ids_N[:, None])[:, 0], entropy_N
 
 
-def pad_rows(rows: Sequence[Sequence | np.ndarray], value: float, dtype: torch.dtype) -> Tensor:
-    """Stack ragged 1-D rows into one tensor, padded on the right with `value`.
-
-    rows: B sequences or arrays of lengths T_b -> (B, max T_b) of `dtype`; (0, 0) of no rows.
-    """
-    padded_BT = torch.full((len(rows), max(map(len, rows), default=0)), value, dtype=dtype)
-    for b, row in enumerate(rows):
-        padded_BT[b, : len(row)] = torch.tensor(row, dtype=dtype)
-    return padded_BT
-
-
-def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """sum(m x) / sum(m) over all entries; 0 when the mask is empty. NaN where m = 0 is not seen.
-
-    x, mask of one shape -> ().
-    """
-    assert x.shape == mask.shape
-    weights = mask.to(x.dtype)
-    total = weights.sum()
-    known = torch.where(weights != 0, x, 0.0)
-    return (known * weights).sum() / torch.where(total > 0, total, 1.0)
+def scatter(values_N: Tensor, chosen_BT: Tensor) -> Tensor:
+    """(N,) values back to their (B, T) places, 0 elsewhere."""
+    out = torch.zeros(chosen_BT.shape, dtype=values_N.dtype, device=values_N.device)
+    # Entry 0 of a row has no prediction before it.
+    chosen = chosen_BT.clone()
+    chosen[:, 0] = False
+    return out.masked_scatter(chosen, values_N)

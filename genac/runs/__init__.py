@@ -1,1 +1,3 @@
-"""The run folder: written by `store`, watched by `alarms`, drawn by `report`."""
+"""The run folder: written by `store`, watched by `alarms`, read for show through `checked` and
+`lines`. Pages and pictures of it are in `ui`.
+"""

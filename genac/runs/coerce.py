@@ -152,9 +152,7 @@ def _whole(column: Any, kind: Any) -> tuple[Any, int]:
 
 
 def _lists(column: Any, kind: str) -> tuple[Any, str]:
-    """A list that holds null is missing as a whole, but for lists of numbers, where null means not
-    known.
-    """
+    """A list that holds null is missing as a whole. In lists of numbers null means not known."""
     import pyarrow as pa
 
     pc = kernels()

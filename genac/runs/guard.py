@@ -47,8 +47,9 @@ def refuse_special(path: Path, root: Path | None = None) -> None:
 
 
 def parse_json(data: str | bytes) -> Any:
-    """The value of a JSON text (bytes are UTF-8); ValueError where it is none, or nested deeper
-    than DEPTH.
+    """The value of a JSON text (bytes are UTF-8).
+
+    Raises ValueError where it is no JSON, or nested deeper than DEPTH.
     """
     text = data.decode("utf-8") if isinstance(data, bytes) else data
     if text.count("[") + text.count("{") > DEPTH and _depth(text) > DEPTH:

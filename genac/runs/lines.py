@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from genac.config.renamed import RENAMED, older
 from genac.runs.files import NONFINITE
 from genac.runs.guard import parse_json, refuse_special, short_name
-from genac.runs.page import is_number
+from genac.runs.numbers import is_number
 
 LAST_STEP = 2**53  # beyond it a browser's numbers are no longer whole
 SHOWN = 20  # problems of one file; a foreign one can hold any number of keys
@@ -26,9 +27,7 @@ def is_step(value: Any) -> bool:
 
 
 def is_metric(value: Any) -> bool:
-    """A number, true or false; null is not known, and "nan" and "inf" are how the store writes
-    them.
-    """
+    """A number, true or false; null (not known), and "nan" and "inf" as the store writes them."""
     if isinstance(value, str):
         return value in NONFINITE
     return value is None or isinstance(value, bool) or is_number(value)
@@ -77,6 +76,7 @@ class Log:
     _seen: int = 0  # lines so far
     _broken: list[int] = field(default_factory=list)
     _wrong: dict[tuple[str, str], list[tuple[int, Any]]] = field(default_factory=dict)
+    _older: dict[str, None] = field(default_factory=dict)  # metrics under old names, in order
 
     def add(self, data: bytes, ended: bool = True) -> int:
         """Takes in whole lines, and returns how many bytes they have. A last line without its end
@@ -111,7 +111,7 @@ class Log:
             )
         if more := len(self._wrong) - SHOWN:
             out += [f"{self.name}: {more} more fields are wrong"] if more > 0 else []
-        return out
+        return out + [f"{self.name}: {text}" for text in older("metric", self._older)]
 
     def _take(self, line: bytes) -> None:
         self._seen += 1
@@ -124,6 +124,7 @@ class Log:
             if not is_right(obj.get(key)):
                 self._note(key, words, obj.get(key))
                 return
+        self._older |= dict.fromkeys(RENAMED["metric"].keys() & obj)
         kept = {}
         for key, value in obj.items():
             is_right, words = fields.required.get(key) or fields.optional.get(key) or fields.others

@@ -12,7 +12,7 @@ from typing import Any
 
 from genac.runs.guard import refuse_special
 from genac.runs.manifest import DONE, is_finished, suspects
-from genac.runs.page import is_number, mean, percent
+from genac.runs.numbers import is_number, mean, percent
 from genac.runs.store import Run
 
 STAGES = ("base", "synthesize", "critic_sft", "critic_rl", "joint")  # in their order

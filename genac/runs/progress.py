@@ -132,8 +132,8 @@ def _live_bar() -> Any:
 
 
 def _shown(numbers: Mapping[str, Any], drawn: Mapping[str, str] | None = None) -> str:
-    """A few numbers as text, those that are drawn first, behind their course; what is missing is
-    left out.
+    """A few numbers as text, without the missing ones. Those in `drawn` come first, each behind its
+    course.
     """
     numbers = dict(sorted(numbers.items(), key=lambda item: item[0] not in (drawn or {})))
     short = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in numbers.items()}

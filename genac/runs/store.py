@@ -42,9 +42,9 @@ from genac.runs.files import (
 from genac.runs.tables import (
     ESTIMATE_COLUMNS,
     ROLLOUT_COLUMNS,
-    Advantages,
     Decode,
     Words,
+    by_token,
     encode,
     estimate_row,
     read,
@@ -52,7 +52,7 @@ from genac.runs.tables import (
 )
 from genac.runs.trackers import Trackers
 from genac.runs.trajectory import Trajectory
-from genac.types import Estimate, Rollout
+from genac.types import Advantages, Estimate, Rollout
 
 JUDGE = re.compile(r"[A-Za-z0-9_][\w.,=+-]*")  # names a folder of judgements
 __all__ = ["Run", "atomic_write", "environment", "stable_hash"]
@@ -187,11 +187,14 @@ class Run:
         critic_decode: Decode | None = None,
         folder: str = "estimates",
     ) -> None:
-        """One row per state. `decode` turns a response's token ids into the column step_text,
-        `critic_decode` the critic's own tokens into its prompt and the tokens of its reasoning.
+        """One row per state, and per token of a dense one. `decode` turns a response's token ids
+        into the column step_text, `critic_decode` the critic's own tokens into its prompt and the
+        tokens of its reasoning.
         """
         actor, critic = Words(decode), Words(critic_decode)
-        rows = [estimate_row(estimate, advantages or {}, actor, critic) for estimate in estimates]
+        by_start = by_token(estimates, advantages or {})
+        single = [one for estimate in estimates for one in estimate.per_token()]
+        rows = [estimate_row(estimate, by_start, actor, critic) for estimate in single]
         self._write_table(folder, stage, step, encode(rows, ESTIMATE_COLUMNS))
 
     def judged(self, name: str) -> str:

@@ -16,9 +16,8 @@ import numpy as np
 from genac.pieces import Pieces
 from genac.runs.files import encodable
 from genac.runs.guard import refuse_special
-from genac.types import Estimate, Rollout, Thought
+from genac.types import Advantages, Estimate, Rollout, Thought
 
-Advantages = Mapping[tuple[int, int, int], float]  # (group, member, start) -> advantage
 Decode = Callable[[Sequence[int]], str]
 
 BETWEEN = "\n---\n"  # the completions of several thoughts about one state
@@ -135,6 +134,18 @@ def rollout_row(rollout: Rollout, words: Words) -> tuple:
         words.pieces(rollout.response_ids),
         None if rollout.entropies is None else _rounded(rollout.entropies),
     )
+
+
+def by_token(estimates: Sequence[Estimate], advantages: Advantages) -> Advantages:
+    """The advantages by segment, those of dense states by token."""
+    out = dict(advantages)
+    for estimate in estimates:
+        state, rollout = estimate.state, estimate.state.rollout
+        values = advantages.get((rollout.group, rollout.member, state.start))
+        if estimate.token_values is not None and values is not None:
+            for at, value in enumerate(np.asarray(values, float), start=state.start):
+                out[rollout.group, rollout.member, at] = float(value)
+    return out
 
 
 def estimate_row(estimate: Estimate, advantages: Advantages, actor: Words, critic: Words) -> tuple:

@@ -110,9 +110,7 @@ class Trajectory:
         return found[1] if found[0] < 0 else None
 
     def tokens_of(self, step: Step) -> list[Token]:
-        """The actor's, as their numbers where the run does not hold their text; none where it holds
-        neither.
-        """
+        """The actor's tokens of a step, by id where the run has no text; [] without either."""
         texts = self.tokens
         if texts is None and self.ids is not None:
             texts = tuple(f"#{token}" for token in self.ids)
@@ -125,18 +123,18 @@ class Trajectory:
 
     def to_markdown(self, tokens: bool = False) -> str:
         """With `tokens` each token of actor and critic, its probability and entropy."""
-        from genac.runs.transcript import markdown
+        from genac.ui.transcript import markdown
 
         return markdown(self, tokens)
 
     def to_html(self, tokens: bool = False) -> str:
         """A page of its own; with `tokens` each token of actor and critic, as in Markdown."""
-        from genac.runs.transcript import document
+        from genac.ui.transcript import document
 
         return document(self, tokens)
 
     def _repr_html_(self) -> str:
-        from genac.runs.transcript import fragment
+        from genac.ui.transcript import fragment
 
         return fragment(self)
 
@@ -289,43 +287,6 @@ def prefix(one: Trajectory, step: Step) -> Any:
     if one.ids is not None:
         return one.ids[: step.start]
     return tuple(s.text for s in one.steps if s.end <= step.start)
-
-
-def tree(group: Sequence[Trajectory]) -> list[dict[str, Any]]:
-    """The responses of a group with shared prefixes once: nodes in drawing order.
-
-    A node is a segment: `id`, `parent` (None at the root), `depth`, `text`, `members` through it,
-    `values` asked before it (one per member that was judged there) and, where a response ends with
-    it, `ends`: [{member, reward}].
-    """
-    nodes: dict[Any, dict[str, Any]] = {}
-    for one in group:
-        parent: dict[str, Any] | None = None
-        for depth, step in enumerate(one.steps):
-            # The parent is part of the key: equal text behind different prefixes is another state.
-            above = None if parent is None else parent["id"]
-            key = (above, one.ids[step.start : step.end] if one.ids is not None else step.text)
-            fresh = {"id": len(nodes), "parent": above, "depth": depth, "text": step.text}
-            fresh |= {"start": step.start, "members": [], "values": [], "ends": []}
-            parent = nodes.setdefault(key, fresh)
-            parent["members"].append(one.member)
-            if step.value is not None:
-                parent["values"].append(step.value)
-        if parent is not None:
-            parent["ends"].append({"member": one.member, "reward": one.reward})
-    return _depth_first(list(nodes.values()))
-
-
-def _depth_first(nodes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    below: dict[int | None, list[dict[str, Any]]] = defaultdict(list)
-    for node in nodes:
-        below[node["parent"]].append(node)
-    out, waiting = [], below[None][::-1]
-    while waiting:
-        node = waiting.pop()
-        out.append(node)
-        waiting += below[node["id"]][::-1]
-    return out
 
 
 def _drawn(

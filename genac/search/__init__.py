@@ -1,1 +1,3 @@
-"""A critic used at inference: candidates of an actor, chosen among by votes and values."""
+"""A critic used at inference: an actor's candidates, chosen among by votes and values. Nothing here
+trains.
+"""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from genac.config import RolloutConfig, StatesConfig
+from genac.config.run import RolloutConfig, StatesConfig
 from genac.critics.base import Critic
 from genac.rollout import sample
 from genac.runtime import Runtime

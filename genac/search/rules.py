@@ -16,9 +16,7 @@ Values = Sequence[float | None]
 
 
 def majority(answer_N: Answers) -> int:
-    """The most frequent answer (self-consistency, 2203.11171); the first candidate where none can
-    be read.
-    """
+    """The most frequent answer (self-consistency, 2203.11171); 0 where none can be read."""
     return _heaviest(answer_N, [1.0] * len(answer_N))
 
 

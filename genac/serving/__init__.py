@@ -1,1 +1,4 @@
-"""A critic over HTTP: limits, one worker that owns the model, and the endpoints."""
+"""A critic over HTTP: limits, one worker that owns the model, and the endpoints.
+
+The critic itself is `genac/scoring.py`; `endpoint` is the opposite, the client of other servers.
+"""

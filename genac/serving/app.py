@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from genac.config.renamed import called_now
 from genac.hosts import HostGuard
 from genac.scoring import Judgement
 from genac.serving.guard import JSON, Bounds, Guard, refusal
@@ -127,28 +128,8 @@ def create_app(
     bounds = Bounds(limits.max_bytes, limits.max_values, limits.seconds)
     app.add_middleware(Guard, bounds=bounds)
     app.add_middleware(HostGuard, bound=host, also=names)
-
-    @app.exception_handler(HTTPException)
-    async def failed(request: Request, error: HTTPException) -> JSON:
-        return refusal(error.status_code, str(error.detail), **(error.headers or {}))
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSON:
-        return refusal(422, explained(error.errors()))
-
-    @app.post("/score")
-    async def score(asked: ScoreOne | ScoreMany) -> Response:
-        """One judgement, or {"judgements": [...]} for a request with `items`."""
-        many = isinstance(asked, ScoreMany)
-        items: list[ScoreItem] = list(asked.items) if isinstance(asked, ScoreMany) else [asked]
-        thoughts = asked.thoughts or critic.thoughts
-        if problem := beyond(items, thoughts, limits):
-            return refusal(413, problem)
-        found = await judgements(worker, [i.item() for i in items], thoughts, limits)
-        if isinstance(found, Response):
-            return found
-        replies = [asdict(j) for j in found]
-        return JSON({"judgements": replies} if many else replies[0])
+    _failures(app)
+    _score(app, worker, critic.thoughts, limits)
 
     @app.get("/health")
     async def health() -> Response:
@@ -162,6 +143,36 @@ def create_app(
         return JSON({**card, "limits": asdict(limits)})
 
     return app
+
+
+def _failures(app: FastAPI) -> None:
+    """Every refusal has the form of the others."""
+
+    @app.exception_handler(HTTPException)
+    async def failed(request: Request, error: HTTPException) -> JSON:
+        return refusal(error.status_code, str(error.detail), **(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSON:
+        return refusal(422, explained(error.errors()))
+
+
+def _score(app: FastAPI, worker: Worker, usual: int, limits: Limits) -> None:
+    """`usual` is the number of thoughts per item where a request names none."""
+
+    @app.post("/score")
+    async def score(asked: ScoreOne | ScoreMany) -> Response:
+        """One judgement, or {"judgements": [...]} for a request with `items`."""
+        many = isinstance(asked, ScoreMany)
+        items: list[ScoreItem] = list(asked.items) if isinstance(asked, ScoreMany) else [asked]
+        thoughts = asked.thoughts or usual
+        if problem := beyond(items, thoughts, limits):
+            return refusal(413, problem)
+        found = await judgements(worker, [i.item() for i in items], thoughts, limits)
+        if isinstance(found, Response):
+            return found
+        replies = [asdict(j) for j in found]
+        return JSON({"judgements": replies} if many else replies[0])
 
 
 async def judgements(
@@ -205,7 +216,13 @@ def beyond(items: list[ScoreItem], thoughts: int, limits: Limits) -> str:
     return ""
 
 
+def renamed(error: Any) -> str:
+    """What a field is called today that is not known by the name it was sent under."""
+    unknown = error["type"] == "extra_forbidden"
+    return called_now("field", str(error["loc"][-1]), ScoreOne.model_fields) if unknown else ""
+
+
 def explained(errors: Any) -> str:
     """What is wrong with a request, without repeating it."""
-    lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in errors]
+    lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}{renamed(e)}" for e in errors]
     return "; ".join(dict.fromkeys(lines))[:1000]

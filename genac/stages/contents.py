@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from genac.config import RunConfig, TaskConfig
+from genac.config.run import RunConfig, TaskConfig
 from genac.runs.manifest import DONE, MODELS, digest, require
 from genac.tasks.answers import BUILTIN
 from genac.tasks.rewards import VERL, WEIGHTED

@@ -7,70 +7,96 @@ the actor's step.
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from genac.config import RunConfig
+from genac.config.run import CreditConfig, RunConfig
 from genac.credit import credit
+from genac.critics import critic_class
 from genac.critics.base import rollouts_of
+from genac.critics.prompts import template
 from genac.evals.online import critic_metrics, rollout_metrics
-from genac.rollout import Group, World, collect, problems_at
-from genac.runs.store import Run, stable_hash
+from genac.rollout import World, collect, problems_at
+from genac.runs.store import Run
 from genac.runtime import Runtime
-from genac.sections import MEMORY
-from genac.stages.contents import model_key, task_key
+from genac.stages.inputs import (
+    ACTOR,
+    ACTOR_DEFAULTS,
+    HARDWARE,
+    TASK,
+    Artifact,
+    StageInputs,
+    on_actor,
+    stage_config,
+)
 from genac.stages.loop import Loop
-from genac.stages.outputs import ensure
 from genac.stages.setup import Setup, save_critic
 from genac.states import every_token, split
-from genac.types import Rollout, State
+from genac.types import Group, Rollout, State
 
 FIRST_PROBLEM = 10_000_000  # these problems are not those of joint training
 
 
-def key(cfg: RunConfig, start: Path, actor: Path) -> dict[str, Any]:
-    return {
-        "start": model_key(start),
-        "actor": model_key(actor),
-        "load": cfg.actor.load.model_dump(),
-        "seed": cfg.seed,
-        "critic": cfg.critic.model_dump(
-            exclude={
-                "model_name_or_path": True,
-                "generative": {"force_prompt", "value_samples"},
-                "optimizer": MEMORY,
-            }
-        ),
-        "gamma": cfg.credit.gamma,
-        "task": task_key(cfg.task),
-        "states": cfg.states.model_dump(),
-        "granularity": cfg.credit.granularity,
-        "rollout": cfg.rollout.model_dump(exclude={"max_rows"}),
-        "critic_rl": cfg.stages.critic_rl.model_dump(),
-    }
-
-
-def pretrained_critic(setup: Setup, start: Path, actor_path: Path, actor: Runtime) -> Path:
-    """Folder of the pretrained critic; trained unless it exists."""
-    wanted = key(setup.cfg, start, actor_path)
-    folder = ensure(
-        setup.cfg.stages.folder,
-        "critic_rl",
-        wanted,
-        lambda run: train(setup, run, start, actor, stable_hash(wanted)),
+CRITIC = tuple(
+    f"critic.{name}"
+    for name in (
+        "kind",
+        "model_name_or_path",
+        "optimizer",
+        "loss",
+        "lora",
+        "load",
+        "share_base",
+        "generative",
+        "discriminative",
     )
-    return folder / "model"
+)
 
 
-def train(setup: Setup, run: Run, start: Path, actor: Runtime, config_hash: str) -> None:
+@dataclass(frozen=True)
+class CriticRLInputs(StageInputs):
+    """Every state trains the critic here, so `critic.generative.value_samples` decides nothing."""
+
+    stage = "critic_rl"
+
+    start: Artifact  # the critic to go on from, or a language model
+    actor: Artifact
+    prompt: str | None  # hash of a generative critic's template
+
+    @classmethod
+    def of(cls, cfg: RunConfig, start: Path, actor: Path) -> CriticRLInputs:
+        """ValueError where a saved model is not as it was written."""
+        own = ("rollout", "states", "credit.gamma", "credit.granularity", "stages.critic_rl")
+        reads = (*TASK, *own, *CRITIC, *ACTOR, *HARDWARE)
+        given = Artifact.model(actor)
+        defaults = (*ACTOR_DEFAULTS, "critic.generative.value_samples")
+        asked = critic_class(cfg.critic.kind).needs_traces
+        return cls(
+            *stage_config(cfg, reads, on_actor(cfg, given), defaults),
+            Artifact.model(start),
+            given,
+            template(cfg.critic.generative.prompt).hash if asked else None,
+        )
+
+
+def pretrained_critic(cfg: RunConfig, start: Path, actor: Path) -> Path:
+    """Folder of the pretrained critic; trained unless it exists."""
+    return CriticRLInputs.of(cfg, start, actor).folder(train) / "model"
+
+
+def train(inputs: CriticRLInputs, run: Run) -> None:
     """The joint loop without the actor's step."""
-    cfg, stage = setup.cfg, setup.cfg.stages.critic_rl
-    world = stage_world(setup)
-    critic = setup.critic(start, actor, stage.learning_rate, stage.steps if stage.decay else None)
+    setup = inputs.setup()
+    cfg, stage, world = setup.cfg, setup.cfg.stages.critic_rl, stage_world(setup)
+    # The advantages that are stored: plain GAE, whatever the actor's will be made of later.
+    neutral = CreditConfig(gamma=cfg.credit.gamma, granularity=cfg.credit.granularity)
+    actor = setup.actor(inputs.actor.path)
+    optimizer = setup.critic_optimizer(stage.learning_rate)
+    decay = stage.steps if stage.decay else None
+    critic = setup.critic(inputs.start.path, actor, optimizer, decay)
     assert critic.runtime is not None
     loop = Loop(
-        run, "critic_rl", stage, {"critic": critic.runtime}, critic, config_hash, actor.tokenizer
+        run, "critic_rl", stage, {"critic": critic.runtime}, critic, inputs.hash, actor.tokenizer
     )
     for step in loop:
         # 1 the frozen actor acts
@@ -83,7 +109,7 @@ def train(setup: Setup, run: Run, start: Path, actor: Runtime, config_hash: str)
         critic.observe(rollouts_of(states))
         measured = critic.learn(estimates, step)
         critic.runtime.publish(step + 1)
-        advantages = credit(groups, estimates, cfg.credit, cfg.rollout.temperature).advantages
+        advantages = credit(groups, estimates, neutral, cfg.rollout.temperature).advantages
         metrics = rollout_metrics(groups) | critic_metrics(estimates) | measured
         loop.after(step, metrics, groups, estimates, advantages)
     save_critic(critic, cfg, run.path / "model")
@@ -117,8 +143,6 @@ def subset(states: list[State], limit: int | None, seed: str) -> list[State]:
 
 def states_of(rollouts: list[Rollout], cfg: RunConfig, actor: Runtime) -> list[State]:
     """The states at which this run asks for values."""
-    if cfg.critic.kind == "none":
-        return []
     if cfg.credit.granularity == "tokens":
         return every_token(rollouts)
     return split(rollouts, cfg.states, actor.tokenizer)

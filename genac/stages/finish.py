@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from genac.config import RunConfig
-from genac.recipes import recorded
+from genac.config.recipes import recorded
+from genac.config.run import RunConfig
 from genac.runs.files import read_json, write_json
 from genac.runs.manifest import (
     CARD,
@@ -23,27 +23,12 @@ from genac.runs.manifest import (
     write_done,
 )
 from genac.runs.store import Run, environment, stable_hash
-from genac.sections import MEMORY, NOT_ASKED
 from genac.stages.contents import contents, label, places, reward_files, with_contents
+from genac.stages.inputs import NO_RESULT, without
 
 REPORT = "report.html"
 SUMMARY = ("name", "algorithm", "config_hash", "success_before", "success_after", "critic")
 REMADE = (*(f"{role}/" for role in MODELS), "summary.json")  # from the newest checkpoint
-OPTIMIZERS = ("actor", "critic", "stages.base", "stages.sft")
-# What changes no result: names and places, memory and speed, and a forced prompt, which must be
-# possible on resume.
-NO_RESULT = (
-    "output_dir",
-    "name",
-    "report_to",
-    "rollout.max_rows",
-    "hardware.processes",
-    "hardware.threads",
-    "stages.folder",
-    "critic.generative.force_prompt",
-    *(f"stages.synthesize.endpoint.{name}" for name in NOT_ASKED),
-    *(f"{place}.optimizer.{name}" for place in OPTIMIZERS for name in sorted(MEMORY)),
-)
 
 
 # --- whether it is this run ----------------------------------------------------------------------
@@ -55,13 +40,7 @@ def config_hash(cfg: RunConfig, digests: Mapping[str, str] | None = None) -> str
     values = cfg.model_dump()
     values["stages"]["synthesize"] = cfg.stages.synthesize.identity()
     values = with_contents(values, contents(cfg) if digests is None else digests)
-    for key in NO_RESULT:
-        *path, last = key.split(".")
-        holder: Any = values
-        for part in path:
-            holder = holder.get(part, {})
-        holder.pop(last, None)
-    return stable_hash(values)
+    return stable_hash(without(values, NO_RESULT))
 
 
 def require_same(run: Run, cfg: RunConfig, digests: Mapping[str, str]) -> None:

@@ -1,23 +1,31 @@
-"""Stage 3: joint training of actor and critic: the whole loop of every algorithm."""
+"""Stage 3: joint training of actor and critic: the whole loop of every algorithm.
+
+Algorithms differ in two objects only, both named by the config: the critic (`critic.kind`, a class
+in `genac.critics.CRITICS`) and the credit strategy (`credit.estimator`, a function in
+`genac.credit.ESTIMATORS`). To add one, add it there; this file does not change.
+
+A value that a critic did not give is an `Estimate` with value None. It is passed on as None, stands
+in for nothing here, and is filled or passed over in `genac.credit.fill_missing`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from genac.config import RunConfig
+from genac.config.run import RunConfig
 from genac.credit import credit
 from genac.critics.base import Critic
 from genac.evals.online import critic_metrics, rollout_metrics
 from genac.evals.policy import evaluate_policy
-from genac.rollout import Group, collect, problems_at
+from genac.rollout import collect, problems_at
 from genac.runs.store import Run
 from genac.runtime import Runtime
 from genac.seeding import derive_seed
 from genac.stages.critic_rl import states_of, subset
 from genac.stages.loop import Loop
 from genac.stages.setup import Setup
-from genac.types import Sample, State
+from genac.types import Group, Sample, State
 
 
 def check(cfg: RunConfig) -> None:
@@ -49,27 +57,25 @@ def train(
     models = {"actor": actor} | ({"critic": critic.runtime} if critic.runtime else {})
     loop = Loop(run, "joint", cfg.stages.joint, models, critic, config_hash)
     cost, count = loop.cost, cfg.rollout.num_prompts
-    judge = critic.runtime or (actor if cfg.critic.kind in ("monte_carlo", "exact") else None)
     for step in loop:
         # 1 act
         with cost.clock("actor_sampling", actor):
             groups = collect(
                 actor, world, problems_at(world, "train", step * count, count), "joint", step
             )
-        # 2 judge
-        with cost.clock("critic_sampling", judge):
-            estimates = critic.estimate(asked(groups, cfg, actor, step), step)
-        # 3 assign credit
-        valued = [e for e in estimates if assigns(groups[e.state.rollout.group], cfg)]
-        masks = cfg.loss.mask_truncated_completions
-        assigned = credit(groups, valued, cfg.credit, cfg.rollout.temperature, masks)
+        # 2 judge: before the tokens that a value will baseline; None where no score was given
+        with cost.clock("critic_sampling", critic.samples_with):
+            estimates = critic.estimate(states_to_value(groups, critic, cfg, actor, step), step)
+        # 3 assign credit: rewards and values to one advantage per token, missing values included
+        masks = cfg.actor.loss.mask_truncated_completions
+        assigned = credit(groups, estimates, cfg.credit, cfg.rollout.temperature, masks)
         # 4 learn
         with cost.clock("actor_training", actor):
             samples = with_reference(assigned.samples, reference)
             metrics = actor.learner.learn(samples, derive_seed(cfg.seed, "joint", step))
         with cost.clock("critic_training", critic.runtime):
             critic.observe([r for group in groups for r in group])
-            metrics |= critic.learn(estimates, step)
+            metrics |= critic.learn(estimates, step)  # nothing where the critic has no model
         # 5 new weights reach the engines
         changed = publish(actor, critic, step + 1, groups[0][0].prompt_ids)
         # 6 log, evaluate, save when due
@@ -79,24 +85,18 @@ def train(
     return loop
 
 
-def asked(groups: Sequence[Group], cfg: RunConfig, actor: Runtime, step: int) -> list[State]:
-    """The states whose values are asked: those that credit assignment reads and those that train
-    the critic, which are marked.
-    """
+def states_to_value(
+    groups: Sequence[Group], critic: Critic, cfg: RunConfig, actor: Runtime, step: int
+) -> list[State]:
+    """The states whose values are asked; those that train the critic are marked."""
+    if not critic.asks_states:
+        return []
     states = states_of([r for group in groups for r in group], cfg, actor)
-    if cfg.critic.kind == "generative":
+    if critic.max_states_applies:
         chosen = subset(states, cfg.stages.joint.max_states, f"{cfg.seed}/joint/{step}")
         keys = {state.key for state in chosen}
         states = [replace(state, trains=state.key in keys) for state in states]
-    teaches = cfg.critic.kind in ("generative", "discriminative")
-    return [s for s in states if (teaches and s.trains) or assigns(groups[s.rollout.group], cfg)]
-
-
-def assigns(group: Group, cfg: RunConfig) -> bool:
-    """Whether values assign this problem's credit. Where they do not, its advantages are the
-    leave-one-out ones, which are 0 where all outcomes agree.
-    """
-    return cfg.stages.joint.judge == "all" or len({r.reward for r in group} - {None}) > 1
+    return states
 
 
 def with_reference(samples: Sequence[Sample], reference: Runtime | None) -> list[Sample]:

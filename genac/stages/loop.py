@@ -7,16 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from genac import checkpoint
+from genac.config.stages import CriticStage, LoopStage
 from genac.critics.base import Critic
 from genac.evals.cost import Cost
-from genac.rollout import Group
 from genac.runs.alarms import Alarms
 from genac.runs.manifest import LOGS, TABLES, Entry, damaged, entries, entry, files_below
 from genac.runs.progress import Progress
 from genac.runs.store import Run
 from genac.runtime import Runtime
-from genac.sections import CriticStage, LoopStage
-from genac.types import Estimate
+from genac.types import Advantages, Estimate, Group
 
 SHOWN = (
     "reward",
@@ -39,7 +38,12 @@ SEEN = (
 
 
 class Loop:
-    """for step in loop: ... loop.after(step, ...). Continues behind the newest checkpoint."""
+    """The steps of one stage, of which a killed run repeats only those behind its last checkpoint.
+
+    for step in loop:               # loads the newest checkpoint, drops rows behind it
+        ...
+        loop.after(step, metrics)   # logs, warns, and saves when due
+    """
 
     def __init__(
         self,
@@ -51,38 +55,48 @@ class Loop:
         config_hash: str,
         tokenizer: Any = None,
     ) -> None:
+        self.run = run
+        self.stage = stage
+        self.cfg = cfg
+        self.runtimes = runtimes
+        self.critic = critic
+        self.config_hash = config_hash
         self.tokenizer = tokenizer
-        self.run, self.stage, self.cfg, self.critic = run, stage, cfg, critic
-        self.runtimes = {name: r for name, r in runtimes.items() if r is not None}
-        self.config_hash, self.root = config_hash, run.checkpoints / stage
-        self.cost, self.first = Cost(), 0
+        self.root = run.checkpoints / stage
+        self.cost = Cost()
         self.files: dict[str, Entry] = {}  # of the run's folder, as the newest checkpoint saw them
         self.alarms = Alarms(run, warn)
-        self._resume()
 
-    def _resume(self) -> None:
-        found = checkpoint.complete(self.root)
-        if not found:
+    def __iter__(self) -> Iterator[int]:
+        first = self._resume()
+        with Progress(self.stage, self.cfg.steps, start=first, sparks=SPARKS) as self.progress:
+            yield from range(first, self.cfg.steps)
+
+    def _resume(self) -> int:
+        """Loads the newest checkpoint, if there is one; returns the step to go on with.
+
+        Rows of later steps, which the killed run may have logged, are dropped. Raises ValueError
+        where the checkpoint belongs to another config.
+        """
+        checkpoints = checkpoint.complete(self.root)
+        if not checkpoints:
             self.run.truncate_after(self.stage, -1)
-            return
+            return 0
         self.files = require_progress(self.run, self.stage)
-        state = checkpoint.load(found[-1], self.runtimes)
+        state = checkpoint.load(checkpoints[-1], self.runtimes)
         if state["config_hash"] != self.config_hash:
             raise ValueError(
-                f"checkpoint {found[-1]} was written under config {state['config_hash']}, this "
-                f"run has {self.config_hash} (a key of the config, a file that it names, or genac "
-                "itself changed); use the same config or a new output_dir"
+                f"checkpoint {checkpoints[-1]} was written under config {state['config_hash']}, "
+                f"this run has {self.config_hash} (a key of the config, a file that it names, or "
+                "genac itself changed); use the same config or a new output_dir"
             )
         if self.critic is not None:
             self.critic.restore(state["critic"])
-        self.cost, self.first = Cost(state["cost"]), state["step"]
-        self.run.truncate_after(self.stage, self.first - 1)
-        self.run.event("resumed", stage=self.stage, step=self.first)
-
-    def __iter__(self) -> Iterator[int]:
-        bar = Progress(self.stage, self.cfg.steps, start=self.first, sparks=SPARKS)
-        with bar as self.progress:
-            yield from range(self.first, self.cfg.steps)
+        self.cost.restore(state["cost"])
+        first = state["step"]
+        self.run.truncate_after(self.stage, first - 1)
+        self.run.event("resumed", stage=self.stage, step=first)
+        return first
 
     def after(
         self,
@@ -90,7 +104,7 @@ class Loop:
         metrics: Mapping[str, Any],
         groups: Sequence[Group] = (),
         estimates: Sequence[Estimate] = (),
-        advantages: dict[tuple[int, int, int], float] | None = None,
+        advantages: Advantages | None = None,
     ) -> None:
         """Logs the step, stores what is due, raises alarms, saves a checkpoint when due."""
         self.run.log(self.stage, step, metrics)

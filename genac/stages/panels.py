@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genac.config.run import RunConfig
 from genac.evals.ground_truth import NoPanel, Panel, build_panel, load_panel, save_panel
 from genac.runs.store import Run
 from genac.runtime import Runtime
-from genac.stages.contents import model_key, task_key
+from genac.stages.inputs import (
+    ACTOR,
+    ACTOR_DEFAULTS,
+    HARDWARE,
+    SAMPLING,
+    TASK,
+    Artifact,
+    StageInputs,
+    on_actor,
+    stage_config,
+)
 from genac.stages.loop import warn
-from genac.stages.outputs import ensure
 from genac.stages.setup import Setup, make_world
+
+FORMAT = 3  # of panel.jsonl
 
 
 def fixed_panel(setup: Setup, actor_path: Path, actor: Runtime) -> Panel | None:
@@ -29,32 +42,35 @@ def fixed_panel(setup: Setup, actor_path: Path, actor: Runtime) -> Panel | None:
         return None
 
 
+@dataclass(frozen=True)
+class PanelInputs(StageInputs):
+    """The task's options are those of the run under those of a shift."""
+
+    stage = "panel"
+
+    actor: Artifact
+    format: int  # of the file
+
+    @classmethod
+    def of(cls, cfg: RunConfig, actor: Path, options: dict[str, Any]) -> PanelInputs:
+        """ValueError where a saved model is not as it was written."""
+        own = ("states", "evaluate.panel_problems", "evaluate.panel_continuations")
+        given, reads = Artifact.model(actor), (*TASK, *SAMPLING, *own, *ACTOR, *HARDWARE)
+        changes = on_actor(cfg, given, options)
+        return cls(*stage_config(cfg, reads, changes, ACTOR_DEFAULTS), given, FORMAT)
+
+
 def stored_panel(setup: Setup, actor_path: Path, actor: Runtime, options: dict[str, Any]) -> Panel:
     """The panel under a shift of the task (`options`), from disk where it was built before; raises
-    NoPanel."""
-    cfg = setup.cfg
-    world = make_world(cfg, **options) if options else setup.world
-
-    def build(run: Run) -> None:
-        count, continuations = cfg.evaluate.panel_problems, cfg.evaluate.panel_continuations
-        panel = build_panel(actor, world, cfg.states, count, continuations)
-        save_panel(panel, run.path / "panel.jsonl", actor)
-
-    folder = ensure(cfg.stages.folder, "panel", panel_key(setup, actor_path, options), build)
+    NoPanel. `actor` is the model in `actor_path`, which is only sampled from."""
+    inputs = PanelInputs.of(setup.cfg, actor_path, options)
+    folder = inputs.folder(lambda inputs, run: build(inputs, run, actor))
+    world = make_world(setup.cfg, **options) if options else setup.world
     return load_panel(folder / "panel.jsonl", world, actor)
 
 
-def panel_key(setup: Setup, actor: Path, options: dict[str, Any]) -> dict[str, Any]:
-    cfg = setup.cfg
-    return {
-        "actor": model_key(actor),
-        "load": cfg.actor.load.model_dump(),
-        "seed": cfg.seed,
-        "task": task_key(cfg.task, **options),
-        "states": cfg.states.model_dump(),
-        "sampling": cfg.rollout.model_dump(
-            include={"max_completion_length", "temperature", "top_p"}
-        ),
-        "panel": cfg.evaluate.model_dump(include={"panel_problems", "panel_continuations"}),
-        "format": 3,
-    }
+def build(inputs: PanelInputs, run: Run, actor: Runtime) -> None:
+    cfg, world = inputs.cfg, inputs.setup().world
+    count, continuations = cfg.evaluate.panel_problems, cfg.evaluate.panel_continuations
+    panel = build_panel(actor, world, cfg.states, count, continuations)
+    save_panel(panel, run.path / "panel.jsonl", actor)

@@ -11,17 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genac.config import RunConfig
-from genac.critics.generative import GenerativeCritic
+from genac.config.run import RunConfig
+from genac.critics import critic_class
 from genac.evals.critic import brief, evaluate_critic, floors
 from genac.evals.ground_truth import Panel, revalue
 from genac.evals.policy import evaluate_policy
-from genac.report.document import write_report
+from genac.hub.model_cards import write_cards
+from genac.hub.origins import hub_models
 from genac.runs.files import alone, sweep
 from genac.runs.store import Run, environment
 from genac.runtime import Runtime
-from genac.stages import base, critic_rl, joint, oracle, sft, synthesize
-from genac.stages.cards import write_cards
+from genac.stages import base_model, critic_rl, joint, sft
+from genac.stages.artifacts import adopt
 from genac.stages.contents import contents
 from genac.stages.finish import (
     config_hash,
@@ -32,11 +33,11 @@ from genac.stages.finish import (
     open_run,
 )
 from genac.stages.loop import require_progress
-from genac.stages.origins import hub_models
-from genac.stages.outputs import adopt
 from genac.stages.panels import fixed_panel
 from genac.stages.setup import Setup, prepared_config, require_fitting, save_critic
+from genac.stages.traces import endpoint, synthesize
 from genac.tasks import account
+from genac.ui.report.document import write_report
 
 
 @dataclass
@@ -67,7 +68,7 @@ def train(cfg: RunConfig) -> Path:
         joint.check(cfg)
         run = open_run(cfg, digests)
         if not has_results(run):
-            oracle.check(cfg)
+            endpoint.check(cfg)
             require_progress(run, "joint")
             name = config_hash(cfg, digests)
             describe(run, digests, name)
@@ -96,11 +97,11 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str) -> None:
     report = critic_report(early, ready, actor, panel, before.mean)
     # 3 joint training
     critic = setup.critic(ready.critic, actor)
-    reference = setup.actor(ready.actor) if cfg.loss.beta else None
+    reference = setup.actor(ready.actor) if cfg.actor.loss.beta else None
     loop = joint.train(setup, run, actor, critic, reference, name)
     # 4 where we arrived
     after = evaluate_policy(actor, setup.world, cfg.evaluate.num_problems, cfg.evaluate.num_samples)
-    if panel is not None and cfg.critic.kind in ("generative", "discriminative"):
+    if panel is not None and critic.learns:
         later = revalue(panel, actor, early.world, cfg.evaluate.panel_continuations)
         report["after_joint"] = brief(evaluate_critic(critic, later)) | floors(later)
     # 5 keep the models and write the account
@@ -129,19 +130,21 @@ def prepare(setup: Setup) -> Prepared:
     """Base model, and the critic through its stages."""
     cfg, given = setup.cfg, setup.cfg.critic.model_name_or_path
     require_fitting(setup)
-    ready = Prepared(actor=Path(cfg.actor.model_name_or_path or base.base_model(cfg)))
+    ready = Prepared(actor=Path(cfg.actor.model_name_or_path or base_model.base_model(cfg)))
     if not cfg.actor.model_name_or_path:
         ready.folders.append(ready.actor.parent)
-    if cfg.critic.kind not in ("generative", "discriminative"):
+    critic = critic_class(cfg.critic.kind)
+    if not critic.learns:
         return ready
-    actor = setup.actor(ready.actor)
     ready.critic_start = ready.critic = Path(given) if given else ready.actor
-    if cfg.critic.kind == "generative" and cfg.stages.sft.epochs:
-        traces = synthesize.traces_file(setup, ready.actor)
-        ready.critic = ready.critic_sft = sft.sft_critic(setup, traces, ready.critic_start, actor)
+    if critic.needs_traces and cfg.stages.sft.epochs:
+        traces = synthesize.traces_file(cfg, ready.actor)
+        ready.critic = ready.critic_sft = sft.sft_critic(
+            cfg, traces, ready.critic_start, ready.actor
+        )
         ready.folders += [traces.parent, ready.critic.parent]
     if cfg.stages.critic_rl.steps:
-        ready.critic = critic_rl.pretrained_critic(setup, ready.critic, ready.actor, actor)
+        ready.critic = critic_rl.pretrained_critic(cfg, ready.critic, ready.actor)
         ready.folders.append(ready.critic.parent)
     return ready
 
@@ -153,11 +156,12 @@ def prepare_until(cfg: RunConfig, verb: str) -> Path | str:
     asked = cfg.stages.synthesize
     dry = verb == "synthesize" and asked.oracle == "endpoint" and asked.endpoint.dry_run
     if not dry:
-        oracle.check(cfg)
+        endpoint.check(cfg)
     setup = Setup.of(cfg)
-    if cfg.critic.kind != "generative" and verb != "pretrain-critic":
+    if not critic_class(cfg.critic.kind).needs_traces and verb != "pretrain-critic":
         raise ValueError(
-            f"genac {verb} trains a generative critic, but critic.kind is {cfg.critic.kind!r}"
+            f"genac {verb} teaches a critic by an oracle's traces, but critic.kind is "
+            f"{cfg.critic.kind!r}; set it to generative"
         )
     if verb == "pretrain-critic":
         ready = prepare(setup)
@@ -165,14 +169,14 @@ def prepare_until(cfg: RunConfig, verb: str) -> Path | str:
             raise ValueError(f"critic.kind is {cfg.critic.kind!r}: there is no critic to pretrain")
         return ready.critic
     require_fitting(setup)
-    actor = Path(cfg.actor.model_name_or_path or base.base_model(cfg))
+    actor = Path(cfg.actor.model_name_or_path or base_model.base_model(cfg))
     if dry:
-        return oracle.planned(setup, actor)
-    traces = synthesize.traces_file(setup, actor)
+        return endpoint.planned(cfg, actor)
+    traces = synthesize.traces_file(cfg, actor)
     if verb == "synthesize":
         return traces
     start = Path(cfg.critic.model_name_or_path or actor)
-    return sft.sft_critic(setup, traces, start, setup.actor(actor))
+    return sft.sft_critic(cfg, traces, start, actor)
 
 
 def critic_report(
@@ -197,6 +201,5 @@ def stage_score(
 ) -> dict[str, Any]:
     """One critic on the panel, told the actor's success rate before training."""
     critic = setup.critic(path, actor)
-    if isinstance(critic, GenerativeCritic):
-        critic.rate.update(success)
+    critic.set_success_rate(success)
     return brief(evaluate_critic(critic, panel))

@@ -3,73 +3,88 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from genac.config import RunConfig
+from genac.config.run import RunConfig
+from genac.config.stages import LoopStage
 from genac.critics.generative import GenerativeCritic
 from genac.critics.parsing import CLOSE, OPEN
-from genac.critics.prompts import Context
-from genac.runs.store import Run, stable_hash
-from genac.runtime import Runtime
-from genac.sections import MEMORY, LoopStage
-from genac.stages.contents import model_key
+from genac.critics.prompts import Context, template
+from genac.runs.store import Run
+from genac.stages.inputs import (
+    ACTOR,
+    ACTOR_DEFAULTS,
+    ACTOR_PATH,
+    ASKED,
+    HARDWARE,
+    Artifact,
+    StageInputs,
+    stage_config,
+)
 from genac.stages.loop import Loop
-from genac.stages.outputs import ensure
-from genac.stages.setup import Setup, save_critic
-from genac.stages.traces import Trace, problem_of, read_traces
+from genac.stages.setup import save_critic
+from genac.stages.traces.files import Trace, problem_of, read_traces
 from genac.types import Sample
 
-
-def key(cfg: RunConfig, traces: Path, start: Path) -> dict[str, Any]:
-    return {
-        "traces": traces.parent.name,
-        "start": model_key(start),
-        "seed": cfg.seed,
-        "sft": cfg.stages.sft.model_dump(exclude={"optimizer": MEMORY}),
-        "lora": cfg.critic.lora.model_dump(),
-        "load": cfg.critic.load.model_dump(),
-        "share_base": cfg.critic.share_base,
-        "generative": cfg.critic.generative.model_dump(include={"prompt", "icc", "too_long"}),
-    }
+CRITIC = tuple(f"critic.{name}" for name in ("kind", "loss", "lora", "load", "share_base"))
 
 
-def sft_critic(setup: Setup, traces: Path, start: Path, actor: Runtime) -> Path:
+@dataclass(frozen=True)
+class SFTInputs(StageInputs):
+    """The critic's own settings are those by which it is asked: critic.json says them."""
+
+    stage = "critic_sft"
+
+    traces: Artifact  # their file; counts by the folder's name
+    start: Artifact  # the model to fine-tune
+    actor: Artifact
+    prompt: str  # hash of the critic's template
+
+    @classmethod
+    def of(cls, cfg: RunConfig, traces: Path, start: Path, actor: Path) -> SFTInputs:
+        """ValueError where a saved model is not as it was written."""
+        reads = ("seed", "stages.sft", *CRITIC, *ASKED, *ACTOR, *HARDWARE)
+        return cls(
+            *stage_config(cfg, reads, {ACTOR_PATH: str(actor)}, ACTOR_DEFAULTS),
+            Artifact(traces, traces.parent.name),
+            Artifact.model(start),
+            Artifact.model(actor),
+            template(cfg.critic.generative.prompt).hash,
+        )
+
+
+def sft_critic(cfg: RunConfig, traces: Path, start: Path, actor: Path) -> Path:
     """Folder of the fine-tuned critic; trained unless it exists."""
-    wanted = key(setup.cfg, traces, start)
-    folder = ensure(
-        setup.cfg.stages.folder,
-        "critic_sft",
-        wanted,
-        lambda run: train(setup, run, traces, start, actor),
-    )
-    return folder / "model"
+    return SFTInputs.of(cfg, traces, start, actor).folder(train) / "model"
 
 
-def train(setup: Setup, run: Run, file: Path, start: Path, actor: Runtime) -> None:
+def train(inputs: SFTInputs, run: Run) -> None:
     """Shuffled epochs over the traces; cross-entropy on reasoning and score."""
-    cfg, traces = setup.cfg.stages.sft, read_traces(file)
+    seed, cfg, setup = inputs.cfg.seed, inputs.cfg.stages.sft, inputs.setup(with_world=False)
+    traces = read_traces(inputs.traces.path)
     per_epoch = max(1, len(traces) // cfg.batch_size)
     steps = cfg.epochs * per_epoch
     # 1 the model to fine-tune, and the prompts it will be asked with later
-    model = setup.generative(start, actor, cfg.optimizer, steps)
-    critic = GenerativeCritic(model, actor, setup.cfg.critic.generative, setup.cfg.seed)
-    config_hash = stable_hash(key(setup.cfg, file, start))
+    actor = setup.actor(inputs.actor.path)
+    parts = setup.critic_inputs(inputs.start.path, actor, cfg.optimizer, steps)
+    model = GenerativeCritic.model_of(parts)
+    critic = GenerativeCritic(model, actor, inputs.cfg.critic.generative, seed)
     loop = Loop(
         run,
         "critic_sft",
         LoopStage(steps=steps, save_every=200),
         {"critic": model},
-        None,
-        config_hash,
+        critic,
+        inputs.hash,
     )
     for step in loop:
         # 2 a batch of traces
         epoch, part = divmod(step, per_epoch)
         order = list(range(len(traces)))
-        random.Random(f"{setup.cfg.seed}/sft/{epoch}").shuffle(order)
+        random.Random(f"{seed}/sft/{epoch}").shuffle(order)
         chosen = order[part * cfg.batch_size : (part + 1) * cfg.batch_size]
         samples = [trace_sample(critic, traces[i]) for i in chosen]
         fitting = [s for s in samples if len(s.ids) <= model.max_length]
@@ -81,7 +96,7 @@ def train(setup: Setup, run: Run, file: Path, start: Path, actor: Runtime) -> No
         # 3 learn
         metrics = model.learner.learn(fitting, seed=step)
         loop.after(step, metrics | {"dropped": len(samples) - len(fitting)})
-    save_critic(critic, setup.cfg, run.path / "model")
+    save_critic(critic, inputs.cfg, run.path / "model")
 
 
 def trace_sample(critic: GenerativeCritic, trace: Trace) -> Sample:

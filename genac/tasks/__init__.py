@@ -1,5 +1,7 @@
-"""Tasks: problems, verifiers, demonstrations and oracles. To add one: one file and one line
-below.
+"""Tasks: problems, verifiers, demonstrations and oracles, without torch. To add one: one class over
+`base.py` and one line in `TASKS`.
+
+Rewards are computed here too; a user's reward function runs in worker processes.
 """
 
 from __future__ import annotations
@@ -7,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from genac.config import TaskConfig
+from genac.config.run import TaskConfig
 from genac.tasks.arithmetic import ArithmeticTask
 from genac.tasks.base import Task
 from genac.tasks.exact import ModularTask
@@ -30,8 +32,9 @@ def account(task: Task) -> dict[str, Any]:
 
 
 def make_task(cfg: TaskConfig, seed: int, **overrides: Any) -> Task:
-    """The configured task; `overrides` replace settings of its generator (e.g. a distribution
-    shift).
+    """The configured task. `overrides` replace settings of its generator, as a shift does.
+
+    Raises ValueError for an unknown task or setting.
     """
     if cfg.name not in TASKS:
         raise ValueError(f"task.name is {cfg.name!r}; use one of {sorted(TASKS)}")

@@ -111,8 +111,8 @@ def load_math() -> Scorer:
 
 
 def match_math(math_verify: Any, problem: Problem, text: str) -> float | None:
-    """1.0 where the answers match or math-verify finds them equivalent; None for an unreadable
-    reference.
+    """1.0 where the answers match or math-verify finds them equivalent, else 0.0; None where the
+    reference cannot be read.
     """
     text = whole_text(problem, text)
     if match_answer(problem, text):

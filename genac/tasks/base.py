@@ -21,9 +21,7 @@ HELDOUT_ONE_IN = 4  # one problem text in four belongs to the held-out side, by 
 
 @dataclass(frozen=True)
 class OracleTrace:
-    """A programmatic oracle's reasoning about a partial response and its score, an integer
-    0..10.
-    """
+    """A programmatic oracle's reasoning about a partial response, and its score, one of 0..10."""
 
     reasoning: str
     score: int
@@ -59,9 +57,7 @@ class Task(Protocol):
         ...
 
     def demonstration(self, problem: Problem, rng: random.Random, fault_rate: float) -> str:
-        """A response text with the task's systematic faults scaled by `fault_rate` (0 =
-        correct).
-        """
+        """A response text. `fault_rate` scales the task's systematic faults; 0 = it is correct."""
         ...
 
     def oracle(self, problem: Problem, partial: str, success_rate: float | None) -> OracleTrace:
@@ -79,9 +75,7 @@ def normalised(text: str) -> str:
 
 
 def split_of(text: str) -> str:
-    """The split a problem text belongs to: a property of the text alone, so no overlap is
-    possible.
-    """
+    """The split that a problem belongs to: by its text alone, so that splits cannot overlap."""
     digest = hashlib.sha256(normalised(text).encode("utf-8", "replace")).digest()
     return "heldout" if digest[0] % HELDOUT_ONE_IN == 0 else "train"
 

@@ -114,9 +114,7 @@ def last_line(text: str) -> str:
 
 
 def read(text: str, depth: int = 2) -> Form | None:
-    """The last answer in one of the forms, `depth` of which may lie in each other. None where there
-    is none.
-    """
+    """The last answer in one of the forms, or None. `depth` of the forms may lie in each other."""
     boxes, unfinished = boxes_of(text)
     forms = [joined(text, boxes), tag_of(text), line_of(text, outermost(boxes))]
     chosen = max(

@@ -33,8 +33,7 @@ class Overlap:
                 self._by_opening[found[:OPENING]].append(index)
 
     def held_by(self, text: str) -> Iterator[int]:
-        """Indices of the texts that `text` holds; one of OPENING words or fewer must be all of
-        it."""
+        """Indices of the texts that `text` holds; one of up to OPENING words must be all of it."""
         found = words(text)
         yield from self._whole.get(found, ())
         for start in range(len(found) - OPENING):

@@ -19,8 +19,7 @@ MOST_DIGITS = 4300  # Python turns no longer integer into text or back
 
 
 def plain(value: Any) -> Any:
-    """Texts without lone surrogates, arrays as lists, numpy's numbers as Python's; the rest as it
-    is."""
+    """Texts without lone surrogates, arrays as lists, numpy's numbers as Python's."""
     if isinstance(value, str):
         return utf8(value)
     if isinstance(value, dict):

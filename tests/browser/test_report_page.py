@@ -10,7 +10,7 @@ import pytest
 from browsing import PATIENCE, barriers, needs_axe, needs_chromium, until
 from report_runs import full_run
 
-from genac.report.document import write_report
+from genac.ui.report.document import write_report
 
 pytestmark = needs_chromium
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"alert(1)\">"

@@ -21,14 +21,16 @@ from typing import Any
 import pytest
 import torch
 
+from genac.config.recipes import resolve
 from genac.native.library import library
-from genac.recipes import resolve
 from genac.runs.store import Run
 from genac.stages.pipeline import train
 
 GOLDEN = Path(__file__).parent / "genac_joint.json"
 TOLERANCE = 1e-3
 CLOCKS = ("time", "cost/seconds")
+# C++ and torch read other tokens: rows that ended are left out by one of them only.
+PATHS = ("cost/tokens", "cost/flops")
 
 OPTIMIZER = {"learning_rate": 1e-2, "warmup_steps": 5}
 RECIPE: dict[str, Any] = {
@@ -77,21 +79,55 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def test_three_joint_steps_give_the_golden_metrics(tmp_path: Path) -> None:
+def same_metrics(line: dict[str, Any], golden: dict[str, Any]) -> None:
+    place = f"{golden['stage']} step {golden['step']}"
+    assert set(line) == set(golden), f"{place}: the metrics have other names"
+    for key, value in golden.items():
+        if isinstance(value, float):
+            close = pytest.approx(value, rel=TOLERANCE, abs=TOLERANCE)
+            assert line[key] == close, f"{place}: {key}"
+        else:
+            assert line[key] == value, f"{place}: {key}"
+
+
+@pytest.fixture(scope="module")
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return measure(tmp_path_factory.mktemp("golden"))
+
+
+def test_three_joint_steps_give_the_golden_metrics(metrics: list[dict[str, Any]]) -> None:
     golden = json.loads(GOLDEN.read_text())
     if golden["made_on"] != here():
         pytest.skip(f"golden metrics are of {golden['made_on']}, this is {here()}")
-    found, wanted = measure(tmp_path), golden["metrics"]
-    assert [(x["stage"], x["step"]) for x in found] == [(x["stage"], x["step"]) for x in wanted]
-    for line, golden in zip(found, wanted, strict=True):
-        place = f"{golden['stage']} step {golden['step']}"
-        assert set(line) == set(golden), f"{place}: the metrics have other names"
-        for key, value in golden.items():
-            if isinstance(value, float):
-                close = pytest.approx(value, rel=TOLERANCE, abs=TOLERANCE)
-                assert line[key] == close, f"{place}: {key}"
-            else:
-                assert line[key] == value, f"{place}: {key}"
+    expected = golden["metrics"]
+    places = [(line["stage"], line["step"]) for line in expected]
+    assert [(line["stage"], line["step"]) for line in metrics] == places
+    for line, other in zip(metrics, expected, strict=True):
+        same_metrics(line, other)
+
+
+@pytest.mark.skipif(library() is None, reason="needs a C++ compiler")
+def test_without_the_native_path_every_stage_begins_alike(
+    metrics: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All stages up to the first joint step. Behind it the weights differ by rounding, which Adam
+    makes larger, and sampled tokens with them.
+    """
+    monkeypatch.setenv("GENAC_NATIVE", "0")
+    library.cache_clear()
+    try:
+        assert here()["loops"] == "torch"
+        by_torch = measure(tmp_path)
+    finally:
+        monkeypatch.undo()
+        library.cache_clear()
+    assert [set(line) for line in by_torch] == [set(line) for line in metrics]
+    alike = [line for line in metrics if line["stage"] != "joint" or line["step"] == 0]
+    assert {line["stage"] for line in alike} == {line["stage"] for line in metrics}
+    for line, other in zip(by_torch, alike, strict=False):
+        for key in PATHS:
+            assert line.pop(key, None) is None or other[key] > 0
+        same_metrics(line, {key: value for key, value in other.items() if key not in PATHS})
 
 
 def test_the_golden_run_is_a_live_one() -> None:

@@ -13,11 +13,10 @@ from device_work import requests_of
 from engine_models import FAST, SHAPE, SLOW, VOCAB, engine_of, random_model, same
 from transformers import Qwen3Config
 
-from genac.engines import graphs as engine_graphs
 from genac.engines import local
 from genac.engines.base import Completion, Request
-from genac.engines.batch import draw
 from genac.engines.local import LocalEngine
+from genac.engines.scheduler import draw
 
 pytestmark = [
     pytest.mark.gpu,
@@ -45,7 +44,7 @@ def alike(found: list[Completion], wanted: list[Completion], atol: float = CLOSE
 
 
 @pytest.mark.parametrize("name", [*FAST, *SLOW])
-def test_greedy(name, device, graphs):
+def test_greedy(name, device):
     model = random_model((FAST | SLOW)[name])
     asked = [replace(r, temperature=0.0, top_p=1.0) for r in requests_of()]
     alike(engine_on(device, model).generate(asked), engine_of(model, CONTEXT).generate(asked))
@@ -55,7 +54,7 @@ def test_greedy(name, device, graphs):
 @pytest.mark.parametrize("rows", [3, 32])
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma", "gpt_neox"])
 def test_sampled_with_shared_trunks_forks_and_rows_that_enter(
-    name, rows, fold, device, graphs, monkeypatch
+    name, rows, fold, device, monkeypatch
 ):
     """fold: the length up to which a trunk is copied into its rows."""
     model = random_model((FAST | SLOW)[name])
@@ -66,15 +65,7 @@ def test_sampled_with_shared_trunks_forks_and_rows_that_enter(
     alike(engine.generate(requests_of()[::-1]), wanted[::-1])  # whatever the first call left behind
 
 
-@pytest.mark.parametrize("name", FAST)
-def test_steps_are_replayed_from_graphs(name, device, graphs):
-    model = random_model(FAST[name])
-    asked = [Request((3 + i, 4, 5), 40, seed=i) for i in range(6)]
-    alike(engine_on(device, model).generate(asked), engine_of(model, CONTEXT).generate(asked))
-    assert bool(engine_graphs.CHECKED) == (device.type == "cuda" and graphs == "graphs")
-
-
-def test_stop_strings(device, graphs, tiny_model, tokenizer):
+def test_stop_strings(device, tiny_model, tokenizer):
     pieces = ("=", "+", "3", "a=")
     asked = [
         Request(tuple(tokenizer.encode(text)), 24, seed=i, stop=pieces[: 1 + i % 4])
@@ -91,8 +82,8 @@ def test_stop_strings(device, graphs, tiny_model, tokenizer):
     assert {c.finish for c in wanted} >= {"stop"}
 
 
-def test_new_weights_and_a_rest_in_main_memory(device, graphs):
-    """What was captured or kept of the old weights must not be used any more."""
+def test_new_weights_and_a_rest_in_main_memory(device):
+    """What was kept of the old weights must not be used any more."""
     old, new = (random_model(FAST["qwen3"], seed) for seed in (0, 1))
     engine, asked = engine_on(device, old), requests_of()
     before = engine.generate(asked)
@@ -114,7 +105,7 @@ def calm_model() -> Any:
     return random_model(Qwen3Config(**shape, head_dim=32))
 
 
-def test_in_bf16_probabilities_are_close(device, graphs):
+def test_in_bf16_probabilities_are_close(device):
     """One token each, so that no rounded draw leads the two to other texts."""
     model, rng = calm_model(), np.random.default_rng(0)
     trunk = tuple(rng.integers(3, VOCAB, 40).tolist())
@@ -129,7 +120,7 @@ def test_in_bf16_probabilities_are_close(device, graphs):
         np.testing.assert_allclose(np.log(one.watched), np.log(other.watched), atol=0.1)
 
 
-def test_in_bf16_texts_are_finite_and_repeat(device, graphs):
+def test_in_bf16_texts_are_finite_and_repeat(device):
     engine = engine_on(device, calm_model(), dtype=torch.bfloat16)
     first, again = (engine.generate(requests_of()) for _ in range(2))
     for one, other in zip(first, again, strict=True):

@@ -14,9 +14,10 @@ from device_work import LOSS, samples_of
 from engine_models import GROUPED, random_model
 from transformers import GPTNeoXConfig, LlamaConfig, Qwen3Config
 
-from genac.config import LoraConfig, OptimizerConfig
+from genac.config.models import LoraConfig, OptimizerConfig
 from genac.learner import Learner
-from genac.models import flex, lora
+from genac.models import lora
+from genac.models.packed import flex
 from genac.models.value_head import ValueModel
 
 pytestmark = [

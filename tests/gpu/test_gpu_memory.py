@@ -11,10 +11,11 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from genac.config import OptimizerConfig
+from genac.commands.doctor.memory import Demand, language
+from genac.commands.doctor.model_bytes import Spread, Trained
+from genac.config.models import OptimizerConfig
 from genac.engines.base import Request
 from genac.engines.local import LocalEngine, free_memory
-from genac.evals.memory import Demand, Spread, Trained, language
 from genac.learner import Learner
 from genac.types import Sample
 

@@ -13,8 +13,8 @@ import torch
 from micro import MICRO, results, weights
 
 from genac import Critic, checkpoint
-from genac.algorithms import merge
-from genac.recipes import resolve
+from genac.config.algorithms import merge
+from genac.config.recipes import resolve
 from genac.runs.store import Run
 from genac.stages.pipeline import train
 

@@ -14,9 +14,9 @@ import torch
 import yaml
 from micro import MICRO, Answer, Values
 
-from genac.algorithms import merge
 from genac.cli import main
-from genac.recipes import resolve
+from genac.config.algorithms import merge
+from genac.config.recipes import resolve
 from genac.runs.store import Run
 from genac.stages.pipeline import train
 

@@ -14,11 +14,11 @@ from huggingface_hub import ModelCard
 from micro import MICRO, Answer, Values
 
 from genac import Critic
-from genac.algorithms import merge
-from genac.recipes import resolve
+from genac.commands.push import refresh
+from genac.config.algorithms import merge
+from genac.config.recipes import resolve
 from genac.runs.store import Run
 from genac.stages.pipeline import train
-from genac.stages.push import refresh
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from micro import Answer, Values
 
-from genac.algorithms import merge
+from genac.config.algorithms import merge
 from genac.models.tiny import save_tiny
 from genac.runs.store import Run
 from genac.tasks.files import FileTask
@@ -28,6 +28,7 @@ Recipe = Callable[..., str]
     ("overrides", "words"),
     [
         ({"actr": 1}, ["actr", "unknown key", "--help"]),
+        ({"loss": {"beta": 0.1}}, ["'loss' is called 'actor.loss' now"]),
         ({"actor": {"tiny": {"width": 3}}}, ["actor.tiny.width", "unknown key"]),
         ({"seed": "many"}, ["seed", "many", "integer"]),
         ({"rollout": {"temperature": -1}}, ["rollout.temperature", "-1", "greater than 0"]),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from genac.commands.eval_benchmarks import evaluate_benchmarks, summary, whole_lines
 from genac.models.tiny import save_tiny
-from genac.stages.benchmarks import evaluate_benchmarks, summary, whole_lines
 
 SHAPED = [*"0123456789+? \n", "Box", "it", "."]  # the words of the problems
 

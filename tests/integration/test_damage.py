@@ -17,8 +17,8 @@ import yaml
 from killing import Killed, holds, killed_after
 from micro import MICRO, Answer, Values, copy_stages
 
-from genac.algorithms import merge
-from genac.recipes import resolve
+from genac.config.algorithms import merge
+from genac.config.recipes import resolve
 from genac.runs import listing
 from genac.stages.pipeline import train
 

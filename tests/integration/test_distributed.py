@@ -26,13 +26,14 @@ from micro import Answer, Values, results
 from safetensors.torch import load_file
 from test_resume import kill_when_logged
 
-from genac.config import GenerativeConfig, LoraConfig, OptimizerConfig
+from genac.config.models import GenerativeConfig, LoraConfig, OptimizerConfig
+from genac.config.recipes import resolve
 from genac.critics.generative import GenerativeCritic
-from genac.distributed import build, pool
+from genac.distributed import pool
+from genac.distributed.build import build
 from genac.engines.base import Request
-from genac.recipes import resolve
 from genac.runs.store import Run
-from genac.runtime import Hardware, Runtime
+from genac.runtime import Hardware, ModelSpec, Runtime
 from genac.stages.pipeline import train
 from genac.types import Sample
 
@@ -110,16 +111,18 @@ ADAPTERS = LoraConfig(rank=4, alpha=8)
 
 
 def a_model(folder: str, where: Hardware, **options: Any) -> Runtime:
-    return build.language_model("actor", folder, where, OPTIMIZER, **options)
+    return build(ModelSpec("actor", folder, OPTIMIZER, **options), where)
 
 
 def a_value_head(folder: str, where: Hardware, **options: Any) -> Runtime:
-    return build.value_model(folder, where, OPTIMIZER, "mse", 1, trained=False, **options)
+    return build(
+        ModelSpec("critic", folder, OPTIMIZER, head="mse", bins=1, trained=False, **options), where
+    )
 
 
 def a_critic_on_the_actors_base(folder: str, where: Hardware, **options: Any) -> Runtime:
     actor = a_model(folder, where, **options)
-    return build.critic_beside(actor, folder, where, OPTIMIZER, trained=False, seed=1)
+    return build(ModelSpec("critic", folder, OPTIMIZER, trained=False, seed=1), where, actor)
 
 
 def samples(loss: str, count: int = 5) -> list[Sample]:

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from micro import MICRO
 
-from genac.algorithms import merge
-from genac.experiments.downstream_report import highest
-from genac.experiments.page import BEGIN, END, update_page
-from genac.experiments.plan import EXPERIMENTS, read_plan, run_experiment
+from genac.config.algorithms import merge
+from paper.downstream_report import highest
+from paper.page import BEGIN, END, update_page
+from paper.plan import EXPERIMENTS, read_plan, run_experiment
 
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"
 PANEL = {"evaluate": {"panel_problems": 3, "panel_continuations": 3}}
@@ -48,7 +48,7 @@ def result(file: Path) -> dict[str, Any]:
     name = Path(yaml.safe_load(file.read_text())["results"])
     assert text.strip() in name.with_suffix(".md").read_text()
     found = json.loads(name.with_suffix(".json").read_text())
-    assert found["command"].startswith("genac paper") and found["seeds"]
+    assert found["command"].startswith("python -m paper") and found["seeds"]
     assert {row["verdict"] for row in found["rows"]} <= {"agrees", "disagrees", "undecided", "-"}
     return found
 
@@ -69,20 +69,20 @@ def test_the_page_keeps_its_prose_and_takes_its_table_from_the_files(folder):
     results = folder / "page"
     results.mkdir()
     row = {"claim": "c", "ours": "o", "verdict": "agrees"}
-    record = {"rows": [row], "seeds": [0, 1], "command": "genac paper x", "commit": "abc",
+    record = {"rows": [row], "seeds": [0, 1], "command": "python -m paper x", "commit": "abc",
               "plan": {"experiment": "regime"}}  # fmt: skip
     (results / "map.json").write_text(json.dumps(record))
     (results / "README.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     assert update_page(results, EXPERIMENTS)
     text = (results / "README.md").read_text()
     assert text.startswith("before") and text.endswith("after\n") and "old" not in text
-    assert "| c | o | agrees | 0, 1 | [map](map.md): `genac paper x` (abc) |" in text
+    assert "| c | o | agrees | 0, 1 | [map](map.md): `python -m paper x` (abc) |" in text
     assert not update_page(folder, EXPERIMENTS)
 
 
 METHODS = {
     "grpo": {"algorithm": "grpo", "grid": {"actor.optimizer.learning_rate": [1e-3, 2e-3]}},
-    "exact": {"algorithm": "vineppo", "critic": {"kind": "exact"}},
+    "exact": {"algorithm": "vineppo", "critic": {"kind": "actor_likelihood"}},
 }
 
 
@@ -119,7 +119,7 @@ def test_approximation(folder):
                 "overrides": {"algorithm": "ppo"}, "targets": "exact", "learning_rate": 1e-3,
             }
         },
-        predictors=["oracle", "exact", "hindsight", "rate"],
+        predictors=["oracle", "actor_likelihood", "hindsight", "rate"],
     )  # fmt: skip
     found = result(file)
     assert set(found["mse_ratio_by_shift"]) == {"none", "longer"}
@@ -225,7 +225,6 @@ def test_ablation(folder):
     variants = {
         "improved": {},
         "sampled": {"critic": {"generative": {"readout": "sampled"}}},
-        "question first": {"critic": {"generative": {"prompt": "compact-paper"}}},
     }
     file = micro_plan(folder, "ablation", overrides=PANEL, whole="improved", variants=variants)
     found = result(file)

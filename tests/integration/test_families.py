@@ -13,9 +13,9 @@ from families import FAMILIES, save_family
 from micro import weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from genac.config.recipes import resolve
 from genac.critics.prompts import PromptBuilder, template
 from genac.models.loading import load_tokenizer
-from genac.recipes import resolve
 from genac.rollout import encode_prompt
 from genac.runs.store import Run
 from genac.stages.pipeline import train

@@ -12,7 +12,7 @@ import pytest
 from killing import Killed, holds, killed_after
 from micro import Answer, Values
 
-from genac.recipes import resolve
+from genac.config.recipes import resolve
 from genac.runs.listing import status
 from genac.runs.manifest import DONE
 from genac.runs.store import Run

@@ -18,11 +18,11 @@ import pytest
 from chat_server import Act, ChatServer, says
 from micro import MICRO, Answer, Values
 
-from genac.algorithms import merge
-from genac.recipes import resolve
+from genac.config.algorithms import merge
+from genac.config.recipes import resolve
 from genac.runs.store import Run
-from genac.stages.base import base_model
-from genac.stages.traces import Trace, read_traces
+from genac.stages.base_model import base_model
+from genac.stages.traces.files import Trace, read_traces
 
 KEY = "sk-Never-Write-Me-Down"
 Recipe = Callable[..., str]
@@ -327,7 +327,7 @@ def test_zero_shot_critics_beside_the_runs_own(
 
 def test_the_usual_oracles_keep_their_stage_folders(recipe: Recipe) -> None:
     """Keys that an oracle does not read are no part of its stage's identity."""
-    from genac.sections import SynthesizeStage
+    from genac.config.stages import SynthesizeStage
 
     assert set(SynthesizeStage().identity()) == {
         "oracle",

@@ -14,12 +14,12 @@ import yaml
 from micro import MICRO, Answer, Values, copy_stages, results, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from genac.algorithms import ALGORITHMS, merge
-from genac.recipes import read_recipe, resolve
+from genac.commands.compare import planned
+from genac.config.algorithms import ALGORITHMS, merge
+from genac.config.recipes import read_recipe, resolve
 from genac.runs.store import Run
 from genac.scoring import Critic
 from genac.stages import pipeline
-from genac.stages.compare import planned
 from genac.stages.pipeline import train
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -56,7 +56,7 @@ def test_where_every_response_is_cut_and_masked_the_actor_stays(
 ) -> None:
     """The critic still learns from them, and the reference is asked nothing."""
     loss = {"mask_truncated_completions": True, "beta": 0.1}
-    run = run_micro(algorithm=algorithm, loss=loss, rollout={"max_completion_length": 2})
+    run = run_micro(algorithm=algorithm, actor={"loss": loss}, rollout={"max_completion_length": 2})
     for line in run.metrics("joint"):
         assert line["completions/masked_ratio"] == line["completions/clipped_ratio"] == 1.0
         assert line["publish_changed"] == 0.0 and line.get("loss") is None
@@ -66,10 +66,14 @@ def test_where_every_response_is_cut_and_masked_the_actor_stays(
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"loss": {"beta": 0.1, "num_iterations": 2, "num_minibatches": 2, "dual_clip": 3.0}},
+        {
+            "actor": {
+                "loss": {"beta": 0.1, "num_iterations": 2, "num_minibatches": 2, "dual_clip": 3.0}
+            }
+        },
         {"critic": {"generative": {"num_samples": 2, "icc": {"enabled": False}}}},
         {"states": {"splitter": "window", "window": 3}, "credit": {"missing": "group_mean"}},
-        {"states": {"splitter": "low_probability"}, "loss": {"loss_type": "sequence"}},
+        {"states": {"splitter": "low_probability"}, "actor": {"loss": {"loss_type": "sequence"}}},
         {"stages": {"synthesize": {"oracle": "calibrated"}}},
         {"stages": {"sft": {"epochs": 1}, "critic_rl": {"steps": 0}}},
         {"algorithm": "ppo", "critic": {"discriminative": {"head": "hl_gauss"}}},

@@ -9,12 +9,12 @@ import pytest
 from fastapi.testclient import TestClient
 from micro import MICRO
 
-from genac.algorithms import merge
-from genac.recipes import resolve
+from genac.config.algorithms import merge
+from genac.config.recipes import resolve
 from genac.runs.store import Run
 from genac.stages.pipeline import train
 from genac.stages.setup import critic_card
-from genac.viewer.server import make_app
+from genac.ui.viewer.server import make_app
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,19 @@ def test_checkpoints_inside_a_stage_are_critics(run, genac):
         said = genac("eval", "states", str(run.path), str(place), "--name", stage, "--step", "2")
         assert said.code == 0, said.err
         assert len(rows(run, f"judged/{stage}", 2)) == len(own)
+
+
+def test_a_checkpoint_of_critic_sft_can_be_judged_before_that_stage_is_done(run, genac, tmp_path):
+    stages = Path(run.config()["stages"]["folder"])
+    whole = next(f.parent for f in stages.glob("critic_sft-*/done.json"))
+    early = shutil.copytree(whole, tmp_path / whole.name)
+    shutil.rmtree(early / "model")
+    (early / "done.json").unlink()
+    (place,) = early.glob("checkpoints/critic_sft/step-*")
+    for name, critic in (("saved", whole / "model"), ("early", place)):
+        said = genac("eval", "states", str(run.path), str(critic), "--name", name, "--step", "1")
+        assert said.code == 0, said.err
+    assert rows(run, "judged/early") == rows(run, "judged/saved")
 
 
 def test_the_last_checkpoint_is_the_critic_that_was_saved(run, genac):

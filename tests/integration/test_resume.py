@@ -23,8 +23,8 @@ import torch
 from micro import Answer, Values, copy_stages, results, weights
 
 from genac import checkpoint
+from genac.config.recipes import resolve
 from genac.critics import prompts
-from genac.recipes import resolve
 from genac.runs.files import alone
 from genac.runs.store import Run
 from genac.stages.pipeline import train
@@ -216,11 +216,13 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_serves(
 
 
 def test_a_critic_is_not_asked_under_another_prompt(
-    almost: tuple[str, Path], refused: Refused, monkeypatch: pytest.MonkeyPatch
+    almost: tuple[str, Path], refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """The stages before are made anew under the edited one, in a folder of their own here."""
     edited = dataclasses.replace(prompts.TEMPLATES["compact"], version=2)
     monkeypatch.setitem(prompts.TEMPLATES, "compact", edited)
-    assert "critic.generative.prompt" in refused("train", almost[0])
+    apart = ("--stages.folder", str(tmp_path / "apart"))
+    assert "critic.generative.prompt" in refused("train", almost[0], *apart)
 
 
 def test_another_config_is_refused(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from micro import results
 
-from genac.recipes import resolve
+from genac.config.recipes import resolve
 from genac.runs import trackers
 from genac.runs.store import Run
 from genac.stages.pipeline import train

@@ -21,11 +21,11 @@ import pytest
 import torch
 from micro import Answer, Values
 
+from genac.config.stages import EndpointConfig
 from genac.endpoint.client import Endpoint
 from genac.models.tiny import build_tokenizer
 from genac.runs.store import Run
-from genac.sections import EndpointConfig
-from genac.stages.traces import read_traces
+from genac.stages.traces.files import read_traces
 
 pytestmark = pytest.mark.slow
 CHAT = "{% for m in messages %}{{ m['content'] }}{% endfor %}<judge>"

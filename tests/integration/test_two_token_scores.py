@@ -15,7 +15,7 @@ from micro import MICRO, Answer
 from transformers import AutoModelForCausalLM
 
 from genac import Critic
-from genac.critics.score_tokens import score_tokens
+from genac.critics.scores import score_tokens
 from genac.models import tiny
 from genac.models.loading import load_tokenizer
 from genac.runs.store import Run
@@ -76,7 +76,7 @@ def agrees_with_transformers(saved: Critic, folder: Path) -> None:
     model, critic = AutoModelForCausalLM.from_pretrained(folder).eval(), saved._critic
     prompts = [saved.prompt(*pair) for pair in PARTIALS]
     thoughts = [t for many in critic.think(prompts, 0, 8) for t in many if t.value is not None]
-    digits = critic._runtime.tokenizer.convert_tokens_to_ids(list("0123456789"))
+    digits = critic.runtime.tokenizer.convert_tokens_to_ids(list("0123456789"))
     ones = 0
     for thought in thoughts:
         assert thought.score_probs is not None and thought.score_at is not None

@@ -10,7 +10,7 @@ import pytest
 import torch
 import toy
 
-from genac.algorithms import ALGORITHMS
+from genac.config.algorithms import ALGORITHMS
 from genac.critics.base import rollouts_of
 from genac.critics.monte_carlo import monte_carlo_values
 from genac.evals.policy import evaluate_policy

@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from genac.algorithms import merge
-from genac.config import OptimizerConfig, RunConfig
+from genac.config.algorithms import merge
+from genac.config.models import OptimizerConfig
+from genac.config.recipes import resolve
+from genac.config.run import RunConfig
 from genac.models.tiny import save_tiny
-from genac.recipes import resolve
 from genac.rollout import World
-from genac.runtime import Hardware, language_model
+from genac.runtime import Hardware, ModelSpec, build
 from genac.stages.setup import Setup
 from genac.tasks.base import OracleTrace
 from genac.tasks.verifier import Verifier
@@ -95,7 +96,7 @@ def base_model(folder: Path, steps: int = 120) -> Path:
     save_tiny(start, task.alphabet(), max_length=16, **shape)
     hardware = Hardware.resolve(config().hardware)
     optimizer = OptimizerConfig(learning_rate=1e-2)
-    model = language_model("base", str(start), hardware, optimizer, decay_steps=steps)
+    model = build(ModelSpec("base", str(start), optimizer, decay_steps=steps), hardware)
     rng = random.Random(0)
     for step in range(steps):
         batch = [example(model.tokenizer, task, rng) for _ in range(32)]

@@ -4,6 +4,8 @@ refused.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -67,7 +69,8 @@ def test_microbatches_by_hand():
 def test_pad_by_hand():
     score = ScoreTarget(2, tuple(range(11)), (0.5,) * 11)
     mask = np.array([0, 1, 0.1], np.float32)
-    rows = pad([sample((5,)), Sample((7, 8, 9), mask, "policy", scores=(score,), temperature=0.7)])
+    scored = Sample((7, 8, 9), mask, "score", scores=(score,), temperature=0.7)
+    rows = pad([replace(sample((5,)), loss="score"), scored])
     assert rows.ids_BT.tolist() == [[5, 0, 0], [7, 8, 9]]
     torch.testing.assert_close(rows.mask_BT, torch.tensor([[1.0, 0, 0], [0, 1, 0.1]]))
     torch.testing.assert_close(rows.temperature_B, torch.tensor([1.0, 0.7]))

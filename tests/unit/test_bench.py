@@ -1,20 +1,16 @@
-"""A benchmark that builds on another still runs; on a GPU the engine is measured with and without
-graphs, and a call of all benchmarks loses nothing to a failure.
+"""A benchmark that builds on another still runs, and a call of all benchmarks loses nothing to a
+failure.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
 from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import torch
 
 BENCH = Path(__file__).parents[2] / "bench"
 MODULES = ("scale", "step", "engine", "gpu", "common")
@@ -30,11 +26,8 @@ def bench(monkeypatch):
 
 
 @pytest.fixture
-def engine(bench, monkeypatch):
-    found = bench("engine")
-    # What the engine sees of its environment.
-    monkeypatch.setattr(found, "ours", lambda *_: lambda work: os.environ.get("GENAC_GRAPHS"))
-    return found
+def engine(bench):
+    return bench("engine")
 
 
 @pytest.fixture
@@ -52,26 +45,12 @@ def test_an_iteration_is_measured_by_phase(scale):
         assert all(found[p] > 0 for p in todo[method])
 
 
-@pytest.mark.parametrize("before", [None, "1"])
-def test_on_a_gpu_the_engine_runs_without_graphs_as_well(before, engine, monkeypatch):
-    monkeypatch.delenv("GENAC_GRAPHS", raising=False)
-    if before is not None:
-        monkeypatch.setenv("GENAC_GRAPHS", before)
-    model: Any = SimpleNamespace(device=torch.device("cuda"))
-    found = engine.candidates("groups", 128, model, None)
-    work: Any = None
-    assert found[engine.EAGER](work) == "0" and found[engine.OURS](work) == before
-    model.device = torch.device("cpu")
-    on_cpu = engine.candidates("groups", 128, model, None)
-    assert list(found) == [engine.OURS, engine.EAGER, *list(on_cpu)[1:]]
-
-
 def test_only_others_are_rivals(engine):
-    seconds = {engine.OURS: [2.0], engine.EAGER: [1.0], "generate": [8.0], engine.VLLM: [4.0]}
+    seconds = {engine.OURS: [2.0], "generate": [8.0], engine.VLLM: [4.0]}
     for vllm, than, times in ((False, "generate", 4), (True, engine.VLLM, 2)):
         found = engine.against(seconds, vllm)
         assert found["than"] == than and found["value"] == times
-    assert engine.against({engine.OURS: [2.0], engine.EAGER: [1.0]}, False) is None
+    assert engine.against({engine.OURS: [2.0]}, False) is None
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from fakes import parameters_equal
 from safetensors import SafetensorError
 
 from genac import checkpoint
-from genac.config import HardwareConfig, OptimizerConfig
+from genac.config.models import OptimizerConfig
+from genac.config.run import HardwareConfig
 from genac.engines.base import Request
-from genac.runtime import Hardware, Runtime, value_model
+from genac.runtime import Hardware, ModelSpec, Runtime, build
 from genac.types import Sample
 
 STATE = {"critic": {"success_rate": {"momentum": 0.9, "value": 0.25}}, "hash": "abc"}
@@ -38,13 +39,16 @@ def learn(runtime: Runtime, step: int) -> float:
 def pair(tiny_runtime: Any, tiny_folder: Path) -> Any:
     """pair() -> fresh runtimes of an actor and of a value-head critic."""
 
-    def build() -> dict[str, Runtime]:
+    def make() -> dict[str, Runtime]:
         hardware = Hardware.resolve(HardwareConfig(device="cpu"))
         optimizer = OptimizerConfig(learning_rate=1e-2, warmup_steps=5)
-        critic = value_model(str(tiny_folder), hardware, optimizer, "mse", 51, trained=False)
+        critic = build(
+            ModelSpec("critic", str(tiny_folder), optimizer, head="mse", bins=51, trained=False),
+            hardware,
+        )
         return {"actor": tiny_runtime(1e-2), "critic": critic}
 
-    return build
+    return make
 
 
 def test_round_trip_continues_bit_identically(pair, tmp_path):

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from genac.cli import main, own_paths
-from genac.config import RunConfig, TaskConfig
+from genac.config.recipes import from_command_line, read_recipe, resolve, typed_text
+from genac.config.run import RunConfig, TaskConfig
 from genac.models.loading import load_model, load_tokenizer
 from genac.models.tiny import save_tiny
-from genac.recipes import from_command_line, read_recipe, resolve, typed_text
 from genac.scoring import Critic
 
 

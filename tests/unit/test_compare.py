@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from genac.commands.compare import compare, differences
 from genac.ops.stats import mean_interval
-from genac.stages.compare import compare, differences
 
 
 def test_differences_are_paired_and_leave_out_what_is_missing():

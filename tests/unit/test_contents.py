@@ -10,14 +10,20 @@ from typing import Any
 
 import pytest
 
-from genac.algorithms import merge
-from genac.config import RunConfig
-from genac.recipes import resolve
+from genac.config.algorithms import merge
+from genac.config.recipes import resolve
+from genac.config.run import RunConfig
 from genac.runs.manifest import write_done
-from genac.stages import base, candidates, contents, critic_rl, oracle, panels, sft, synthesize
+from genac.stages import contents
+from genac.stages.base_model import BaseInputs
 from genac.stages.contents import data_digest, model_digest, model_key, reward_files
-from genac.stages.finish import NO_RESULT, config_hash
-from genac.stages.setup import Setup
+from genac.stages.critic_rl import CriticRLInputs
+from genac.stages.finish import config_hash
+from genac.stages.inputs import NO_RESULT
+from genac.stages.panels import PanelInputs
+from genac.stages.sft import SFTInputs
+from genac.stages.traces.inputs import TraceInputs
+from genac.stages.traces.states import CandidateInputs
 
 ROWS = [{"prompt": f"{i} + 1", "answer": str(i + 1)} for i in range(8)]
 
@@ -137,22 +143,21 @@ def test_moved_and_renamed_files_are_the_same(config, tmp_path):
     assert (contents.contents(moved), config_hash(moved)) == before
 
 
-def stage_keys(cfg: RunConfig, tmp_path: Path) -> dict[str, Any]:
+def stage_keys(cfg: RunConfig, tmp_path: Path) -> dict[str, str]:
     actor = Path(cfg.actor.model_name_or_path or tmp_path)
-    setup = Setup(cfg, None, None)  # type: ignore[arg-type]
-    return {
-        "base": base.key(cfg),
-        "traces": synthesize.key(cfg, actor),
-        "oracle": oracle.key(
-            merge_config(cfg, {"stages": {"synthesize": MONTE_CARLO}}),
-            actor,
-        ),
-        "candidates": candidates.key(cfg, actor),
-        "sft": sft.key(cfg, tmp_path / "traces-abc" / "traces.jsonl", actor),
-        "critic_rl": critic_rl.key(cfg, Path(cfg.critic.model_name_or_path or actor), actor),
-        "panel": panels.panel_key(setup, actor, {}),
-        "far panel": panels.panel_key(setup, actor, cfg.task.shift.get("far", {})),
+    critic = Path(cfg.critic.model_name_or_path or actor)
+    asked = merge_config(cfg, {"stages": {"synthesize": MONTE_CARLO}})
+    inputs = {
+        "base": BaseInputs.of(cfg),
+        "traces": TraceInputs.of(cfg, actor),
+        "oracle": TraceInputs.of(asked, actor),
+        "candidates": CandidateInputs.of(cfg, actor),
+        "sft": SFTInputs.of(cfg, tmp_path / "traces-abc" / "traces.jsonl", actor, actor),
+        "critic_rl": CriticRLInputs.of(cfg, critic, actor),
+        "panel": PanelInputs.of(cfg, actor, {}),
+        "far panel": PanelInputs.of(cfg, actor, cfg.task.shift.get("far", {})),
     }
+    return {name: one.hash for name, one in inputs.items()}
 
 
 MONTE_CARLO = {"oracle": "monte_carlo", "continuations": 2}
@@ -162,16 +167,17 @@ def merge_config(cfg: RunConfig, changes: dict[str, Any]) -> RunConfig:
     return RunConfig(**merge(cfg.model_dump(), changes))
 
 
-ALL = {"base", "traces", "candidates", "critic_rl", "panel", "far panel"}
+ACTS = {"traces", "candidates", "oracle", "critic_rl", "panel", "far panel"}
+ALL = ACTS | {"base"}
 CHANGES = {
     "task.path": ALL,
     "task.reward/helper.py": ALL,
     "task.options.heldout": {"critic_rl", "panel"},  # the others override it here
     "task.options.decontaminate.1": ALL,
     "task.shift.far.heldout": {"far panel"},
-    "stages.synthesize.options.heldout": {"traces", "candidates"},
+    "stages.synthesize.options.heldout": {"traces", "candidates", "oracle"},
     "stages.base.options.heldout": {"base"},
-    "actor.model_name_or_path": {"traces", "candidates", "sft", "critic_rl", "panel", "far panel"},
+    "actor.model_name_or_path": ACTS | {"sft"},
     "critic.model_name_or_path": {"critic_rl", "oracle"},
 }
 

@@ -15,7 +15,7 @@ from fakes import make_rollout
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genac.config import CreditConfig
+from genac.config.run import CreditConfig
 from genac.credit import Credit, credit, rescale
 from genac.types import Estimate, State
 
@@ -228,42 +228,14 @@ def test_the_gate_looks_at_each_problem_alone():
     assert found[8:] == pytest.approx([0.8] * 4)
 
 
-BLIND = [[0.9, 0.9, 0.9, 0.9], [1.0, 0.9, 0.9, 0.9]]  # what a critic says that overlooks a fault
-
-
-@pytest.mark.parametrize(
-    ("rewards", "kind", "shut"),
-    [
-        ([[0.0] * 4, [1.0, 0.0, 0.0, 0.0]], "group", [False, True]),
-        ([[0.0] * 4, [1.0, 0.0, 0.0, 0.0]], "batch", [True, True]),
-        ([[0.0] * 4, [0.0] * 4], "batch", [False, False]),  # nothing to compare the critic with
-        ([[1.0] * 4, [1.0, 1.0, 1.0, 0.0]], "batch", [False, False]),  # it misses one, as the mean
-    ],
-)
-def test_an_error_common_to_the_batch_shuts_the_gate_where_outcomes_agree(rewards, kind, shut):
-    groups = groups_of(rewards)  # type: ignore[arg-type]
-    estimates = [
-        Estimate(State(r, 0, 2), v)
-        for group, row in zip(groups, BLIND, strict=True)
-        for r, v in zip(group, row, strict=True)
-    ]
-    found = [s[0] for s in streams(credit(groups, estimates, CreditConfig(gate=kind), 1.0))]
-    mean = [[r - (sum(row) - r) / 3 for r in row] for row in rewards]
-    critic = [[r - v for r, v in zip(*p, strict=True)] for p in zip(rewards, BLIND, strict=True)]
-    expected = [m if s else c for m, c, s in zip(mean, critic, shut, strict=True)]
-    assert found == pytest.approx([a for row in expected for a in row], abs=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["group", "batch"])
 @pytest.mark.parametrize(("value", "shut"), [(1.9, False), (2.2, True)])
-def test_responses_without_a_value_count_for_neither_side_of_the_gate(kind, value, shut):
+def test_responses_without_a_value_count_for_neither_side_of_the_gate(value, shut):
     """The critic spoke of one response and misses it by 0.81 or 1.44, the group's mean by 1 (and
     the silent one by 1 more)."""
     groups = groups_of([[1.0, 0.0], [1.0, 1.0]])  # type: ignore[arg-type]
     spoken = [Estimate(State(r, 0, 2), value) for r in groups[0][:1]]
-    # The batch's mean misses it by 1/9 only, which shuts that gate in either case.
-    found = credit(groups, spoken, CreditConfig(gate=kind), 1.0)
-    expected = 1.0 if shut or kind == "batch" else 1.0 - value
+    found = credit(groups, spoken, CreditConfig(gate="group"), 1.0)
+    expected = 1.0 if shut else 1.0 - value
     assert streams(found)[0][0] == pytest.approx(expected)
 
 
@@ -276,19 +248,6 @@ def test_what_stands_in_for_a_missing_value_is_not_the_critics(missing):
     estimates = [Estimate(made[0], None), Estimate(made[1], 2.2), Estimate(State(other, 0, 2), 0.9)]
     found = credit([[*groups[0]]], estimates, CreditConfig(gate="group", missing=missing), 1.0)
     assert found.metrics["critic/gated"] == 1.0
-
-
-def test_the_gate_of_batches_keeps_that_of_groups():
-    """The last group is judged the wrong way round; over the batch the critic beats the mean."""
-    groups = groups_of([*[[1.0, 1.0, 0.0, 0.0]] * 2, [1.0, 0.0, 0.0, 0.0]])  # type: ignore[arg-type]
-    values = [*[[1.0, 1.0, 0.0, 0.0]] * 2, [0.0, 0.9, 0.0, 0.0]]
-    estimates = [
-        Estimate(State(r, 0, 2), v)
-        for group, row in zip(groups, values, strict=True)
-        for r, v in zip(group, row, strict=True)
-    ]
-    found = credit(groups, estimates, CreditConfig(gate="batch"), 1.0)
-    assert found.metrics["critic/gated"] == pytest.approx(1 / 3)
 
 
 def test_rescaling_is_over_the_tokens_of_the_batch():
@@ -318,9 +277,13 @@ def test_gae_over_tokens_is_gae_over_one_token_segments():
     rollout = make_rollout((5, 6, 7), 1.0)
     estimates = [Estimate(State(rollout, t, t + 1), v) for t, v in enumerate((0.5, 0.25, 0.75))]
     cfg = CreditConfig(granularity="tokens", lam=0.5)
-    assert streams(credit([[rollout]], estimates, cfg, 1.0))[0] == pytest.approx(
-        [0.0625, 0.625, 0.25]
-    )
+    expected = pytest.approx([0.0625, 0.625, 0.25])
+    assert streams(credit([[rollout]], estimates, cfg, 1.0))[0] == expected
+    values = np.array([0.5, 0.25, 0.75], np.float32)
+    dense = Estimate(State(rollout, 0, 3, dense=True), 0.5, token_values=values)
+    found = credit([[rollout]], [dense], cfg, 1.0)
+    assert streams(found)[0] == expected
+    assert found.advantages[0, 0, 0] == expected
 
 
 # --- responses cut at the length limit -----------------------------------------------------------

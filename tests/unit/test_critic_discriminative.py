@@ -9,11 +9,12 @@ import pytest
 import torch
 from fakes import make_rollout
 
-from genac.config import DiscriminativeConfig, OptimizerConfig
+from genac.config.models import DiscriminativeConfig, OptimizerConfig
 from genac.critics.discriminative import DiscriminativeCritic, value_sample
 from genac.learner import Learner
 from genac.models.value_head import ValueModel, outputs_of
 from genac.runtime import Runtime
+from genac.states import every_token
 from genac.types import Estimate, Rollout, State
 
 CUTS = [(0, 2), (2, 3), (3, 6)]
@@ -78,9 +79,13 @@ def test_token_identical_states_have_equal_values(build):
 
 def trained_places(critic: DiscriminativeCritic, states: list[State], monkeypatch: Any) -> Any:
     """(where, target) of every supervised entry, by sample."""
+    return supervised(critic, [Estimate(s, 0.5) for s in states], monkeypatch)
+
+
+def supervised(critic: DiscriminativeCritic, estimates: list[Estimate], monkeypatch: Any) -> Any:
     kept: list[Any] = []
-    monkeypatch.setattr(critic._runtime.learner, "learn", lambda s, seed: kept.extend(s) or {})
-    critic.learn([Estimate(s, 0.5) for s in states], step=0)
+    monkeypatch.setattr(critic.runtime.learner, "learn", lambda s, seed: kept.extend(s) or {})
+    critic.learn(estimates, step=0)
     return [
         [(int(i), float(s.targets[i])) for i in np.nonzero(s.mask)[0]]
         for s in kept
@@ -114,6 +119,12 @@ def test_pooled_targets(build, monkeypatch):
     ]
 
 
+def targets_of(critic: DiscriminativeCritic, estimates: list[Estimate]) -> list[float]:
+    """Of the estimates of one response."""
+    ((_, rows),) = critic._targets(estimates)
+    return rows[:, 1].tolist()
+
+
 @pytest.mark.parametrize(
     ("gamma", "lam", "wanted"),
     [
@@ -129,19 +140,34 @@ def test_lambda_targets_by_hand(build, gamma, lam, wanted):
     critic = build(gamma, lam=lam)
     states = states_of(make_rollout((5, 6, 7, 8, 9, 1), 1.0))
     estimates = [Estimate(s, v) for s, v in zip(states, (0.2, 0.6, 0.4), strict=True)]
-    assert critic._targets(estimates) == pytest.approx(wanted)
+    assert targets_of(critic, estimates) == pytest.approx(wanted)
 
 
 def test_targets_stay_in_the_unit_interval(build):
     """A head without bounds may give values beyond it; HL-Gauss targets may not."""
     states = states_of(make_rollout((5, 6, 7, 8, 9, 1), 1.0))
     estimates = [Estimate(s, v) for s, v in zip(states, (0.2, 1.6, -0.4), strict=True)]
-    assert build(lam=0.0)._targets(estimates) == [1.0, 0.0, 1.0]
+    assert targets_of(build(lam=0.0), estimates) == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"lam": 0.5}, {"pool_states": True}, {"targets": "sparse"}]
+)
+def test_token_values_train_as_one_estimate_per_token_does(build, options, monkeypatch):
+    rollouts = [make_rollout((5, 6, 7, 8), 1.0), make_rollout((5, 6, 9), 0.0, member=1)]
+    critic = build(**options)
+    dense = critic.estimate(every_token(rollouts), 0)
+    single = [one for estimate in dense for one in estimate.per_token()]
+    assert [e.state.start for e in single] == [0, 1, 2, 3, 0, 1, 2]
+    again = critic.estimate([e.state for e in single], 0)
+    assert [e.value for e in again] == [e.value for e in single]
+    one, other = (supervised(critic, given, monkeypatch) for given in (dense, single))
+    assert one == other
 
 
 def test_value_sample_by_hand():
     rollout = make_rollout((5, 6, 7, 8, 9, 1))
-    sample = value_sample(rollout, states_of(rollout), [0, 2], [0.25, 9.0, 0.75])
+    sample = value_sample(rollout, [states_of(rollout)[i].start for i in (0, 2)], [0.25, 0.75])
     assert sample.mask.tolist() == [0, 0, 1, 0, 0, 1, 0, 0]
     assert sample.targets is not None
     assert sample.targets.tolist() == [0, 0, 0.25, 0, 0, 0.75, 0, 0]

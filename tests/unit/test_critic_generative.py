@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from fakes import ScriptedEngine, byte_tokenizer, make_rollout, runtime_with, says
 
-from genac.config import GenerativeConfig, ICCConfig
+from genac.config.models import GenerativeConfig, ICCConfig
 from genac.critics.base import rollouts_of
-from genac.critics.generative import GenerativeCritic, leave_one_out_mean
+from genac.critics.generative import GenerativeCritic
+from genac.critics.reinforce import leave_one_out_mean
 from genac.types import Estimate, Problem, Sample, State
 
 GOLDEN = np.zeros(11)
@@ -58,13 +59,13 @@ def state(
 
 
 def asked(critic: GenerativeCritic) -> list[Any]:
-    engine: Any = critic._runtime.engine
+    engine: Any = critic.runtime.engine
     return engine.asked
 
 
 def trained(critic: GenerativeCritic, estimates: list[Estimate]) -> list[Sample]:
     critic.learn(estimates, step=0)
-    learner: Any = critic._runtime.learner
+    learner: Any = critic.runtime.learner
     return learner.samples
 
 
@@ -88,7 +89,7 @@ def test_identical_states_are_asked_once(build):
 
 def test_estimates_name_the_version_and_keep_the_thought(build):
     critic = build(["hm" + score(4)])
-    critic._runtime.version = 9
+    critic.runtime.version = 9
     estimate = critic.estimate([state()], step=0)[0]
     thought = estimate.thoughts[0]
     assert estimate.version == 9 and thought.text == "hmok<answer>4</answer>"
@@ -126,7 +127,7 @@ def test_probabilities_are_read_at_the_last_score(build, tokenizer):
         done.watched[at] = np.eye(11)[8]
         return done
 
-    critic._runtime.engine = ScriptedEngine(script)
+    critic.runtime.engine = ScriptedEngine(script)
     estimate = critic.estimate([state()], step=0)[0]
     assert estimate.value == pytest.approx(0.8) and estimate.thoughts[0].score_at == at
 
@@ -172,7 +173,7 @@ def test_a_closing_tag_of_several_tokens_stops_as_a_string(tiny_model, tokenizer
 
 def test_a_prompt_beyond_the_context_is_missing(build):
     critic = build([score(5)])
-    critic._runtime.max_length = 60
+    critic.runtime.max_length = 60
     found = critic.estimate([state(), state((5,) * 100)], step=0)
     assert [e.value for e in found] == [0.5, None] and found[1].thoughts == ()
     assert len(asked(critic)) == 1
@@ -181,7 +182,7 @@ def test_a_prompt_beyond_the_context_is_missing(build):
 
 def test_a_context_without_room_for_any_prompt_is_an_error(build):
     critic = build([score(5)])
-    critic._runtime.max_length = 32
+    critic.runtime.max_length = 32
     with pytest.raises(ValueError, match="leaves no room for a prompt"):
         critic.estimate([state()], step=0)
 

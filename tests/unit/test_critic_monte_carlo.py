@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fakes import EchoTask, ScriptedEngine, make_rollout, runtime_with, says
 
-from genac.config import RolloutConfig
+from genac.config.run import RolloutConfig
 from genac.critics.monte_carlo import MonteCarloCritic, MonteCarloValue, monte_carlo_values
 from genac.rollout import World
 from genac.tasks.verifier import Verifier

@@ -11,11 +11,11 @@ import pytest
 from fakes import CHAT, ScriptedEngine, byte_tokenizer, make_rollout, runtime_with, says
 from tokenizers.processors import TemplateProcessing
 
-from genac.config import GenerativeConfig, ICCConfig
+from genac.config.models import GenerativeConfig, ICCConfig
 from genac.critics.generative import GenerativeCritic
 from genac.critics.prompts import TEMPLATES, Context, PromptBuilder, size_text, template
 from genac.stages.sft import trace_sample
-from genac.stages.traces import Trace
+from genac.stages.traces.files import Trace
 from genac.types import Problem, State
 
 NAMES = sorted(TEMPLATES)
@@ -92,7 +92,7 @@ def test_size_text(count, text):
 
 
 def test_unknown_template():
-    known = r"\['compact', 'compact-paper', 'paper', 'trunk-first'\]"
+    known = r"\['compact', 'paper', 'trunk-first'\]"
     with pytest.raises(ValueError, match=rf"'other'; use one of {known}"):
         template("other")
 

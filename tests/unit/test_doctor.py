@@ -11,17 +11,16 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig, Qwen3Config, Qwen3ForCausalLM
 
-from genac import doctor
-from genac.algorithms import merge
-from genac.doctor import Findings, examine
+from genac.commands.doctor import memory, model_bytes, report
+from genac.commands.doctor.lengths import candidates, measure
+from genac.commands.doctor.report import Findings, examine
+from genac.config.algorithms import merge
+from genac.config.recipes import resolve
 from genac.engines import local
 from genac.engines.cache import READ_AT_ONCE, row_bytes
 from genac.engines.local import LocalEngine
-from genac.evals import memory
-from genac.evals.lengths import candidates, measure
 from genac.models.loading import on_meta
 from genac.models.tiny import save_tiny
-from genac.recipes import resolve
 from genac.tasks import make_task
 from genac.tasks.arithmetic import ArithmeticTask
 from genac.tasks.check import Proof, check, corrupt
@@ -90,14 +89,14 @@ def test_versions_outside_the_range_fail(monkeypatch) -> None:
 
     def version(name: str) -> str:
         if name == "numpy":
-            raise doctor.metadata.PackageNotFoundError(name)
+            raise report.metadata.PackageNotFoundError(name)
         return installed[name]
 
     needs = ["torch>=2.11", "transformers<6,>=5.5", "numpy>=2", "ruff>=1; extra == 'dev'"]
-    monkeypatch.setattr(doctor.metadata, "requires", lambda _: needs)
-    monkeypatch.setattr(doctor.metadata, "version", version)
+    monkeypatch.setattr(report.metadata, "requires", lambda _: needs)
+    monkeypatch.setattr(report.metadata, "version", version)
     found = Findings()
-    doctor.versions(found)
+    report.versions(found)
     assert found.lines[1:] == [
         "FAIL torch 2.9.0; pip install 'torch>=2.11'",
         "ok   transformers 5.23.0",
@@ -144,7 +143,7 @@ def test_memory_that_does_not_fit_names_keys_and_numbers(diagnose, monkeypatch, 
 
 def test_a_full_disk_fails(diagnose, monkeypatch) -> None:
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(report.shutil, "disk_usage", lambda _: usage)
     (line,) = diagnose()
     assert line.startswith("FAIL disk: about ") and "move output_dir" in line
 
@@ -261,7 +260,7 @@ def test_parameters_and_caches_are_those_of_the_real_thing(recipe) -> None:
     assert [d.parameters for d in needs] == [count, count] and vocabulary == config.vocab_size
     engine = LocalEngine(real, 128)
     assert engine.decoder is not None
-    assert memory.cache_bytes(real, 50, bf16=False) == row_bytes(engine.decoder, 50)
+    assert model_bytes.cache_bytes(real, 50, bf16=False) == row_bytes(engine.decoder, 50)
     # fp32 weights, gradients, two moments, and the engine's copy
     assert needs[0].held == 5 * 4 * count
     assert memory.checkpoint_bytes(needs[:1]) == (3 * 12 + 4) * count
@@ -292,33 +291,38 @@ def test_on_a_gpu_reading_holds_scores_in_fp32_as_well() -> None:
     model = on_meta(Qwen3Config(hidden_size=64, num_hidden_layers=2, vocab_size=50))
     read = {
         cpu: memory.language(
-            model, "actor", (500, 600, 100), 8, False, memory.Trained(where=memory.Spread(cpu=cpu))
+            model,
+            "actor",
+            (500, 600, 100),
+            8,
+            False,
+            model_bytes.Trained(where=model_bytes.Spread(cpu=cpu)),
         ).reading
         for cpu in (True, False)
     }
     heads = model.config.num_attention_heads
-    assert read[False] - read[True] == (READ_AT_ONCE + 500) * 500 * memory.SCORES * heads
+    assert read[False] - read[True] == (READ_AT_ONCE + 500) * 500 * model_bytes.SCORES * heads
 
 
-@pytest.mark.parametrize("where", [memory.Spread(cpu=False), memory.Spread(2)])
+@pytest.mark.parametrize("where", [model_bytes.Spread(cpu=False), model_bytes.Spread(2)])
 def test_fused_layers_count_where_they_run(where, monkeypatch) -> None:
     """What another machine's GPU needs does not depend on the compiler of this one."""
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     model = on_meta(Qwen3Config(**shape, num_attention_heads=2, head_dim=32, vocab_size=64))
-    ask = lambda w: memory.activation_bytes(model, False, memory.Trained(where=w))  # noqa: E731
-    monkeypatch.setattr(memory, "library", lambda: object())
-    here, there = ask(memory.ALONE), ask(where)
-    monkeypatch.setattr(memory, "library", lambda: None)
-    assert here < there == ask(where) == ask(memory.ALONE)
+    ask = lambda w: model_bytes.activation_bytes(model, False, model_bytes.Trained(where=w))  # noqa: E731
+    monkeypatch.setattr(model_bytes, "library", lambda: object())
+    here, there = ask(model_bytes.ALONE), ask(where)
+    monkeypatch.setattr(model_bytes, "library", lambda: None)
+    assert here < there == ask(where) == ask(model_bytes.ALONE)
 
 
 def test_what_each_of_several_processes_holds() -> None:
     shape = {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36}
     model = on_meta(Qwen3Config(**shape, vocab_size=151_936, tie_word_embeddings=False))
-    sizes, gpus = (1000, 2000, 1000), memory.Spread(8, resting=True)
-    one = memory.language(model, "actor", sizes, 8, True, memory.Trained(checkpointing=True))
+    sizes, gpus = (1000, 2000, 1000), model_bytes.Spread(8, resting=True)
+    one = memory.language(model, "actor", sizes, 8, True, model_bytes.Trained(checkpointing=True))
     full = memory.language(
-        model, "actor", sizes, 8, True, memory.Trained(checkpointing=True, where=gpus)
+        model, "actor", sizes, 8, True, model_bytes.Trained(checkpointing=True, where=gpus)
     )
     count = full.parameters
     assert full.held == 16 * count // 8 and full.kept == 0
@@ -329,10 +333,10 @@ def test_what_each_of_several_processes_holds() -> None:
     outside = 2 * 151_936 * 4096 + 4096
     layer = (count - outside) // 36
     assert full.gathered == 4 * (3 * outside + 4 * layer) and one.gathered == 0
-    loose = memory.Trained(where=gpus).gathered(model, bf16=True)
+    loose = model_bytes.Trained(where=gpus).gathered(model, bf16=True)
     assert loose == full.gathered + 2 * count  # what autocast keeps of each layer
     # Under adapters every process has the whole base, and the adapters with their moments.
-    lora = memory.Trained(stored=2, adapters=1000, checkpointing=True, where=gpus)
+    lora = model_bytes.Trained(stored=2, adapters=1000, checkpointing=True, where=gpus)
     assert memory.language(model, "actor", sizes, 8, True, lora).held == 2 * count + 16 * 1000
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from chat_server import Act, ChatServer, completion, says
 
+from genac.config.stages import EndpointConfig
 from genac.endpoint.client import Endpoint
 from genac.endpoint.replies import Reply, plan, seconds
-from genac.sections import EndpointConfig
 
 KEY = "sk-Very-Secret-0123456789"
 PROMPTS = [f"question {i}" for i in range(12)]
@@ -312,7 +312,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from genac.endpoint.client import Endpoint
-from genac.sections import EndpointConfig
+from genac.config.stages import EndpointConfig
 cfg = EndpointConfig(base_url=sys.argv[1], model="wise", concurrency=2, api_key_env="ORACLE_KEY")
 Endpoint(cfg).ask([f"question {i}" for i in range(12)], Path(sys.argv[2]))
 """

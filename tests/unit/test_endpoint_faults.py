@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from chat_server import Pieces, RawServer, completion, http
 
+from genac.config.stages import EndpointConfig
 from genac.endpoint import transport
 from genac.endpoint.address import checked_url
 from genac.endpoint.client import Endpoint
 from genac.endpoint.replies import NO_TEXT, Bill, Reply, complaint, seconds
-from genac.sections import EndpointConfig
 
 PROMPTS = [f"question {i}" for i in range(24)]
 OK = b"HTTP/1.1 200 OK\r\n"

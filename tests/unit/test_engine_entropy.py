@@ -20,7 +20,7 @@ from engine_models import (
 )
 from transformers import LlamaConfig
 
-from genac.config import LossConfig, OptimizerConfig
+from genac.config.models import LossConfig, OptimizerConfig
 from genac.engines.base import Completion, Request
 from genac.engines.local import LocalEngine
 from genac.learner import Learner

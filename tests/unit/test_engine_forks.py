@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from engine_models import FAST, SLOW, engine_of, forward_logprobs, in_double, random_model, same
 
-from genac.engines import batch, decoder, local
+from genac.engines import decoder, local, scheduler
 from genac.engines.base import Request
 
 WATCH = (6, 30, 7, 39)
@@ -72,7 +72,7 @@ def test_a_fork_is_what_transformers_says(fold, rows, sprint, monkeypatch):
     """Few rows: some leave and others enter while a fork is being read. `sprint`: tokens that one
     call of the C++ may write, 0 = torch."""
     monkeypatch.setattr(local, "FOLD_BELOW", fold)
-    monkeypatch.setattr(batch, "SPRINT", sprint)
+    monkeypatch.setattr(scheduler, "SPRINT", sprint)
     if not sprint:
         monkeypatch.setattr(decoder, "native", lambda loaded: None)
     model = random_model(FAST["qwen3"])

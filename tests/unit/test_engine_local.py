@@ -21,10 +21,10 @@ from engine_models import (
 )
 
 from genac.engines.base import Request
-from genac.engines.batch import Batch, nucleus
 from genac.engines.cache import Cache
 from genac.engines.decoder import Decoder
 from genac.engines.local import LocalEngine
+from genac.engines.scheduler import Batch, nucleus
 from genac.prefixes import trees
 
 PROMPTS = [(5, 6, 7), (8,), (9, 10, 11, 12, 13, 14, 15), (3, 2)]

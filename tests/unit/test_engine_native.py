@@ -11,10 +11,9 @@ import torch
 from engine_models import FAST, VOCAB, engine_of, random_model, same
 from transformers import LlamaConfig
 
-from genac.engines import native
 from genac.engines.base import Request
 from genac.engines.local import LocalEngine
-from genac.native import library
+from genac.native import compiler, decode, library
 
 TRUNK = tuple(2 + i % 37 for i in range(40))
 
@@ -55,7 +54,7 @@ def test_both_ways_say_the_same(compiled, name, folded, monkeypatch):
 
 @pytest.mark.parametrize("max_rows", [1, 3, 7])
 def test_rows_enter_between_sprints(compiled, max_rows, monkeypatch):
-    monkeypatch.setattr("genac.engines.batch.SPRINT", 2)
+    monkeypatch.setattr("genac.engines.scheduler.SPRINT", 2)
     model = random_model(FAST["qwen3"])
     fast, plain = engine_of(model, max_rows=max_rows), torch_engine(model)
     requests = some_requests()
@@ -71,7 +70,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(compiled, name):
     reader = decoder.native
     trunks = [TRUNK, TRUNK[:7], TRUNK[3:33]]
     trunk, none_N = reader.room(3, 40), torch.zeros(3, dtype=torch.long)
-    reader.read(native.Rows(trunk, none_N, none_N), torch.arange(3), trunks, predict=False)
+    reader.read(decode.Rows(trunk, none_N, none_N), torch.arange(3), trunks, predict=False)
     rows = torch.arange(67)
     trunk_B, length_B = rows // 17 - 1, torch.where(rows % 10 == 0, 70, 1 + rows % 5)
     shared_B = torch.where(trunk_B < 0, 0, 7 - rows % 3)
@@ -83,8 +82,8 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(compiled, name):
         seen = (shared_B[chosen], trunk, trunk_B[chosen])
         parts = [texts[i][i % 9 :][: length_B[i]] for i in chosen.tolist()]
         row_N = torch.arange(len(chosen))
-        read = reader.read(native.Rows(own, none_B, *seen), row_N, parts, predict=True)
-        behind = native.Rows(own, length_B[chosen], *seen)
+        read = reader.read(decode.Rows(own, none_B, *seen), row_N, parts, predict=True)
+        behind = decode.Rows(own, length_B[chosen], *seen)
         return torch.cat([read, reader.decode(behind, chosen % VOCAB)], 1)
 
     together = logits(rows)
@@ -169,22 +168,22 @@ def test_it_can_be_turned_off_silently(elsewhere, monkeypatch):
 
 
 def test_it_is_compiled_once(compiled, elsewhere):
-    first = library.compiled()
+    first = compiler.compiled()
     stamp = first.stat().st_mtime_ns
-    assert library.compiled() == first and first.stat().st_mtime_ns == stamp
+    assert compiler.compiled() == first and first.stat().st_mtime_ns == stamp
     assert [p.name for p in first.parent.iterdir()] == [first.name]
 
 
 def test_a_compiler_that_fails_is_followed_by_the_next(compiled, elsewhere, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
-    working = library.compiled().name
-    monkeypatch.setattr(library, "COMPILERS", ("false", *library.COMPILERS))
-    assert library.compiled().name == working
+    working = compiler.compiled().name
+    monkeypatch.setattr(compiler, "COMPILERS", ("false", *compiler.COMPILERS))
+    assert compiler.compiled().name == working
 
 
 @pytest.mark.parametrize("home", ["a file", "none"])
 def test_without_a_folder_of_its_own_it_is_kept_among_temporary_files(home, tmp_path, monkeypatch):
-    monkeypatch.setattr(library.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(compiler.tempfile, "gettempdir", lambda: str(tmp_path))
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     if home == "none":
@@ -193,12 +192,12 @@ def test_without_a_folder_of_its_own_it_is_kept_among_temporary_files(home, tmp_
         def unknown():
             raise RuntimeError("Could not determine home directory.")
 
-        monkeypatch.setattr(library.Path, "home", unknown)
-    folder = library.kept_in()
+        monkeypatch.setattr(compiler.Path, "home", unknown)
+    folder = compiler.cache_folder()
     assert folder.parent == tmp_path and folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o777)
     with pytest.raises(PermissionError, match="written by others"):
-        library.kept_in()
+        compiler.cache_folder()
 
 
 def test_whole_numbers_are_temperatures_too(compiled):

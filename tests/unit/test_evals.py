@@ -10,10 +10,11 @@ import pytest
 import torch
 from fakes import EchoTask, FixedCritic, ScriptedEngine, make_rollout, runtime_with, says
 
-from genac.config import OptimizerConfig, RolloutConfig, StatesConfig
+from genac.config.models import OptimizerConfig
+from genac.config.run import RolloutConfig, StatesConfig
 from genac.critics.monte_carlo import MonteCarloValue
 from genac.evals.cost import Cost
-from genac.evals.critic import compare, evaluate_critic, floors
+from genac.evals.critic import evaluate_critic, floors
 from genac.evals.ground_truth import (
     FIRST_PROBLEM,
     NoPanel,
@@ -29,6 +30,7 @@ from genac.learner import Learner
 from genac.rollout import World
 from genac.tasks.verifier import Verifier
 from genac.types import Estimate, Problem, State
+from paper.pairs import compare
 
 
 def groups_of(rewards: list[list[float | None]]) -> list[list[Any]]:
@@ -310,7 +312,8 @@ def test_costs_are_charged_to_roles_and_go_on_after_a_resume(tokenizer, tiny_mod
     assert cost.flops["critic_training"] == 6 * size * 9
     assert cost.flops["evaluation"] == 2 * size * 100
     assert cost.totals()["cost/tokens"] == 9
-    again = Cost(cost.state())
+    again = Cost()
+    again.restore(cost.state())
     with again.clock("critic_training", runtime):
         runtime.learner.processed_tokens += 1
     assert again.tokens["critic_training"] == 10 and cost.tokens["critic_training"] == 9

@@ -2,11 +2,7 @@
 
 import pytest
 from transformers import Qwen2Config, Qwen2ForCausalLM
-
-from genac.evals.duration import duration
-from genac.evals.lengths import Lengths, candidates
-from genac.evals.work import Iteration, Rates, Sizes, Work, seconds, work
-from genac.recipes import resolve
+from work import Iteration, Rates, Sizes, Work, seconds, work
 
 MODEL = Sizes(linear=100, layers=2, hidden=5, queries=10, keys=4, vocab=7)
 
@@ -62,29 +58,3 @@ def test_sizes_of_a_model_leave_out_the_tables(tied):
     sizes = Sizes.of(model, bytes_per_number=2)
     layers = sum(p.numel() for p in model.model.layers.parameters())
     assert sizes == Sizes(layers + 8, 3, 8, 8, 4, 11, 2)  # 8: the last norm
-
-
-def test_processes_share_problems_and_the_states_that_learn():
-    cfg = resolve({"rollout": {"num_prompts": 8, "num_generations": 2}}, {"algorithm": "genac"})
-    models, found = candidates(cfg), []
-    for processes in (1, 4):
-        found.append(duration(cfg, models, Lengths(prompt=10, question=30), processes))
-    for phase in ("actor_training", "critic_training"):
-        assert found[0][phase] == pytest.approx(4 * found[1][phase], rel=0.01)
-
-
-def test_states_that_train_nothing_take_their_own_thoughts():
-    """16 of 64 states train: with one thought for the others they take 1.25 on average."""
-
-    def sampling(**critic: int) -> float:
-        recipe = {
-            "rollout": {"num_prompts": 4, "num_generations": 4, "max_rows": 10_000},
-            "states": {"max_states": 4},
-            "critic": {"generative": {"max_new_tokens": 5000, **critic}},
-            "stages": {"joint": {"max_states": 16}},
-        }
-        cfg = resolve(recipe, {"algorithm": "genac"})
-        return duration(cfg, candidates(cfg), Lengths(prompt=10, question=30))["critic_sampling"]
-
-    two, some, one = sampling(num_samples=2), sampling(num_samples=2, value_samples=1), sampling()
-    assert (two - some) / (two - one) == pytest.approx(0.75)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genac.experiments.cells import Cells
-from genac.experiments.downstream import first, samples_ratio, tune
-from genac.experiments.verdicts import above, below, brackets, verdict
-from genac.stages.outputs import ensure
+from genac.stages.artifacts import ensure
+from paper.cells import Cells
+from paper.downstream import first, samples_ratio, tune
+from paper.verdicts import above, below, brackets, verdict
 
 
 def noted(log: str, value: int) -> int:

@@ -14,10 +14,10 @@ from forests import plan_of as plan_from
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import flex_attention
 
-from genac.models import flex as module
-from genac.models.flex import BLOCK, block_tables, flexes, listed
-from genac.models.tree_attention import attention
-from genac.models.tree_plan import Stretch, TreePlan
+from genac.models.packed import flex as module
+from genac.models.packed.attention import attention
+from genac.models.packed.flex import BLOCK, block_tables, flexes, listed
+from genac.models.packed.plan import Stretch, TreePlan
 from genac.native.library import library
 
 

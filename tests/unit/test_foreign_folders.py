@@ -12,13 +12,13 @@ from starlette.testclient import TestClient
 from viewer_run import make
 
 from genac.cli import main
-from genac.report.document import write_report
-from genac.report.folder import EXAMPLES, load
-from genac.runs.examples import trajectories
-from genac.runs.page import is_number
+from genac.runs.numbers import is_number
 from genac.runs.store import Run
-from genac.viewer.index import Filters, Index
-from genac.viewer.server import make_app
+from genac.ui.examples import trajectories
+from genac.ui.report.document import write_report
+from genac.ui.report.folder import EXAMPLES, load
+from genac.ui.viewer.index import Filters, Index
+from genac.ui.viewer.server import make_app
 
 REQUESTS = (
     "trajectory/joint/{0}/0/1",

@@ -22,14 +22,14 @@ from transformers.models.qwen2 import Qwen2Config
 from transformers.models.qwen3 import Qwen3Config
 
 from genac import learner as learning
-from genac.config import LoraConfig, OptimizerConfig
+from genac.config.models import LoraConfig, OptimizerConfig
 from genac.engines.base import Request
 from genac.learner import Learner
-from genac.models import fused as layers
-from genac.models.fused import fusable, fused
 from genac.models.lora import attach
-from genac.models.tree_attention import tree_attention
-from genac.models.tree_plan import TreePlan
+from genac.models.packed import layers as layers
+from genac.models.packed.attention import tree_attention
+from genac.models.packed.layers import fusable, fused
+from genac.models.packed.plan import TreePlan
 from genac.models.value_head import ValueModel
 from genac.native.library import library
 from genac.types import Sample
@@ -223,7 +223,8 @@ def test_the_learner_learns_what_padded_rows_teach(monkeypatch, kind, tokens):
     head = "mse" if kind == "value" else None
     model = ValueModel(model_of(), 1) if head else model_of()
     samples = family_samples("value" if head else "sft")
-    packed, padded = (learner_of(model, tokens, head=head, share=s) for s in (True, False))
+    packed, padded = (learner_of(model, tokens, head=head) for _ in range(2))
+    padded.shares_prefixes = False
     one, other = packed.learn(samples, 0), padded.learn(samples, 0)
     assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
     assert len(calls) == (1 if tokens == 4096 else 4)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from genac.config import LossConfig, OptimizerConfig
+from genac.config.models import LossConfig, OptimizerConfig
 from genac.engines.base import Request
 from genac.engines.local import LocalEngine
 from genac.learner import Learner
@@ -39,7 +39,7 @@ def random_samples(count: int = 9, vocab: int = 40, score: bool = False) -> list
             Sample(
                 ids,
                 mask,
-                "policy",
+                "score" if score else "policy",
                 advantages=rng.normal(size=length).astype(np.float32),
                 old_logprobs=(-4 + 0.3 * rng.normal(size=length)).astype(np.float32),
                 ref_logprobs=(-4 + 0.3 * rng.normal(size=length)).astype(np.float32),
@@ -173,7 +173,7 @@ def test_score_target_gradient_is_that_of_the_expected_reward(tiny_model):
     rewards = tuple(float(r) for r in critic_reward(np.arange(11) / 10, 0.3))
     target, zeros = ScoreTarget(4, SCORE_IDS, rewards), np.zeros(6, np.float32)
     samples = [
-        Sample(ids, zeros, "policy", zeros, zeros, scores=(target,))
+        Sample(ids, zeros, "score", zeros, zeros, scores=(target,))
         for ids in ((5, 6, 7, 8, 9, 1), (20, 21, 22, 23, 24, 1))
     ]
     learner = learner_of(tiny_model)
@@ -195,7 +195,7 @@ def test_score_target_draws_probability_to_the_best_score(tiny_model):
     rewards = tuple(float(r) for r in critic_reward(np.arange(11) / 10, 0.7))
     zeros = np.zeros(5, np.float32)
     s = Sample(
-        (5, 6, 7, 8, 1), zeros, "policy", zeros, zeros, scores=(ScoreTarget(3, SCORE_IDS, rewards),)
+        (5, 6, 7, 8, 1), zeros, "score", zeros, zeros, scores=(ScoreTarget(3, SCORE_IDS, rewards),)
     )
     learner = learner_of(tiny_model, rate=1e-2)
     for step in range(40):

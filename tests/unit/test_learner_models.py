@@ -39,7 +39,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from genac.config import LoraConfig, LossConfig, OptimizerConfig
+from genac.config.models import LoraConfig, LossConfig, OptimizerConfig
 from genac.learner import Learner
 from genac.models.heads import plain_head
 from genac.models.lora import attach
@@ -281,7 +281,7 @@ def test_only_trained_tokens_pass_the_head(name):
     """With score targets too, whose gradient is that of the model's own logits."""
     model = model_of(HEADS[name][0])
     target = ScoreTarget(3, (3, 4), (0.2, 0.9))
-    samples = [replace(s, scores=(target,)) for s in samples_of(model)]
+    samples = [replace(s, loss="score", scores=(target,)) for s in samples_of(model)]
     learner, rows = learner_of(model), []
     head = learner.model.get_output_embeddings()
     head.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[:-1].numel()))

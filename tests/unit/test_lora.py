@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from genac import checkpoint
-from genac.config import HardwareConfig, LoadConfig, LoraConfig, OptimizerConfig
+from genac.config.models import LoadConfig, LoraConfig, OptimizerConfig
+from genac.config.run import HardwareConfig
 from genac.engines.base import Request
 from genac.models.lora import adapters
 from genac.models.tiny import save_tiny
-from genac.runtime import Hardware, Runtime, critic_beside, language_model, value_model
+from genac.runtime import Hardware, ModelSpec, Runtime, build
 from genac.types import Sample
 
 ASK = Request((5, 6, 7), 8, seed=0, temperature=0.0)
@@ -31,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 def runtime(folder: Path, rank: int = 4) -> Runtime:
     hardware = Hardware.resolve(HardwareConfig(device="cpu"))
-    return language_model("actor", str(folder), hardware, FAST, lora=LoraConfig(rank=rank))
+    return build(ModelSpec("actor", str(folder), FAST, lora=LoraConfig(rank=rank)), hardware)
 
 
 def trained(folder: Path) -> Runtime:
@@ -103,7 +104,10 @@ def test_a_value_head_beside_adapters(folder, tmp_path):
 
     def model(path: Path, *, is_trained: bool, rank: int) -> Runtime:
         lora = LoraConfig(rank=rank)
-        return value_model(str(path), hardware, FAST, "mse", 1, trained=is_trained, lora=lora)
+        return build(
+            ModelSpec("critic", str(path), FAST, head="mse", bins=1, trained=is_trained, lora=lora),
+            hardware,
+        )
 
     one = model(folder, is_trained=False, rank=4)
     targets = np.zeros(len(IDS), np.float32)
@@ -120,20 +124,20 @@ def test_heads_and_embeddings_take_no_adapter(folder):
     hardware = Hardware.resolve(HardwareConfig(device="cpu"))
     lora = LoraConfig(rank=2, target_modules=["q_proj", "lm_head"])
     with pytest.raises(ValueError, match=r"\['lm_head'\]"):
-        language_model("actor", str(folder), hardware, FAST, lora=lora)
+        build(ModelSpec("actor", str(folder), FAST, lora=lora), hardware)
 
 
 def test_unknown_targets_are_named(folder):
     hardware = Hardware.resolve(HardwareConfig(device="cpu"))
     lora = LoraConfig(rank=2, target_modules=["c_attn"])
     with pytest.raises(ValueError, match=r"c_attn.*'qwen3'"):
-        language_model("actor", str(folder), hardware, FAST, lora=lora)
+        build(ModelSpec("actor", str(folder), FAST, lora=lora), hardware)
 
 
 def test_a_base_in_bf16_under_adapters_in_fp32(folder, tmp_path):
     hardware = Hardware.resolve(HardwareConfig(device="cpu", precision="bf16"))
     lora, load = LoraConfig(rank=4), LoadConfig(dtype="bf16")
-    model = language_model("actor", str(folder), hardware, FAST, lora=lora, load=load)
+    model = build(ModelSpec("actor", str(folder), FAST, lora=lora, load=load), hardware)
     kinds = {p.requires_grad: p.dtype for p in model.model.parameters()}
     assert kinds == {True: torch.float32, False: torch.bfloat16}
     losses = [model.learner.learn([Sample(IDS, ONES, "sft")], step)["loss"] for step in range(8)]
@@ -141,7 +145,7 @@ def test_a_base_in_bf16_under_adapters_in_fp32(folder, tmp_path):
     model.publish(1)
     before = model.sampler.generate([ASK])[0]
     model.save_model(tmp_path / "saved")
-    again = language_model("actor", str(tmp_path / "saved"), hardware, FAST)
+    again = build(ModelSpec("actor", str(tmp_path / "saved"), FAST), hardware)
     np.testing.assert_allclose(before.logprobs, again.sampler.generate([ASK])[0].logprobs, atol=0.1)
 
 
@@ -149,12 +153,14 @@ def test_bf16_weights_are_only_stored_where_bf16_is_computed(folder):
     hardware = Hardware.resolve(HardwareConfig(device="cpu"))
     load = LoadConfig(dtype="bf16")
     with pytest.raises(ValueError, match=r"actor\.load\.dtype is 'bf16' but .* is in fp32"):
-        language_model("actor", str(folder), hardware, FAST, lora=LoraConfig(rank=2), load=load)
+        build(ModelSpec("actor", str(folder), FAST, lora=LoraConfig(rank=2), load=load), hardware)
 
 
 def critic_on(actor: Runtime, folder: Path, *, is_trained: bool = False) -> Runtime:
     hardware = Hardware.resolve(HardwareConfig(device="cpu"))
-    return critic_beside(actor, str(folder), hardware, FAST, trained=is_trained, seed=3)
+    return build(
+        ModelSpec("critic", str(folder), FAST, trained=is_trained, seed=3), hardware, actor
+    )
 
 
 def test_one_base_under_two_sets_of_adapters(folder, tmp_path):

@@ -13,7 +13,7 @@ from genac.runs import manifest
 from genac.runs.files import sweep
 from genac.runs.manifest import DONE, damaged, digest, is_finished, read_done, suspects, write_done
 from genac.runs.store import Run
-from genac.stages.outputs import adopt, ensure
+from genac.stages.artifacts import adopt, ensure
 
 KEY = {"seed": 0}
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from genac.runs.trajectory import Step, Trajectory
-from genac.runs.transcript import inline
+from genac.ui.transcript import inline
 
 markdown_it = pytest.importorskip("markdown_it")
 

@@ -18,17 +18,17 @@ from transformers import (
     LlamaConfig,
     OPTConfig,
 )
+from work import Sizes
 
-from genac.config import OptimizerConfig
+from genac.commands.doctor.memory import language, value_head
+from genac.config.models import OptimizerConfig
 from genac.engines.base import Request
 from genac.engines.local import LocalEngine
-from genac.evals.memory import language, value_head
-from genac.evals.work import Sizes
 from genac.learner import Learner
 from genac.models.heads import backbone, hidden_width, positions, vocabulary
 from genac.models.loading import load_model, on_meta
 from genac.models.value_head import ValueModel
-from genac.runtime import Hardware, language_model, value_model
+from genac.runtime import Hardware, ModelSpec, build
 from genac.types import Sample
 
 # --- widths --------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_runtimes_of_nested_and_projected_models(tmp_path, tokenizer, name):
     optimizer = OptimizerConfig(learning_rate=1e-2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        actor = language_model("actor", str(tmp_path), place, optimizer, max_rows=4)
+        actor = build(ModelSpec("actor", str(tmp_path), optimizer, max_rows=4), place)
         (done,) = actor.sampler.generate([Request((5, 6, 7), 6, seed=0)])
         before = actor.probe((5, 6, 7))
         ids, first = (5, 6, 7, *done.ids), 3
@@ -121,5 +121,18 @@ def test_runtimes_of_nested_and_projected_models(tmp_path, tokenizer, name):
     assert measured["sampling/sampling_logp_difference/mean"] < 1e-4
     assert before.shape == (VOCAB,) and abs(actor.probe((5, 6, 7)) - before).max() > 0
     assert actor.max_length == 64
-    critic = value_model(str(tmp_path), place, optimizer, "mse", 0, trained=False)
+    critic = build(ModelSpec("critic", str(tmp_path), optimizer, head="mse"), place)
     assert len(critic.learner.values([ids])[0]) == len(ids) + 1 and critic.max_length == 64
+
+
+@pytest.mark.parametrize(("row", "trained"), [(0.0, False), (0.5, True)])
+def test_a_padding_row_of_zeros_is_left_untrained(tmp_path, row, trained):
+    """Behind a norm the gradient of an empty row is without measure; any other row learns."""
+    model = model_of(LlamaConfig(**SHAPE))
+    with torch.no_grad():
+        model.get_input_embeddings().weight[2] = row
+    model.config.pad_token_id = 2
+    model.save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path))
+    loaded(input_ids=torch.tensor([[5, 2, 6, 7]])).logits[0, -1, 3].backward()
+    assert bool(loaded.get_input_embeddings().weight.grad[2].any()) == trained

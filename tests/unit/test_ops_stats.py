@@ -25,7 +25,6 @@ def test_errors_by_hand():
     # Differences -.5, .5, 1: squares .25 + .25 + 1 = 1.5, absolute 2, over 3.
     predicted, actual = [0.5, 0.5, 1.0], [1.0, 0.0, 0.0]
     assert stats.mse(predicted, actual) == approx(0.5)
-    assert stats.brier(predicted, actual) == approx(0.5)
     assert stats.mae(predicted, actual) == approx(2 / 3)
 
 
@@ -183,23 +182,6 @@ def test_calibration_bins_hold_everything_once(pairs):
 
 
 # --- uncertainty --------------------------------------------------------------------------------
-
-
-def test_wilson_interval_by_hand():
-    # 0 of 4, z = 2: centre (0 + 4/8) / (1 + 1) = .25, half width 2 sqrt(4/64) / 2 = .25 -> 0, .5
-    assert stats.wilson_interval(0, 4, z=2) == (0, approx(0.5))
-    # 2 of 4, z = 2: centre (1/2 + 1/2) / 2 = .5, half 2 sqrt(1/16 + 1/16) / 2 = .3535534
-    assert stats.wilson_interval(2, 4, z=2) == (approx(0.1464466), approx(0.8535534))
-    assert stats.wilson_interval(0, 0) == (0, 1)
-
-
-@quick
-@given(st.integers(1, 200), st.data())
-def test_wilson_interval_holds_the_proportion_inside_0_1(n, data):
-    successes = data.draw(st.integers(0, n))
-    low, high = stats.wilson_interval(successes, n)
-    assert 0 <= low <= successes / n + 1e-12 and successes / n - 1e-12 <= high <= 1
-    assert low < high
 
 
 def test_pass_at_k_by_hand():

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import settings
 
 from genac.ops import tensors
-from genac.ops.tensors import head_statistics, masked_mean, pad_rows
+from genac.ops.tensors import head_statistics
 
 NAN = float("nan")
 quick = settings(max_examples=30, deadline=None)
@@ -82,37 +79,3 @@ def test_head_statistics_are_computed_in_float32():
 def test_head_statistics_of_no_tokens():
     logp, entropy = stats(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
     assert logp.shape == entropy.shape == (0,)
-
-
-def test_pad_rows_by_hand():
-    read_only = np.array([5, 6, 7])
-    read_only.flags.writeable = False
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        got = pad_rows([(1, 2), read_only, ()], value=9, dtype=torch.long)
-    assert got.tolist() == [[1, 2, 9], [5, 6, 7], [9, 9, 9]]
-    assert got.dtype == torch.long
-
-
-def test_pad_rows_copies_and_takes_no_rows():
-    source = np.array([1.0, 2.0], dtype=np.float32)
-    got = pad_rows([source], value=0.0, dtype=torch.float32)
-    source[0] = 7
-    assert got.tolist() == [[1.0, 2.0]]
-    assert pad_rows([], value=0, dtype=torch.long).shape == (0, 0)
-
-
-def test_masked_mean_by_hand():
-    # (2*1 + 1*4) / 3 = 2; NaN is behind the mask.  Nothing to average: 0.
-    x, mask = torch.tensor([[1.0, 4.0, NAN]]), torch.tensor([[2, 1, 0]])
-    assert masked_mean(x, mask).item() == pytest.approx(2.0)
-    assert masked_mean(x, torch.zeros(1, 3)).item() == 0.0
-    assert masked_mean(x, torch.tensor([[True, True, False]])).item() == pytest.approx(2.5)
-
-
-@quick
-@given(st.lists(st.floats(-9, 9, width=32), min_size=1, max_size=9), st.integers(0, 4))
-def test_masked_mean_is_the_mean_of_what_is_there(numbers, padding):
-    x = torch.tensor(numbers + [NAN] * padding)
-    want = pytest.approx(np.mean(numbers), abs=1e-5)
-    assert masked_mean(x, ~x.isnan()).item() == want

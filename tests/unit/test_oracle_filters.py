@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genac.config import RunConfig
-from genac.stages.candidates import Candidate, key, third
-from genac.stages.oracle import agrees, best_reasoning, distinct, reasoning_of, trace
-from genac.stages.traces import in_turn
+from genac.config.run import RunConfig
+from genac.stages.traces.endpoint import agrees, best_reasoning, distinct, reasoning_of, trace
+from genac.stages.traces.files import in_turn
+from genac.stages.traces.states import Candidate, CandidateInputs, third
 from genac.types import Thought
 
 
@@ -104,7 +104,8 @@ def test_large_cells_lose_first() -> None:
     ids=str,
 )
 def test_candidates_of_an_actor_that_is_loaded_otherwise_are_others(load: dict) -> None:
-    def made(**values: object) -> dict:
-        return key(RunConfig.model_validate({"actor": {"load": values}}), Path("actor"))
+    def made(**values: object) -> str:
+        cfg = RunConfig.model_validate({"actor": {"load": values}})
+        return CandidateInputs.of(cfg, Path("actor")).hash
 
     assert made(**load) != made() == made()

@@ -22,9 +22,9 @@ from transformers.models.qwen2 import Qwen2Config
 from transformers.models.qwen3 import Qwen3Config
 
 from genac import learner as learning
-from genac.config import LossConfig, OptimizerConfig
+from genac.config.models import LossConfig, OptimizerConfig
 from genac.learner import Learner
-from genac.models.tree_attention import packs
+from genac.models.packed.attention import packs
 from genac.models.value_head import ValueModel
 from genac.ops import tensors
 from genac.types import Sample, ScoreTarget
@@ -110,7 +110,7 @@ def samples_of(loss: str) -> list[Sample]:
         mask = (rng.random(size) < 0.6) * stream(0.5, 1.5, size)
         mask[-1], mask[0] = 1.0, 0.0
         streams: dict[str, Any] = {}
-        if loss == "policy":
+        if loss == "score":
             streams = {
                 "advantages": stream(-1, 1, size),
                 "old_logprobs": stream(-5, -2, size),
@@ -171,7 +171,7 @@ def test_logprobs_and_gradients_are_those_of_each_sequence_alone(exact, name, to
 
 def test_the_policy_loss_is_that_of_each_sequence_alone(exact):
     """Clipped surrogate, KL (k3), entropy bonus and score targets, by plain autograd."""
-    model, samples = model_of("qwen3"), samples_of("policy")
+    model, samples = model_of("qwen3"), samples_of("score")
     learner = learner_of(model, tokens=60, **POLICY)
     measured = learner._minibatch(samples)
     terms, scored, weights = [], [], 0
@@ -221,8 +221,8 @@ def test_values_are_those_of_each_sequence_alone(tiny_model, head, outputs):
     ("loss", "head", "options"),
     [
         ("sft", None, {}),
-        ("policy", None, {**POLICY, "loss_type": "token"}),
-        ("policy", None, {**POLICY, "loss_type": "sequence", "kl_estimator": "k1"}),
+        ("score", None, {**POLICY, "loss_type": "token"}),
+        ("score", None, {**POLICY, "loss_type": "sequence", "kl_estimator": "k1"}),
         ("value", "mse", {}),
         ("value", "hl_gauss", {}),
     ],
@@ -249,7 +249,7 @@ def test_one_step_is_that_of_padded_rows(exact, monkeypatch, loss, head, options
 
 
 def test_results_do_not_depend_on_tokens_per_microbatch(exact):
-    model, samples = model_of("qwen3"), samples_of("policy")
+    model, samples = model_of("qwen3"), samples_of("score")
     first = learner_of(model, **POLICY)
     measured, logprobs = first._minibatch(samples), first.logprobs(samples)
     read = [first.processed_tokens]
@@ -264,7 +264,7 @@ def test_results_do_not_depend_on_tokens_per_microbatch(exact):
 
 
 def test_a_chunked_head_and_an_absent_entropy_gradient_change_nothing(exact, monkeypatch):
-    model, samples = model_of("llama"), samples_of("policy")
+    model, samples = model_of("llama"), samples_of("score")
     whole, chunked = learner_of(model, beta=0.1), learner_of(model, beta=0.1)
     first = whole._minibatch(samples)
     monkeypatch.setattr(tensors, "KEPT_LOGITS", 0)

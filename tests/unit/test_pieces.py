@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_score_tokens import critic_of
 
-from genac.critics.score_tokens import ScoreReader, score_tokens
+from genac.critics.scores import ScoreReader, score_tokens
 from genac.pieces import Pieces
 from genac.runs.store import Run
-from genac.stages.candidates import Candidate
-from genac.stages.oracle import best_reasoning
 from genac.stages.sft import completion_ids
+from genac.stages.traces.endpoint import best_reasoning
+from genac.stages.traces.states import Candidate
 from genac.types import Estimate, State
 
 WORDS = "3 × 4 = 12 ✓ 第二步\n  we  go 👩‍👩‍👧 on,\té."

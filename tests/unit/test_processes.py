@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2Config
 
-from genac.config import HardwareConfig, LossConfig, OptimizerConfig, RunConfig
-from genac.distributed import build, shares
+from genac.config.models import LossConfig, OptimizerConfig
+from genac.config.run import HardwareConfig, RunConfig
+from genac.distributed import build, partition
 from genac.engines.base import Request
 from genac.engines.decoder import Decoder, Layer
 from genac.engines.local import LocalEngine
@@ -28,7 +29,7 @@ prompts = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8).map(tuple
 
 @given(prompts, st.integers(1, 4))
 def test_every_sequence_has_one_worker(found: list[tuple[int, ...]], workers: int) -> None:
-    out = shares.of_sequences(found, workers)
+    out = partition.of_sequences(found, workers)
     assert len(out) == workers
     assert sorted(i for part in out for i in part) == list(range(len(found)))
     assert all(part == sorted(part) for part in out)
@@ -37,7 +38,7 @@ def test_every_sequence_has_one_worker(found: list[tuple[int, ...]], workers: in
 def test_groups_stay_together_and_loads_are_equal() -> None:
     # Eight problems with four responses each, on four workers: two whole problems for each.
     requests = [Request((problem,) * 20, 30, seed=i) for problem in range(8) for i in range(4)]
-    out = shares.of_requests(requests, 4)
+    out = partition.of_requests(requests, 4)
     assert [len(part) for part in out] == [8] * 4
     for part in out:
         problems = [requests[i].prompt_ids[0] for i in part]
@@ -47,14 +48,14 @@ def test_groups_stay_together_and_loads_are_equal() -> None:
 def test_one_large_group_is_divided_and_its_neighbours_stay_neighbours() -> None:
     # The states of one response: each is the beginning of the next.
     response = tuple(range(64))
-    out = shares.of_requests([Request(response[: 4 + 4 * i], 50, seed=i) for i in range(16)], 2)
+    out = partition.of_requests([Request(response[: 4 + 4 * i], 50, seed=i) for i in range(16)], 2)
     assert all(6 <= len(part) <= 10 for part in out)
     neighbours = sum(b - a == 1 for part in out for a, b in itertools.pairwise(part))
     assert neighbours >= 11  # sixteen in two shares of about two pieces each
 
 
 def test_long_sequences_weigh_more() -> None:
-    out = shares.of_sequences([(1,) * 90, *[(i,) * 30 for i in range(2, 5)]], 2)
+    out = partition.of_sequences([(1,) * 90, *[(i,) * 30 for i in range(2, 5)]], 2)
     assert sorted(map(len, out)) == [1, 3]
 
 
@@ -73,7 +74,7 @@ def test_an_idle_sample_changes_no_gradient_and_no_total(tiny_model) -> None:
     own = [sample((3, 4, 5, 6)), sample((7, 8))]
     counts = {"token": 4.0, "sequence": 2.0, "score": 1.0}
     found = []
-    for samples in (own, [*own, shares.idle(own[0])]):
+    for samples in (own, [*own, partition.idle(own[0])]):
         learner.optimizer.zero_grad()
         total = 0.0
         for rows, _ in learner._microbatches(samples):
@@ -87,7 +88,7 @@ def test_an_idle_sample_changes_no_gradient_and_no_total(tiny_model) -> None:
         torch.testing.assert_close(a, b)
     # One that is computed by itself reaches every weight, since other processes wait for each.
     learner.optimizer.zero_grad()
-    (rows,) = [rows for rows, _ in learner._microbatches([shares.idle(own[0])])]
+    (rows,) = [rows for rows, _ in learner._microbatches([partition.idle(own[0])])]
     loss, _ = learner._loss("policy", rows, counts)
     loss.backward()
     assert float(loss.detach()) == 0
@@ -136,10 +137,12 @@ def test_a_family_without_a_decoder_is_refused_before_anything_is_loaded(tmp_pat
     cfg = RunConfig().model_dump()
     cfg["actor"]["model_name_or_path"] = str(tmp_path)
     with pytest.raises(ValueError, match=r"actor: .* family 'gpt2'.*hardware.processes to 1, or"):
-        build.require_supported(RunConfig(**cfg), several)
-    build.require_supported(RunConfig(**cfg), dataclasses.replace(several, processes=1))
+        build.require_supported(RunConfig(**cfg), several, critic=True)
+    build.require_supported(
+        RunConfig(**cfg), dataclasses.replace(several, processes=1), critic=True
+    )
     cfg["actor"]["lora"]["rank"] = 4  # every process holds all of it
-    build.require_supported(RunConfig(**cfg), several)
+    build.require_supported(RunConfig(**cfg), several, critic=True)
 
 
 def test_the_number_of_processes_is_no_part_of_a_runs_identity() -> None:

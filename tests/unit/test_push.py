@@ -15,11 +15,11 @@ import pytest
 from huggingface_hub import ModelCard
 
 from genac.cli import main
-from genac.config import RunConfig
-from genac.runs.cards import place_card, unedited
-from genac.stages.cards import CARD, critic_text, data_section, front_matter, table
-from genac.stages.origins import base_model, hub_models, named, start_of, without_folders
-from genac.stages.push import listed, push
+from genac.commands.push import listed, push
+from genac.config.run import RunConfig
+from genac.hub.files import place_card, unedited
+from genac.hub.model_cards import CARD, critic_text, data_section, front_matter, table
+from genac.hub.origins import base_model, hub_models, named, start_of, without_folders
 
 
 @dataclass

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from report_runs import SUMMARY, full_run
 
-from genac.report import document
-from genac.report.charts import embedded, thinned
-from genac.report.critic import bins, errors, histogram
-from genac.report.curves import derived
-from genac.report.curves import success as success_chart
-from genac.report.document import report, write_report
-from genac.report.folder import load
-from genac.report.groups import at_equal, differences, grouped, over_budget, over_steps
-from genac.report.results import ranking, sentence, spent
-from genac.runs.examples import SCALE, colour
 from genac.runs.store import Run
+from genac.ui.examples import SCALE, colour
+from genac.ui.report import document
+from genac.ui.report.charts import embedded, thinned
+from genac.ui.report.critic import bins, errors, histogram
+from genac.ui.report.curves import derived
+from genac.ui.report.curves import success as success_chart
+from genac.ui.report.document import report, write_report
+from genac.ui.report.folder import load
+from genac.ui.report.groups import at_equal, differences, grouped, over_budget, over_steps
+from genac.ui.report.results import ranking, sentence, spent
 
 HOSTILE = "</script><script>alert(1)</script></pre>\ud800\0"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fakes import CHAT, EchoTask, ScriptedEngine, byte_tokenizer, runtime_with, says
 
-from genac.config import RolloutConfig
+from genac.config.run import RolloutConfig
 from genac.rollout import World, collect, encode_prompt, problems_at, stop_ids
 from genac.search.candidates import Candidate, answers
 from genac.tasks.files import FileTask

@@ -11,12 +11,16 @@ import pytest
 from fakes import CHAT, byte_tokenizer
 from tokenizers.normalizers import NFD, NFKC, NFKD, Lowercase
 
+from genac.config.recipes import resolve
 from genac.critics.prompts import PromptBuilder, template
 from genac.evals.room import places, require_room, splits_of, too_long, unasked
 from genac.models.chat import encode_prompt
 from genac.models.tiny import save_tiny
-from genac.recipes import resolve
+from genac.stages.critic_rl import CriticRLInputs
+from genac.stages.panels import PanelInputs
 from genac.stages.setup import Setup, make_world, require_fitting
+from genac.stages.traces.inputs import TraceInputs
+from genac.stages.traces.states import CandidateInputs
 from genac.tasks.files import FileTask
 from genac.types import Problem
 
@@ -160,6 +164,14 @@ def test_long_rows_are_left_out_and_counted_where_that_is_asked_for(recipe):
     assert task.account()["removed"]["overlong"] == 2
     again = splits_of(make_world(cfg).task)
     assert again == splits_of(task)  # whoever makes the task again gets the same one
+    actor = Path(cfg.actor.model_name_or_path)
+    for inputs in (
+        CandidateInputs.of(cfg, actor),
+        TraceInputs.of(cfg, actor),
+        CriticRLInputs.of(cfg, actor, actor),
+        PanelInputs.of(cfg, actor, {}),
+    ):
+        assert splits_of(inputs.setup().world.task) == again, inputs.stage
 
 
 def test_a_value_head_of_a_shorter_context_leaves_out_what_it_cannot_read(recipe, tmp_path):

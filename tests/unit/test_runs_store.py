@@ -240,7 +240,7 @@ def test_environment_is_serialisable_and_names_versions():
 
 def test_importing_the_store_imports_nothing_heavy():
     heavy = "{'torch', 'pyarrow', 'matplotlib', 'rich'}"
-    modules = "genac.runs.store, genac.runs.alarms, genac.report.document, genac.runs.progress"
+    modules = "genac.runs.store, genac.runs.alarms, genac.ui.report.document, genac.runs.progress"
     code = f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -16,14 +16,15 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaTokenizer, PreTrainedTokenizerFast
 
-from genac.config import GenerativeConfig, LossConfig, OptimizerConfig
-from genac.critics.generative import GRID, GenerativeCritic, thought_sample
-from genac.critics.score_tokens import ScoreTokens, score_tokens
+from genac.config.models import GenerativeConfig, LossConfig, OptimizerConfig
+from genac.critics.generative import GenerativeCritic
+from genac.critics.reinforce import thought_sample
+from genac.critics.scores import ScoreTokens, score_tokens
 from genac.engines.base import Completion
 from genac.learner import Learner
 from genac.models import tiny
 from genac.ops.losses import critic_reward
-from genac.types import Sample, ScoreTarget, State, Thought
+from genac.types import SCORE_VALUES, Sample, ScoreTarget, State, Thought
 
 DIGITS = ScoreTokens(tuple(range(3, 13)))  # of the gradients' model: token 3 is "0", 4 is "1"
 FIRST = np.zeros(10)
@@ -131,7 +132,7 @@ def test_the_value_is_the_same_whatever_was_written(split, tiny_model, written):
     (estimate,) = critic.estimate([state()], 0)
     assert estimate.value == pytest.approx(0.75)
     assert estimate.thoughts[0].value == int(written) / 10
-    (request,) = critic._runtime.engine.asked  # type: ignore[union-attr]
+    (request,) = critic.runtime.engine.asked  # type: ignore[union-attr]
     ids = estimate.thoughts[0].completion_ids
     one, at = split.convert_tokens_to_ids("1"), estimate.thoughts[0].score_at
     assert request.fork(ids) == (None if written[0] == "1" else (at, one))
@@ -142,7 +143,7 @@ def test_a_sampled_readout_asks_for_no_fork(split, tiny_model):
     script = lambda request: says_score(split, "8", None)  # noqa: E731
     critic = critic_of(split, tiny_model, script)
     (estimate,) = critic.estimate([state()], 0)
-    (request,) = critic._runtime.engine.asked  # type: ignore[union-attr]
+    (request,) = critic.runtime.engine.asked  # type: ignore[union-attr]
     assert request.fork is None and not request.watch_ids
     assert estimate.value == 0.8 and estimate.thoughts[0].score_probs is None
 
@@ -151,7 +152,7 @@ def test_one_token_scores_ask_for_no_fork(tokenizer, tiny_model):
     script = lambda request: says(tokenizer, "<answer>10</answer>", np.eye(11)[10])  # noqa: E731
     critic = critic_of(tokenizer, tiny_model, script, readout="expected")
     assert critic.estimate([state()], 0)[0].value == 1.0
-    assert critic._runtime.engine.asked[0].fork is None  # type: ignore[union-attr]
+    assert critic.runtime.engine.asked[0].fork is None  # type: ignore[union-attr]
 
 
 def test_a_warning_where_digits_are_not_tokens_and_only_there(split, tiny_model):
@@ -216,7 +217,7 @@ def next_probs(model: Any, ids: tuple[int, ...]) -> torch.Tensor:
 
 def expected_reward(model: Any, target: float) -> torch.Tensor:
     """The expectation of R_v over all first and second tokens, enumerated."""
-    before, rewards = (13, 14, 20), critic_reward(GRID, target)
+    before, rewards = (13, 14, 20), critic_reward(SCORE_VALUES, target)
     first, second = next_probs(model, before), next_probs(model, (*before, DIGITS.ids[1]))
     total = torch.zeros((), dtype=torch.float64)
     for token, p in enumerate(first):

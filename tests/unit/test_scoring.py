@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from genac import Critic
-from genac.config import CriticConfig
+from genac.config.models import CriticConfig
 from genac.critics.prompts import template
 from genac.scoring import read_card, spread
 from genac.types import Thought

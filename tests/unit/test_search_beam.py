@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from fakes import FixedCritic, ScriptedEngine, runtime_with, says
 
-from genac.config import RolloutConfig, StatesConfig
-from genac.critics.base import NoCritic
+from genac.config.run import RolloutConfig, StatesConfig
+from genac.critics.base import Critic
 from genac.engines.base import Completion, Request
 from genac.search.beam import beam_search
 from genac.search.candidates import Searcher, draw, judged, values
@@ -35,7 +35,7 @@ OPINION = {
 }
 
 
-class Opinion(NoCritic):
+class Opinion(Critic):
     """Values by the text before the state; keeps what it was asked."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -161,7 +161,7 @@ def test_segments_by_length_and_the_response_limit(search, tokenizer):
         search.actor.model,
     )
 
-    class Half(NoCritic):
+    class Half(Critic):
         def estimate(self, states: list[State], step: int) -> list[Estimate]:
             return [Estimate(s, 0.5) for s in states]
 

@@ -9,11 +9,11 @@ from report_runs import full_run
 from starlette.testclient import TestClient
 from viewer_run import make
 
-import genac.report
-import genac.viewer
-from genac.report import document
-from genac.report.document import write_report
-from genac.viewer.server import make_app
+import genac.ui.report
+import genac.ui.viewer
+from genac.ui.report import document
+from genac.ui.report.document import write_report
+from genac.ui.viewer.server import make_app
 
 NAMESPACES = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
 NAMESPACES |= {"http://www.w3.org/1999/xhtml", "http://www.w3.org/2000/xmlns/"}
@@ -109,7 +109,7 @@ def test_every_answer_of_the_viewer_forbids_other_addresses(run):
 
 
 def sources() -> list[Path]:
-    folders = [Path(module.__path__[0]) / "static" for module in (genac.viewer, genac.report)]
+    folders = [Path(module.__path__[0]) / "static" for module in (genac.ui.viewer, genac.ui.report)]
     return [path for folder in folders for path in folder.iterdir()]
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from genac.runs.store import Run
-from genac.runs.trajectory import group_of, parse_address, tree
+from genac.runs.trajectory import group_of, parse_address
 from genac.types import Estimate, Problem, Rollout, State, Thought
-from genac.viewer.digest import judged
+from genac.ui.viewer.digest import judged
+from genac.ui.viewer.tree import tree
 
 
 def rollout(member=0, ids=(3, 4, 5), reward: float | None = 1.0, text="a b c"):

@@ -11,12 +11,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from genac.models import tree_plan
+from genac.models.packed import plan as plan_module
+from genac.models.packed.attention import (
+    BlockAttention,
+    FusedAttention,
+    attention,
+    fuses,
+    tree_attention,
+)
+from genac.models.packed.plan import Stretch, TreePlan
 from genac.models.tiny import build_model
-from genac.models.tree_attention import BlockAttention, attention, tree_attention
-from genac.models.tree_native import FusedAttention, fuses, in_native
-from genac.models.tree_plan import Stretch, TreePlan
 from genac.native.library import library
+from genac.native.tree_attention import attend
 
 EXACT: dict[str, Any] = {"atol": 1e-11, "rtol": 1e-10}
 
@@ -83,7 +89,7 @@ def close(plan: TreePlan, heads: int = 2, dim: int = 8) -> None:
 @example([(6, [(0, 4), (6, 4)]), (6, [(6, 4), (6, 4), (2, 4)])])  # shared 0 between others
 def test_blocks_equal_dense_masks_and_separate_sequences(crossing, forest):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tree_plan, "CROSSING_TOKENS", crossing)
+        patch.setattr(plan_module, "CROSSING_TOKENS", crossing)
         close(plan_of(forest))
 
 
@@ -92,7 +98,7 @@ def test_blocks_equal_dense_masks_and_separate_sequences(crossing, forest):
 @given(forests())
 def test_padding_of_a_group_takes_part_in_nothing(waste, forest):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tree_plan, "WASTE", waste)
+        patch.setattr(plan_module, "WASTE", waste)
         plan = plan_of(forest)
         close(plan)
         padded = any(valid is not None for _, valid in plan.groups)
@@ -186,8 +192,8 @@ def test_the_native_kernel_reads_and_writes_slices_of_wider_arrays():
         (apart, {f"d{name}": pulled[:, at] for name, at in names.items()}),
         (whole, {f"d{name}": torch.empty_like(x) for name, x in whole.items()}),
     ):
-        in_native(plan, 0.3, **given_, out=out, lse=lse)
-        in_native(plan, 0.3, **given_, out=out, lse=lse, grad=grad, **found)
+        attend(plan.table, plan.families, 0.3, **given_, out=out, lse=lse)
+        attend(plan.table, plan.families, 0.3, **given_, out=out, lse=lse, grad=grad, **found)
     assert torch.equal(torch.cat([found[f"d{name}"] for name in names], 1), pulled)
 
 
@@ -243,13 +249,13 @@ def test_who_sees_whom_by_hand():
 @given(forests(), st.integers(1, 20))
 def test_groups_and_crossings_cover_every_stretch_once(forest, crossing):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tree_plan, "CROSSING_TOKENS", crossing)
+        patch.setattr(plan_module, "CROSSING_TOKENS", crossing)
         plan = plan_of(forest)
         kept = [index if valid is None else index[valid] for index, valid in plan.groups]
         assert sorted(torch.cat([x.flatten() for x in kept]).tolist()) == list(range(plan.length))
         for index, _ in plan.groups:
             own = sum(s.length for s in plan.stretches if s.start in index[:, 0].tolist())
-            assert index.numel() <= tree_plan.WASTE * own
+            assert index.numel() <= plan_module.WASTE * own
         crossed = [t for c in plan.crossings for t in range(c.start, c.end)]
         behind = [s for s in plan.stretches if s.shared]
         assert crossed == [t for s in behind for t in range(s.start, s.start + s.length)]

@@ -13,8 +13,8 @@ from viewer_run import HOSTILE, STEPS, append, make, rejudge, without_entropies
 from genac.cli import main
 from genac.runs.store import Run
 from genac.runs.tables import encode
-from genac.viewer.index import Filters, Index
-from genac.viewer.server import make_app
+from genac.ui.viewer.index import Filters, Index
+from genac.ui.viewer.server import make_app
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def test_a_column_of_another_type_is_named(run):
 def test_opening_a_run_does_not_import_pandas(run):
     code = (
         "import sys; from genac.runs.store import Run; "
-        "from genac.viewer.index import Filters, Index; "
+        "from genac.ui.viewer.index import Filters, Index; "
         f"index = Index(Run({str(run.path)!r})); index.refresh(); index.page(Filters()); "
         "assert 'pandas' not in sys.modules and 'torch' not in sys.modules"
     )
@@ -359,9 +359,9 @@ def test_the_page_asks_nobody_else(client):
 
 
 def static():
-    import genac.viewer
+    import genac.ui.viewer
 
-    return Path(genac.viewer.__file__).parent / "static"
+    return Path(genac.ui.viewer.__file__).parent / "static"
 
 
 def test_another_host_name_is_refused_unless_the_user_opened_the_server(run):
@@ -445,7 +445,7 @@ def test_wrong_arguments_end_with_one_message(run, capsys, arguments, message):
 
 
 def test_a_missing_extra_is_named(run, capsys, monkeypatch):
-    monkeypatch.setattr("genac.viewer.command.find_spec", lambda name: None)
+    monkeypatch.setattr("genac.ui.viewer.command.find_spec", lambda name: None)
     assert main(["view", str(run.path)]) == 2
     assert "pip install 'genac[view]'" in capsys.readouterr().err
 

@@ -8,6 +8,7 @@ import pytest
 from chat_server import Act, ChatServer, says
 from fakes import ScriptedEngine, make_rollout, runtime_with
 
+from genac.config.stages import EndpointConfig
 from genac.critics.prompts import Context
 from genac.critics.zero_shot import (
     ZERO_SHOT,
@@ -18,7 +19,6 @@ from genac.critics.zero_shot import (
 )
 from genac.endpoint.address import parse_endpoint
 from genac.endpoint.client import Endpoint
-from genac.sections import EndpointConfig
 from genac.types import Problem, State
 
 ICC = Context("1.7B", 0.25)

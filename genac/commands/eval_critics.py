@@ -1,0 +1,267 @@
+"""genac eval critic RUN [CRITIC ...]: critics against panels, as a table.
+
+The panels are those of the run's actor: its task, and each of its named shifts. The critics are the
+run's own and any others given by folder (as in genac eval states), of either kind; and
+zero-shot ones: openai:MODEL@URL, or a YAML file with the keys of an endpoint (docs/oracle.md).
+Written into the run folder: critics.json (everything), critics.md (the table), and
+critics-reliability.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from genac.config.models import CriticConfig
+from genac.config.recipes import explain, read_recipe, recorded
+from genac.config.run import RunConfig
+from genac.config.stages import EndpointConfig
+from genac.critics.base import Critic
+from genac.critics.prompts import size_text
+from genac.critics.saved import critic_card, critic_of_checkpoint
+from genac.critics.zero_shot import EndpointCritic, zero_shot_template
+from genac.endpoint.address import parse_endpoint
+from genac.endpoint.client import Endpoint, answers_file
+from genac.endpoint.replies import plan
+from genac.evals.critic import POOLS, evaluate_critic, floors
+from genac.evals.ground_truth import NoPanel, Panel
+from genac.evals.policy import evaluate_policy
+from genac.models.loading import parameter_count
+from genac.runs.store import Run, atomic_write
+from genac.runtime import Runtime
+from genac.stages.contents import require_saved
+from genac.stages.finish import require_trained
+from genac.stages.panels import stored_panel
+from genac.stages.setup import Setup, evaluated_here, make_world
+from genac.ui.figures import reliability
+
+Cell = dict[str, Any]
+USUAL = 32  # problems of a panel where the run has none
+
+
+def evaluate_critics(arguments: Sequence[str]) -> str:
+    """The command; returns the table."""
+    asked = parser().parse_args(list(arguments))
+    run = Run.open(asked.run)
+    require_trained(run)
+    cfg = evaluated_here(recorded(run.path, run.config()))
+    cfg = with_panel(cfg, asked.problems, asked.continuations)
+    own = [asked.run] if (run.path / "critic" / "critic.json").exists() else []
+    sources = {name: critic_source(name, asked) for name in [*own, *asked.critics]}
+    if not sources:
+        raise ValueError(f"{asked.run} has no critic of its own; name the critics to evaluate")
+    if asked.dry_run:
+        return dry_run(cfg, run.path / "actor", sources)
+    cells = judge(cfg, run.path / "actor", sources)
+    text = markdown(cells, asked.run, cfg)
+    atomic_write(run.path / "critics.json", json.dumps(cells, indent=1))
+    atomic_write(run.path / "critics.md", text)
+    first = cells["in distribution"].items()
+    known = {name: found["calibration"] for name, found in first if "calibration" in found}
+    drawing = reliability("Reliability in distribution", known)
+    atomic_write(run.path / "critics-reliability.svg", drawing)
+    return text
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="genac eval critic")
+    p.add_argument("run", help="a finished run: its actor, task and shifts make the panels")
+    p.add_argument(
+        "critics",
+        nargs="*",
+        help="further critics: runs, folders with critic.json, checkpoints, openai:MODEL@URL, "
+        "endpoint.yaml",
+    )
+    p.add_argument("--api-key-env", default="", help="variable that holds the key of openai:...")
+    p.add_argument("--dry-run", action="store_true", help="say what endpoints would be asked")
+    p.add_argument("--problems", type=int, default=None, help="two-sided problems per panel")
+    p.add_argument("--continuations", type=int, default=None, help="K per state")
+    return p
+
+
+def with_panel(cfg: RunConfig, problems: int | None, continuations: int | None) -> RunConfig:
+    """The config with other panel sizes; ValueError where they make no panel."""
+    if problems is None:
+        problems = cfg.evaluate.panel_problems or USUAL
+    continuations = cfg.evaluate.panel_continuations if continuations is None else continuations
+    if continuations < 2:
+        raise ValueError(
+            f"--continuations {continuations}: a panel needs at least 2 continuations per state, "
+            "since its noise is estimated from them; the usual K is 32"
+        )
+    if problems < 2:
+        raise ValueError(
+            f"--problems {problems}: a panel needs at least 2 problems; {USUAL} are usual"
+        )
+    sizes = {"panel_problems": problems, "panel_continuations": continuations}
+    return cfg.model_copy(update={"evaluate": cfg.evaluate.model_copy(update=sizes)})
+
+
+def critic_folder(name: str) -> Path:
+    """The folder with critic.json in what the user named, or a checkpoint's critic."""
+    for folder in (Path(name), Path(name) / "critic", Path(name) / "model"):
+        if (folder / "critic.json").exists():
+            require_saved(folder)
+            return folder
+    if found := critic_of_checkpoint(name):
+        return found
+    raise ValueError(
+        f"{name} holds no critic.json; give a run, the folder of a critic that a run saved, or a "
+        "checkpoint (RUN/checkpoints/STAGE/step-NNNNNN)"
+    )
+
+
+def critic_source(name: str, asked: argparse.Namespace) -> Path | EndpointConfig:
+    """Whom the user named: an endpoint, or the folder with critic.json. Addresses and keys are
+    checked here, before panels are built."""
+    dry = {"dry_run": asked.dry_run}
+    if name.startswith("openai:"):
+        found = parse_endpoint(name).model_copy(update=dry | {"api_key_env": asked.api_key_env})
+    elif Path(name).suffix in (".yaml", ".yml"):
+        values = read_recipe(name)
+        try:
+            found = EndpointConfig(**{**values, **(dry if asked.dry_run else {})})
+        except ValidationError as error:
+            raise ValueError(f"{name}: {explain(error)}") from None
+    else:
+        return critic_folder(name)
+    Endpoint(found)
+    return found
+
+
+def dry_run(cfg: RunConfig, actor_path: Path, sources: Mapping[str, Path | EndpointConfig]) -> str:
+    """What each endpoint would be asked on each panel; nothing is asked."""
+    setup = Setup.of(cfg)
+    actor = setup.actor(actor_path)
+    lines = []
+    for name, source in sources.items():
+        if isinstance(source, Path):
+            continue
+        critic = endpoint_critic(cfg, source, actor)
+        for shift, options in {"in distribution": {}, **cfg.task.shift}.items():
+            try:
+                panel = stored_panel(setup, actor_path, actor, options)
+            except NoPanel as reason:
+                lines.append(f"{name}, {shift}: {reason}")
+                continue
+            critic.set_success_rate(success(cfg, actor, options))
+            prompts = critic.prompts_of(panel.states)
+            known = critic.endpoint.known(prompts, critic.file)
+            lines.append(f"{name}, {shift}:\n{plan(source, prompts, [*known])}\n")
+    return "\n".join(lines) or "no endpoint was named, so nothing would be asked"
+
+
+def judge(
+    cfg: RunConfig, actor_path: Path, critics: Mapping[str, Path | EndpointConfig]
+) -> dict[str, dict[str, Cell]]:
+    """panel -> critic -> metrics; a panel that cannot be built says why."""
+    setup = Setup.of(cfg)
+    actor = setup.actor(actor_path)
+    loaded = {
+        name: load_critic(cfg, source, actor)
+        if isinstance(source, Path)
+        else endpoint_critic(cfg, source, actor)
+        for name, source in critics.items()
+    }
+    table: dict[str, dict[str, Cell]] = {}
+    for shift, options in {"in distribution": {}, **cfg.task.shift}.items():
+        try:
+            panel = stored_panel(setup, actor_path, actor, options)
+        except NoPanel as reason:
+            table[shift] = {"skipped": {"reason": str(reason)}}
+            continue
+        rate = success(cfg, actor, options)
+        table[shift] = {name: cell(critic, panel, rate) for name, critic in loaded.items()}
+    return table
+
+
+def load_critic(cfg: RunConfig, folder: Path, actor: Runtime) -> Critic:
+    """A saved critic of either kind, asked as it was asked in training."""
+    card = critic_card(folder)
+    saved = CriticConfig(**card["config"])
+    return Setup.of(cfg.model_copy(update={"critic": saved})).critic(folder, actor)
+
+
+def endpoint_critic(cfg: RunConfig, source: EndpointConfig, actor: Runtime) -> EndpointCritic:
+    """A zero-shot critic asked with the run's prompt, or with one that explains the score."""
+    asked = cfg.critic.generative
+    size = asked.icc.actor_size or size_text(parameter_count(actor.model))
+    return EndpointCritic(
+        Endpoint(source),
+        zero_shot_template(asked.prompt),
+        actor,
+        size if asked.icc.enabled else None,
+        answers_file(cfg.stages.folder, source),
+    )
+
+
+def success(cfg: RunConfig, actor: Runtime, options: dict[str, Any]) -> float:
+    """The actor's held-out success under a shift of the task."""
+    world = make_world(cfg, **options)
+    return evaluate_policy(actor, world, cfg.evaluate.num_problems, cfg.evaluate.num_samples).mean
+
+
+def cell(critic: Critic, panel: Panel, rate: float) -> Cell:
+    """One critic on one panel, told the actor's success rate there."""
+    critic.set_success_rate(rate)
+    if not isinstance(critic, EndpointCritic):
+        return evaluate_critic(critic, panel) | floors(panel)
+    found = evaluate_critic(critic, panel) | floors(panel)
+    tokens = critic.bill.prompt_tokens + critic.bill.completion_tokens
+    return found | {
+        "tokens_per_value": tokens / found["states"],
+        "cost": critic.bill.cost,
+        "new_answers": critic.bill.new,
+        "unanswered": critic.bill.unanswered,
+    }
+
+
+def markdown(table: dict[str, dict[str, Cell]], run: str, cfg: RunConfig) -> str:
+    """One row per panel and critic."""
+    head = (
+        f"Critics on panels of the actor of `{run}`: {cfg.evaluate.panel_continuations} "
+        "continuations per state; [95 % bootstrap interval over problems]. A missing score counts "
+        "as an error of 1.\n\n"
+        "| panel | critic | states | parsed | MSE | less noise | constant | MAE | Pearson "
+        "| Spearman | AUC in problem (ceiling) | top-1 of "
+        + ", ".join(map(str, POOLS))
+        + " (chance) | MSE by part | tokens, ms per value |\n"
+        + "|---" * 14
+        + "|\n"
+    )
+    rows = []
+    for panel, cells in table.items():
+        for name, c in cells.items():
+            if "reason" in c:
+                rows.append(f"| {panel} | - | {c['reason']} |" + " |" * 11 + "\n")
+                continue
+            pools = ", ".join(
+                f"{number(p['accuracy'], 2)} ({number(p['chance'], 2)})"
+                for p in c["top1_by_pool"].values()
+            )
+            parts = " ".join(number(v) for v in c["mse_by_fraction"].values())
+            cost = f"{number(c.get('tokens_per_value'), 1)}, {1000 * c['seconds_per_value']:.2f}"
+            rows.append(
+                f"| {panel} | {name} | {c['states']} | {c['parse_rate']:.3f} "
+                f"| {spread(c, 'mse')} | {number(c['mse_corrected'])} | {c['mse_constant']:.4f} "
+                f"| {number(c.get('mae'))} | {number(c.get('pearson'), 3)} "
+                f"| {number(c.get('spearman'), 3)} | {spread(c, 'auc_within_problem', 3)} "
+                f"({number(c['auc_ceiling'], 3)}) | {pools} | {parts} | {cost} |\n"
+            )
+    return head + "".join(rows)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def spread(c: Cell, key: str, digits: int = 4) -> str:
+    if c[key] is None:
+        return "-"
+    low, high = c[f"{key}_interval"]
+    return f"{c[key]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -1,0 +1,167 @@
+"""genac generate ACTOR [PROBLEM ...]: solutions of an actor, chosen by votes or a critic's values.
+
+ACTOR is a finished run (its task, sampling settings and critic are then at hand) or the folder of a
+language model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genac.commands.eval_critics import critic_folder, load_critic
+from genac.config.models import OptimizerConfig
+from genac.config.recipes import recorded, typed_text
+from genac.config.renamed import Parser
+from genac.config.run import HardwareConfig, RolloutConfig, RunConfig, StatesConfig
+from genac.critics.generative import GenerativeCritic
+from genac.critics.saved import critic_card
+from genac.rollout import problems_at
+from genac.runs.store import Run
+from genac.runtime import Hardware, ModelSpec, Runtime, build
+from genac.search.beam import beam_search
+from genac.search.candidates import Candidate, Searcher, answers, draw, judged, values
+from genac.search.rules import RULES, Answers, best
+from genac.stages.finish import require_trained
+from genac.stages.setup import make_world
+from genac.tasks.answers import answer_key, whole_text
+from genac.tasks.base import Task
+from genac.types import Problem
+
+NEED_CRITIC = ("best-of-n", "weighted", "beam")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The actor's folder and, where it belongs to a run, the run's config and task."""
+
+    folder: Path
+    cfg: RunConfig
+    task: Task | None
+
+    def answers(self, group: Sequence[Candidate]) -> Answers:
+        """As the task's verifier reads them; without a task, what stands last in the text."""
+        if self.task is not None:
+            return answers(self.task, group)
+        return [answer_key(whole_text(c.rollout.problem, c.rollout.text)) for c in group]
+
+
+def generate(arguments: Sequence[str]) -> str:
+    """The command; returns the chosen solutions as text, or as one JSON object per line."""
+    asked = parser().parse_args(list(arguments))
+    source = open_source(asked)
+    problems = problems_of(asked, source)
+    actor = build(
+        ModelSpec("actor", str(source.folder), OptimizerConfig(), load=source.cfg.actor.load),
+        Hardware.resolve(HardwareConfig()),
+    )
+    search = Searcher(
+        actor, critic_of(asked, source, actor), source.cfg.rollout, source.cfg.states, asked.seed
+    )
+    if asked.search == "beam":
+        groups = beam_search(search, problems, asked.n, asked.width, asked.value_at)
+    else:
+        groups = draw(search, problems, asked.n if asked.search != "sample" else 1)
+        if asked.search in NEED_CRITIC:
+            groups = judged(search, groups, asked.value_at)
+    rule = best if asked.search == "beam" else RULES[asked.search]
+    chosen = [group[rule(source.answers(group), values(group))] for group in groups]
+    show = as_json if asked.json else as_text
+    return "\n".join(show(p, c) for p, c in zip(problems, chosen, strict=True))
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog="genac generate")
+    p.add_argument("actor", help="a finished run, or the folder of a language model")
+    p.add_argument("problems", nargs="*", help="problems as text (\\n: a line break)")
+    p.add_argument("--heldout", type=int, default=0, help="instead: held-out problems of the run")
+    p.add_argument("--critic", help="a critic's folder; of a run, its own where none is named")
+    p.add_argument("--search", choices=[*RULES, "beam"], default="sample")
+    p.add_argument("--n", type=int, default=8, help="candidates per problem (and round of a beam)")
+    p.add_argument("--width", type=int, help="beams kept of n; half of them where not named")
+    p.add_argument("--thoughts", type=int, help="of the critic per state; else as in training")
+    p.add_argument("--value-at", choices=("last", "end"), default="last")
+    p.add_argument("--max-tokens", type=int, help="response limit")
+    p.add_argument("--temperature", type=float)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--json", action="store_true", help="one JSON object per line")
+    return p
+
+
+def open_source(asked: argparse.Namespace) -> Source:
+    """Actor, settings and task; explicit options win over the run's."""
+    given = {"max_completion_length": asked.max_tokens, "temperature": asked.temperature}
+    changed = {k: v for k, v in given.items() if v is not None}
+    if Run.exists(asked.actor) and (Path(asked.actor) / "actor").is_dir():
+        require_trained(Run.open(asked.actor))
+        cfg = recorded(asked.actor, Run.open(asked.actor).config())
+        folder, task = Path(asked.actor) / "actor", make_world(cfg).task
+    else:
+        cfg = RunConfig(rollout=RolloutConfig(max_completion_length=512), states=StatesConfig())
+        folder, task = Path(asked.actor), None
+    rollout = RolloutConfig(**(cfg.rollout.model_dump() | changed))
+    return Source(folder, cfg.model_copy(update={"rollout": rollout}), task)
+
+
+def problems_of(asked: argparse.Namespace, source: Source) -> list[Problem]:
+    if asked.problems and not asked.heldout:
+        texts = [typed_text(text) for text in asked.problems]
+        return [Problem(f"given-{i}", text, "") for i, text in enumerate(texts)]
+    if asked.heldout > 0 and not asked.problems:
+        if source.task is None:
+            raise ValueError(f"--heldout needs a run with a task, and {asked.actor} is a model")
+        world = make_world(source.cfg)
+        size = world.task.size("heldout")
+        count = asked.heldout if size is None else min(asked.heldout, size)
+        return problems_at(world, "heldout", 0, count)
+    raise ValueError("give problems as text, or --heldout N with a run; one of the two")
+
+
+def critic_of(asked: argparse.Namespace, source: Source, actor: Runtime) -> GenerativeCritic | None:
+    """The critic of the search, where the search asks one."""
+    if asked.search not in NEED_CRITIC:
+        return None
+    name = asked.critic or (asked.actor if source.task is not None else None)
+    if name is None:
+        raise ValueError(f"--search {asked.search} asks a critic for values; name it by --critic")
+    return generative(source.cfg, critic_folder(name), actor, asked.thoughts)
+
+
+def generative(
+    cfg: RunConfig, folder: Path, actor: Runtime, thoughts: int | None = None
+) -> GenerativeCritic:
+    """A saved generative critic, told the actor's success rate as it was when it was saved. Its
+    values are means over `thoughts` per state (None = as many as in training).
+    """
+    if thoughts is not None and thoughts < 1:
+        raise ValueError(f"--thoughts is {thoughts}; ask for at least one per state")
+    critic = load_critic(cfg, folder, actor)
+    if not isinstance(critic, GenerativeCritic):
+        raise ValueError(
+            f"the critic in {folder} is not generative; a search asks a generative one"
+        )
+    card = critic_card(folder)
+    critic.restore({k: card[k] for k in ("success_rate", "prompt_hash")})
+    if thoughts is not None:
+        critic.cfg = critic.cfg.model_copy(update={"num_samples": thoughts})
+    return critic
+
+
+def as_text(problem: Problem, chosen: Candidate) -> str:
+    value = "" if chosen.value is None else f"   (value {chosen.value:.3f})"
+    return f"--- {problem.text}{value}\n{chosen.rollout.text}"
+
+
+def as_json(problem: Problem, chosen: Candidate) -> str:
+    fields: dict[str, Any] = {
+        "id": problem.id,
+        "prompt": problem.prompt,
+        "response": chosen.rollout.text,
+        "value": chosen.value,
+        "finish": chosen.rollout.finish,
+    }
+    return json.dumps(fields)

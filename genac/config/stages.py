@@ -1,0 +1,213 @@
+"""Sections about the stages of a run, in their order."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from genac.config.base import Count, Fraction, Rate, Section
+from genac.config.models import OptimizerConfig
+
+
+class BaseStage(Section):
+    """Supervised training of the base model on imperfect demonstrations and on checking."""
+
+    steps: int = Field(default=900, ge=0, description="optimiser steps")
+    batch_size: Count = Field(default=32, description="sequences per step")
+    optimizer: OptimizerConfig = Field(
+        default_factory=lambda: OptimizerConfig(learning_rate=1.5e-3, warmup_steps=20),
+        description="optimiser",
+    )
+    fault_rate: Fraction = Field(default=1.0, description="scale of the task's systematic faults")
+    clean_fraction: Fraction = Field(
+        default=0.7, description="first part of the steps, on clean demonstrations"
+    )
+    check_fraction: Fraction = Field(
+        default=0.5, description="share of checking traces (score-less)"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="task option overrides, e.g. more lengths"
+    )
+
+
+class EndpointConfig(Section):
+    """An OpenAI-compatible chat-completions server that is asked for judgements."""
+
+    # A message must not repeat what was given: it may be a key.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    base_url: str = Field(default="", description="for example https://api.openai.com/v1")
+    model: str = Field(default="", description="the model's name on that server")
+    api_key_env: str = Field(
+        default="",
+        pattern=r"^([A-Z_][A-Z0-9_]*|none|)$",  # a key put here by mistake has small letters
+        description="environment variable that holds the key; 'none' = the server needs no key",
+    )
+    temperature: float = Field(default=1.0, ge=0, description="sampling temperature")
+    max_tokens: Count = Field(default=1024, description="length limit of an answer")
+    request: dict[str, Any] = Field(
+        default_factory=dict,
+        description="further fields of every request; null takes one out, e.g. temperature: null",
+    )
+    notes: str = Field(
+        default="", description="added to every prompt: what the task's notation means"
+    )
+    concurrency: Count = Field(default=8, description="requests at the same time")
+    requests_per_minute: int = Field(default=0, ge=0, description="rate limit, 0 = none")
+    timeout: Rate = Field(default=300.0, description="seconds until a request counts as lost")
+    max_retries: int = Field(default=6, ge=0, description="further tries of a failed request")
+    backoff: Rate = Field(
+        default=1.0, description="seconds before the first further try; doubles up to a minute"
+    )
+    price_input: float = Field(default=0.0, ge=0, description="price of a million prompt tokens")
+    price_output: float = Field(default=0.0, ge=0, description="price of a million answer tokens")
+    dry_run: bool = Field(
+        default=False, description="genac synthesize: say what would be asked, ask nothing"
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """What an answer depends on. Where and how fast it is asked for, and its price, do not
+        count: a server that moved to another host is the same one."""
+        return self.model_dump(include=set(ASKED))
+
+
+ASKED = ("model", "temperature", "max_tokens", "request", "notes")
+NOT_ASKED = tuple(name for name in EndpointConfig.model_fields if name not in ASKED)
+
+
+class SynthesizeStage(Section):
+    """Reasoning traces of an oracle on partial responses of the actor."""
+
+    oracle: Literal["task", "calibrated", "outcome", "endpoint", "monte_carlo"] = Field(
+        default="task",
+        description="programmatic oracle, the same calibrated on rollouts, the outcome mean, a "
+        "model behind an API, or Monte-Carlo scores with the critic's own reasoning",
+    )
+    num_prompts: Count = Field(default=512, description="problems")
+    num_generations: Count = Field(default=4, description="responses per problem")
+    num_states: Count = Field(
+        default=6000, description="traces kept, balanced over error and position"
+    )
+    vary_success_rate: bool = Field(
+        default=True, description="tell the oracle rates over [0, 1] rather than the actor's own"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="task option overrides")
+    endpoint: EndpointConfig = Field(
+        default_factory=EndpointConfig, description="oracle endpoint: whom to ask"
+    )
+    num_requests: int | None = Field(
+        default=None,
+        ge=1,
+        description="endpoint, monte_carlo: states that are asked about; none = num_states",
+    )
+    continuations: int = Field(
+        default=0,
+        ge=0,
+        description="endpoint, monte_carlo: actor's continuations per state (K), 0 = no check",
+    )
+    tolerance: Fraction = Field(
+        default=0.3, description="largest difference between a kept score / 10 and its value by K"
+    )
+    bare_scores: bool = Field(
+        default=False, description="monte_carlo: keep the score where no reasoning agrees"
+    )
+    see_answer: bool = Field(
+        default=False, description="endpoint: show the oracle the reference answer"
+    )
+
+    @model_validator(mode="after")
+    def _continued(self) -> SynthesizeStage:
+        if self.oracle == "monte_carlo" and not self.continuations:
+            raise ValueError(
+                "oracle is 'monte_carlo' but continuations is 0: the scores are means over them; "
+                "set stages.synthesize.continuations, for example to 16"
+            )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What the traces depend on; keys that the chosen oracle does not read are left out."""
+        read = ORACLE_KEYS.get(self.oracle, ())
+        unread = {key for keys in ORACLE_KEYS.values() for key in keys} - {*read}
+        values = self.model_dump(exclude=unread)
+        return values | {"endpoint": self.endpoint.identity()} if "endpoint" in read else values
+
+
+ORACLE_KEYS = {
+    "endpoint": ("endpoint", "num_requests", "continuations", "tolerance", "see_answer"),
+    "monte_carlo": ("num_requests", "continuations", "tolerance", "bare_scores"),
+}
+
+
+class SFTStage(Section):
+    """Stage 1: the critic imitates the oracle's traces."""
+
+    epochs: int = Field(default=2, ge=0, description="passes over the traces, 0 = skip")
+    batch_size: Count = Field(default=32, description="traces per step")
+    optimizer: OptimizerConfig = Field(
+        default_factory=lambda: OptimizerConfig(learning_rate=1e-3, warmup_steps=20),
+        description="optimiser",
+    )
+
+
+class LoopStage(Section):
+    """Stage 3: joint training."""
+
+    steps: int = Field(default=100, ge=0, description="steps")
+    save_every: Count = Field(default=10, description="steps between checkpoints")
+    eval_every: int = Field(
+        default=10, ge=0, description="steps between held-out evaluations, 0 = only at the end"
+    )
+    log_rollouts_every: int = Field(
+        default=10, ge=0, description="steps between stored rollouts and estimates, 0 = never"
+    )
+    max_states: int | None = Field(
+        default=None,
+        ge=1,
+        description="unique states that train a generative critic per step, drawn at random; "
+        "none = all",
+    )
+
+
+class CriticStage(Section):
+    """Stage 2: the critic learns from returns, the actor is frozen."""
+
+    steps: int = Field(default=40, ge=0, description="steps, 0 = skip the stage")
+    num_prompts: int | None = Field(
+        default=None, ge=1, description="problems per step; none = rollout.num_prompts"
+    )
+    num_generations: int | None = Field(
+        default=None, ge=1, description="responses per problem; none = rollout.num_generations"
+    )
+    max_states: int | None = Field(
+        default=None, ge=1, description="unique states judged per step, drawn at random; none = all"
+    )
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="peak learning rate; none = critic.optimizer.learning_rate"
+    )
+    decay: bool = Field(default=True, description="learning rate falls linearly to a tenth")
+    save_every: Count = Field(default=10, description="steps between checkpoints")
+    log_rollouts_every: int = Field(
+        default=10, ge=0, description="steps between stored rollouts and estimates, 0 = never"
+    )
+
+
+class StagesConfig(Section):
+    """The stages and their order."""
+
+    base: BaseStage = Field(default_factory=BaseStage, description="base model")
+    synthesize: SynthesizeStage = Field(
+        default_factory=SynthesizeStage, description="oracle traces"
+    )
+    sft: SFTStage = Field(default_factory=SFTStage, description="critic SFT")
+    critic_rl: CriticStage = Field(default_factory=CriticStage, description="critic pretraining")
+    joint: LoopStage = Field(default_factory=LoopStage, description="joint RL")
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        description="seed of the stages before joint training; none = the run's seed",
+    )
+    folder: str = Field(
+        default="runs/stages",
+        description="where stage outputs are kept, by hash, and shared between runs",
+    )

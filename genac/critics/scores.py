@@ -1,0 +1,140 @@
+"""How a tokenizer writes the scores 0..10, and what the probabilities of their tokens say.
+
+Two ways can be read: every score is one token, or every digit is one and 10 is a 1 and a 0 (as
+Qwen's and many others' tokenizers have it). In the second a 1 may become 1 or 10, and the token
+behind it decides:
+
+    q = P(0 | 1),   e = P(no digit | 1)
+    P(i) = p(i) for i != 1,   P(1) = p(1) e / (q + e),   P(10) = p(1) q / (q + e)
+
+p are the first tokens' probabilities, renormalised. A first token so counts in full, as it does
+where it is the whole score, and what follows only divides 1 from 10. Not the closing tag stands
+against the 0 but all that is no digit: white space may come before the tag, and a model may begin
+the tag with more than one token. 12 is no score.
+
+Shapes: _K first token (11, or the 10 digits).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from genac.critics.parsing import CLOSE, OPEN, SCORES, parse_score, score_position
+from genac.models.loading import load_tokenizer
+from genac.pieces import Pieces
+from genac.types import ScoreTarget, Thought
+
+DIGITS = SCORES - 1
+Read = tuple[np.ndarray, np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class ScoreTokens:
+    """The tokens with which the scores begin, in their order: eleven, or the ten digits."""
+
+    ids: tuple[int, ...]
+
+    @property
+    def one(self) -> int | None:
+        """The token behind which 1 and 10 part; None where 10 is one token."""
+        return self.ids[1] if len(self.ids) == DIGITS else None
+
+    def read(self, first_K: np.ndarray, after_one_K: np.ndarray | None) -> Read:
+        """Probabilities (11,) of the scores, and `Thought.after_one`.
+
+        first_K: the first tokens' probabilities at the score; after_one_K: the same behind a 1,
+        where 10 is two tokens.
+        """
+        p = first_K / first_K.sum()
+        if self.one is None:
+            return p, None
+        assert after_one_K is not None
+        # e and q of the module's docstring. The sum of float32 probabilities may exceed 1 a little.
+        ends = max(0.0, 1.0 - float(after_one_K.sum()))
+        zero = float(after_one_K[0])
+        share = zero / (zero + ends) if zero + ends > 0 else 0.5
+        probs = np.append(p, p[1] * share)
+        probs[1] *= 1 - share
+        return probs, np.array([ends, zero])
+
+    def targets(self, thought: Thought, first: int, rewards: np.ndarray) -> tuple[ScoreTarget, ...]:
+        """The exact objective of a thought whose score's probabilities are known and whose tokens
+        begin at `first`. rewards (11,): R_v of each score.
+
+        With 10 as two tokens the first 1 is worth e R_v(1) + q R_v(10) (a constant here), and a
+        thought that wrote it also trains what follows: 0 is worth R_v(10), another digit nothing,
+        anything else R_v(1). See `ops.losses.expected_score_loss`.
+        """
+        assert thought.score_at is not None
+        at = first + thought.score_at
+        worth = rewards[: len(self.ids)].tolist()
+        if thought.after_one is None:
+            return (ScoreTarget(at, self.ids, tuple(worth)),)
+        low, high = float(rewards[1]), float(rewards[-1])  # of the scores 1 and 10
+        worth[1] = float(thought.after_one @ (low, high))
+        begin = ScoreTarget(at, self.ids, tuple(worth))
+        if thought.completion_ids[thought.score_at] != self.one:
+            return (begin,)
+        return begin, ScoreTarget(at + 1, self.ids, (high, *[0.0] * (DIGITS - 1)), low)
+
+
+class ScoreReader:
+    """Reads completions. As a `Fork` it names what else a score could have begun with; it travels
+    to other processes as the name of its tokenizer, which is loaded there once.
+    """
+
+    def __init__(self, tokenizer: Any, scores: ScoreTokens | None) -> None:
+        self.tokenizer, self.scores = tokenizer, scores
+        self._pieces = Pieces(tokenizer.decode)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reader_named, (self.tokenizer.name_or_path, self.scores)
+
+    def parse(self, ids: Sequence[int]) -> tuple[str, int | None, int | None]:
+        """Text, score and place of the score's first token in a completion."""
+        pieces = self._pieces.of(ids)
+        text = "".join(pieces)
+        score = parse_score(text)
+        return text, score, score_position(pieces) if score is not None else None
+
+    def __call__(self, ids: tuple[int, ...]) -> tuple[int, int] | None:
+        """A 1 in the place of another score: what may follow it is part of the distribution."""
+        at = self.parse(ids)[2]
+        assert self.scores is not None and self.scores.one is not None
+        if at is None or ids[at] not in self.scores.ids or ids[at] == self.scores.one:
+            return None
+        return at, self.scores.one
+
+
+@lru_cache(maxsize=4)
+def reader_named(name_or_path: str, scores: ScoreTokens | None) -> ScoreReader:
+    return ScoreReader(load_tokenizer(name_or_path), scores)
+
+
+def score_tokens(tokenizer: Any) -> ScoreTokens | None:
+    """The score tokens as they stand between the answer tags; None where digits are not told apart
+    by one token, or 10 is neither one token nor a 1 and a 0.
+    """
+    # The tags are not encoded alone: many tokenizers write the beginning of a text otherwise.
+    *digits, ten = (
+        tuple(tokenizer.encode(f"{OPEN}{score}{CLOSE}", add_special_tokens=False))
+        for score in range(SCORES)
+    )
+    if len({len(written) for written in digits}) > 1:
+        return None
+    # The column in which the ten digits differ holds the score; all others write the tags.
+    columns = list(zip(*digits, strict=True))
+    places = [place for place, column in enumerate(columns) if len(set(column)) > 1]
+    if len(places) != 1 or len(set(columns[places[0]])) < DIGITS:
+        return None
+    (at,), ids = places, columns[places[0]]
+    before, after = digits[0][:at], digits[0][at + 1 :]
+    if ten == (*before, ids[1], ids[0], *after):
+        return ScoreTokens(ids)
+    single = len(ten) == len(digits[0]) and ten[at] not in ids
+    return ScoreTokens((*ids, ten[at])) if single and ten == (*before, ten[at], *after) else None

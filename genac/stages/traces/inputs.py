@@ -1,0 +1,97 @@
+"""What the traces can read, which depends on the oracle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from genac.config.run import RunConfig
+from genac.critics.prompts import template
+from genac.critics.zero_shot import ORACLE, REFERENCE
+from genac.runs.store import stable_hash
+from genac.stages.inputs import (
+    ACTOR,
+    ACTOR_DEFAULTS,
+    ASKED,
+    HARDWARE,
+    SAMPLING,
+    TASK,
+    Artifact,
+    StageInputs,
+    on_actor,
+    stage_config,
+)
+from genac.stages.traces.states import CandidateInputs
+
+
+def synthesize(*names: str) -> tuple[str, ...]:
+    """Keys of the stage."""
+    return tuple(f"stages.synthesize.{name}" for name in ("oracle", "num_states", *names))
+
+
+CONDITIONED = "critic.generative.icc.enabled"
+PROGRAM = (
+    *TASK,
+    *SAMPLING,
+    *ACTOR,
+    *HARDWARE,
+    *synthesize("num_prompts", "num_generations", "vary_success_rate"),
+    "states",
+    CONDITIONED,
+)
+READS = {
+    "endpoint": (
+        "seed",
+        *synthesize("endpoint", "tolerance", "see_answer"),
+        "critic.generative.max_new_tokens",
+        CONDITIONED,
+    ),
+    "monte_carlo": (
+        "seed",
+        *ACTOR,
+        *HARDWARE,
+        *synthesize("tolerance", "bare_scores"),
+        *(f"critic.{name}" for name in ("kind", "lora", "load", "share_base")),
+        *ASKED,
+    ),
+}
+# A critic that is only asked for its words is the same whatever these are.
+CRITIC_DEFAULTS = (
+    "critic.optimizer",
+    "critic.loss",
+    "critic.generative.readout",
+    "critic.generative.exact_score_gradient",
+    "critic.generative.value_samples",
+)
+
+
+@dataclass(frozen=True)
+class TraceInputs(StageInputs):
+    """The task's options are those of the run under `stages.synthesize.options`."""
+
+    stage = "traces"
+
+    actor: Artifact | None = None  # None where the states are candidates of an endpoint
+    candidates: CandidateInputs | None = None  # endpoint, monte_carlo
+    critic: Artifact | None = None  # monte_carlo: whose words they are
+    prompt: str | None = None  # hash of what the oracle's model is asked with
+
+    @classmethod
+    def of(cls, cfg: RunConfig, actor: Path) -> TraceInputs:
+        """ValueError where a saved model is not as it was written."""
+        stage, given = cfg.stages.synthesize, Artifact.model(actor)
+        reads = READS.get(stage.oracle, PROGRAM)
+        if stage.oracle == "endpoint":
+            prompt = stable_hash([ORACLE.hash, REFERENCE if stage.see_answer else ""])
+            some = CandidateInputs.of(cfg, actor)
+            return cls(*stage_config(cfg, reads), candidates=some, prompt=prompt)
+        changes = on_actor(cfg, given, stage.options)
+        if stage.oracle != "monte_carlo":
+            return cls(*stage_config(cfg, reads, changes, ACTOR_DEFAULTS), given)
+        return cls(
+            *stage_config(cfg, reads, changes, (*ACTOR_DEFAULTS, *CRITIC_DEFAULTS)),
+            given,
+            CandidateInputs.of(cfg, actor),
+            Artifact.model(cfg.critic.model_name_or_path or actor),
+            template(cfg.critic.generative.prompt).hash,
+        )

@@ -1,0 +1,136 @@
+"""The states that an oracle is asked about: partial responses of the actor, chosen before anything
+is paid for, and kept, so that a resumed command asks about the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from genac.config.run import RunConfig
+from genac.critics.base import pooled_returns, unique_states
+from genac.critics.monte_carlo import monte_carlo_values
+from genac.critics.prompts import size_text
+from genac.evals.critic import fraction
+from genac.models.loading import parameter_count
+from genac.rollout import collect, problems_at, response_text
+from genac.runs.files import read_lines
+from genac.runs.store import Run, atomic_write
+from genac.stages.inputs import (
+    ACTOR,
+    ACTOR_DEFAULTS,
+    HARDWARE,
+    SAMPLING,
+    TASK,
+    Artifact,
+    StageInputs,
+    on_actor,
+    stage_config,
+)
+from genac.stages.traces.files import as_rows, in_turn
+from genac.states import split
+from genac.types import Problem, State
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A partial response; `returns` is the mean reward of the responses through it, `value` the
+    mean over fresh continuations (None where none was asked for, or none could be scored)."""
+
+    problem: dict[str, Any]
+    partial: str
+    partial_ids: tuple[int, ...]
+    position: str  # start, or a third of the response
+    success_rate: float  # of the actor on all problems
+    actor_size: str
+    returns: float | None
+    value: float | None = None
+
+    @property
+    def known(self) -> float:
+        """The best that is known of its value."""
+        return self.value if self.value is not None else (self.returns or 0.0)
+
+    @property
+    def asked(self) -> Problem:
+        return Problem(self.problem["id"], self.problem["prompt"], self.problem["answer"])
+
+
+@dataclass(frozen=True)
+class CandidateInputs(StageInputs):
+    """The task's options are those of the run under `stages.synthesize.options`."""
+
+    stage = "candidates"
+
+    actor: Artifact
+    count: int  # states that are asked about
+
+    @classmethod
+    def of(cls, cfg: RunConfig, actor: Path) -> CandidateInputs:
+        """ValueError where a saved model is not as it was written."""
+        stage, given = cfg.stages.synthesize, Artifact.model(actor)
+        made = (f"stages.synthesize.{n}" for n in ("num_prompts", "num_generations"))
+        own = (*made, "stages.synthesize.continuations", "critic.generative.icc.actor_size")
+        reads = (*TASK, *SAMPLING, "states", *own, *ACTOR, *HARDWARE)
+        changes = on_actor(cfg, given, stage.options)
+        count = stage.num_requests or stage.num_states
+        return cls(*stage_config(cfg, reads, changes, ACTOR_DEFAULTS), given, count)
+
+
+def candidates(inputs: CandidateInputs) -> list[Candidate]:
+    """The states to be asked about; made unless they exist."""
+    folder = inputs.folder(build)
+    rows = [row for _, row in read_lines(folder / "candidates.jsonl")]
+    return as_rows(Candidate, rows, folder / "candidates.jsonl")
+
+
+def build(inputs: CandidateInputs, run: Run) -> None:
+    """Roll out, choose states by outcome and position, value them by continuations if asked to."""
+    setup = inputs.setup()
+    cfg = setup.cfg.stages.synthesize
+    group = {"num_generations": cfg.num_generations}
+    world = replace(setup.world, rollout=setup.world.rollout.model_copy(update=group))
+    actor = setup.actor(inputs.actor.path)
+    groups = collect(actor, world, problems_at(world, "train", 0, cfg.num_prompts), "synthesize")
+    rollouts = [r for g in groups for r in g if r.reward is not None]
+    if not rollouts:
+        raise ValueError(
+            "not one response of the actor could be scored, so there is nothing to ask about; "
+            "look at the reward function"
+        )
+    states = split(rollouts, setup.cfg.states, actor.tokenizer)
+    returns = dict(zip((s.key for s in states), pooled_returns(states), strict=True))
+    unique, _ = unique_states(states)
+    chosen = in_turn(
+        unique,
+        lambda s: (third(returns[s.key]), position(s)),
+        inputs.count,
+        setup.cfg.seed,
+    )
+    values: Sequence[float | None] = [None] * len(chosen)
+    if cfg.continuations:
+        found = monte_carlo_values(actor, world, chosen, cfg.continuations, "synthesize")
+        values = [v.value for v in found]
+    rate = sum(r.reward or 0.0 for r in rollouts) / len(rollouts)
+    size = setup.cfg.critic.generative.icc.actor_size or size_text(parameter_count(actor.model))
+    rows = []
+    for state, value in zip(chosen, values, strict=True):
+        problem, ids = state.rollout.problem, state.rollout.response_ids[: state.start]
+        shown = {"id": problem.id, "prompt": problem.prompt, "answer": problem.answer}
+        partial = response_text(actor.tokenizer, ids)
+        at = position(state)
+        rows.append(Candidate(shown, partial, ids, at, rate, size, returns[state.key], value))
+    text = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
+    atomic_write(run.path / "candidates.jsonl", text)
+
+
+def position(state: State) -> str:
+    return fraction(state.start, len(state.rollout.response_ids))
+
+
+def third(value: float | None) -> int:
+    """0, 1, 2: mostly lost, open, mostly won."""
+    return min(2, int(3 * (value or 0.0)))

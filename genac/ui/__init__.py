@@ -1,0 +1,1 @@
+"""What a person looks at: report, viewer, transcripts, figures. Their input is run folders."""

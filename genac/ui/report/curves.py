@@ -1,0 +1,266 @@
+"""Curves over steps, one chart per line of a literal table, and success against budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from genac.runs.numbers import is_number
+from genac.ui.html import esc, note
+from genac.ui.report.charts import Chart, Series, figure, grid
+from genac.ui.report.folder import steps
+from genac.ui.report.groups import BUDGETS, Group, Point, over_budget, over_steps, pool
+from genac.ui.report.groups import success as evaluated
+
+FRACTION = (0.0, 1.0)
+SEEDS = "lowest to highest seed"
+PROBLEMS = "95 % interval over problems"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A chart of a stage. `keys`: metric -> name in the legend; the report of several runs draws
+    the first one only, a line per configuration.
+    """
+
+    title: str
+    keys: Mapping[str, str]
+    says: str = ""
+    limits: tuple[float, float] | None = None
+    zero: float | None = None
+    joint_only: bool = False
+
+
+CRITIC = (
+    Curve(
+        "Critic error",
+        {"critic/mse": "critic", "constant": "best constant"},
+        "(value - reward)², mean. Rewards of 0 and 1 keep it above 0 even for a perfect critic.",
+    ),
+    Curve(
+        "Explained variance",
+        {"critic/explained_variance": "explained variance"},
+        "1 is perfect, 0 is no better than a constant, below 0 worse.",
+        zero=0.0,
+    ),
+    Curve(
+        "AUC within a problem",
+        {"critic/auc_within_problem": "AUC"},
+        "0.5: sees the problem's difficulty only. Above: sees the response.",
+        FRACTION,
+        zero=0.5,
+    ),
+    Curve(
+        "Advantage gap",
+        {"critic/advantage_gap": "gap"},
+        "Mean value of right minus wrong responses; below 0 credit points the wrong way.",
+        zero=0.0,
+    ),
+    Curve(
+        "Scores not parsed",
+        {"critic/parse_failure_rate": "failures"},
+        "Share of states without a value; above 0.2 an alarm.",
+        FRACTION,
+        zero=0.2,
+    ),
+    Curve(
+        "Mean value beside mean reward",
+        {"critic/score_mean": "value", "reward": "reward"},
+        "A gap between the two: a biased critic, or one that describes an earlier actor.",
+        FRACTION,
+    ),
+    Curve("Critic reward", {"critic/reward": "R_v"}, "1 - (value - reward)²; missing counts 0."),
+    Curve(
+        "Length of thoughts",
+        {"critic/thought_length": "tokens"},
+        "At its limit, scores go missing.",
+    ),
+    Curve("Critic entropy", {"critic/entropy": "entropy"}, "Nats per token of its thoughts."),
+    Curve(
+        "Responses the critic was not used for",
+        {"critic/gated": "gated"},
+        "Share credited by leave-one-out instead; near 1 the critic is idle.",
+        FRACTION,
+        joint_only=True,
+    ),
+)
+ACTOR = (
+    Curve("Reward", {"reward": "reward"}, "Mean over the step's responses.", FRACTION),
+    Curve(
+        "Rewards within a group",
+        {"frac_reward_zero_std": "groups with equal rewards", "reward_std": "standard deviation"},
+        "All groups equal: value-free methods learn nothing.",
+        FRACTION,
+    ),
+    Curve(
+        "Response length",
+        {"completions/mean_length": "mean", "completions/max_length": "longest"},
+        "Tokens. A drift to the limit is a warning.",
+    ),
+    Curve("Entropy", {"entropy": "entropy"}, "Nats per token. At 0 exploration has ended."),
+    Curve("KL to the reference", {"kl": "KL"}, "Logged with actor.loss.beta above 0."),
+    Curve(
+        "Clip fraction",
+        {"clip_ratio/region_mean": "clipped"},
+        "Share of tokens beyond the clip range; 0 on-policy.",
+    ),
+    Curve("Gradient norm", {"grad_norm": "norm"}, "Before clipping."),
+    Curve("Loss", {"loss": "loss"}, "In RL no measure of progress."),
+    Curve(
+        "Engine against learner",
+        {"sampling/sampling_logp_difference/mean": "difference"},
+        "Mean difference of log-probabilities; above 0.05 an alarm.",
+    ),
+)
+SUPERVISED = {
+    "critic_sft": Curve("Critic SFT", {"loss": "loss"}, "Cross-entropy in nats per token."),
+    "base": Curve("The base model", {"loss": "loss"}, "Cross-entropy in nats per token."),
+}
+
+
+def derived(group: Group, stage: str, key: str) -> list[Point]:
+    """A logged metric, or what a constant predictor would have for an error: Var(reward)."""
+    if key != "constant":
+        return over_steps(group, stage, key)
+    lines = group.folders[0].lines(stage) if len(group.folders) == 1 else []
+    return [(x, y * y, None, None, 1) for x, y in sorted(steps(lines, "reward_std").items())]
+
+
+def drawn(groups: Sequence[Group], stage: str, curves: Sequence[Curve]) -> tuple[str, list[str]]:
+    """The charts of a stage whose metrics were logged, and the titles of the others."""
+    asked = [curve for curve in curves if stage == "joint" or not curve.joint_only]
+    figures = {curve.title: _figure(groups, stage, curve) for curve in asked}
+    return grid(list(figures.values())), [title for title, svg in figures.items() if not svg]
+
+
+def supervised(groups: Sequence[Group]) -> str:
+    """The losses of the stages that imitate."""
+    drawn = grid([_figure(groups, stage, curve) for stage, curve in SUPERVISED.items()])
+    return f"<h3>Supervised stages</h3>{drawn}" if drawn else ""
+
+
+def _figure(groups: Sequence[Group], stage: str, curve: Curve) -> str:
+    title = (
+        f"{curve.title} ({next(iter(curve.keys.values()))})" if _ambiguous(groups, curve) else ""
+    )
+    return figure(
+        Chart(
+            "lines",
+            title or curve.title,
+            lines(groups, stage, curve.keys),
+            says=curve.says,
+            limits=curve.limits,
+            zero=curve.zero,
+            band=SEEDS if any(len(g.folders) > 1 for g in groups) else PROBLEMS,
+            alarms=alarms(groups, stage),
+        )
+    )
+
+
+def _ambiguous(groups: Sequence[Group], curve: Curve) -> bool:
+    """Whether only one of the curve's metrics is drawn, so that the title must name it."""
+    return len(groups) > 1 and len(curve.keys) > 1 and "constant" not in curve.keys
+
+
+def lines(groups: Sequence[Group], stage: str, keys: Mapping[str, str]) -> list[Series]:
+    """One line per metric of a single configuration, one per configuration of the first metric."""
+    if len(groups) == 1:
+        pairs = enumerate(keys.items())
+        return [Series(name, derived(groups[0], stage, key), i) for i, (key, name) in pairs]
+    key = next(iter(keys))
+    return [Series(group.name, derived(group, stage, key), group.style) for group in groups]
+
+
+def alarms(
+    groups: Sequence[Group], stage: str, place: Callable[[Group, int], float | None] | None = None
+) -> list[tuple[float, str]]:
+    """(x, what fired) of every alarm of a stage, of several runs with the run's name."""
+    found: dict[tuple[float, str], None] = {}
+    many = sum(len(group.folders) for group in groups) > 1
+    for group in groups:
+        for folder in group.folders:
+            for alarm in folder.alarms:
+                step = alarm.get("step")
+                if alarm.get("stage") != stage or not is_number(step):
+                    continue
+                x = place(group, int(step)) if place else float(step)
+                if x is not None:
+                    name = f" ({folder.place})" if many else ""
+                    found[x, f"alarm {alarm.get('alarm')}{name}"] = None
+    return sorted(found)
+
+
+def success(groups: Sequence[Group]) -> str:
+    """The chart that says what happened: held-out success over the steps of joint training, from
+    the evaluation before it, which stands at step -1.
+    """
+    one = len(groups) == 1
+    series = [
+        Series("held-out success" if one else group.name, _with_start(group), group.style)
+        for group in groups
+    ]
+    if one:
+        series.append(Series("reward in training", over_steps(groups[0], "joint", "reward"), 1))
+    several = any(len(group.folders) > 1 for group in groups)
+    return figure(
+        Chart(
+            "lines",
+            "Held-out success over joint training",
+            series,
+            says="The number that matters. Marks ▲: alarms.",
+            limits=FRACTION,
+            band=SEEDS if several else PROBLEMS,
+            alarms=alarms(groups, "joint"),
+        ),
+        wide=True,
+    )
+
+
+def _with_start(group: Group) -> list[Point]:
+    points = over_steps(group, "joint", "eval/success")
+    known = [one for folder in group.folders if (one := evaluated(folder, "before"))]
+    before = pool(known)
+    if not points or before is None:
+        return points
+    # one seed of several has an interval over problems, which the band is not
+    alone = len(known) == 1 < len(group.folders)
+    low, high = (before["mean"],) * 2 if alone else (before["low"], before["high"])
+    return [(-1.0, before["mean"], low, high, len(known)), *points]
+
+
+def budgets(groups: Sequence[Group]) -> str:
+    """Held-out success against samples, tokens and seconds, and what keeps a run from a chart."""
+    says = {
+        "samples": "Responses of the actor so far.",
+        "tokens": "Read, written and trained by any model, in joint training.",
+        "seconds": "Of joint training, evaluations excluded.",
+    }
+    figures = [
+        figure(
+            Chart(
+                "lines",
+                f"Success against {budget}",
+                [Series(g.name, over_budget(g, budget), g.style) for g in groups],
+                x=budget,
+                says=says[budget],
+                limits=FRACTION,
+                band=SEEDS,
+            )
+        )
+        for budget in BUDGETS
+    ]
+    without = [
+        folder.place
+        for group in groups
+        for folder in group.folders
+        if not steps(folder.lines("joint"), "eval/success")
+    ]
+    told = note(f"Without a curve, as no eval/success was logged: {', '.join(without)}.")
+    return grid(figures) + (told if without else "")
+
+
+def absent(titles: Sequence[str], stage: str) -> str:
+    """Says which charts a stage has no numbers for."""
+    if not titles:
+        return ""
+    return f'<p class="muted">Not logged in stage {esc(stage)}: {esc(", ".join(titles))}.</p>'

@@ -1,0 +1,214 @@
+"""What happened, in a few numbers: of one configuration in words, of several in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from genac.runs.numbers import is_number, mean, number, percent, seconds
+from genac.ui.html import esc, note, table, tiles
+from genac.ui.report.critic import FLOORS, measured
+from genac.ui.report.folder import Folder, part
+from genac.ui.report.groups import BUDGETS, Group, at_equal, of_group, over_steps, pool, success
+
+COSTS = ("tokens", "FLOPs", "seconds")
+
+
+def critic_error(group: Group) -> dict[str, Any] | None:
+    """The error of the critic that joint training starts from."""
+    found = [measured(part(folder.summary, "critic")) for folder in group.folders]
+    return pool([one for one in found if one])
+
+
+def spent(folder: Folder, what: str) -> float | None:
+    """Seconds, tokens or FLOPs of joint training without its evaluations; of a run without a
+    summary, what the last line says.
+    """
+    roles = {k: v for k, v in part(folder.summary, what).items() if is_number(v)}
+    if roles:
+        return sum(value for role, value in roles.items() if role != "evaluation")
+    lines = [x for x in folder.lines("joint") if is_number(x.get(f"cost/{what}"))]
+    return lines[-1][f"cost/{what}"] if lines else None
+
+
+def in_percent(value: Mapping[str, Any] | None) -> str:
+    """31.7 % [27.2, 36.9]"""
+    if value is None:
+        return "?"
+    if value["low"] is None:
+        return percent(value["mean"])
+    return f"{percent(value['mean'])} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+
+
+def in_numbers(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return "-"
+    interval = "" if value["low"] is None else f" [{value['low']:.3f}, {value['high']:.3f}]"
+    return f"{value['mean']:.3f}{interval}"
+
+
+def sentence(group: Group) -> str:
+    """What happened, in words."""
+    before, after = of_group(group, "before"), of_group(group, "after")
+    if before is None or after is None:
+        return _so_far(group)
+    judged = [folder for folder in group.folders if success(folder, "after")]
+    many = len(judged) > 1
+    told = f"{len(judged)} seeds, lowest and highest" if many else "95 % intervals"
+    told += "" if many else _over(judged[0])
+    if len(judged) < len(group.folders):
+        told += f"; {len(group.folders) - len(judged)} without a final evaluation"
+    return (
+        f"Held-out success went from {in_percent(before)} to {in_percent(after)} ({told}): "
+        f"{_verdict(before, after)}"
+    )
+
+
+def _so_far(group: Group) -> str:
+    """The last word of a run that has no final evaluation."""
+    for key, name in (("eval/success", "held-out success"), ("reward", "reward in training")):
+        points = over_steps(group, "joint", key)
+        if points:
+            step, value = points[-1][:2]
+            return f"No final evaluation yet; {name} at joint step {step:.0f}: {percent(value)}."
+    return "No result yet: neither an evaluation nor a reward of joint training is known."
+
+
+def _over(folder: Folder) -> str:
+    problems = part(folder.summary, "success_after").get("problems")
+    return f" over {problems} problems" if is_number(problems) else " over problems"
+
+
+def _verdict(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    if before["high"] is None or after["high"] is None:
+        return "no interval is known."
+    if after["low"] > before["high"]:
+        return "a clear gain."
+    return "a clear loss." if after["high"] < before["low"] else "the intervals overlap."
+
+
+def headline(group: Group) -> str:
+    """The numbers that matter, in large print."""
+    before, after = of_group(group, "before"), of_group(group, "after")
+    cells = []
+    if before or after:
+        gain = f"{100 * (after['mean'] - before['mean']):+.1f} points" if before and after else ""
+        shown = [percent(one["mean"]) if one else "?" for one in (before, after)]
+        cells.append(("held-out success", " → ".join(shown), gain))
+    if error := critic_error(group):
+        floors = [
+            m
+            for f in group.folders
+            for k in FLOORS
+            if (m := mean(part(f.summary, "critic").get(k)))
+        ]
+        known = [] if error["low"] is None else [f"[{error['low']:.3f}, {error['high']:.3f}]"]
+        best = ", ".join([*known, *([f"best floor {min(floors):.3f}"] if floors else [])])
+        cells.append(("critic's squared error", f"{error['mean']:.3f}", best))
+    cells += _cost_tiles(group)
+    fired = [alarm for folder in group.folders for alarm in folder.alarms]
+    cells.append(
+        ("alarms", str(len(fired)), ", ".join(dict.fromkeys(str(a.get("alarm")) for a in fired)))
+    )
+    return tiles(cells)
+
+
+def _cost_tiles(group: Group) -> list[tuple[str, str, str]]:
+    each = " per run" if len(group.folders) > 1 else ""
+    cells = []
+    for what, label in (("seconds", "joint training"), ("tokens", "tokens of all models")):
+        known = [v for f in group.folders if (v := spent(f, what)) is not None]
+        if known:
+            middle = sum(known) / len(known)
+            steps = max(len(folder.lines("joint")) for folder in group.folders)
+            remark = f"{steps} steps{each}" if what == "seconds" else each.strip()
+            cells.append(
+                (label, seconds(middle) if what == "seconds" else number(round(middle)), remark)
+            )
+    return cells
+
+
+def ranking(groups: Sequence[Group]) -> str:
+    """Which configuration did best, and which cannot be told from it, in words."""
+    ranked = [(group, found) for group in _ranked(groups) if (found := of_group(group, "after"))]
+    if not ranked:
+        return "No run has a final evaluation yet."
+    (best, top), others = ranked[0], ranked[1:]
+    close = [group.name for group, value in others if _overlap(value, top)]
+    apart = (
+        f"; its interval overlaps that of {', '.join(close)}."
+        if close
+        else (", apart from all others." if others else ".")
+    )
+    return f"Highest held-out success: {best.title}, {in_percent(top)}{apart}"
+
+
+def _overlap(value: Mapping[str, Any], top: Mapping[str, Any]) -> bool:
+    """Whether a value cannot be told from the highest one; without intervals nothing can."""
+    return None in (value["high"], top["low"]) or value["high"] >= top["low"]
+
+
+def _ranked(groups: Sequence[Group]) -> list[Group]:
+    return sorted(groups, key=lambda g: -((of_group(g, "after") or {}).get("mean") or -1.0))
+
+
+def comparison(groups: Sequence[Group]) -> str:
+    """One row per configuration, the best first; success also at budgets that every run reached."""
+    folders = [folder for group in groups for folder in group.folders]
+    found = {budget: at_equal(folders, budget) for budget in BUDGETS}
+    reached = {name: limit for name, (limit, _) in found.items() if limit is not None}
+    places = [str(folder.run.path) for folder in folders]
+    equal = [dict(zip(places, found[name][1], strict=True)) for name in reached]
+    head = [
+        *("configuration", "seeds", "success before", "success after"),
+        *(f"at {number(round(limit))} {name}" for name, limit in reached.items()),
+        *("critic's error", "tokens", "seconds", "alarms"),
+    ]
+    rows = [_row(group, equal) for group in _ranked(groups)]
+    known = [i for i in range(len(head)) if any(row[i] not in ("-", "?") for row in rows)]
+    shown = table([head[i] for i in known], [[esc(row[i]) for i in known] for row in rows])
+    return shown + (
+        '<p class="muted">One seed: 95 % interval over problems. Several: mean [lowest, highest '
+        "seed]. At equal samples, tokens, seconds: success during training, linear between two "
+        "evaluations, at what every run reached. Tokens and seconds are those of joint "
+        "training.</p>"
+    )
+
+
+def _row(group: Group, equal: Sequence[Mapping[str, float | None]]) -> list[str]:
+    at = []
+    for values in equal:
+        known = [v for f in group.folders if (v := values[str(f.run.path)]) is not None]
+        at.append(percent(sum(known) / len(known)) if known else "-")
+    costs = []
+    for what in ("tokens", "seconds"):
+        known = [v for f in group.folders if (v := spent(f, what)) is not None]
+        costs.append(number(round(sum(known) / len(known))) if known else "-")
+    fired = sum(len(folder.alarms) for folder in group.folders)
+    return [
+        group.name,
+        str(len(group.folders)),
+        in_percent(of_group(group, "before")),
+        in_percent(of_group(group, "after")),
+        *at,
+        in_numbers(critic_error(group)),
+        *costs,
+        str(fired),
+    ]
+
+
+def cost(folder: Folder) -> str:
+    """Tokens, FLOPs and seconds by role, with each role's share of the time."""
+    columns = [part(folder.summary, key) for key in ("tokens", "flops", "seconds")]
+    roles = list(dict.fromkeys(role for column in columns for role in column))
+    total = sum(v for v in columns[2].values() if is_number(v))
+    rows = []
+    for role in roles:
+        used = columns[2].get(role)
+        share = used / total if total and is_number(used) else 0
+        bar = f'<span class="bar" style="width:{10 * share:.2f}rem"></span> {percent(share)}'
+        amounts = [esc(number(column.get(role))) for column in columns]
+        rows.append((esc(role.replace("_", " ")), *amounts, bar if share else ""))
+    missing = [key for key in ("tokens", "flops", "seconds") if not part(folder.summary, key)]
+    told = note(f"summary.json lacks {', '.join(missing)} by role.") if missing else ""
+    return (table(("role", *COSTS, "share of time"), rows) if rows else "") + told

@@ -1,0 +1,264 @@
+"""The viewer's HTTP server: the page, and the run as JSON. It only reads, and asks nobody else."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import webbrowser
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import TypeAdapter, ValidationError
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from genac.hosts import in_url, is_loopback
+from genac.runs.listing import status
+from genac.runs.store import Run
+from genac.runs.trajectory import Step, Trajectory, prefix
+from genac.ui.viewer.index import Filters, Index, newest_first
+from genac.ui.viewer.tree import tree
+
+STATIC = Path(__file__).parent / "static"
+BUDGET = 0.15  # seconds that a request may spend on reading the run before it answers
+VERSIONS = 12  # groups that are looked through for the same state
+JUDGEMENT = (  # the columns that are needed for it
+    *("group", "member", "problem_id", "response_ids", "reward", "start", "end", "step_text"),
+    *("value", "rationale", "critic_version", "score_probs"),
+)
+
+
+class StrictJSON(JSONResponse):
+    """JSON as browsers read it: no NaN, and lone surrogates, which a name may hold, replaced."""
+
+    def render(self, content: Any) -> bytes:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace")
+
+
+HEADERS = {
+    # Even if text of a model became markup, the browser would run and fetch nothing.
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+FILTERS = TypeAdapter(Filters)  # from the strings of an address
+EXPORTS: dict[str, tuple[str, Callable[[Trajectory, bool], str]]] = {
+    "html": ("text/html; charset=utf-8", Trajectory.to_html),
+    "md": ("text/markdown; charset=utf-8", Trajectory.to_markdown),
+}
+
+
+def make_app(run: Run, host: str = "127.0.0.1") -> FastAPI:
+    """The application for one run folder, which need not be complete."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    index = Index(run)
+    app.add_middleware(GZipMiddleware, minimum_size=2000)
+    if is_loopback(host):
+        # A page elsewhere could point a name of its own at this port; its Host header tells.
+        names = ["127.0.0.1", "localhost", "[::1]", "testserver", host]
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
+    _failures(app)
+    _run_routes(app, run, index)
+    _response_routes(app, run, index)
+
+    @app.get("/")
+    def page() -> FileResponse:
+        return FileResponse(STATIC / "index.html")
+
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    return app
+
+
+def _failures(app: FastAPI) -> None:
+    @app.middleware("http")
+    async def headers(request: Request, call_next: Any) -> Response:
+        response = await call_next(request)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+    @app.exception_handler(ValueError)
+    @app.exception_handler(OSError)
+    def refused(request: Request, error: Exception) -> JSONResponse:
+        told = str(error)
+        if isinstance(error, ValidationError):
+            told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        return StrictJSON({"detail": told}, 422)
+
+
+def _run_routes(app: FastAPI, run: Run, index: Index) -> None:
+    """What the page asks of the run as a whole."""
+
+    @app.get("/api/run")
+    def overview() -> Response:
+        index.refresh(BUDGET)
+        return StrictJSON(describe(run, index))
+
+    @app.get("/api/rollouts")
+    def rollouts(request: Request) -> Response:
+        filters = FILTERS.validate_python(dict(request.query_params))
+        if not index.indexed()[1]:
+            index.refresh(BUDGET)
+        return StrictJSON(index.page(filters, BUDGET))
+
+
+def _response_routes(app: FastAPI, run: Run, index: Index) -> None:
+    """What the page asks of single responses and their groups."""
+
+    def opened(stage: str, step: int, group: int) -> list[Trajectory]:
+        """The responses of a group; what could not be read of them is noted for the page."""
+        found = run.group(stage, step, group)
+        index.note((stage, step), found[0].problems)
+        return found
+
+    @app.get("/api/trajectory/{stage}/{step}/{group}/{member}")
+    def trajectory(stage: str, step: int, group: int, member: int) -> Response:
+        siblings = opened(stage, step, group)
+        one = _member(siblings, member)
+        others = [{"member": s.member, "reward": s.reward} for s in siblings]
+        return StrictJSON(one.as_dict() | {"siblings": others})
+
+    @app.get("/api/tree/{stage}/{step}/{group}")
+    def siblings(stage: str, step: int, group: int) -> Response:
+        found = opened(stage, step, group)
+        about = {"problem_id": found[0].problem_id, "prompt": found[0].prompt}
+        return StrictJSON(about | {"answer": found[0].answer, "nodes": tree(found)})
+
+    @app.get("/api/versions/{stage}/{step}/{group}/{member}")
+    def versions(stage: str, step: int, group: int, member: int, start: int) -> Response:
+        return StrictJSON(same_state(run, index, (stage, step, group, member), start))
+
+    @app.get("/api/export/{stage}/{step}/{group}/{member}")
+    def export(
+        stage: str, step: int, group: int, member: int, format: str = "html", tokens: bool = False
+    ) -> Response:
+        if format not in EXPORTS:
+            raise ValueError(f"format is {format!r}; it can be {', '.join(EXPORTS)}")
+        kind, write = EXPORTS[format]
+        one = _member(opened(stage, step, group), member)
+        # a stage is named by a file, which may hold what a header must not
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", one.address)
+        disposition = {"Content-Disposition": f'attachment; filename="{name}.{format}"'}
+        text = write(one, tokens).encode("utf-8", "replace")
+        return Response(text, media_type=kind, headers=disposition)
+
+
+def describe(run: Run, index: Index) -> dict[str, Any]:
+    """The run in a few words, how much of it was read, and what is missing."""
+    found, (done, total) = status(run), index.indexed()
+    missing = [found.result] if found.state == "unreadable" else []
+    missing += index.notes()
+    if not total:
+        missing.append(
+            "No rollouts yet: they are written every stages.*.log_rollouts_every steps, and at "
+            "the last one."
+        )
+    return {
+        "name": run.path.resolve().name,
+        "path": str(run.path),
+        "status": found.state,
+        "algorithm": found.algorithm,
+        "stage": found.stage,
+        "step": found.step,
+        "steps": found.steps,
+        "result": "" if found.state == "unreadable" else found.result,
+        "missing": missing,
+        "indexed": {"done": done, "total": total},
+        "version": index.version,
+        **index.overview(),
+    }
+
+
+def same_state(
+    run: Run, index: Index, address: tuple[str, int, int, int], start: int
+) -> list[dict[str, Any]]:
+    """What every version of the critic said of one state (same problem, same prefix), newest
+    first; each version of a stage once, where the asked response was judged by it as there.
+    """
+    group = run.group(*address[:3])
+    own = _member(group, address[3])
+    wanted = {prefix(own, step) for step in own.steps if step.start == start}
+    if not wanted:
+        raise ValueError(f"{own.address} has no state at token {start}")
+    others = [p for p in index.occurrences(own.problem_id, VERSIONS) if p != address[:3]]
+    responses = chain([own], group, *(run.group(*place, JUDGEMENT) for place in others))
+    found: dict[Any, dict[str, Any]] = {}
+    for one in responses:
+        for state in one.steps:
+            if state.asked and prefix(one, state) in wanted:
+                found.setdefault((one.stage, state.critic_version), _judgement(one, state))
+    asked = {j: said for j in run.judges() if (said := _also(run, index, j, own, start))}
+    every = [*found.values(), *asked.values()]
+    return sorted(every, key=lambda state: newest_first(state["stage"], state["step"]))
+
+
+def _also(run: Run, index: Index, judge: str, own: Trajectory, start: int) -> dict[str, Any] | None:
+    """What another critic said of the state, where it was asked (`genac eval states`)."""
+    folder = run.judged(judge)
+    if not run.table_path(folder, own.stage, own.step).exists():
+        return None
+    try:
+        group = run.group(own.stage, own.step, own.group, JUDGEMENT, folder)
+    except ValueError as error:  # damaged, or of another run
+        index.note((own.stage, own.step), [f"{folder}: {error}"])
+        return None
+    index.note((own.stage, own.step), group[0].problems)
+    steps = (s for one in group if one.member == own.member for s in one.steps)
+    said = next((s for s in steps if s.start == start and s.asked), None)
+    return None if said is None else _judgement(own, said, judge)
+
+
+def _judgement(one: Trajectory, state: Step, judge: str | None = None) -> dict[str, Any]:
+    return {
+        "judge": judge,  # None: the run's own critic
+        "address": one.address,
+        "stage": one.stage,
+        "step": one.step,
+        "start": state.start,
+        "critic_version": state.critic_version,
+        "value": state.value,
+        "observed": state.observed,
+        "observed_count": state.observed_count,
+        "rationale": state.rationale,
+        "score_probs": state.score_probs,
+    }
+
+
+def _member(group: list[Trajectory], member: int) -> Trajectory:
+    for one in group:
+        if one.member == member:
+            return one
+    raise ValueError(f"group {group[0].group} has no response {member}")
+
+
+def serve(run: Run, host: str, port: int, browser: bool) -> None:
+    """Serves the run until interrupted; prints the address, and opens it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        raise ValueError(
+            f"cannot listen on {in_url(host)}:{port} ({error.strerror or error}): choose another "
+            "--port, or --port 0 for any free one"
+        ) from error
+    address = f"http://{in_url(host)}:{listening.getsockname()[1]}/"
+    listening.listen(128)  # a browser that is faster than the server waits
+    print(f"{run.path} at {address} (Ctrl-C ends it)", flush=True)
+    if not is_loopback(host):
+        print(f"anyone who can reach {host} can read this run", flush=True)
+    if browser:
+        webbrowser.open(address)
+    config = uvicorn.Config(make_app(run, host), log_level="warning", access_log=False)
+    uvicorn.Server(config).run(sockets=[listening])

@@ -1,1 +1,0 @@
-"""`genac view`: a run's responses as steps coloured by value, beside the critic's reasoning."""

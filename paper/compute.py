@@ -1,0 +1,106 @@
+"""What an iteration costs relative to PPO: tokens, FLOPs and seconds, for GenAC and VinePPO.
+
+Runs bench/step.py, once at the reference shape (long responses, few states, short thoughts) and
+once for each of `recipes`. Plan: `arguments` of the benchmark, `recipes` (name -> its arguments).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from genac.runs.store import stable_hash
+from paper.figures import dots
+from paper.plan import Findings, Plan
+from paper.verdicts import verdict
+
+BENCH = Path(__file__).parents[2] / "bench" / "step.py"
+KINDS = ("tokens", "flops", "seconds")
+
+
+def run(plan: Plan) -> Findings:
+    jobs = {"reference shape": plan.values["arguments"], **plan.values["recipes"]}
+    inputs = stable_hash([file.read_text() for file in sorted(BENCH.parent.glob("*.py"))])
+    default = dict(plan.recipe)
+    cells = [{"arguments": a, "inputs": inputs, "recipe": default} for a in jobs.values()]
+    found = plan.cells.map(step_cost, cells)
+    return report(plan, dict(zip(jobs, found, strict=True)))
+
+
+def step_cost(arguments: list[str], inputs: str, recipe: dict[str, Any]) -> dict[str, Any]:
+    """A cell: method -> kind -> cost of a step relative to PPO's.
+
+    `inputs` (a hash of the benchmark) and `recipe` only tell cells apart.
+    """
+    del inputs, recipe
+    if not BENCH.exists():
+        raise ValueError(f"there is no {BENCH}: run this from a checkout of the repository")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "step.json"
+        command = [sys.executable, str(BENCH), *arguments, "--json", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ValueError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+        return json.loads(file.read_text())["cost_relative_to_ppo"]
+
+
+def report(plan: Plan, found: dict[str, dict[str, Any]]) -> Findings:
+    rows = [
+        {
+            "claim": f"an iteration of {name} costs {word} {factor:g} times PPO's",
+            "ours": "; ".join(
+                f"{shape}: tokens {c[name]['tokens']['value']:.2f}, FLOPs "
+                f"{c[name]['flops']['value']:.2f}, seconds {told(c[name]['seconds'])}"
+                for shape, c in found.items()
+            ),
+            "verdict": "-",
+        }
+        for name, factor, word in (("genac", 2.1, "about"), ("vineppo", 4.0, "over"))
+    ]
+    spent = {
+        shape: [c[name]["seconds"]["value"] for name in ("genac", "vineppo")]
+        for shape, c in found.items()
+    }
+    below = {
+        shape: c["genac"]["seconds"]["high"] < c["vineppo"]["seconds"]["low"]
+        for shape, c in found.items()
+    }
+    rows.append(
+        {
+            "claim": "GenAC costs less than VinePPO",
+            "ours": "; ".join(f"{s}: {a:.2f} against {b:.2f}" for s, (a, b) in spent.items()),
+            "verdict": verdict(all(below.values()), not any(below.values())),
+        }
+    )
+    lines = [
+        "Cost of one iteration relative to PPO's; seconds as the median of the rounds' ratios "
+        "[their range], tokens and FLOPs as counted where they are computed (2 N per token read or "
+        "written, 6 N per token trained).",
+        "",
+        "| shape | method | tokens | FLOPs | seconds |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {shape} | {method} | {row['tokens']['value']:.2f} | {row['flops']['value']:.2f} "
+            f"| {told(row['seconds'])} |"
+            for shape, methods in found.items()
+            for method, row in methods.items()
+        ),
+    ]
+    drawn = {
+        kind: {
+            f"{shape}: {m}": {"mean": row[kind]["value"], "low": None}
+            for shape, methods in found.items()
+            for m, row in methods.items()
+        }
+        for kind in KINDS
+    }
+    svg = dots("Cost of an iteration, PPO = 1", drawn)
+    return Findings({"cost_relative_to_ppo": found}, rows, "\n".join(lines), {"": svg})
+
+
+def told(row: dict[str, float]) -> str:
+    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"

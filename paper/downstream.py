@@ -1,0 +1,219 @@
+"""Joint RL by every method in a regime where credit matters, at equal samples, tokens and seconds.
+
+Plan: `methods` (name -> overrides with a `grid`), tuned on `tuning_seeds` by late success (none:
+every grid has one point) and then run on `seeds`; `bases` (seeds of base model and critic stages,
+taken in turn by the runs); `columns` (held-out tasks by name -> options); `against` (the value-free
+method whose final success is the mark to reach); `ours`, `rivals` and `ppo_forms` (whom the
+verdicts compare) and `pairs` (one variant against another), of which a plan may have either. Exact
+values in place of a critic are a method like the others here: nearly what a perfect critic would
+give.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from genac.config.algorithms import merge
+from genac.config.recipes import expand
+from genac.config.run import RunConfig
+from genac.critics import critic_class
+from paper.downstream_report import highest, mean_known, report
+from paper.plan import Findings, Plan
+from paper.runs import (
+    columns,
+    difference,
+    interval,
+    joint_run,
+    placed,
+)
+
+BUDGETS = ("samples", "tokens", "seconds")
+
+
+def run(plan: Plan) -> Findings:
+    values = plan.values
+    named = {values["against"], *values.get("ppo_forms", []), *chain(*values.get("pairs", []))}
+    named |= {*values.get("rivals", {}).values(), *([values["ours"]] if "ours" in values else [])}
+    unknown = named - set(plan.values["methods"])
+    if unknown:
+        raise ValueError(
+            f"the plan compares {', '.join(sorted(unknown))}, which is no method of it"
+        )
+    best, grid = tune(plan)
+    configs = {
+        (method, seed): run_config(plan, values, seed)
+        for method, values in best.items()
+        for seed in plan.seeds
+    }
+    found = plan.cells.map(joint_run, [{"config": c} for c in configs.values()])
+    results = dict(zip(configs, found, strict=True))
+    tasks = plan.values["columns"]
+    scores = plan.cells.map(
+        columns,
+        [
+            {"config": config, "folder": results[key]["folder"], "tasks": tasks}
+            for key, config in configs.items()
+        ],
+    )
+    by_column = dict(zip(configs, scores, strict=True))
+    table = {m: account(plan, m, configs, results, by_column) for m in best}
+    add_equal_budgets(plan, table, results)
+    return report(plan, table, grid, {m: settings_of(best[m], plan) for m in best})
+
+
+def run_config(plan: Plan, values: dict[str, Any], seed: int) -> dict[str, Any]:
+    """A run's config: joint training is the seed's own, base and critic are one of `bases`."""
+    bases = plan.values["bases"]
+    stages = {"stages": {"seed": bases[seed % len(bases)]}}
+    return placed(plan.config(values, stages, seed=seed), plan.folder)
+
+
+def tune(plan: Plan) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """Each method's overrides at its best grid point, and the whole grid's final success."""
+    jobs: dict[tuple[str, str], dict[str, Any]] = {}
+    for method, variant in plan.values["methods"].items():
+        if "like" not in variant:
+            for name, values in expand({method: variant}).items():
+                jobs[method, name] = values
+    seeds = plan.values["tuning_seeds"]
+    if not seeds and len(jobs) > len({method for method, _ in jobs}):
+        raise ValueError("tuning_seeds is empty, so every method's grid must have one point")
+    items = [
+        {"config": run_config(plan, values, seed)} for values in jobs.values() for seed in seeds
+    ]
+    found = iter(plan.cells.map(joint_run, items))
+    # The end of training alone is one noisy number; the last two evaluations and the final one
+    # together say where the method settles.
+    grid = {
+        key: float(np.mean([late_success(next(found)) for _ in seeds])) if seeds else 0.0
+        for key in jobs
+    }
+    best = {}
+    for method, variant in plan.values["methods"].items():
+        owner = variant.get("like", method)
+        top = max((k for k in grid if k[0] == owner), key=lambda k: grid[k])
+        over = {k: v for k, v in variant.items() if k not in ("like", "grid")}
+        best[method] = merge(jobs[top], over)
+    return best, {name: value for (_, name), value in grid.items()} if seeds else {}
+
+
+def late_success(result: dict[str, Any]) -> float:
+    return float(np.mean([*result["curve"]["success"][-2:], result["final"]]))
+
+
+def settings_of(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    cfg = plan.config(values)
+    found: dict[str, Any] = {"lr": cfg.actor.optimizer.learning_rate}
+    if cfg.credit.estimator == "gae":
+        found["lambda"] = cfg.credit.lam
+    return found
+
+
+def account(
+    plan: Plan,
+    method: str,
+    configs: dict[Any, Any],
+    results: dict[Any, Any],
+    by_column: dict[Any, Any],
+) -> dict[str, Any]:
+    """One method over its seeds."""
+    runs = [results[method, seed] for seed in plan.seeds]
+    scores = [by_column[method, seed] for seed in plan.seeds]
+    steps = len(runs[0]["critic"]["bias"]) or 1
+    cfg = RunConfig(**configs[method, plan.seeds[0]])
+    spent = {
+        kind: [{k: v for k, v in r["cost"][kind].items() if k != "evaluation"} for r in runs]
+        for kind in ("seconds", "tokens", "flops")
+    }
+    return {
+        "final": interval([r["final"] for r in runs]),
+        "mean_over_training": interval([float(np.mean(r["curve"]["success"])) for r in runs]),
+        "responses_before": responses_before(cfg),
+        "columns": {c: interval([s[c] for s in scores]) for c in scores[0]},
+        "column_mean": interval([float(np.mean(list(s.values()))) for s in scores]),
+        "per_step": {
+            kind: float(np.median([sum(s.values()) for s in found])) / steps
+            for kind, found in spent.items()
+        },
+        "curve": {
+            "samples": runs[0]["curve"]["samples"],
+            "success": [
+                interval(list(values))
+                for values in zip(*(r["curve"]["success"] for r in runs), strict=True)
+            ],
+        },
+        "critic": {
+            key: [mean_known(step) for step in zip(*(r["critic"][key] for r in runs), strict=True)]
+            for key in runs[0]["critic"]
+        },
+        # Per seed: where values stand far above returns, the actor may have found what fools them.
+        "highest_bias": [highest(r["critic"]["bias"], max(5, steps // 8)) for r in runs],
+    }
+
+
+def responses_before(cfg: RunConfig) -> int:
+    """Responses of the actor that the critic's own stages used."""
+    made, stage = cfg.stages.synthesize, cfg.stages.critic_rl
+    groups = (stage.num_prompts or cfg.rollout.num_prompts) * stage.steps
+    rl = groups * (stage.num_generations or cfg.rollout.num_generations)
+    kind = critic_class(cfg.critic.kind)
+    traces = made.num_prompts * made.num_generations if kind.needs_traces else 0
+    return rl + traces if kind.learns else 0
+
+
+def add_equal_budgets(plan: Plan, table: dict[str, Any], results: dict[Any, Any]) -> None:
+    """Success where the cheapest method's budget ends; samples needed to reach the mark."""
+    against = plan.values["against"]
+    budgets = {b: min(r["curve"][b][-1] for r in results.values()) for b in BUDGETS}
+    for method, row in table.items():
+        curves = [results[method, seed]["curve"] for seed in plan.seeds]
+        row["at_equal"] = {
+            b: interval([float(np.interp(budgets[b], c[b], c["success"])) for c in curves])
+            for b in BUDGETS
+        }
+        marks = [results[against, seed]["curve"] for seed in plan.seeds]
+        row["minus_against"] = difference(row["final"]["values"], table[against]["final"]["values"])
+        row["samples_ratio"] = samples_ratio(curves, marks)
+        row["samples_ratio_with_preparation"] = samples_ratio(
+            curves, marks, row["responses_before"]
+        )
+
+
+def samples_ratio(
+    curves: list[dict[str, list[float]]], marks: list[dict[str, list[float]]], before: float = 0.0
+) -> dict[str, float | None]:
+    """Samples after which the mean curve first reaches the last point of the mean of `marks`, as a
+    part of those after which `marks` itself does; both anew in every draw of seeds (95 %).
+
+    `before` are samples that the method spent ahead of its curve. None where it is not reached, or
+    where `marks` end no higher than they started.
+    """
+    at, marked_at = (np.array(found[0]["samples"]) for found in (curves, marks))
+    ours, theirs = (np.array([c["success"] for c in found]) for found in (curves, marks))
+
+    def one(pick: Any) -> float:
+        mark = theirs[pick].mean(0)
+        needed = first(at, ours[pick].mean(0), mark[-1]) + before
+        theirs_needed = first(marked_at, mark, mark[-1])
+        return needed / theirs_needed if theirs_needed else float("inf")
+
+    rng = np.random.default_rng(0)
+    found = np.array([one(p) for p in rng.integers(len(curves), size=(2000, len(curves)))])
+    low, high = np.quantile(found, (0.025, 0.975), method="inverted_cdf")
+    ends = {"value": one(slice(None)), "low": low, "high": high}
+    return {k: float(x) if np.isfinite(x) else None for k, x in ends.items()}
+
+
+def first(samples: np.ndarray, success: np.ndarray, mark: float) -> float:
+    """Where the piecewise linear curve first reaches `mark`; infinity where it never does."""
+    reached = np.nonzero(success >= mark)[0]
+    if not len(reached):
+        return float("inf")
+    i = int(reached[0])
+    if i == 0:
+        return float(samples[0])
+    part = (mark - success[i - 1]) / (success[i] - success[i - 1])
+    return float(samples[i - 1] + part * (samples[i] - samples[i - 1]))

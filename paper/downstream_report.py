@@ -1,0 +1,277 @@
+"""The account of a downstream comparison: verdicts, tables and drawings."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from paper.figures import lines
+from paper.plan import Findings, Plan
+from paper.runs import difference, show
+from paper.verdicts import above, below, shown, verdict
+
+
+def report(
+    plan: Plan, table: dict[str, Any], grid: dict[str, float], settings: dict[str, Any]
+) -> Findings:
+    against, ours = plan.values["against"], plan.values.get("ours", "")
+    named = plan.values.get("rivals", {})
+    forms = sorted(plan.values.get("ppo_forms", []), key=lambda m: -table[m]["final"]["mean"])
+    compared = {f"PPO's best ({m})": table[m] for m in forms[:1]}
+    compared |= {name: table[method] for name, method in named.items()}
+    # Variants of a method are compared on our account: nobody else claims anything of them.
+    methods = plan.values["methods"]
+    own = {name for name, method in named.items() if "like" in methods[method]}
+    gaps = {
+        name: difference(table[ours]["final"]["values"], row["final"]["values"])
+        for name, row in compared.items()
+    }
+    pairs = {
+        (one, other): difference(table[one]["final"]["values"], table[other]["final"]["values"])
+        for one, other in plan.values.get("pairs", [])
+    }
+    last = table[against]["curve"]["samples"][-1]  # what was trained for longer is cut there
+    svg = lines(
+        "Held-out success against actor samples",
+        {
+            method: [
+                (at, success)
+                for at, success in zip(
+                    row["curve"]["samples"], row["curve"]["success"], strict=True
+                )
+                if at <= last
+            ]
+            for method, row in table.items()
+        },
+        "responses of the actor",
+        "held-out success",
+    )
+    figures = {
+        "rl_final_success": {m: row["final"] for m, row in table.items()},
+        "rl_samples_ratio_to_grpo": {m: row["samples_ratio"] for m, row in table.items()},
+        "rl_gap_of_genac": gaps,
+    }
+    return Findings(
+        figures,
+        [
+            *(verdicts(table, ours, against, gaps, compared, own) if ours else []),
+            *contrasts(table, pairs),
+        ],
+        "\n".join(
+            [text(plan, table, settings, compared), *(pair_line(*p, g) for p, g in pairs.items())]
+        ),
+        {"": svg, "staleness": staleness_drawing(table)},
+        {"methods": table, "settings": settings, "tuning_grid": grid},
+    )
+
+
+def verdicts(
+    table: dict[str, Any],
+    ours: str,
+    against: str,
+    gaps: dict[str, Any],
+    compared: dict[str, Any],
+    own: set[str],
+) -> list[dict[str, str]]:
+    rows = [
+        {
+            "claim": ("(ours) " if name in own else "")
+            + f"GenAC above {name} in final success {budget(table[ours], compared[name])}",
+            "ours": f"{table[ours]['final']['mean']:.3f}; difference {show(gap)}",
+            "verdict": verdict(above(gap, 0), below(gap, 0)),
+        }
+        for name, gap in gaps.items()
+    ]
+    ratio = table[ours]["samples_ratio"]
+    rows.append(
+        {
+            "claim": f"(aim) GenAC reaches {against}'s final success in half of its samples",
+            "ours": f"{part(ratio)} of them, {part(table[ours]['samples_ratio_with_preparation'])} "
+            "with the responses that its critic's stages used",
+            "verdict": verdict(
+                ratio["high"] is not None and ratio["high"] <= 0.5,
+                ratio["low"] is None or ratio["low"] > 0.5,
+            ),
+        }
+    )
+    for kind in ("tokens", "seconds"):
+        order = sorted(table, key=lambda m: -table[m]["at_equal"][kind]["mean"])
+        rows.append(
+            {
+                "claim": f"(ours) place at equal {kind}",
+                "ours": f"GenAC {order.index(ours) + 1} of {len(order)}: "
+                f"{show(table[ours]['at_equal'][kind])}, {against} "
+                f"{show(table[against]['at_equal'][kind])}",
+                "verdict": "-",
+            }
+        )
+    return rows
+
+
+def contrasts(
+    table: dict[str, Any], pairs: dict[tuple[str, str], dict[str, Any]]
+) -> list[dict[str, str]]:
+    """One variant against another, paired by seed."""
+    return [
+        {
+            "claim": f"(ours) {one} above {other} in final success "
+            f"{budget(table[one], table[other])}",
+            "ours": f"{table[one]['final']['mean']:.3f}, worst seed "
+            f"{min(table[one]['final']['values']):.2f} against "
+            f"{min(table[other]['final']['values']):.2f}; difference {show(gap)}",
+            "verdict": verdict(above(gap, 0), below(gap, 0)),
+        }
+        for (one, other), gap in pairs.items()
+    ]
+
+
+def pair_line(one: str, other: str, gap: dict[str, Any]) -> str:
+    return f"\n{one} less {other}: {show(gap)}."
+
+
+def budget(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """Under which budget two methods' final success is compared."""
+    mine, theirs = (row["curve"]["samples"][-1] for row in (one, other))
+    if mine == theirs:
+        return "at equal samples"
+    return f"after {mine:.0f} responses against {theirs:.0f}"
+
+
+def part(ratio: dict[str, float | None]) -> str:
+    """0.45 [0.40, 0.52]; "-" for an end that lies beyond the budget."""
+    value, low, high = (shown(ratio[k], 2) for k in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def staleness_drawing(table: dict[str, Any]) -> str:
+    """The critic's bias (its value less the return) as its actor improves."""
+    series = {}
+    for method, row in table.items():
+        bias = smooth(row["critic"]["bias"])
+        if bias:
+            series[method] = [(float(i + 1), {"mean": b, "low": None}) for i, b in bias]
+    return lines("Value less return, five steps averaged", series, "step", "bias")
+
+
+def highest(values: Sequence[float | None], width: int) -> float | None:
+    """The largest mean over a window of `width` steps, one window after the other."""
+    return max((mean for _, mean in smooth(values, width)), default=None)
+
+
+def smooth(values: Sequence[float | None], width: int = 5) -> list[tuple[int, float]]:
+    """(last step, mean) of each full window of known values."""
+    known = [(i, v) for i, v in enumerate(values) if v is not None]
+    windows = [known[i : i + width] for i in range(0, len(known) - width + 1, width)]
+    return [(w[-1][0], float(np.mean([v for _, v in w]))) for w in windows]
+
+
+def staleness(table: dict[str, Any]) -> list[str]:
+    """Bias and error against returns by quarter of training."""
+    rows = []
+    for method, row in table.items():
+        bias, error = row["critic"]["bias"], row["critic"]["mse"]
+        if all(b is None for b in bias):
+            continue
+        cells = [
+            "-" if mean_known(b) is None else f"{mean_known(b):+.2f}, {mean_known(e):.2f}"
+            for b, e in zip(quarters(bias), quarters(error), strict=True)
+        ]
+        rows.append(f"| {method} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def quarters(values: Sequence[float | None]) -> list[Sequence[float | None]]:
+    edges = np.linspace(0, len(values), 5).astype(int)
+    return [values[a:b] for a, b in itertools.pairwise(edges)]
+
+
+def introduction(plan: Plan, table: dict[str, Any]) -> str:
+    """What was compared, and how settings were chosen."""
+    ends = {name: row["curve"]["samples"][-1] for name, row in table.items()}
+    usual = ends[plan.values["against"]]
+    longer = [f"{name} {end:.0f}" for name, end in ends.items() if end != usual]
+    chosen = "Settings were fixed beforehand."
+    if plan.values["tuning_seeds"]:
+        chosen = (
+            "Every method at the best point of its grid (late success on seeds "
+            f"{plan.values['tuning_seeds']}, in the JSON)."
+        )
+    if longer:
+        chosen += f" Trained for longer, on so many responses: {', '.join(longer)}."
+    return (
+        f"Held-out success after {usual:.0f} responses, seeds {plan.seeds} over base models "
+        f"{plan.values['bases']}: mean [95 % t interval over seeds]. {chosen} Tokens and seconds "
+        "are those of joint training; what a critic's earlier stages cost is not in them (the "
+        "responses they used are a column), nor are VinePPO's continuations counted as samples."
+    )
+
+
+def text(
+    plan: Plan, table: dict[str, Any], settings: dict[str, Any], compared: dict[str, Any]
+) -> str:
+    against = plan.values["against"]
+    head = [
+        introduction(plan, table),
+        "",
+        "| method | settings | final | its worst seed | mean over training | "
+        f"{len(plan.values['columns'])} columns | equal tokens | equal seconds "
+        f"| samples to {against}'s final, {against} = 1 | responses before | tokens, s per step |",
+        "|---" * 11 + "|",
+    ]
+    rows = []
+    for name, row in sorted(table.items(), key=lambda item: -item[1]["final"]["mean"]):
+        rows.append(
+            f"| {name} | {', '.join(f'{k} {v:g}' for k, v in settings[name].items())} "
+            f"| {show(row['final'])} | {min(row['final']['values']):.2f} "
+            f"| {show(row['mean_over_training'])} "
+            f"| {show(row['column_mean'])} | {show(row['at_equal']['tokens'])} "
+            f"| {show(row['at_equal']['seconds'])} | {part(row['samples_ratio'])} "
+            f"| {row['responses_before']} "
+            f"| {row['per_step']['tokens']:,.0f}, {row['per_step']['seconds']:.2f} |"
+        )
+    columns_head = list(table[against]["columns"])
+    more = [
+        "",
+        "| column | " + " | ".join(columns_head) + " |",
+        "|---" * (1 + len(columns_head)) + "|",
+        *(
+            f"| {name} | " + " | ".join(show(row["columns"][c], 2) for c in columns_head) + " |"
+            for name, row in table.items()
+        ),
+        "",
+        "The critic as its actor improves: mean (value - return), squared error against returns, "
+        "by quarter of training.",
+        "",
+        "| method | first | second | third | last |",
+        "|---" * 5 + "|",
+        *staleness(table),
+        "",
+        f"Final success less that of {against}, paired by seed: "
+        + "; ".join(f"{n} {show(row['minus_against'])}" for n, row in table.items())
+        + ".",
+        *distances(plan, table, compared),
+    ]
+    return "\n".join([*head, *rows, *more])
+
+
+def distances(plan: Plan, table: dict[str, Any], compared: dict[str, Any]) -> list[str]:
+    """What GenAC has more than those it is compared with."""
+    if not compared:
+        return []
+    ours, kinds = table[plan.values["ours"]], ("final", "mean_over_training", "column_mean")
+    rows = [
+        f"| {name} | "
+        + " | ".join(show(difference(ours[k]["values"], row[k]["values"])) for k in kinds)
+        + " |"
+        for name, row in compared.items()
+    ]
+    head = f"final | mean over training | {len(plan.values['columns'])} columns"
+    return ["", f"| GenAC less this, paired by seed | {head} |", "|---" * 4 + "|", *rows]
+
+
+def mean_known(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else None

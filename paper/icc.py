@@ -1,0 +1,262 @@
+"""In-context conditioning by stage, with actors of different strength so that the context matters.
+
+The actors are one base model and runs of it that were trained for a while (`actors`: name ->
+overrides of a GRPO run; {} is the base model itself). A critic is fine-tuned on the base actor's
+traces and then learns from the returns of all actors in turn; it is judged on a panel of each.
+`oracle` stands where a zero-shot API model would stand: it knows the mathematics, not the actor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from genac.config.run import RunConfig
+from genac.runs.store import Run
+from genac.stages.artifacts import ensure
+from genac.stages.critic_rl import stage_groups, stage_world, subset
+from genac.stages.setup import Setup, save_critic
+from genac.states import split
+from paper.approximation_report import pooled
+from paper.critics import bring_up, judged, panel_made
+from paper.figures import dots
+from paper.pairs import compare
+from paper.plan import Findings, Plan
+from paper.runs import interval, joint_run, placed
+from paper.verdicts import above, below, brackets, shown, verdict
+
+STAGES = ("untrained", "oracle", "SFT", "SFT + RL")
+TOLD = {"with ICC": True, "without ICC": False}
+GRPO = {"algorithm": "grpo"}
+
+
+def run(plan: Plan) -> Findings:
+    actors = {seed: strengths(plan, seed) for seed in plan.seeds}
+    panels = all_panels(plan, actors)
+    critics = all_critics(plan, actors, panels)
+    jobs, items = [], []
+    for (stage, told, seed), critic in critics.items():
+        for actor, path in actors[seed].items():
+            rate = panels[seed, actor]["rate"] if TOLD[told] else None
+            jobs.append((stage, told, seed))
+            items.append(item(plan, told, seed, path, critic, rate))
+    for seed in plan.seeds:  # what knowing nothing but the actor's strength is worth
+        for actor, path in actors[seed].items():
+            jobs.append(("strength only", "with ICC", seed))
+            items.append(item(plan, "with ICC", seed, path, "rate", panels[seed, actor]["rate"]))
+    table: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for (stage, told, seed), cell in zip(jobs, plan.cells.map(judged, items), strict=True):
+        table.setdefault((stage, told), []).append(cell | {"seed": seed})
+    return report(plan, table, panels)
+
+
+def config(plan: Plan, told: str, seed: int) -> dict[str, Any]:
+    icc = {"critic": {"generative": {"icc": {"enabled": TOLD[told]}}}}
+    return plan.config({"algorithm": "genac"}, plan.values["critic"], icc, seed=seed).model_dump()
+
+
+def item(
+    plan: Plan, told: str, seed: int, actor: str, critic: str, rate: float | None
+) -> dict[str, Any]:
+    found = config(plan, told, seed)
+    return {"config": found, "actor": actor, "critic": critic, "options": {}, "rate": rate}
+
+
+def strengths(plan: Plan, seed: int) -> dict[str, Any]:
+    """Actor -> folder: the base model, and runs of it."""
+    base = plan.cells.map(bring_up, [{"config": grpo(plan, seed, {})}])[0]["actor"]
+    trained = {name: over for name, over in plan.values["actors"].items() if over}
+    runs = [placed(plan.config(GRPO, o, seed=seed), plan.folder) for o in trained.values()]
+    found = plan.cells.map(joint_run, [{"config": c} for c in runs])
+    folders = {name: f"{r['folder']}/actor" for name, r in zip(trained, found, strict=True)}
+    return {name: folders.get(name, base) for name in plan.values["actors"]}
+
+
+def grpo(plan: Plan, seed: int, over: dict[str, Any]) -> dict[str, Any]:
+    return plan.config(GRPO, over, seed=seed).model_dump()
+
+
+def all_panels(plan: Plan, actors: dict[int, dict[str, str]]) -> dict[tuple[int, str], Any]:
+    jobs = [(seed, name) for seed, mine in actors.items() for name in mine]
+    items = [
+        {"config": config(plan, "with ICC", seed), "actor": actors[seed][name], "options": {}}
+        for seed, name in jobs
+    ]
+    return dict(zip(jobs, plan.cells.map(panel_made, items), strict=True))
+
+
+def all_critics(
+    plan: Plan, actors: dict[int, dict[str, str]], panels: dict[tuple[int, str], Any]
+) -> dict[tuple[str, str, int], str]:
+    """(stage, told, seed) -> folder or predictor."""
+    jobs = [(told, seed) for told in TOLD for seed in plan.seeds]
+    brought = plan.cells.map(bring_up, [{"config": sft_only(plan, t, s)} for t, s in jobs])
+    items = [
+        {
+            "config": config(plan, told, seed),
+            "start": found["sft"],
+            "actors": list(actors[seed].values()),
+            "rates": [panels[seed, name]["rate"] for name in actors[seed]],
+        }
+        for (told, seed), found in zip(jobs, brought, strict=True)
+    ]
+    trained = plan.cells.map(taught_by_many, items)
+    out: dict[tuple[str, str, int], str] = {}
+    for (told, seed), found, last in zip(jobs, brought, trained, strict=True):
+        folders = (found["untrained"], "oracle", found["sft"], last)
+        out |= {(stage, told, seed): f for stage, f in zip(STAGES, folders, strict=True)}
+    return out
+
+
+def sft_only(plan: Plan, told: str, seed: int) -> dict[str, Any]:
+    found = config(plan, told, seed)
+    found["stages"]["critic_rl"]["steps"] = 0
+    return found
+
+
+def taught_by_many(
+    config: dict[str, Any], start: str, actors: list[str], rates: list[float]
+) -> str:
+    """A cell: critic RL with several frozen actors in turn, told the rate of the one it judges."""
+    cfg = RunConfig(**config)
+    setup, stage = Setup.of(cfg), cfg.stages.critic_rl
+    key = {"config": config, "start": start, "actors": actors, "rates": rates}
+
+    def build(run: Run) -> None:
+        runtimes = [setup.actor(path) for path in actors]
+        steps, world = stage.steps * len(actors), stage_world(setup)
+        decay = steps if stage.decay else None
+        critic: Any = setup.critic(
+            start, runtimes[0], setup.critic_optimizer(stage.learning_rate), decay
+        )
+        run.truncate_after("critic_rl", -1)  # an interrupted one starts again
+        for step in range(steps):
+            actor, rate = runtimes[step % len(actors)], rates[step % len(actors)]
+            rollouts = [r for group in stage_groups(setup, world, actor, step) for r in group]
+            states = split(rollouts, cfg.states, actor.tokenizer)
+            critic.set_success_rate(rate)
+            chosen = subset(states, stage.max_states, f"{cfg.seed}/{step}")
+            estimates = critic.estimate(chosen, step)
+            run.log("critic_rl", step, critic.learn(estimates, step))
+            critic.runtime.publish(step + 1)
+        save_critic(critic, cfg, run.path / "model")
+
+    return str(ensure(cfg.stages.folder, "critic_rl_mixed", key, build) / "model")
+
+
+# --- the account ----------------------------------------------------------------------------------
+
+
+def report(
+    plan: Plan, table: dict[tuple[str, str], list[dict[str, Any]]], panels: dict[Any, Any]
+) -> Findings:
+    icc: dict[str, Any] = {}
+    for stage in STAGES:
+        a, b = table[stage, "with ICC"], table[stage, "without ICC"]
+        icc[stage] = {
+            "with": summary(a),
+            "without": summary(b),
+            "difference": paired(a, b),
+        }
+    strength = summary(table["strength only", "with ICC"])
+    stage2 = {
+        told: {
+            stage: paired(table["SFT + RL", told], table[stage, told])
+            for stage in STAGES
+            if stage != "SFT + RL"
+        }
+        for told in TOLD
+    }
+    ranks = paired(
+        table["SFT + RL", "with ICC"], table["strength only", "with ICC"], "auc_within_problem"
+    )
+    rates = {
+        name: interval([p["rate"] for (_, n), p in panels.items() if n == name])
+        for name in plan.values["actors"]
+    }
+    drawn = {
+        told: {s: {"mean": icc[s][told.split()[0]]["mse"], "low": None} for s in STAGES[1:]}
+        for told in TOLD
+    }
+    return Findings(
+        {"icc": icc, "icc_rl_minus_sft": stage2, "strength_only": strength},
+        verdicts(icc, stage2, strength, ranks),
+        text(plan, icc, strength, rates, stage2),
+        {"": dots("Squared error with and without in-context conditioning", drawn, "MSE")},
+        {"actors": rates, "panels": {f"seed {s} | {n}": p for (s, n), p in panels.items()}},
+    )
+
+
+def verdicts(icc: Any, stage2: Any, strength: Any, ranks: Any) -> list[dict[str, str]]:
+    asked = [s for s in STAGES if s != "untrained"]
+    return [
+        {
+            "claim": "ICC lowers the error at every stage",
+            "ours": "; ".join(f"{s} {brackets(icc[s]['difference'], 4)}" for s in asked)
+            + " (untrained: no scores); the oracle's gain is built in: untold it guesses",
+            "verdict": verdict(
+                all(below(icc[s]["difference"], 0) for s in asked),
+                any(above(icc[s]["difference"], 0) for s in asked),
+            ),
+        },
+        {
+            "claim": "the RL-trained critic has the lowest error of all stages, with ICC",
+            "ours": "; ".join(f"{s} {icc[s]['with']['mse']:.4f}" for s in STAGES)
+            + "; RL minus "
+            + "; ".join(f"{s} {brackets(d, 4)}" for s, d in stage2["with ICC"].items()),
+            "verdict": verdict(
+                all(below(d, 0) for d in stage2["with ICC"].values()),
+                any(above(d, 0) for d in stage2["with ICC"].values()),
+            ),
+        },
+        {
+            "claim": "(ours) conditioning is more than actor strength: AUC within a problem",
+            "ours": f"strength only {shown(strength['auc'])}, SFT + RL with ICC "
+            f"{shown(icc['SFT + RL']['with']['auc'])}, gap {brackets(ranks, 3)}",
+            "verdict": verdict(above(ranks, 0), below(ranks, 0)),
+        },
+    ]
+
+
+def paired(a: list[dict[str, Any]], b: list[dict[str, Any]], key: str = "mse") -> dict[str, Any]:
+    """a - b; the panels of one seed's actors share problems, which are resampled together."""
+    return compare(a, b, key, "difference", groups=[cell["seed"] for cell in a])
+
+
+def summary(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pooled over actors and seeds; `bias` by cell, in the order of the panels."""
+    return {
+        "mse": pooled(cells, "mse"),
+        "mse_corrected": pooled(cells, "mse_corrected"),
+        "auc": pooled(cells, "auc_within_problem"),
+        "parse_rate": sum(c["parse_rate"] for c in cells) / len(cells),
+        "bias": [c["bias"] for c in cells],
+    }
+
+
+def text(plan: Plan, icc: Any, strength: Any, rates: Any, stage2: Any) -> str:
+    lines = [
+        f"Critics judged on panels of {len(rates)} actors ("
+        + ", ".join(f"{n}: success {r['mean']:.2f}" for n, r in rates.items())
+        + f"), seeds {plan.seeds}; error pooled over actors and seeds, difference with a [95 % "
+        "bootstrap interval over problems, trainings fixed].",
+        "",
+        "| stage | MSE with ICC | without | difference | AUC with | without | parsed with |",
+        "|---" * 7 + "|",
+    ]
+    for stage, row in icc.items():
+        lines.append(
+            f"| {stage} | {row['with']['mse']:.4f} | {row['without']['mse']:.4f} "
+            f"| {brackets(row['difference'], 4)} | {shown(row['with']['auc'])} "
+            f"| {shown(row['without']['auc'])} | {row['with']['parse_rate']:.3f} |"
+        )
+    lines += [
+        f"| strength only | {strength['mse']:.4f} | - | - | {shown(strength['auc'])} | - | - |",
+        "",
+        "SFT + RL minus each other stage (MSE): "
+        + "; ".join(
+            f"{told}: " + ", ".join(f"{s} {brackets(d, 4)}" for s, d in rows.items())
+            for told, rows in stage2.items()
+        )
+        + ". The untold oracle guesses from progress alone, so its gain from ICC is built in.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,135 @@
+"""python -m paper FILE: one experiment of recipes/paper as a command.
+
+A plan is YAML: `experiment` names the module, `recipe` the runs' recipe, `results` the files to
+write (NAME.json, NAME.md, NAME.svg), `folder` where cells and runs are kept, `seeds`, `processes`,
+`overrides` for every run, and what the experiment itself asks for (see its module).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from genac.config.algorithms import merge
+from genac.config.recipes import read_recipe, resolve
+from genac.config.renamed import RENAMED
+from genac.config.run import RunConfig
+from genac.runs.store import atomic_write
+from paper.cells import Cells
+from paper.page import update_page
+
+REQUIRED = ("experiment", "recipe", "results", "folder", "seeds")
+EXPERIMENTS = (
+    *("regime", "approximation", "sizes", "icc"),
+    *("downstream", "compute", "representation", "ablation"),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan that was read and checked; `values` holds all keys of the file."""
+
+    values: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    cells: Cells
+
+    def config(self, *overrides: Mapping[str, Any], **last: Any) -> RunConfig:
+        """The recipe under the plan's overrides and then these, left to right."""
+        values: dict[str, Any] = dict(self.values.get("overrides", {}))
+        for over in (*overrides, last):
+            values = merge(values, dict(over))
+        folder = {"stages": {"folder": f"{self.values['folder']}/stages"}}
+        return resolve(dict(self.recipe), merge(folder, values))
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.values["seeds"]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.values["folder"])
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an experiment found: `figures` at the top level of its JSON, rows for the results page,
+    a paragraph, and drawings by name ("" for the main one)."""
+
+    figures: dict[str, Any]
+    rows: list[dict[str, str]]  # claim, ours, verdict
+    text: str
+    drawings: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def read_plan(file: str | Path) -> Plan:
+    """ValueError where a key is missing or the experiment is unknown."""
+    values = read_recipe(file)
+    missing = [key for key in REQUIRED if key not in values]
+    if missing:
+        raise ValueError(f"{file} lacks {', '.join(missing)}; see paper/plan.py")
+    if values["experiment"] not in EXPERIMENTS:
+        raise ValueError(
+            f"{file}: experiment is {values['experiment']!r}; use one of {', '.join(EXPERIMENTS)}"
+        )
+    if not values["seeds"]:
+        raise ValueError(f"{file}: seeds is empty; give at least one, and several for an interval")
+    cells = Cells(results_folder(values["folder"]), values.get("processes", 1))
+    return Plan(values, read_recipe(values["recipe"]), cells)
+
+
+def results_folder(home: str | Path) -> Path:
+    """Where finished work of an experiment lies. ValueError where it lies there under an old name:
+    it would be done again.
+    """
+    folder = Path(home) / "cells"
+    for old, new in RENAMED["experiment folder"].items():
+        if new == folder.name and (Path(home) / old).is_dir() and not folder.exists():
+            raise ValueError(f"{Path(home) / old} is called {new} now: rename that folder")
+    return folder
+
+
+def run_experiment(file: str | Path) -> str:
+    """Runs what is not finished yet and writes the results; returns the paragraph."""
+    plan = read_plan(file)
+    module = importlib.import_module(f"paper.{plan.values['experiment']}")
+    findings: Findings = module.run(plan)
+    results = Path(plan.values["results"])
+    results.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        **findings.figures,
+        "rows": findings.rows,
+        "seeds": plan.seeds,
+        "command": f"python -m paper {file}",
+        "commit": ", ".join(sorted(plan.cells.commits)),
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "processes": plan.cells.processes,
+        **findings.extra,
+        "plan": dict(plan.values),
+    }
+    atomic_write(results.with_suffix(".json"), json.dumps(record, indent=1, allow_nan=False))
+    atomic_write(results.with_suffix(".md"), markdown(findings, record, results.name))
+    for name, svg in findings.drawings.items():
+        atomic_write(results.with_name(drawing_file(results.name, name)), svg)
+    update_page(results.parent, EXPERIMENTS)
+    return findings.text
+
+
+def drawing_file(name: str, drawing: str) -> str:
+    return f"{name}-{drawing}.svg" if drawing else f"{name}.svg"
+
+
+def markdown(findings: Findings, record: dict[str, Any], name: str) -> str:
+    """The paragraph under its command, with the drawing."""
+    files = [drawing_file(name, drawing) for drawing in findings.drawings]
+    drawing = "".join(f"![{file}]({file})\n\n" for file in files)
+    source = (
+        f"`{record['command']}`, commit {record['commit']}; data in [{name}.json]({name}.json)."
+    )
+    return f"{source}\n\n{drawing}{findings.text.rstrip()}\n"

@@ -1,0 +1,77 @@
+"""Joint runs as cells, and what experiments read from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genac.config.run import RunConfig
+from genac.ops.stats import mean_interval
+from genac.runs.store import Run, stable_hash
+
+Interval = dict[str, Any]
+
+
+def joint_run(config: dict[str, Any]) -> dict[str, Any]:
+    """A cell: a whole run. -> held-out success before, during and after, and its cost."""
+    from genac.commands.compare import curve
+    from genac.stages.pipeline import train
+
+    cfg = RunConfig(**config)
+    run = Run.open(train(cfg))
+    summary = run.summary()
+    return {
+        "before": summary["success_before"]["mean"],
+        "final": summary["success_after"]["mean"],
+        "curve": curve(run, cfg),
+        "cost": {k: summary[k] for k in ("seconds", "tokens", "flops")},
+        "critic": {
+            key: [row.get(f"critic/{key}") for row in run.metrics("joint")]
+            for key in ("bias", "mse", "explained_variance", "auc_within_problem")
+        },
+        "folder": cfg.output_dir,
+    }
+
+
+def columns(
+    config: dict[str, Any], folder: str, tasks: dict[str, dict[str, Any]]
+) -> dict[str, float]:
+    """A cell: held-out success of a run's actor on other tasks (name -> task options)."""
+    from genac.evals.policy import evaluate_policy
+    from genac.stages.setup import Setup, make_world
+
+    cfg = RunConfig(**config)
+    actor = Setup.of(cfg).actor(Path(folder) / "actor")
+    count, samples = cfg.evaluate.during, cfg.evaluate.num_samples
+    return {
+        name: evaluate_policy(actor, make_world(cfg, **options), count, samples).mean
+        for name, options in tasks.items()
+    }
+
+
+def placed(cfg: RunConfig, folder: Path) -> dict[str, Any]:
+    """The config with a run folder of its own, named by what it is."""
+    values = cfg.model_dump()
+    name = stable_hash({k: v for k, v in values.items() if k not in ("output_dir", "name")})
+    return values | {"output_dir": str(folder / "runs" / name)}
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Mean over seeds with its 95 % t interval."""
+    mean, low, high = mean_interval(list(values))
+    return {"mean": mean, "low": low, "high": high, "values": list(values)}
+
+
+def show(found: Interval, digits: int = 3) -> str:
+    """0.512 [0.480, 0.544]"""
+    if found["low"] is None:
+        return f"{found['mean']:.{digits}f}"
+    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+
+
+def difference(a: Sequence[float], b: Sequence[float]) -> Interval:
+    """Paired difference a - b over seeds."""
+    return interval((np.asarray(a) - np.asarray(b)).tolist())
