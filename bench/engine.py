@@ -69,10 +69,10 @@ def ours(model: Any, rows: int) -> Candidate:
     engine = LocalEngine(model, cfg.max_position_embeddings, max_rows=rows)
 
     def run(work: Work) -> None:
-        asked = zip(work.prompts, work.limits, strict=True)
+        queries = zip(work.prompts, work.limits, strict=True)
         requests = [
             Request(tuple(prompt), limit, seed=i, stop_ids=(cfg.eos_token_id,))
-            for i, (prompt, limit) in enumerate(asked)
+            for i, (prompt, limit) in enumerate(queries)
         ]
         require_lengths([len(c.ids) for c in engine.generate(requests)], work.limits)
 
@@ -138,10 +138,10 @@ def vllm(peer: Peer) -> Candidate:
     return run
 
 
-def require_lengths(found: list[int], wanted: list[int]) -> None:
+def require_lengths(results: list[int], expected: list[int]) -> None:
     """Candidates that write too little or too much cannot be compared."""
-    if found != wanted:
-        raise RuntimeError(f"a candidate wrote {sum(found)} tokens instead of {sum(wanted)}")
+    if results != expected:
+        raise RuntimeError(f"a candidate wrote {sum(results)} tokens instead of {sum(expected)}")
 
 
 def start_vllm(args: argparse.Namespace, folder: str) -> Peer | None:
@@ -277,7 +277,7 @@ def main(args: argparse.Namespace) -> None:
             "vllm_cpu": against(seconds[cell], vllm_only=True),
         }
     chosen, largest = ratios[f"uniform {BATCH}"], seconds[f"uniform {max(BATCHES)}"][OURS]
-    result = {f"vs_{name}": found and found["value"] for name, found in chosen.items()}
+    result = {f"vs_{name}": results and results["value"] for name, results in chosen.items()}
     share = roofline_fraction(model, args.new, largest, limits["gemm_gflops"])
     plain = seconds[f"uniform {BATCH}"]
     if "generate" in plain:

@@ -47,8 +47,8 @@ VOCABULARY = 151_936
 SMALL = {"hidden": 64, "layers": 2, "heads": 2}  # in its place where --quick tries the call
 TINY: dict[str, dict[str, int]] = {
     "engine": {"new": 4},
-    "critic": {"thought": 4},
-    "step": {"prompts": 1, "generations": 2, "response": 32, "states": 2, "thought": 8},
+    "critic": {"rationale": 4},
+    "step": {"prompts": 1, "generations": 2, "response": 32, "states": 2, "rationale": 8},
 }
 
 
@@ -130,15 +130,17 @@ def main() -> int:
     for section in chosen:
         if args.only and section.name not in args.only:
             continue
-        found = run(section, min(section.limit, end - time.monotonic()))
-        result["sections"][section.name] = found
-        text = "well" if found["ok"] else f"FAILED: {found['why']}"
-        print(f"{section.name}: {text} ({found['seconds']:.0f} s)", flush=True)
-        print("\n".join(found.get("last", ())), end="\n" if found.get("last") else "", flush=True)
+        results = run(section, min(section.limit, end - time.monotonic()))
+        result["sections"][section.name] = results
+        text = "well" if results["ok"] else f"FAILED: {results['why']}"
+        print(f"{section.name}: {text} ({results['seconds']:.0f} s)", flush=True)
+        print(
+            "\n".join(results.get("last", ())), end="\n" if results.get("last") else "", flush=True
+        )
         if args.json:
             args.json.write_text(json.dumps(result, indent=1) + "\n")
     print(table(["section", "", "seconds", "found"], [*overview(result)]))
-    return 0 if all(found["ok"] for found in result["sections"].values()) else 1
+    return 0 if all(results["ok"] for results in result["sections"].values()) else 1
 
 
 def run(section: Section, limit: float) -> dict[str, Any]:
@@ -195,13 +197,13 @@ def read(out: Path) -> dict[str, Any] | None:
 
 def overview(result: dict[str, Any]) -> Iterator[list[Any]]:
     """A line per section with its figures at the top level."""
-    for name, found in result["sections"].items():
+    for name, results in result["sections"].items():
         numbers = [
             f"{key} {value:.4g}"
-            for key, value in (found.get("result") or {}).items()
+            for key, value in (results.get("result") or {}).items()
             if isinstance(value, int | float) and key != "repeats"
         ]
-        yield [name, "ok" if found["ok"] else "FAILED", found["seconds"], ", ".join(numbers)]
+        yield [name, "ok" if results["ok"] else "FAILED", results["seconds"], ", ".join(numbers)]
 
 
 def arguments() -> argparse.Namespace:

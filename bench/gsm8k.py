@@ -83,12 +83,12 @@ def value(text: str) -> Decimal | None:
         return None
 
 
-def judge(found: Iterable[Case]) -> tuple[dict[str, Counter[str]], list[str]]:
+def judge(results: Iterable[Case]) -> tuple[dict[str, Counter[str]], list[str]]:
     """Counts by what is tried ("cases", then right verdicts by judge), and the wrong ones."""
     scores = {name: load_reward(name) for name in JUDGES}
     counts: dict[str, Counter[str]] = {}
     wrong: list[str] = []
-    for kind, reference, response, right in found:
+    for kind, reference, response, right in results:
         count = counts.setdefault(kind, Counter())
         count["cases"] += 1
         for name, score in scores.items():

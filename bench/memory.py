@@ -54,8 +54,8 @@ def worker(spec: dict[str, Any]) -> None:
 
     def sample(seed: int) -> Sample:
         ids = np.random.default_rng(seed).integers(0, VOCAB, length)
-        mask = np.where(np.arange(length) < length // 2, 0, 1).astype(np.float32)
-        return Sample(tuple(ids.tolist()), mask, "sft")
+        weights = np.where(np.arange(length) < length // 2, 0, 1).astype(np.float32)
+        return Sample(tuple(ids.tolist()), weights, "sft")
 
     learner.learn([sample(0)], 0)  # moments exist from now on
     before = clear_peak(spec["device"])
@@ -94,9 +94,9 @@ def main() -> None:
             common | {"checkpointing": checkpointing, "seed": args.seed + i}
             for i in range(1 if args.quick else args.repeats)
         ]
-        found = [measured(spec) for spec in specs]
-        peaks = summary([f["peak"] for f in found])
-        estimate = found[0]["estimate"]
+        results = [measured(spec) for spec in specs]
+        peaks = summary([f["peak"] for f in results])
+        estimate = results[0]["estimate"]
         result[name] = {"peak_mib": peaks, "estimate_mib": estimate}
         rows.append([name, estimate, *peaks.values(), estimate / peaks["median"]])
     print(table(["", "estimate MiB", "peak", "min", "max", "estimate / peak"], rows))

@@ -40,7 +40,7 @@ class Shape:
     prompt: int = 48
     response: int = 512
     states: int = 8
-    thought: int = 64
+    rationale: int = 64
     question: int = 3
     hidden: int = 128
     layers: int = 4
@@ -51,7 +51,7 @@ class Shape:
         # 4 + 9 squares of the width are the linear layers of the tiny model.
         linear, width = self.layers * 13 * self.hidden**2, self.hidden
         model = Sizes(linear, self.layers, width, width, width, self.vocab)
-        names = ("prompts", "generations", "prompt", "response", "states", "thought", "question")
+        names = ("prompts", "generations", "prompt", "response", "states", "rationale", "question")
         return work(Iteration(**{n: getattr(self, n) for n in names}), method, model, model)
 
 
@@ -75,12 +75,12 @@ def main() -> None:
     rates = fit(measured)
     rows = report(measured, rates)
     print(table(["axis", "", *METHODS, "ratio", "predicted ratio", "error"], rows))
-    found = {k: r for k, r in asdict(rates).items() if 0 < r < math.inf}
-    print({name: f"{rate / 1e9:.1f} G/s" for name, rate in found.items()})
+    results = {k: r for k, r in asdict(rates).items() if 0 < r < math.inf}
+    print({name: f"{rate / 1e9:.1f} G/s" for name, rate in results.items()})
     keys = ("axis", "value", *METHODS, "ratio", "predicted_ratio", "error")
     result = {
         "cells": [dict(zip(keys, row, strict=True)) for row in rows],
-        "rates": found,
+        "rates": results,
         "roofline": limits,
     }
     write_json(args, result, spent)
@@ -90,20 +90,20 @@ def measure(args, shape: Shape) -> tuple[dict[str, dict[str, float]], dict[str, 
     """Median seconds by phase and method."""
     own = argparse.Namespace(**(vars(args) | vars(shape)))
     with tempfile.TemporaryDirectory() as folder:
-        workers = {m: Worker.forced(own, m, shape.thought, Path(folder)) for m in METHODS}
+        workers = {m: Worker.forced(own, m, shape.rationale, Path(folder)) for m in METHODS}
         spent = interleaved({m: w.step for m, w in workers.items()}, args.repeats, 1, args.device)
     phases = {m: w.phases(args.repeats) for m, w in workers.items()}
-    return {m: {p: found[p] for p in SAMPLING + TRAINING} for m, found in phases.items()}, spent
+    return {m: {p: result[p] for p in SAMPLING + TRAINING} for m, result in phases.items()}, spent
 
 
 def fit(measured: list) -> Rates:
     """Rates that explain the phases best, every phase weighing the same."""
     sampling, training = [], []
     for _, shape, phases in measured:
-        for method, found in phases.items():
+        for method, result in phases.items():
             todo = shape.work(method)
-            sampling += [(todo[p].flops, todo[p].bytes, found[p]) for p in SAMPLING]
-            training += [(todo[p].flops, found[p]) for p in TRAINING]
+            sampling += [(todo[p].flops, todo[p].bytes, result[p]) for p in SAMPLING]
+            training += [(todo[p].flops, result[p]) for p in TRAINING]
     rows = np.array(sampling)
     scaled = rows[:, :2] / rows[:, 2:]
     solution, *_ = np.linalg.lstsq(scaled, np.ones(len(rows)), rcond=None)
@@ -122,8 +122,8 @@ def report(measured: list, rates: dict[str, float]) -> list[list]:
         total = {m: sum(phases[m].values()) for m in METHODS}
         guess = {m: sum(seconds(shape.work(m), rates).values()) for m in METHODS}
         error = max(abs(guess[m] / total[m] - 1) for m in METHODS)
-        ratio, wanted = total["genac"] / total["ppo"], guess["genac"] / guess["ppo"]
-        out.append([axis, getattr(shape, axis), *total.values(), ratio, wanted, error])
+        ratio, expected = total["genac"] / total["ppo"], guess["genac"] / guess["ppo"]
+        out.append([axis, getattr(shape, axis), *total.values(), ratio, expected, error])
     return out
 
 

@@ -2,12 +2,12 @@
 
     python bench/step.py [--quick] [--json FILE] [--recipe recipes/arithmetic.yaml [--run RUN]]
 
-Reference shape: responses of 512 tokens in 8 states, thoughts of 64 tokens, actor and critic of one
-size, VinePPO with 9 continuations per state; then the same with thoughts of 4 x the length. Models
-are untrained: lengths are forced, scores are written into the thoughts, rewards are drawn, so that
-every method does the work of a real iteration. With --recipe the methods run that recipe's joint
-stage for real instead (its earlier stages are trained first, unless they are on disk); with --run
-too, one step after the other from the actor and critic of that finished run.
+Reference shape: responses of 512 tokens in 8 states, rationales of 64 tokens, actor and critic of
+one size, VinePPO with 9 continuations per state; then the same with rationales of 4 x the length.
+Models are untrained: lengths are forced, scores are written into the rationales, rewards are drawn,
+so that every method does the work of a real iteration. With --recipe the methods run that recipe's
+joint stage for real instead (its earlier stages are trained first, unless they are on disk); with
+--run too, one step after the other from the actor and critic of that finished run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
     options.add_argument("--generations", type=int, default=4, help="responses per prompt")
     options.add_argument("--response", type=int, default=512)
     options.add_argument("--states", type=int, default=8)
-    options.add_argument("--thought", type=int, default=64)
+    options.add_argument("--rationale", type=int, default=64)
     options.add_argument("--recipe", help="measure this recipe's joint stage instead")
     options.add_argument("--run", type=Path, help="with --recipe: start from this GenAC run")
     options.add_argument("--steps", type=int, default=8, help="with --recipe: joint steps")
@@ -49,7 +49,7 @@ def main() -> None:
         args.prompts = 2
     limits = roofline(args.device)
     print(f"GEMM roofline {limits['gemm_gflops']:.0f} GFLOP/s, copy {limits['copy_gbs']:.0f} GB/s")
-    reference, seconds, phases, cost = shape(args, args.thought, ("genac", "ppo", "grpo"))
+    reference, seconds, phases, cost = shape(args, args.rationale, ("genac", "ppo", "grpo"))
     result = {
         "genac_vs_ppo": reference["genac"]["value"],
         "cost_relative_to_ppo": cost,
@@ -59,25 +59,25 @@ def main() -> None:
     }
     # Nine continuations per state take minutes: a quarter of the problems is enough.
     few = argparse.Namespace(**(vars(args) | {"prompts": max(1, args.prompts // 4)}))
-    vine, more, phases, cost = shape(few, args.thought, ("vineppo", "ppo"))
+    vine, more, phases, cost = shape(few, args.rationale, ("vineppo", "ppo"))
     result["vineppo_vs_ppo"] = vine["vineppo"]["value"]
     result["cost_relative_to_ppo"]["vineppo"] = cost["vineppo"]
     result["ratios"]["a quarter of the problems"] = vine
     result["phases"]["a quarter of the problems"] = phases
     seconds |= {f"{name}, a quarter of the problems": values for name, values in more.items()}
     if not args.quick:
-        longer, more, phases, _ = shape(args, 4 * args.thought, ("genac", "ppo"))
-        result["ratios"]["4 x thoughts"] = longer
-        result["phases"]["4 x thoughts"] = phases
-        seconds |= {f"{name}, 4 x thoughts": values for name, values in more.items()}
+        longer, more, phases, _ = shape(args, 4 * args.rationale, ("genac", "ppo"))
+        result["ratios"]["4 x rationales"] = longer
+        result["phases"]["4 x rationales"] = phases
+        seconds |= {f"{name}, 4 x rationales": values for name, values in more.items()}
     write_json(args, result, seconds)
 
 
-def shape(args, thought: int, methods: tuple[str, ...]) -> tuple[dict, dict, dict, dict]:
+def shape(args, rationale: int, methods: tuple[str, ...]) -> tuple[dict, dict, dict, dict]:
     """Ratios to PPO with their range, raw seconds, median seconds by phase, and cost by kind."""
-    print(f"\nresponses of {args.response}, {args.states} states, thoughts of {thought}")
+    print(f"\nresponses of {args.response}, {args.states} states, rationales of {rationale}")
     with tempfile.TemporaryDirectory() as folder:
-        workers = {name: Worker.forced(args, name, thought, Path(folder)) for name in methods}
+        workers = {name: Worker.forced(args, name, rationale, Path(folder)) for name in methods}
         return compare(args, workers)
 
 
@@ -128,9 +128,9 @@ def compare(args, workers: dict[str, Worker]) -> tuple[dict, dict, dict, dict]:
 def relative(counts: dict, ratios: dict) -> dict:
     """Tokens, FLOPs and seconds of a step of each method, PPO's being 1."""
     return {
-        name: {kind: {"value": count / counts["ppo"][kind]} for kind, count in mine.items()}
+        name: {kind: {"value": count / counts["ppo"][kind]} for kind, count in own.items()}
         | {"seconds": ratios[name]}
-        for name, mine in counts.items()
+        for name, own in counts.items()
     }
 
 
@@ -181,14 +181,14 @@ class Worker:
         self.make_cost, self.history = Cost, []
 
     @classmethod
-    def forced(cls, args, name: str, thought: int, folder: Path) -> Worker:
+    def forced(cls, args, name: str, rationale: int, folder: Path) -> Worker:
         """Untrained models whose texts have the lengths that the arguments say."""
         from genac.stages.setup import Setup
 
-        setup = Setup.of(config(args, name, thought))
+        setup = Setup.of(config(args, name, rationale))
         world = replace(setup.world, task=Noise(48))
         setup = replace(setup, world=replace(world, verifier=verifier(world.task)))
-        models = [saved(args, folder, role, thought) for role in ("actor", "critic")]
+        models = [saved(args, folder, role, rationale) for role in ("actor", "critic")]
         actor = setup.actor(models[0])
         actor.engine = Forced(actor.engine)
         critic = setup.critic(models[1], actor)
@@ -235,7 +235,7 @@ class Worker:
         return self.history[-1].totals()[f"cost/{kind}"]
 
 
-def config(args, name: str, thought: int):
+def config(args, name: str, rationale: int):
     """The shape under the method's ordinary settings."""
     from genac.config.recipes import resolve
 
@@ -259,7 +259,7 @@ def config(args, name: str, thought: int):
         "critic": {
             "optimizer": budget,
             "num_continuations": 9,
-            "generative": {"prompt": "compact", "max_new_tokens": thought},
+            "generative": {"prompt": "compact", "max_new_tokens": rationale},
         },
     }
     return resolve(recipe)
@@ -271,14 +271,14 @@ def verifier(task):
     return Verifier(task)
 
 
-def saved(args, folder: Path, role: str, thought: int) -> Path:
+def saved(args, folder: Path, role: str, rationale: int) -> Path:
     """A random model with the tiny tokenizer."""
     from genac.models.tiny import save_tiny
 
     path = folder / role
     if not path.exists():
         shape = {"hidden_size": args.hidden, "layers": args.layers, "heads": args.heads}
-        length = 64 + args.response + 4 * args.thought + thought
+        length = 64 + args.response + 4 * args.rationale + rationale
         alphabet = [chr(c) for c in range(97, 123)]
         save_tiny(path, alphabet, max_length=length, seed=args.seed, **shape)
     return path
@@ -317,7 +317,7 @@ def recipe(args) -> None:
     seconds = interleaved(work, rounds, 1)
     ratios = {name: ratio(values, seconds["ppo"]) for name, values in seconds.items()}
     middle = {
-        name: {phase: median(found[phase] for found in kept[1:]) for phase in kept[0]}
+        name: {phase: median(results[phase] for results in kept[1:]) for phase in kept[0]}
         for name, kept in phases.items()
     }
     columns = list(middle["genac"])

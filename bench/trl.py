@@ -220,9 +220,9 @@ def attempt(side: str, spec: Spec, rows: int, cache: str | None = None) -> Spec:
 def attempts(spec: Spec, rows: Sequence[int]) -> dict[str, list[Spec]]:
     """Each side's settings, fastest first: rows per micro-batch, then TRL's generation cache."""
     tried = {side: [attempt(side, spec, n) for n in rows] for side in (OURS, TRL)}
-    best = min(tried[TRL], key=lambda found: found["seconds"])
+    best = min(tried[TRL], key=lambda result: result["seconds"])
     tried[TRL].append(attempt(TRL, spec, best["rows"], "static"))
-    return {side: sorted(tried[side], key=lambda found: found["seconds"]) for side in tried}
+    return {side: sorted(tried[side], key=lambda result: result["seconds"]) for side in tried}
 
 
 def measure(args: argparse.Namespace, spec: Spec, chosen: dict[str, Spec]) -> dict[str, list[Spec]]:
@@ -238,7 +238,7 @@ def measure(args: argparse.Namespace, spec: Spec, chosen: dict[str, Spec]) -> di
     common.interleaved({side: partial(step, side) for side in peers}, args.repeats, warmup=2)
     for peer in peers.values():
         peer.close()
-    return {side: found[-args.repeats :] for side, found in reports.items()}
+    return {side: result[-args.repeats :] for side, result in reports.items()}
 
 
 def main(args: argparse.Namespace, spec: Spec) -> None:
@@ -249,13 +249,13 @@ def main(args: argparse.Namespace, spec: Spec) -> None:
         tried = attempts(spec | {"folder": folder}, rows or [count])
         steps = measure(args, spec | {"folder": folder}, {s: tried[s][0] for s in tried})
     sides: dict[str, Spec] = {}
-    for side, found in steps.items():
-        sides[side] = {key: statistics.median(step[key] for step in found) for key in found[0]}
+    for side, results in steps.items():
+        sides[side] = {key: statistics.median(step[key] for step in results) for key in results[0]}
     for shown in (tried, {side: [sides[side]] for side in sides}):
         lines = [(side, *line.values()) for side in shown for line in shown[side]]
         print(common.table(("side", *shown[OURS][0]), lines), flush=True)
     speedup = common.ratio(*([step["seconds"] for step in steps[side]] for side in (TRL, OURS)))
-    least = [min(found["peak_mib"] for found in tried[side]) for side in (OURS, TRL)]
+    least = [min(results["peak_mib"] for results in tried[side]) for side in (OURS, TRL)]
     result = {
         "speedup_vs_trl": speedup["value"],
         "speedup_vs_trl_range": [speedup["low"], speedup["high"]],

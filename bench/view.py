@@ -58,9 +58,9 @@ def main() -> None:
 
 def rows(measured: dict) -> list[list]:
     out = []
-    for name, found in measured.items():
+    for name, result in measured.items():
         limit = LIMITS.get(name, REQUEST if name in REQUESTS else "")
-        out.append([name, found["median"], found["min"], found["max"], limit])
+        out.append([name, result["median"], result["min"], result["max"], limit])
     return out
 
 
@@ -97,11 +97,11 @@ class Server:
         line = self.process.stdout.readline()
         self.url = next(word for word in line.split() if word.startswith("http")).rstrip("/")
         self.begin = begin
-        found = self.get("rollouts")
-        assert len(found["rows"]), "the first page is empty"
+        result = self.get("rollouts")
+        assert len(result["rows"]), "the first page is empty"
         self.opened = time.perf_counter() - begin
         self.opened_cpu = self.cpu()
-        self.last = max(row["step"] for row in found["rows"])
+        self.last = max(row["step"] for row in result["rows"])
 
     def __enter__(self) -> Server:
         return self
@@ -116,7 +116,7 @@ class Server:
 
     def wait_for_index(self) -> float:
         """Seconds from the start until every file has been read."""
-        while (found := self.get("run")["indexed"])["done"] != found["total"]:
+        while (result := self.get("run")["indexed"])["done"] != result["total"]:
             pass
         return time.perf_counter() - self.begin
 

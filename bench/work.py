@@ -61,7 +61,7 @@ class Sizes:
 @dataclass(frozen=True)
 class Iteration:
     """Problems, responses to each, tokens of prompts and responses, states per response; of the
-    critic thoughts per state, their tokens, those of its question, how many thoughts learn;
+    critic rationales per state, their tokens, those of its question, how many rationales learn;
     VinePPO's continuations per state; rows that an engine decodes together (0 = all at once)."""
 
     prompts: int
@@ -70,7 +70,7 @@ class Iteration:
     response: int
     states: int = 8
     samples: float = 1  # on average
-    thought: int = 0
+    rationale: int = 0
     question: int = 0
     learn: int | None = None
     continuations: int = 9
@@ -95,7 +95,9 @@ class Work:
 
 
 def work(it: Iteration, method: str, actor: Sizes, critic: Sizes) -> dict[str, Work]:
-    """Per phase. A trunk is read once; branches see as much of it as was written before them."""
+    """Per phase. A shared prefix is read once; suffixes see as much of it as was written before
+    them.
+    """
     assert method in METHODS, method
     written = it.responses * it.response
     pairs = it.responses * it.response * (it.prompt + it.response / 2)
@@ -111,26 +113,29 @@ def work(it: Iteration, method: str, actor: Sizes, critic: Sizes) -> dict[str, W
         out["critic_sampling"] = Work(whole)
         out["critic_training"] = Work(critic.training * whole)
     if method == "genac":
-        out["critic_sampling"] = thoughts(it, critic, it.states * it.responses * it.samples, True)
+        out["critic_sampling"] = rationales(it, critic, it.states * it.responses * it.samples, True)
         count = it.states * it.responses * it.samples
-        learnt = thoughts(it, critic, min(count, it.learn or count), False)
+        learnt = rationales(it, critic, min(count, it.learn or count), False)
         out["critic_training"] = Work(critic.training * learnt.flops)
     if method == "vineppo":
         out["critic_sampling"] = continuations(it, actor)
     return out
 
 
-def thoughts(it: Iteration, critic: Sizes, count: float, decode: bool) -> Work:
-    """`count` thoughts about the states of all responses, whose trunks are read once."""
-    branch, trunk = it.question + it.thought, it.prompt + it.response * (it.states - 1) / it.states
+def rationales(it: Iteration, critic: Sizes, count: float, decode: bool) -> Work:
+    """`count` rationales about the states of all responses, whose shared prefixes are read once."""
+    suffix, prefix = (
+        it.question + it.rationale,
+        it.prompt + it.response * (it.states - 1) / it.states,
+    )
     seen = it.prompt + it.response * (it.states - 1) / it.states / 2
-    pairs = it.responses * trunk**2 / 2 + count * branch * (seen + branch / 2)
-    flops = forward(critic, it.responses * trunk + count * branch, pairs, count * it.thought)
+    pairs = it.responses * prefix**2 / 2 + count * suffix * (seen + suffix / 2)
+    flops = forward(critic, it.responses * prefix + count * suffix, pairs, count * it.rationale)
     if not decode:
         return Work(flops)
-    # Each step reads a trunk once for all of its states, and every row's own tokens.
-    read = it.thought * (it.responses * trunk + count * branch / 2)
-    return streamed(critic, flops, it.steps(count, it.thought), read)
+    # Each step reads a shared prefix once for all of its states, and every row's own tokens.
+    read = it.rationale * (it.responses * prefix + count * suffix / 2)
+    return streamed(critic, flops, it.steps(count, it.rationale), read)
 
 
 def continuations(it: Iteration, actor: Sizes) -> Work:
@@ -142,11 +147,11 @@ def continuations(it: Iteration, actor: Sizes) -> Work:
         tokens += it.continuations * rest
         pairs += it.continuations * rest * (before + rest / 2)
         read += rest * (before + it.continuations * rest / 2)
-    trunk = it.prompt + it.response * (it.states - 1) / it.states
+    prefix = it.prompt + it.response * (it.states - 1) / it.states
     flops = forward(
         actor,
-        it.responses * (trunk + tokens),
-        it.responses * (trunk**2 / 2 + pairs),
+        it.responses * (prefix + tokens),
+        it.responses * (prefix**2 / 2 + pairs),
         it.responses * tokens,
     )
     count = it.responses * it.states * it.continuations

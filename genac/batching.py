@@ -1,6 +1,6 @@
 """Samples to micro-batches: sequences that begin alike become one packed row without padding.
 
-A packed row holds what a family of sequences shares once and each sequence's rest behind it (see
+A packed row holds what a prefix group shares once and each sequence's rest behind it (see
 models/packed/attention.py). Models whose attention cannot be told so get right-padded rows: causal
 attention never looks right, so these need no mask. No result may depend on how samples were
 batched: losses divide by counts over the whole mini-batch (tested).
@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genac.models.packed.plan import Stretch, TreePlan
-from genac.prefixes import Family, Kin, families
+from genac.models.packed.plan import Segment, TreePlan
+from genac.prefixes import GroupedSequence, PrefixGroup, prefix_groups
 from genac.types import Sample
 
 # Numbers per stream of a micro-batch, in multiples of the tokens that the model reads: without a
 # limit, a thousand samples that differ in their last token would be a thousand whole rows.
 STREAMED = 16
 # Of a Sample, by the names that their padded rows have without _BT.
-STREAMS = ("mask", "advantages", "old_logprobs", "ref_logprobs", "targets")
+STREAMS = ("weights", "advantages", "old_logprobs", "ref_logprobs", "targets")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Rows:
 
     ids_BT: Tensor
     place_BT: Tensor  # where the model reads token t of a sample: an index into _L
-    mask_BT: Tensor
+    weights_BT: Tensor
     temperature_B: Tensor
     advantages_BT: Tensor | None = None
     old_logprobs_BT: Tensor | None = None
@@ -68,7 +68,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Packed:
-    """Families of sequences in one row."""
+    """Prefix groups in one row."""
 
     ids_L: Tensor
     position_L: Tensor  # in its own sequence, not in the row: what a sample alone would have
@@ -79,21 +79,25 @@ class Packed:
         return Packed(self.ids_L.to(device), self.position_L.to(device), plan)
 
 
-def bundles(
+def build_microbatches(
     sequences: Sequence[tuple[int, ...]], token_budget: int, *, packed: bool
-) -> list[list[Family]]:
-    """Micro-batches: families whose tokens to read stay within the budget, each sequence once.
+) -> list[list[PrefixGroup]]:
+    """Micro-batches: prefix groups whose tokens to read stay within the budget, each sequence once.
 
-    A family beyond the budget is cut, down to its leader and one more sequence. Unless `packed`,
-    rows are padded and nothing is shared.
+    A prefix group beyond the budget is cut, down to its longest sequence and one more sequence.
+    Unless `packed`, rows are padded and nothing is shared.
     """
     if not packed:
-        # Every sequence is a family of its own, so that both kinds have one form.
+        # Every sequence is a prefix group of its own, so that both kinds have one form.
         groups = microbatches([len(s) for s in sequences], token_budget)
-        alone = lambda i: Family((Kin(sequences[i], len(sequences[i]), (i,)),))  # noqa: E731
+        alone = lambda i: PrefixGroup((GroupedSequence(sequences[i], len(sequences[i]), (i,)),))  # noqa: E731
         return [[alone(i) for i in group] for group in groups]
-    parts = [part for family in families(sequences) for part in cut(family, token_budget)]
-    out: list[list[Family]] = []
+    parts = [
+        part
+        for prefix_group in prefix_groups(sequences)
+        for part in cut(prefix_group, token_budget)
+    ]
+    out: list[list[PrefixGroup]] = []
     room = 0
     for part in parts:
         if part.tokens > room:
@@ -104,69 +108,71 @@ def bundles(
     return out
 
 
-def cut(family: Family, token_budget: int) -> list[Family]:
-    """The family in parts within the budget; every part but the first reads again what its
+def cut(group: PrefixGroup, token_budget: int) -> list[PrefixGroup]:
+    """The prefix group in parts within the budget; every part but the first reads again what its
     sequences share.
 
     Streams are padded to the longest sequence, so a part also holds a bounded number of sequences.
     """
-    leader, *rest = family.kin
-    longest = max(len(kin.ids) for kin in family.kin)
+    first, *rest = group.sequences
+    longest = max(len(one.ids) for one in group.sequences)
     most = max(2, STREAMED * token_budget // longest)
-    out: list[Family] = []
+    out: list[PrefixGroup] = []
     # The part that is being filled: its sequences, what it reads, and how much of that is shared.
-    kin = [leader]
-    tokens = len(leader.ids)
-    head = len(leader.ids)
+    members = [first]
+    tokens = len(first.ids)
+    head = len(first.ids)
     for one in rest:
         added = len(one.ids) - one.shared
-        # The part's leader may have to grow to what this sequence shares.
+        # The part's longest sequence may have to grow to what this sequence shares.
         grown = tokens + added + max(0, one.shared - head)
-        if len(kin) > 1 and (grown > token_budget or len(kin) >= most):
-            out.append(Family(tuple(kin)))
+        if len(members) > 1 and (grown > token_budget or len(members) >= most):
+            out.append(PrefixGroup(tuple(members)))
             # A new part begins with what this sequence shares, which belongs to no sample there.
             head = one.shared
-            kin = [Kin(leader.ids[:head], head, ())]
+            members = [GroupedSequence(first.ids[:head], head, ())]
             grown = head + added
         elif one.shared > head:
             head = one.shared
-            kin[0] = Kin(leader.ids[:head], head, ())
-        kin.append(one)
+            members[0] = GroupedSequence(first.ids[:head], head, ())
+        members.append(one)
         tokens = grown
-    return [*out, Family(tuple(kin))]
+    return [*out, PrefixGroup(tuple(members))]
 
 
-def rows_of(samples: Sequence[Sample], bundle: Sequence[Family], *, packed: bool) -> Rows:
-    """The micro-batch of a bundle: the samples of its members, in their order."""
-    chosen = [samples[i] for family in bundle for i in family.members]
+def rows_of(samples: Sequence[Sample], microbatch: Sequence[PrefixGroup], *, packed: bool) -> Rows:
+    """The rows of a micro-batch: the samples of its members, in their order."""
+    chosen = [samples[i] for group in microbatch for i in group.members]
     rows = pad(chosen)
-    return pack(rows, bundle) if packed else rows
+    return pack(rows, microbatch) if packed else rows
 
 
-def pack(rows: Rows, bundle: Sequence[Family]) -> Rows:
+def pack(rows: Rows, microbatch: Sequence[PrefixGroup]) -> Rows:
     """What the samples share stands once in the packed row, their rests behind it."""
     ids: list[int] = []
     position: list[np.ndarray] = []
-    stretches: list[Stretch] = []
+    segments: list[Segment] = []
     # Padding keeps place 0; as its mask is 0, no loss reads what is predicted there.
     place = np.zeros(tuple(rows.ids_BT.shape), np.int64)
     row = 0  # the first sample of the sequence at hand
-    for family in bundle:
-        trunk = len(ids)
-        for number, kin in enumerate(family.kin):
-            shared = kin.shared if number else 0  # the leader is the trunk, so it is read whole
-            length = len(kin.ids) - shared
+    for group in microbatch:
+        prefix = len(ids)
+        for number, sequence in enumerate(group.sequences):
+            # the longest sequence is the shared prefix, so it is read whole
+            shared = sequence.shared if number else 0
+            length = len(sequence.ids) - shared
             start = len(ids)
-            if length:  # else the whole sequence is a beginning of the leader
-                ids += kin.ids[shared:]
-                position.append(np.arange(shared, len(kin.ids)))
-                stretches.append(Stretch(start, length, trunk, shared))
+            if length:  # else the whole sequence is a beginning of the longest sequence
+                ids += sequence.ids[shared:]
+                position.append(np.arange(shared, len(sequence.ids)))
+                segments.append(Segment(start, length, prefix, shared))
             # Twins, samples of the same ids, all read from the same places.
-            where = np.r_[trunk : trunk + shared, start : start + length]
-            if kin.members:  # the shared part of a family that was cut belongs to no sample
-                place[row : row + len(kin.members), : len(kin.ids)] = where
-            row += len(kin.members)
-    plan = TreePlan(len(ids), tuple(stretches), rows.ids_BT.device)
+            where = np.r_[prefix : prefix + shared, start : start + length]
+            # the shared part of a prefix group that was cut belongs to no sample
+            if sequence.members:
+                place[row : row + len(sequence.members), : len(sequence.ids)] = where
+            row += len(sequence.members)
+    plan = TreePlan(len(ids), tuple(segments), rows.ids_BT.device)
     line = Packed(torch.tensor(ids), torch.from_numpy(np.concatenate(position)), plan)
     return replace(rows, place_BT=torch.from_numpy(place), packed=line)
 

@@ -138,8 +138,8 @@ def doctor(arguments: Sequence[str]) -> None:
     from genac.commands.doctor.report import examine
     from genac.config.recipes import from_command_line, take_value
 
-    gpu, asked = take_value(arguments, "--gpu")
-    lines, healthy = examine(from_command_line(asked, "genac doctor"), gigabytes(gpu))
+    gpu, args = take_value(arguments, "--gpu")
+    lines, healthy = examine(from_command_line(args, "genac doctor"), gigabytes(gpu))
     print("\n".join(lines))
     if not healthy:
         raise SystemExit(2)

@@ -282,7 +282,7 @@ def policy_sample(rollout: Rollout, advantages: np.ndarray, temperature: float) 
     prompt = np.zeros(len(rollout.prompt_ids), np.float32)
     return Sample(
         ids=ids,
-        mask=np.append(prompt, np.ones(len(rollout.response_ids), np.float32)),
+        weights=np.append(prompt, np.ones(len(rollout.response_ids), np.float32)),
         loss="policy",
         advantages=np.append(prompt, advantages).astype(np.float32),
         old_logprobs=np.append(prompt, rollout.logprobs).astype(np.float32),

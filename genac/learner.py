@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genac.batching import Rows, bundles, require_alike, rows_of
+from genac.batching import Rows, build_microbatches, require_alike, rows_of
 from genac.config.models import LossConfig, OptimizerConfig
 from genac.models.heads import backbone, logits_at, plain_head
 from genac.models.packed.attention import packs, tree_attention
@@ -149,10 +149,12 @@ class Learner:
         sequences = [s.ids for s in samples]
         longest = max(map(len, sequences), default=0)
         packed = self.shares_prefixes and packs(self.model, longest)
-        for bundle in bundles(sequences, self.cfg.tokens_per_microbatch, packed=packed):
-            rows = rows_of(samples, bundle, packed=packed).to(self.device)
+        for microbatch in build_microbatches(
+            sequences, self.cfg.tokens_per_microbatch, packed=packed
+        ):
+            rows = rows_of(samples, microbatch, packed=packed).to(self.device)
             self.processed_tokens += rows.tokens
-            yield rows, [i for family in bundle for i in family.members]
+            yield rows, [i for group in microbatch for i in group.members]
 
     def _step(self) -> None:
         """Linear warm-up, then linear decay to a tenth, where these are configured."""
@@ -180,7 +182,7 @@ class Learner:
 
     def _token_outputs(self, rows: Rows) -> Outputs:
         """Log-probabilities and entropies of the trained tokens, and logits at scores."""
-        chosen_BT = rows.mask_BT != 0
+        chosen_BT = rows.weights_BT != 0
         scores = None
         if rows.score_row is not None and rows.score_at is not None:
             scores = (rows.score_row, rows.score_at)
@@ -253,7 +255,7 @@ class Learner:
         """As the protocol says; one forward pass, without gradients."""
 
         def one(rows: Rows) -> Tensor:
-            chosen_BT = rows.mask_BT != 0
+            chosen_BT = rows.weights_BT != 0
             return scatter(self.predictions(rows, chosen_BT)[0], chosen_BT)
 
         return self._per_token(samples, one)
@@ -262,7 +264,8 @@ class Learner:
     def values(self, sequences: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
         """As the protocol says. Entry 0, the value of no token at all, is not a number."""
         empty = [
-            Sample(ids=ids, mask=np.zeros(len(ids), np.float32), loss="value") for ids in sequences
+            Sample(ids=ids, weights=np.zeros(len(ids), np.float32), loss="value")
+            for ids in sequences
         ]
         rows = self._per_token(
             empty, lambda rows: values_of(self.value_outputs(rows), self.head or "")
@@ -314,7 +317,7 @@ def over_minibatches(
     `minibatch`; means of what these measured.
     """
     # Entry 0 of a mask is never trained: nothing precedes it.
-    samples = [s for s in samples if s.mask[1:].any() or s.scores]
+    samples = [s for s in samples if s.weights[1:].any() or s.scores]
     if not samples:
         return {}
     rng = np.random.default_rng(seed)
@@ -331,6 +334,6 @@ def counts_of(samples: Sequence[Sample]) -> Totals:
     """What the losses of a mini-batch divide by: trained tokens, sequences, sequences with an exact
     score. At least 1, as a mini-batch may hold none of a kind.
     """
-    tokens = max(1.0, float(sum((s.mask[1:] != 0).sum() for s in samples)))
+    tokens = max(1.0, float(sum((s.weights[1:] != 0).sum() for s in samples)))
     scores = max(1, sum(bool(s.scores) for s in samples))
     return {"token": tokens, "sequence": float(len(samples)), "score": float(scores)}

@@ -61,10 +61,10 @@ class Runtime:
         """(W,) the engine's probabilities of a few tokens after a prompt, or (1,) of the likeliest
         where it names none. Asked before and after a publish, they show whether it took effect.
         """
-        watched = tuple(range(min(64, vocabulary(self.model))))
-        ask = Request(prompt_ids, 1, seed=0, temperature=0.0, watch_ids=watched)
+        token_probs = tuple(range(min(64, vocabulary(self.model))))
+        ask = Request(prompt_ids, 1, seed=0, temperature=0.0, token_prob_ids=token_probs)
         answer = self.sampler.generate([ask])[0]
-        return answer.watched[0] if answer.watched.size else np.exp(answer.logprobs)
+        return answer.token_probs[0] if answer.token_probs.size else np.exp(answer.logprobs)
 
     def fingerprint(self) -> str:
         """Tells checkpoints apart: a hash over a few weights of every parameter."""

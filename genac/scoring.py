@@ -22,7 +22,7 @@ from genac.critics.generative import GenerativeCritic
 from genac.critics.prompts import Context
 from genac.runtime import Hardware, ModelSpec, build
 from genac.seeding import derive_seed
-from genac.types import SCORE_VALUES, Message, Problem, Thought
+from genac.types import SCORE_VALUES, Message, Problem, Rationale
 
 CARD = "critic.json"
 Ids = tuple[int, ...]
@@ -33,15 +33,16 @@ Prompt = str | list[Message]
 class Judgement:
     """What the critic says of one partial response.
 
-    `value` in [0, 1] is the mean over its thoughts (None = no thought gave a score), `rationale`
-    the first thought, `spread` the standard deviation of the score over everything it may have
-    written: within each thought's score distribution and between thoughts (None = not known).
+    `value` in [0, 1] is the mean over its rationales (None = no rationale gave a score),
+    `rationale` the first rationale, `spread` the standard deviation of the score over everything it
+    may have written: within each rationale's score distribution and between rationales (None = not
+    known).
     """
 
     value: float | None
     rationale: str
     spread: float | None
-    thoughts: tuple[str, ...] = ()  # every thought's text
+    rationales: tuple[str, ...] = ()  # every rationale's text
     values: tuple[float | None, ...] = ()  # and its value
 
 
@@ -64,7 +65,7 @@ class Critic:
         """Loads a critic that a run saved, from its folder or from the hub ("owner/name").
 
         device and precision: auto = bf16 on a GPU where there is one, else fp32 on the CPU (with
-        `threads` threads, 0 = torch's own choice). batch_size: thoughts written side by side; it
+        `threads` threads, 0 = torch's own choice). batch_size: rationales written side by side; it
         changes memory and speed, not values. ValueError where there is no generative critic.
         """
         place = local_folder(folder)
@@ -90,8 +91,8 @@ class Critic:
         return cls(critic, saved)
 
     @property
-    def thoughts(self) -> int:
-        """Thoughts per state where a call names no number: as many as in training."""
+    def rationales(self) -> int:
+        """Rationales per state where a call names no number: as many as in training."""
         return self._critic.cfg.num_samples
 
     def describe(self) -> dict[str, Any]:
@@ -105,7 +106,7 @@ class Critic:
             "success_rate": self._critic.rate.value,
             "readout": cfg.readout,
             "temperature": cfg.temperature,
-            "thoughts": self.thoughts,
+            "rationales": self.rationales,
             "max_new_tokens": cfg.max_new_tokens,
             "max_prompt_tokens": self._critic.room,
         }
@@ -116,15 +117,15 @@ class Critic:
         partial: str,
         success_rate: float | None = None,
         *,
-        thoughts: int | None = None,
+        rationales: int | None = None,
         seed: int = 0,
     ) -> Judgement:
         """Value of a partial response. `problem` is a text or chat messages; `success_rate` tells
         the critic of the author's strength (without it, the rate at the end of training);
-        `thoughts` are averaged (without it, as many as in training). ValueError where the text does
-        not fit the critic's context.
+        `rationales` are averaged (without it, as many as in training). ValueError where the text
+        does not fit the critic's context.
         """
-        many = self.score_many([(problem, partial)], success_rate, thoughts=thoughts, seed=seed)
+        many = self.score_many([(problem, partial)], success_rate, rationales=rationales, seed=seed)
         return many[0]
 
     def score_many(
@@ -132,7 +133,7 @@ class Critic:
         pairs: Sequence[tuple[Prompt, str]],
         success_rate: float | None = None,
         *,
-        thoughts: int | None = None,
+        rationales: int | None = None,
         seed: int = 0,
     ) -> list[Judgement]:
         """One judgement per (problem, partial response), all written together.
@@ -141,7 +142,7 @@ class Critic:
         rounding of a batch).
         """
         prompts = [self.prompt(*pair, success_rate) for pair in pairs]
-        return self.judge(prompts, [seed] * len(prompts), thoughts)
+        return self.judge(prompts, [seed] * len(prompts), rationales)
 
     def prompt(self, problem: Prompt, partial: str, success_rate: float | None = None) -> Ids:
         """Token ids of the critic's prompt; ValueError where it does not fit the context."""
@@ -150,48 +151,51 @@ class Critic:
         context = self._critic.context()
         if context is not None and success_rate is not None:
             context = Context(context.size, success_rate)
-        asked = Problem("", check_prompt(problem), "")
+        queries = Problem("", check_prompt(problem), "")
         room, cut = self._critic.room, self._critic.cfg.too_long == "truncate"
-        ids = self._critic.prompts.render_text(asked, partial, context, room, cut)
+        ids = self._critic.prompts.render_text(queries, partial, context, room, cut)
         if len(ids) > room:
             raise ValueError(
                 f"the critic's prompt has at least {len(ids)} tokens, and its context leaves room "
-                f"for {room} beside a thought of {self._critic.cfg.max_new_tokens}; give a shorter "
+                f"for {room} beside a rationale of {self._critic.cfg.max_new_tokens}; give a "
+                f"shorter "
                 "problem or partial response"
             )
         return ids
 
     def judge(
-        self, prompts: Sequence[Ids], seeds: Sequence[int], thoughts: int | None = None
+        self, prompts: Sequence[Ids], seeds: Sequence[int], rationales: int | None = None
     ) -> list[Judgement]:
         """Judgements of prompts made by `prompt`, each with its own seed."""
-        if thoughts is not None and thoughts < 1:
-            raise ValueError(f"thoughts is {thoughts}; ask for at least one")
+        if rationales is not None and rationales < 1:
+            raise ValueError(f"rationales is {rationales}; ask for at least one")
         own = [derive_seed(s, "score", *ids) for s, ids in zip(seeds, prompts, strict=True)]
-        return [self._judgement(found) for found in self._critic.think(prompts, own, thoughts or 0)]
+        return [
+            self._judgement(result) for result in self._critic.think(prompts, own, rationales or 0)
+        ]
 
-    def _judgement(self, thoughts: Sequence[Thought]) -> Judgement:
-        read = tuple(self._critic.value([thought]) for thought in thoughts)
+    def _judgement(self, rationales: Sequence[Rationale]) -> Judgement:
+        read = tuple(self._critic.value([rationale]) for rationale in rationales)
         return Judgement(
-            self._critic.value(thoughts),
-            thoughts[0].text,
-            spread(thoughts),
-            tuple(thought.text for thought in thoughts),
+            self._critic.value(rationales),
+            rationales[0].text,
+            spread(rationales),
+            tuple(rationale.text for rationale in rationales),
             read,
         )
 
 
-def spread(thoughts: Sequence[Thought]) -> float | None:
-    """Standard deviation of the score of a thought drawn at random, in value units.
+def spread(rationales: Sequence[Rationale]) -> float | None:
+    """Standard deviation of the score of a rationale drawn at random, in value units.
 
-    Of the mean of the thoughts' score distributions; where these are not known, of the sampled
-    scores of two thoughts or more.
+    Of the mean of the rationales' score distributions; where these are not known, of the sampled
+    scores of two rationales or more.
     """
-    known = [t.score_probs for t in thoughts if t.score_probs is not None]
+    known = [t.score_probs for t in rationales if t.score_probs is not None]
     if known:
         p = np.mean(known, axis=0)
         return float(np.sqrt(max(0.0, p @ SCORE_VALUES**2 - (p @ SCORE_VALUES) ** 2)))
-    values = [t.value for t in thoughts if t.value is not None]
+    values = [t.value for t in rationales if t.value is not None]
     return float(np.std(values)) if len(values) > 1 else None
 
 

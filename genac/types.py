@@ -136,7 +136,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Thought:
+class Rationale:
     """One completion of the generative critic about a state, kept for the critic to learn from."""
 
     prompt_ids: tuple[int, ...]
@@ -170,12 +170,12 @@ class Thought:
 @dataclass(frozen=True)
 class Estimate:
     """A critic's answer about one state. `value` None means missing and is never read as 0: no
-    thought held a score that can be read, or the prompt did not fit and `thoughts` is empty.
+    rationale held a score that can be read, or the prompt did not fit and `rationales` is empty.
     """
 
     state: State
     value: float | None
-    thoughts: tuple[Thought, ...] = ()  # none of critics that do not write
+    rationales: tuple[Rationale, ...] = ()  # none of critics that do not write
     version: int = 0  # of the model that gave the value
     # (end - start,) of a dense state: entry i is the value before token start + i, entry 0 `value`
     token_values: np.ndarray | None = None
@@ -213,7 +213,7 @@ class Sample:
     """What a learner trains on. Streams are aligned with `ids` (see the index convention above)."""
 
     ids: tuple[int, ...]
-    mask: np.ndarray  # (T,) float32 loss weights, any number; 0 = not trained
+    weights: np.ndarray  # (T,) float32 loss weights, any number; 0 = not trained
     loss: str  # a key of ops.objectives.LOSSES: "sft" | "policy" | "score" | "value"
     advantages: np.ndarray | None = None  # (T,) float32
     old_logprobs: np.ndarray | None = None  # (T,) float32

@@ -28,33 +28,33 @@ def run(plan: Plan) -> Findings:
         plan.config({"algorithm": "genac"}, variants[name], seed=seed).model_dump()
         for name, seed in jobs
     ]
-    cells = trained_and_judged(plan, bases, panels, configs, ["rl"] * len(jobs))
+    results = trained_and_judged(plan, bases, panels, configs, ["rl"] * len(jobs))
     table: dict[str, list[dict[str, Any]]] = {}
-    for (name, _), cell in zip(jobs, cells, strict=True):
-        table.setdefault(name, []).append(cell)
+    for (name, _), result in zip(jobs, results, strict=True):
+        table.setdefault(name, []).append(result)
     return report(plan, table)
 
 
 def report(plan: Plan, table: dict[str, list[dict[str, Any]]]) -> Findings:
     whole = plan.values["whole"]
-    found = {
+    result = {
         name: {
-            "mse": interval([c["mse"] for c in cells]),
-            "auc": pooled(cells, "auc_within_problem"),
-            "parse_rate": mean([c["parse_rate"] for c in cells]),
-            "tokens_per_value": mean([c["tokens_per_value"] for c in cells]),
-            "mse_minus_whole": compare(cells, table[whole], "mse", "difference"),
+            "mse": interval([c["mse"] for c in results]),
+            "auc": pooled(results, "auc_within_problem"),
+            "parse_rate": mean([c["parse_rate"] for c in results]),
+            "tokens_per_value": mean([c["tokens_per_value"] for c in results]),
+            "mse_minus_whole": compare(results, table[whole], "mse", "difference"),
         }
-        for name, cells in table.items()
+        for name, results in table.items()
     }
     rows = [
         {
             "claim": f"(ours) {name}: the error rises",
             "ours": f"MSE {brackets(row['mse_minus_whole'], 4)}, "
-            f"{row['tokens_per_value'] / found[whole]['tokens_per_value']:.2f} x the tokens",
+            f"{row['tokens_per_value'] / result[whole]['tokens_per_value']:.2f} x the tokens",
             "verdict": verdict(above(row["mse_minus_whole"], 0), below(row["mse_minus_whole"], 0)),
         }
-        for name, row in found.items()
+        for name, row in result.items()
         if name != whole
     ]
     text = [
@@ -66,9 +66,9 @@ def report(plan: Plan, table: dict[str, list[dict[str, Any]]]) -> Findings:
         *(
             f"| {name} | {show(row['mse'], 4)} | {brackets(row['mse_minus_whole'], 4)} "
             f"| {shown(row['auc'])} | {row['parse_rate']:.3f} | {row['tokens_per_value']:.1f} |"
-            for name, row in found.items()
+            for name, row in result.items()
         ),
     ]
-    drawn = {"MSE": {name: row["mse"] for name, row in found.items()}}
+    drawn = {"MSE": {name: row["mse"] for name, row in result.items()}}
     svg = dots("Squared error with one item taken away", drawn, "MSE")
-    return Findings({"ablation": found}, rows, "\n".join(text), {"": svg})
+    return Findings({"ablation": result}, rows, "\n".join(text), {"": svg})

@@ -39,8 +39,8 @@ def run(plan: Plan) -> Findings:
 def actors(plan: Plan, seeds: list[int]) -> dict[int, str]:
     """The base model of each seed."""
     configs = [actor_config(plan, seed) for seed in seeds]
-    found = plan.cells.map(bring_up, [{"config": c} for c in configs])
-    return {seed: f["actor"] for seed, f in zip(seeds, found, strict=True)}
+    result = plan.jobs.map(bring_up, [{"config": c} for c in configs])
+    return {seed: f["actor"] for seed, f in zip(seeds, result, strict=True)}
 
 
 def actor_config(plan: Plan, seed: int) -> dict[str, Any]:
@@ -64,8 +64,8 @@ def tune(plan: Plan) -> dict[str, Any]:
     configs = [plan.config(values, seed=seed).model_dump() for _, _, values in jobs]
     stages = [plan.values["critics"][critic]["stage"] for critic, _, _ in jobs]
     panels = made(plan, {seed: base}, {IN: {}})
-    found = trained_and_judged(plan, {seed: base}, panels, configs, stages)
-    errors = [cell["mse"] for cell in found]
+    results = trained_and_judged(plan, {seed: base}, panels, configs, stages)
+    errors = [result["mse"] for result in results]
     grid = {(c, s): e for (c, s, _), e in zip(jobs, errors, strict=True)}
     best = {c: min(options, key=lambda s, c=c: grid[c, s]) for c, options in settings.items()}
     heads = plan.values["best_of"]
@@ -84,60 +84,60 @@ def trained_and_judged(
     stages: list[str],
 ) -> list[dict[str, Any]]:
     """Brings a critic up from each config and judges it, after its stage, in distribution."""
-    brought = plan.cells.map(bring_up, [{"config": c} for c in configs])
+    brought = plan.jobs.map(bring_up, [{"config": c} for c in configs])
     items = [
         {
             "config": actor_config(plan, config["seed"]),
             "actor": bases[config["seed"]],
-            "critic": found[stage],
+            "critic": result[stage],
             "options": {},
             "rate": panels[config["seed"], IN]["rate"],
         }
-        for config, found, stage in zip(configs, brought, stages, strict=True)
+        for config, result, stage in zip(configs, brought, stages, strict=True)
     ]
-    return plan.cells.map(judged, items)
+    return plan.jobs.map(judged, items)
 
 
 def folders(plan: Plan, chosen: dict[str, Any], seeds: list[int]) -> dict[tuple[str, int], str]:
     """(critic, seed) -> folder, each critic at its tuned setting."""
-    wanted, settings = plan.values["critics"], variants_of(plan)
+    expected, settings = plan.values["critics"], variants_of(plan)
     named = dict.fromkeys([*plan.values["judged"], chosen["best discriminative"]])
-    wanted = {c: wanted[c] for c in named}
-    jobs = [(c, seed) for c in wanted for seed in seeds]
-    owner = {c: wanted[c].get("like", c) for c in wanted}
-    own = {c: {k: v for k, v in wanted[c].items() if k not in NOT_OVERRIDES} for c in wanted}
+    expected = {c: expected[c] for c in named}
+    jobs = [(c, seed) for c in expected for seed in seeds]
+    owner = {c: expected[c].get("like", c) for c in expected}
+    own = {c: {k: v for k, v in expected[c].items() if k not in NOT_OVERRIDES} for c in expected}
     tuned = {c: merge(settings[o][chosen["settings"][o]], own[c]) for c, o in owner.items()}
     configs = [plan.config(tuned[c], seed=seed).model_dump() for c, seed in jobs]
-    brought = plan.cells.map(bring_up, [{"config": c} for c in configs])
-    return {(c, s): b[wanted[c]["stage"]] for (c, s), b in zip(jobs, brought, strict=True)}
+    brought = plan.jobs.map(bring_up, [{"config": c} for c in configs])
+    return {(c, s): b[expected[c]["stage"]] for (c, s), b in zip(jobs, brought, strict=True)}
 
 
 def regressions(plan: Plan, bases: dict[int, str]) -> dict[tuple[str, int], str]:
     """Value heads on labels without noise: (name, seed) -> folder."""
-    wanted = plan.values.get("regression", {})
-    jobs = [(name, seed) for name in wanted for seed in bases]
+    expected = plan.values.get("regression", {})
+    jobs = [(name, seed) for name in expected for seed in bases]
     items = [
         {
-            "config": plan.config(wanted[n]["overrides"], seed=seed).model_dump(),
+            "config": plan.config(expected[n]["overrides"], seed=seed).model_dump(),
             "actor": bases[seed],
-            "targets": wanted[n]["targets"],
-            "learning_rate": wanted[n]["learning_rate"],
+            "targets": expected[n]["targets"],
+            "learning_rate": expected[n]["learning_rate"],
         }
         for n, seed in jobs
     ]
-    return dict(zip(jobs, plan.cells.map(value_regression, items), strict=True))
+    return dict(zip(jobs, plan.jobs.map(value_regression, items), strict=True))
 
 
 def made(
     plan: Plan, bases: dict[int, str], shifts: dict[str, dict[str, Any]]
 ) -> dict[tuple[int, str], dict[str, float]]:
-    """(seed, shift) -> the actor's success and the floors."""
+    """(seed, shift) -> the actor's success and the trivial baselines."""
     jobs = [(seed, shift) for seed in bases for shift in shifts]
     items = [
         {"config": actor_config(plan, seed), "actor": bases[seed], "options": shifts[shift]}
         for seed, shift in jobs
     ]
-    return dict(zip(jobs, plan.cells.map(panel_made, items), strict=True))
+    return dict(zip(jobs, plan.jobs.map(panel_made, items), strict=True))
 
 
 def judge_all(
@@ -147,7 +147,7 @@ def judge_all(
     panels: dict[tuple[int, str], dict[str, float]],
     shifts: dict[str, dict[str, Any]],
 ) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """(critic, shift) -> one judged cell per seed; floors are critics too."""
+    """(critic, shift) -> one judged job per seed; trivial baselines are critics too."""
     names = list(dict.fromkeys(c for c, _ in critics))
     # A generative critic is told the success rate under the shift, which a value head is not: one
     # row shows what it knows without.
@@ -168,8 +168,8 @@ def judge_all(
         }
         for c, shift, seed in jobs
     ]
-    found = plan.cells.map(judged, items)
+    results = plan.jobs.map(judged, items)
     table: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for (critic, shift, _), cell in zip(jobs, found, strict=True):
-        table.setdefault((critic, shift), []).append(cell)
+    for (critic, shift, _), result in zip(jobs, results, strict=True):
+        table.setdefault((critic, shift), []).append(result)
     return table

@@ -1,4 +1,4 @@
-"""The account of the approximation experiment: figures, verdicts, text, drawings."""
+"""The summary of the approximation experiment: figures, verdicts, text, drawings."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def report(
         "top1_by_pool": pools,
         "rl_minus_sft_by_shift": stage2,
     }
-    floor = float(np.mean([p["mse_constant"] for (_, s), p in panels.items() if s == IN]))
+    baseline = float(np.mean([p["mse_constant"] for (_, s), p in panels.items() if s == IN]))
     return Findings(
         figures,
-        rows(figures, pools, Heads.of(plan, chosen, summary[best][IN]["mse"]["mean"], floor)),
+        rows(figures, pools, Heads.of(plan, chosen, summary[best][IN]["mse"]["mean"], baseline)),
         text(plan, summary, panels, figures, best, chosen),
         {
             "": drawing(summary, shifts, [gen, sft, best]),
@@ -64,7 +64,9 @@ def report(
         },
         {
             "critics": summary,
-            "cells": {f"{c} | {s}": [plain(x) for x in cells] for (c, s), cells in table.items()},
+            "cells": {
+                f"{c} | {s}": [plain(x) for x in results] for (c, s), results in table.items()
+            },
             "panels": {f"seed {seed} | {s}": p for (seed, s), p in panels.items()},
             "tuning": chosen,
         },
@@ -84,18 +86,20 @@ def top1_by_pool(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> di
     }
 
 
-def pooled(cells: list[dict[str, Any]], key: str) -> float | None:
+def pooled(results: list[dict[str, Any]], key: str) -> float | None:
     """A ratio of sums over the problems of all seeds."""
-    total = np.concatenate([c["by_problem"][key] for c in cells]).sum(0)
+    total = np.concatenate([c["by_problem"][key] for c in results]).sum(0)
     return float(total[0] / total[1]) if total[1] else None
 
 
-def across(cells: list[dict[str, Any]]) -> dict[str, Any]:
+def across(results: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over seeds with t intervals."""
     keys = ("mse", "mse_corrected", "auc_within_problem", "auc_ceiling", "parse_rate", "mse_noise")
-    out = {k: interval([c[k] for c in cells]) for k in keys if None not in [c[k] for c in cells]}
-    parts = cells[0]["mse_by_fraction"]
-    out["mse_by_fraction"] = {p: pooled(cells, f"mse, {p}") for p in parts}
+    out = {
+        k: interval([c[k] for c in results]) for k in keys if None not in [c[k] for c in results]
+    }
+    parts = results[0]["mse_by_fraction"]
+    out["mse_by_fraction"] = {p: pooled(results, f"mse, {p}") for p in parts}
     return out
 
 
@@ -109,9 +113,9 @@ class Heads:
     enough: bool
 
     @classmethod
-    def of(cls, plan: Plan, chosen: dict[str, Any], error: float, floor: float) -> Heads:
+    def of(cls, plan: Plan, chosen: dict[str, Any], error: float, baseline: float) -> Heads:
         best, longest = chosen["best discriminative"], plan.values.get("longest")
-        if error < floor:
+        if error < baseline:
             return cls(best, "", True)
         flat = "no better than the best constant in hindsight"
         if longest is None or longest == best:
@@ -198,8 +202,8 @@ def ranking_rows(figures: dict[str, Any], pools: Any) -> list[dict[str, str]]:
     ]
 
 
-def each(found: dict[str, Any], digits: int = 2) -> str:
-    return "; ".join(f"{name} {brackets(row, digits)}" for name, row in found.items())
+def each(result: dict[str, Any], digits: int = 2) -> str:
+    return "; ".join(f"{name} {brackets(row, digits)}" for name, row in result.items())
 
 
 def text(

@@ -1,6 +1,6 @@
 """What an iteration costs relative to PPO: tokens, FLOPs and seconds, for GenAC and VinePPO.
 
-Runs bench/step.py, once at the reference shape (long responses, few states, short thoughts) and
+Runs bench/step.py, once at the reference shape (long responses, few states, short rationales) and
 once for each of `recipes`. Plan: `arguments` of the benchmark, `recipes` (name -> its arguments).
 """
 
@@ -26,15 +26,15 @@ def run(plan: Plan) -> Findings:
     jobs = {"reference shape": plan.values["arguments"], **plan.values["recipes"]}
     inputs = stable_hash([file.read_text() for file in sorted(BENCH.parent.glob("*.py"))])
     default = dict(plan.recipe)
-    cells = [{"arguments": a, "inputs": inputs, "recipe": default} for a in jobs.values()]
-    found = plan.cells.map(step_cost, cells)
-    return report(plan, dict(zip(jobs, found, strict=True)))
+    items = [{"arguments": a, "inputs": inputs, "recipe": default} for a in jobs.values()]
+    result = plan.jobs.map(step_cost, items)
+    return report(plan, dict(zip(jobs, result, strict=True)))
 
 
 def step_cost(arguments: list[str], inputs: str, recipe: dict[str, Any]) -> dict[str, Any]:
-    """A cell: method -> kind -> cost of a step relative to PPO's.
+    """A job: method -> kind -> cost of a step relative to PPO's.
 
-    `inputs` (a hash of the benchmark) and `recipe` only tell cells apart.
+    `inputs` (a hash of the benchmark) and `recipe` only tell jobs apart.
     """
     del inputs, recipe
     if not BENCH.exists():
@@ -48,14 +48,14 @@ def step_cost(arguments: list[str], inputs: str, recipe: dict[str, Any]) -> dict
         return json.loads(file.read_text())["cost_relative_to_ppo"]
 
 
-def report(plan: Plan, found: dict[str, dict[str, Any]]) -> Findings:
+def report(plan: Plan, result: dict[str, dict[str, Any]]) -> Findings:
     rows = [
         {
             "claim": f"an iteration of {name} costs {word} {factor:g} times PPO's",
             "ours": "; ".join(
                 f"{shape}: tokens {c[name]['tokens']['value']:.2f}, FLOPs "
                 f"{c[name]['flops']['value']:.2f}, seconds {told(c[name]['seconds'])}"
-                for shape, c in found.items()
+                for shape, c in result.items()
             ),
             "verdict": "-",
         }
@@ -63,11 +63,11 @@ def report(plan: Plan, found: dict[str, dict[str, Any]]) -> Findings:
     ]
     spent = {
         shape: [c[name]["seconds"]["value"] for name in ("genac", "vineppo")]
-        for shape, c in found.items()
+        for shape, c in result.items()
     }
     below = {
         shape: c["genac"]["seconds"]["high"] < c["vineppo"]["seconds"]["low"]
-        for shape, c in found.items()
+        for shape, c in result.items()
     }
     rows.append(
         {
@@ -86,20 +86,20 @@ def report(plan: Plan, found: dict[str, dict[str, Any]]) -> Findings:
         *(
             f"| {shape} | {method} | {row['tokens']['value']:.2f} | {row['flops']['value']:.2f} "
             f"| {told(row['seconds'])} |"
-            for shape, methods in found.items()
+            for shape, methods in result.items()
             for method, row in methods.items()
         ),
     ]
     drawn = {
         kind: {
             f"{shape}: {m}": {"mean": row[kind]["value"], "low": None}
-            for shape, methods in found.items()
+            for shape, methods in result.items()
             for m, row in methods.items()
         }
         for kind in KINDS
     }
     svg = dots("Cost of an iteration, PPO = 1", drawn)
-    return Findings({"cost_relative_to_ppo": found}, rows, "\n".join(lines), {"": svg})
+    return Findings({"cost_relative_to_ppo": result}, rows, "\n".join(lines), {"": svg})
 
 
 def told(row: dict[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""Critics as cells: brought up through their stages, and judged on panels."""
+"""Critics as jobs: brought up through their stages, and judged on panels."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from genac.config.run import RunConfig
 from genac.critics.actor_likelihood import ActorLikelihoodCritic
 from genac.critics.base import Critic, unique_states
 from genac.critics.discriminative import by_rollout, value_sample
-from genac.evals.critic import evaluate_critic, floors
+from genac.evals.critic import evaluate_critic, trivial_baselines
 from genac.evals.ground_truth import Panel
 from genac.evals.policy import evaluate_policy
 from genac.rollout import response_text
 from genac.runs.store import Run
 from genac.runtime import Runtime
 from genac.seeding import derive_seed
-from genac.stages.artifacts import ensure
+from genac.stages.artifacts import build_once
 from genac.stages.critic_rl import stage_groups, stage_world
 from genac.stages.panels import stored_panel
 from genac.stages.pipeline import prepare
@@ -31,7 +31,7 @@ from genac.types import Estimate, State
 Config = dict[str, Any]
 
 
-# --- cells ----------------------------------------------------------------------------------------
+# --- jobs ----------------------------------------------------------------------------------------
 
 
 def bring_up(config: Config) -> dict[str, str | None]:
@@ -46,7 +46,9 @@ def bring_up(config: Config) -> dict[str, str | None]:
 
 
 def panel_made(config: Config, actor: str, options: dict[str, Any]) -> dict[str, float]:
-    """Builds the panel of an actor under a shift. -> the actor's success there, and the floors."""
+    """Builds the panel of an actor under a shift. -> the actor's success there, and the trivial
+    baselines.
+    """
     cfg = RunConfig(**config)
     setup = Setup.of(cfg)
     runtime = setup.actor(actor)
@@ -56,7 +58,7 @@ def panel_made(config: Config, actor: str, options: dict[str, Any]) -> dict[str,
     )
     problems = len({s.rollout.problem.id for s in panel.states})
     counts = {"states": len(panel.states), "problems": problems}
-    return {"rate": rate.mean, **counts, "noise": panel.noise, **floors(panel)}
+    return {"rate": rate.mean, **counts, "noise": panel.noise, **trivial_baselines(panel)}
 
 
 def judged(
@@ -90,9 +92,9 @@ def value_regression(config: Config, actor: str, targets: str, learning_rate: fl
         for step in range(stage.steps):
             rollouts = [r for group in stage_groups(setup, world, runtime, step) for r in group]
             states = split(rollouts, cfg.states, runtime.tokenizer)
-            found = teacher(setup, runtime, targets).estimate(states, -1)
-            states = [e.state for e in found if e.value is not None]
-            labels = [e.value for e in found if e.value is not None]
+            result = teacher(setup, runtime, targets).estimate(states, -1)
+            states = [e.state for e in result if e.value is not None]
+            labels = [e.value for e in result if e.value is not None]
             samples = [
                 value_sample(
                     rollout, [states[i].start for i in places], [labels[i] for i in places]
@@ -103,7 +105,7 @@ def value_regression(config: Config, actor: str, targets: str, learning_rate: fl
             run.log("regression", step, critic.runtime.learner.learn(samples, seed))
         save_critic(critic, cfg, run.path / "model")
 
-    return str(ensure(cfg.stages.folder, "regression", key, build) / "model")
+    return str(build_once(cfg.stages.folder, "regression", key, build) / "model")
 
 
 def teacher(setup: Setup, actor: Runtime, targets: str) -> Critic:
@@ -193,8 +195,8 @@ def text_of(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def plain(found: dict[str, Any]) -> dict[str, Any]:
-    """What of a judged cell goes into a result file."""
+def plain(result: dict[str, Any]) -> dict[str, Any]:
+    """What of a judged job goes into a result file."""
     keys = (
         *("states", "parse_rate", "mse", "mse_interval", "mse_corrected", "mae", "bias"),
         *("pearson", "spearman", "auc_within_problem", "auc_within_problem_interval"),
@@ -202,7 +204,7 @@ def plain(found: dict[str, Any]) -> dict[str, Any]:
         *("expected_calibration_error", "tokens_per_value", "flops_per_value"),
         "seconds_per_value",
     )
-    return {key: found[key] for key in keys if key in found}
+    return {key: result[key] for key in keys if key in result}
 
 
 def mean(values: Sequence[float]) -> float:

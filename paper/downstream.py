@@ -48,10 +48,10 @@ def run(plan: Plan) -> Findings:
         for method, values in best.items()
         for seed in plan.seeds
     }
-    found = plan.cells.map(joint_run, [{"config": c} for c in configs.values()])
-    results = dict(zip(configs, found, strict=True))
+    result = plan.jobs.map(joint_run, [{"config": c} for c in configs.values()])
+    results = dict(zip(configs, result, strict=True))
     tasks = plan.values["columns"]
-    scores = plan.cells.map(
+    scores = plan.jobs.map(
         columns,
         [
             {"config": config, "folder": results[key]["folder"], "tasks": tasks}
@@ -59,7 +59,7 @@ def run(plan: Plan) -> Findings:
         ],
     )
     by_column = dict(zip(configs, scores, strict=True))
-    table = {m: account(plan, m, configs, results, by_column) for m in best}
+    table = {m: summary(plan, m, configs, results, by_column) for m in best}
     add_equal_budgets(plan, table, results)
     return report(plan, table, grid, {m: settings_of(best[m], plan) for m in best})
 
@@ -84,11 +84,11 @@ def tune(plan: Plan) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
     items = [
         {"config": run_config(plan, values, seed)} for values in jobs.values() for seed in seeds
     ]
-    found = iter(plan.cells.map(joint_run, items))
+    result = iter(plan.jobs.map(joint_run, items))
     # The end of training alone is one noisy number; the last two evaluations and the final one
     # together say where the method settles.
     grid = {
-        key: float(np.mean([late_success(next(found)) for _ in seeds])) if seeds else 0.0
+        key: float(np.mean([late_success(next(result)) for _ in seeds])) if seeds else 0.0
         for key in jobs
     }
     best = {}
@@ -106,13 +106,13 @@ def late_success(result: dict[str, Any]) -> float:
 
 def settings_of(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
     cfg = plan.config(values)
-    found: dict[str, Any] = {"lr": cfg.actor.optimizer.learning_rate}
+    result: dict[str, Any] = {"lr": cfg.actor.optimizer.learning_rate}
     if cfg.credit.estimator == "gae":
-        found["lambda"] = cfg.credit.lam
-    return found
+        result["lambda"] = cfg.credit.lam
+    return result
 
 
-def account(
+def summary(
     plan: Plan,
     method: str,
     configs: dict[Any, Any],
@@ -135,8 +135,8 @@ def account(
         "columns": {c: interval([s[c] for s in scores]) for c in scores[0]},
         "column_mean": interval([float(np.mean(list(s.values()))) for s in scores]),
         "per_step": {
-            kind: float(np.median([sum(s.values()) for s in found])) / steps
-            for kind, found in spent.items()
+            kind: float(np.median([sum(s.values()) for s in result])) / steps
+            for kind, result in spent.items()
         },
         "curve": {
             "samples": runs[0]["curve"]["samples"],
@@ -191,8 +191,8 @@ def samples_ratio(
     `before` are samples that the method spent ahead of its curve. None where it is not reached, or
     where `marks` end no higher than they started.
     """
-    at, marked_at = (np.array(found[0]["samples"]) for found in (curves, marks))
-    ours, theirs = (np.array([c["success"] for c in found]) for found in (curves, marks))
+    at, marked_at = (np.array(result[0]["samples"]) for result in (curves, marks))
+    ours, theirs = (np.array([c["success"] for c in result]) for result in (curves, marks))
 
     def one(pick: Any) -> float:
         mark = theirs[pick].mean(0)
@@ -201,8 +201,8 @@ def samples_ratio(
         return needed / theirs_needed if theirs_needed else float("inf")
 
     rng = np.random.default_rng(0)
-    found = np.array([one(p) for p in rng.integers(len(curves), size=(2000, len(curves)))])
-    low, high = np.quantile(found, (0.025, 0.975), method="inverted_cdf")
+    result = np.array([one(p) for p in rng.integers(len(curves), size=(2000, len(curves)))])
+    low, high = np.quantile(result, (0.025, 0.975), method="inverted_cdf")
     ends = {"value": one(slice(None)), "low": low, "high": high}
     return {k: float(x) if np.isfinite(x) else None for k, x in ends.items()}
 

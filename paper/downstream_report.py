@@ -1,4 +1,4 @@
-"""The account of a downstream comparison: verdicts, tables and drawings."""
+"""The summary of a downstream comparison: verdicts, tables and drawings."""
 
 from __future__ import annotations
 
@@ -134,10 +134,10 @@ def pair_line(one: str, other: str, gap: dict[str, Any]) -> str:
 
 def budget(one: dict[str, Any], other: dict[str, Any]) -> str:
     """Under which budget two methods' final success is compared."""
-    mine, theirs = (row["curve"]["samples"][-1] for row in (one, other))
-    if mine == theirs:
+    own, theirs = (row["curve"]["samples"][-1] for row in (one, other))
+    if own == theirs:
         return "at equal samples"
-    return f"after {mine:.0f} responses against {theirs:.0f}"
+    return f"after {own:.0f} responses against {theirs:.0f}"
 
 
 def part(ratio: dict[str, float | None]) -> str:

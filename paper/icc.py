@@ -12,7 +12,7 @@ from typing import Any
 
 from genac.config.run import RunConfig
 from genac.runs.store import Run
-from genac.stages.artifacts import ensure
+from genac.stages.artifacts import build_once
 from genac.stages.critic_rl import stage_groups, stage_world, subset
 from genac.stages.setup import Setup, save_critic
 from genac.states import split
@@ -34,40 +34,40 @@ def run(plan: Plan) -> Findings:
     panels = all_panels(plan, actors)
     critics = all_critics(plan, actors, panels)
     jobs, items = [], []
-    for (stage, told, seed), critic in critics.items():
+    for (stage, answer, seed), critic in critics.items():
         for actor, path in actors[seed].items():
-            rate = panels[seed, actor]["rate"] if TOLD[told] else None
-            jobs.append((stage, told, seed))
-            items.append(item(plan, told, seed, path, critic, rate))
+            rate = panels[seed, actor]["rate"] if TOLD[answer] else None
+            jobs.append((stage, answer, seed))
+            items.append(item(plan, answer, seed, path, critic, rate))
     for seed in plan.seeds:  # what knowing nothing but the actor's strength is worth
         for actor, path in actors[seed].items():
             jobs.append(("strength only", "with ICC", seed))
             items.append(item(plan, "with ICC", seed, path, "rate", panels[seed, actor]["rate"]))
     table: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for (stage, told, seed), cell in zip(jobs, plan.cells.map(judged, items), strict=True):
-        table.setdefault((stage, told), []).append(cell | {"seed": seed})
+    for (stage, answer, seed), result in zip(jobs, plan.jobs.map(judged, items), strict=True):
+        table.setdefault((stage, answer), []).append(result | {"seed": seed})
     return report(plan, table, panels)
 
 
-def config(plan: Plan, told: str, seed: int) -> dict[str, Any]:
-    icc = {"critic": {"generative": {"icc": {"enabled": TOLD[told]}}}}
+def config(plan: Plan, message: str, seed: int) -> dict[str, Any]:
+    icc = {"critic": {"generative": {"icc": {"enabled": TOLD[message]}}}}
     return plan.config({"algorithm": "genac"}, plan.values["critic"], icc, seed=seed).model_dump()
 
 
 def item(
-    plan: Plan, told: str, seed: int, actor: str, critic: str, rate: float | None
+    plan: Plan, message: str, seed: int, actor: str, critic: str, rate: float | None
 ) -> dict[str, Any]:
-    found = config(plan, told, seed)
-    return {"config": found, "actor": actor, "critic": critic, "options": {}, "rate": rate}
+    result = config(plan, message, seed)
+    return {"config": result, "actor": actor, "critic": critic, "options": {}, "rate": rate}
 
 
 def strengths(plan: Plan, seed: int) -> dict[str, Any]:
     """Actor -> folder: the base model, and runs of it."""
-    base = plan.cells.map(bring_up, [{"config": grpo(plan, seed, {})}])[0]["actor"]
+    base = plan.jobs.map(bring_up, [{"config": grpo(plan, seed, {})}])[0]["actor"]
     trained = {name: over for name, over in plan.values["actors"].items() if over}
     runs = [placed(plan.config(GRPO, o, seed=seed), plan.folder) for o in trained.values()]
-    found = plan.cells.map(joint_run, [{"config": c} for c in runs])
-    folders = {name: f"{r['folder']}/actor" for name, r in zip(trained, found, strict=True)}
+    result = plan.jobs.map(joint_run, [{"config": c} for c in runs])
+    folders = {name: f"{r['folder']}/actor" for name, r in zip(trained, result, strict=True)}
     return {name: folders.get(name, base) for name in plan.values["actors"]}
 
 
@@ -76,47 +76,47 @@ def grpo(plan: Plan, seed: int, over: dict[str, Any]) -> dict[str, Any]:
 
 
 def all_panels(plan: Plan, actors: dict[int, dict[str, str]]) -> dict[tuple[int, str], Any]:
-    jobs = [(seed, name) for seed, mine in actors.items() for name in mine]
+    jobs = [(seed, name) for seed, own in actors.items() for name in own]
     items = [
         {"config": config(plan, "with ICC", seed), "actor": actors[seed][name], "options": {}}
         for seed, name in jobs
     ]
-    return dict(zip(jobs, plan.cells.map(panel_made, items), strict=True))
+    return dict(zip(jobs, plan.jobs.map(panel_made, items), strict=True))
 
 
 def all_critics(
     plan: Plan, actors: dict[int, dict[str, str]], panels: dict[tuple[int, str], Any]
 ) -> dict[tuple[str, str, int], str]:
     """(stage, told, seed) -> folder or predictor."""
-    jobs = [(told, seed) for told in TOLD for seed in plan.seeds]
-    brought = plan.cells.map(bring_up, [{"config": sft_only(plan, t, s)} for t, s in jobs])
+    jobs = [(answer, seed) for answer in TOLD for seed in plan.seeds]
+    brought = plan.jobs.map(bring_up, [{"config": sft_only(plan, t, s)} for t, s in jobs])
     items = [
         {
-            "config": config(plan, told, seed),
-            "start": found["sft"],
+            "config": config(plan, answer, seed),
+            "start": result["sft"],
             "actors": list(actors[seed].values()),
             "rates": [panels[seed, name]["rate"] for name in actors[seed]],
         }
-        for (told, seed), found in zip(jobs, brought, strict=True)
+        for (answer, seed), result in zip(jobs, brought, strict=True)
     ]
-    trained = plan.cells.map(taught_by_many, items)
+    trained = plan.jobs.map(taught_by_many, items)
     out: dict[tuple[str, str, int], str] = {}
-    for (told, seed), found, last in zip(jobs, brought, trained, strict=True):
-        folders = (found["untrained"], "oracle", found["sft"], last)
-        out |= {(stage, told, seed): f for stage, f in zip(STAGES, folders, strict=True)}
+    for (answer, seed), result, last in zip(jobs, brought, trained, strict=True):
+        folders = (result["untrained"], "oracle", result["sft"], last)
+        out |= {(stage, answer, seed): f for stage, f in zip(STAGES, folders, strict=True)}
     return out
 
 
-def sft_only(plan: Plan, told: str, seed: int) -> dict[str, Any]:
-    found = config(plan, told, seed)
-    found["stages"]["critic_rl"]["steps"] = 0
-    return found
+def sft_only(plan: Plan, message: str, seed: int) -> dict[str, Any]:
+    result = config(plan, message, seed)
+    result["stages"]["critic_rl"]["steps"] = 0
+    return result
 
 
 def taught_by_many(
     config: dict[str, Any], start: str, actors: list[str], rates: list[float]
 ) -> str:
-    """A cell: critic RL with several frozen actors in turn, told the rate of the one it judges."""
+    """A job: critic RL with several frozen actors in turn, told the rate of the one it judges."""
     cfg = RunConfig(**config)
     setup, stage = Setup.of(cfg), cfg.stages.critic_rl
     key = {"config": config, "start": start, "actors": actors, "rates": rates}
@@ -140,10 +140,10 @@ def taught_by_many(
             critic.runtime.publish(step + 1)
         save_critic(critic, cfg, run.path / "model")
 
-    return str(ensure(cfg.stages.folder, "critic_rl_mixed", key, build) / "model")
+    return str(build_once(cfg.stages.folder, "critic_rl_mixed", key, build) / "model")
 
 
-# --- the account ----------------------------------------------------------------------------------
+# --- the summary ----------------------------------------------------------------------------------
 
 
 def report(
@@ -159,12 +159,12 @@ def report(
         }
     strength = summary(table["strength only", "with ICC"])
     stage2 = {
-        told: {
-            stage: paired(table["SFT + RL", told], table[stage, told])
+        message: {
+            stage: paired(table["SFT + RL", message], table[stage, message])
             for stage in STAGES
             if stage != "SFT + RL"
         }
-        for told in TOLD
+        for message in TOLD
     }
     ranks = paired(
         table["SFT + RL", "with ICC"], table["strength only", "with ICC"], "auc_within_problem"
@@ -174,8 +174,8 @@ def report(
         for name in plan.values["actors"]
     }
     drawn = {
-        told: {s: {"mean": icc[s][told.split()[0]]["mse"], "low": None} for s in STAGES[1:]}
-        for told in TOLD
+        message: {s: {"mean": icc[s][message.split()[0]]["mse"], "low": None} for s in STAGES[1:]}
+        for message in TOLD
     }
     return Findings(
         {"icc": icc, "icc_rl_minus_sft": stage2, "strength_only": strength},
@@ -187,15 +187,15 @@ def report(
 
 
 def verdicts(icc: Any, stage2: Any, strength: Any, ranks: Any) -> list[dict[str, str]]:
-    asked = [s for s in STAGES if s != "untrained"]
+    queries = [s for s in STAGES if s != "untrained"]
     return [
         {
             "claim": "ICC lowers the error at every stage",
-            "ours": "; ".join(f"{s} {brackets(icc[s]['difference'], 4)}" for s in asked)
+            "ours": "; ".join(f"{s} {brackets(icc[s]['difference'], 4)}" for s in queries)
             + " (untrained: no scores); the oracle's gain is built in: untold it guesses",
             "verdict": verdict(
-                all(below(icc[s]["difference"], 0) for s in asked),
-                any(above(icc[s]["difference"], 0) for s in asked),
+                all(below(icc[s]["difference"], 0) for s in queries),
+                any(above(icc[s]["difference"], 0) for s in queries),
             ),
         },
         {
@@ -219,17 +219,17 @@ def verdicts(icc: Any, stage2: Any, strength: Any, ranks: Any) -> list[dict[str,
 
 def paired(a: list[dict[str, Any]], b: list[dict[str, Any]], key: str = "mse") -> dict[str, Any]:
     """a - b; the panels of one seed's actors share problems, which are resampled together."""
-    return compare(a, b, key, "difference", groups=[cell["seed"] for cell in a])
+    return compare(a, b, key, "difference", groups=[result["seed"] for result in a])
 
 
-def summary(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """Pooled over actors and seeds; `bias` by cell, in the order of the panels."""
+def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pooled over actors and seeds; `bias` by job, in the order of the panels."""
     return {
-        "mse": pooled(cells, "mse"),
-        "mse_corrected": pooled(cells, "mse_corrected"),
-        "auc": pooled(cells, "auc_within_problem"),
-        "parse_rate": sum(c["parse_rate"] for c in cells) / len(cells),
-        "bias": [c["bias"] for c in cells],
+        "mse": pooled(results, "mse"),
+        "mse_corrected": pooled(results, "mse_corrected"),
+        "auc": pooled(results, "auc_within_problem"),
+        "parse_rate": sum(c["parse_rate"] for c in results) / len(results),
+        "bias": [c["bias"] for c in results],
     }
 
 
@@ -254,8 +254,8 @@ def text(plan: Plan, icc: Any, strength: Any, rates: Any, stage2: Any) -> str:
         "",
         "SFT + RL minus each other stage (MSE): "
         + "; ".join(
-            f"{told}: " + ", ".join(f"{s} {brackets(d, 4)}" for s, d in rows.items())
-            for told, rows in stage2.items()
+            f"{answer}: " + ", ".join(f"{s} {brackets(d, 4)}" for s, d in rows.items())
+            for answer, rows in stage2.items()
         )
         + ". The untold oracle guesses from progress alone, so its gain from ICC is built in.",
     ]

@@ -33,13 +33,15 @@ def update_page(folder: Path, order: Sequence[str]) -> bool:
 
 def table(folder: Path, order: Sequence[str]) -> str:
     """One row per claim, in the order of the experiments."""
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    result: dict[str, tuple[str, dict[str, Any]]] = {}
     for file in sorted(folder.glob("*.json")):
         record = json.loads(file.read_text())
         if "rows" in record and "plan" in record:
-            found[file.stem] = record["plan"]["experiment"], record
-    names = sorted(found, key=lambda name: (order.index(found[name][0]), name))
-    rows = [row_text(name, found[name][1], row) for name in names for row in found[name][1]["rows"]]
+            result[file.stem] = record["plan"]["experiment"], record
+    names = sorted(result, key=lambda name: (order.index(result[name][0]), name))
+    rows = [
+        row_text(name, result[name][1], row) for name in names for row in result[name][1]["rows"]
+    ]
     return HEAD + "".join(rows)
 
 

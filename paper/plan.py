@@ -1,7 +1,7 @@
 """python -m paper FILE: one experiment of recipes/paper as a command.
 
 A plan is YAML: `experiment` names the module, `recipe` the runs' recipe, `results` the files to
-write (NAME.json, NAME.md, NAME.svg), `folder` where cells and runs are kept, `seeds`, `processes`,
+write (NAME.json, NAME.md, NAME.svg), `folder` where jobs and runs are kept, `seeds`, `processes`,
 `overrides` for every run, and what the experiment itself asks for (see its module).
 """
 
@@ -21,7 +21,7 @@ from genac.config.recipes import read_recipe, resolve
 from genac.config.renamed import RENAMED
 from genac.config.run import RunConfig
 from genac.runs.store import atomic_write
-from paper.cells import Cells
+from paper.jobs import Jobs
 from paper.page import update_page
 
 REQUIRED = ("experiment", "recipe", "results", "folder", "seeds")
@@ -37,7 +37,7 @@ class Plan:
 
     values: Mapping[str, Any]
     recipe: Mapping[str, Any]
-    cells: Cells
+    jobs: Jobs
 
     def config(self, *overrides: Mapping[str, Any], **last: Any) -> RunConfig:
         """The recipe under the plan's overrides and then these, left to right."""
@@ -80,15 +80,15 @@ def read_plan(file: str | Path) -> Plan:
         )
     if not values["seeds"]:
         raise ValueError(f"{file}: seeds is empty; give at least one, and several for an interval")
-    cells = Cells(results_folder(values["folder"]), values.get("processes", 1))
-    return Plan(values, read_recipe(values["recipe"]), cells)
+    jobs = Jobs(results_folder(values["folder"]), values.get("processes", 1))
+    return Plan(values, read_recipe(values["recipe"]), jobs)
 
 
 def results_folder(home: str | Path) -> Path:
     """Where finished work of an experiment lies. ValueError where it lies there under an old name:
     it would be done again.
     """
-    folder = Path(home) / "cells"
+    folder = Path(home) / "jobs"
     for old, new in RENAMED["experiment folder"].items():
         if new == folder.name and (Path(home) / old).is_dir() and not folder.exists():
             raise ValueError(f"{Path(home) / old} is called {new} now: rename that folder")
@@ -107,9 +107,9 @@ def run_experiment(file: str | Path) -> str:
         "rows": findings.rows,
         "seeds": plan.seeds,
         "command": f"python -m paper {file}",
-        "commit": ", ".join(sorted(plan.cells.commits)),
+        "commit": ", ".join(sorted(plan.jobs.commits)),
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "processes": plan.cells.processes,
+        "processes": plan.jobs.processes,
         **findings.extra,
         "plan": dict(plan.values),
     }

@@ -29,8 +29,8 @@ def run(plan: Plan) -> Findings:
         for setting, values in expand({method: variant}).items()
         for seed in plan.seeds
     }
-    found = plan.cells.map(joint_run, [{"config": c} for c in jobs.values()])
-    results = dict(zip(jobs, found, strict=True))
+    result = plan.jobs.map(joint_run, [{"config": c} for c in jobs.values()])
+    results = dict(zip(jobs, result, strict=True))
     table = {regime: row(results, regime, plan) for regime in regimes}
     return Findings(
         figures={"gain_of_exact_values": {k: v["gain"]["final"] for k, v in table.items()}},
@@ -51,12 +51,12 @@ def run(plan: Plan) -> Findings:
 
 def row(results: dict[Any, Any], regime: str, plan: Plan) -> dict[str, Any]:
     """One regime: start, each method at each setting and at its best, and the gain."""
-    mine = {k[1:]: v for k, v in results.items() if k[0] == regime}
+    own = {k[1:]: v for k, v in results.items() if k[0] == regime}
     settings: dict[str, dict[str, Any]] = {}
     for method in plan.values["methods"]:
-        names = dict.fromkeys(s for m, s, _ in mine if m == method)
+        names = dict.fromkeys(s for m, s, _ in own if m == method)
         settings[method] = {
-            name: measures([mine[method, name, seed] for seed in plan.seeds]) for name in names
+            name: measures([own[method, name, seed] for seed in plan.seeds]) for name in names
         }
     best = {
         method: max(options.values(), key=lambda o: o["final"]["mean"])
@@ -66,7 +66,7 @@ def row(results: dict[Any, Any], regime: str, plan: Plan) -> dict[str, Any]:
         key: difference(best["exact"][key]["values"], best["grpo"][key]["values"])
         for key in MEASURES
     }
-    start = interval([r["before"] for (_, _, seed), r in mine.items() if seed == plan.seeds[0]][:1])
+    start = interval([r["before"] for (_, _, seed), r in own.items() if seed == plan.seeds[0]][:1])
     return {"start": start["mean"], "settings": settings, "best": best, "gain": gain}
 
 
@@ -86,12 +86,12 @@ def text(table: dict[str, Any], plan: Plan) -> str:
         "| regime | start | GRPO | exact values | gain (final) | gain (mean over training) |",
         "|---|---|---|---|---|---|",
     ]
-    for name, found in table.items():
+    for name, result in table.items():
         best = {
-            method: next(k for k, v in found["settings"][method].items() if v is chosen)
-            for method, chosen in found["best"].items()
+            method: next(k for k, v in result["settings"][method].items() if v is chosen)
+            for method, chosen in result["best"].items()
         }
-        cells = [f"{show(found['best'][m]['final'])} ({best[m]})" for m in ("grpo", "exact")]
-        gains = [show(found["gain"][k]) for k in MEASURES]
-        lines.append(f"| {name} | {found['start']:.2f} | {' | '.join([*cells, *gains])} |")
+        cells = [f"{show(result['best'][m]['final'])} ({best[m]})" for m in ("grpo", "exact")]
+        gains = [show(result["gain"][k]) for k in MEASURES]
+        lines.append(f"| {name} | {result['start']:.2f} | {' | '.join([*cells, *gains])} |")
     return "\n".join(lines)

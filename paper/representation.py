@@ -46,8 +46,8 @@ def run(plan: Plan) -> Findings:
     rates, seed = values["learning_rates"], values["tuning_seed"]
     common = {k: values[k] for k in ("width", "steps", "batch", "lengths", "problems")}
     tuning = [(t, c, r) for t in values["tasks"] for c in critics for r in rates]
-    found = plan.cells.map(learnt, [cell(plan, common, t, c, r, seed) for t, c, r in tuning])
-    errors = {job: overall(f) for job, f in zip(tuning, found, strict=True)}
+    result = plan.jobs.map(learnt, [job_of(plan, common, t, c, r, seed) for t, c, r in tuning])
+    errors = {job: overall(f) for job, f in zip(tuning, result, strict=True)}
     best = {
         (t, c): min(rates, key=lambda r, t=t, c=c: errors[t, c, r])
         for t in values["tasks"]
@@ -57,12 +57,12 @@ def run(plan: Plan) -> Findings:
         t: min(critics[1:], key=lambda c, t=t: errors[t, c, best[t, c]]) for t in values["tasks"]
     }
     jobs = [(t, c, s) for t in values["tasks"] for c in critics for s in plan.seeds]
-    items = [cell(plan, common, t, c, best[t, c], s) for t, c, s in jobs]
-    found = plan.cells.map(learnt, items)
-    return report(plan, dict(zip(jobs, found, strict=True)), critics, best, heads)
+    items = [job_of(plan, common, t, c, best[t, c], s) for t, c, s in jobs]
+    result = plan.jobs.map(learnt, items)
+    return report(plan, dict(zip(jobs, result, strict=True)), critics, best, heads)
 
 
-def cell(
+def job_of(
     plan: Plan, common: dict[str, Any], task: str, critic: str, rate: float, seed: int
 ) -> dict[str, Any]:
     depth = plan.values["depths"][0] if critic == GENERATIVE else int(critic.split()[1])
@@ -81,7 +81,7 @@ def learnt(
     task: dict[str, Any], generative: bool, depth: int, width: int, steps: int, batch: int,
     lengths: list[int], problems: int, learning_rate: float, seed: int, folder: str,
 ) -> dict[str, Any]:  # fmt: skip
-    """A cell: trains one critic. -> squared errors by length, one per held-out problem."""
+    """A job: trains one critic. -> squared errors by length, one per held-out problem."""
     cfg, kind = TaskConfig(**{k: v for k, v in task.items() if k != "states"}), task["states"]
     trained = make_task(cfg, seed, min_steps=min(lengths), max_steps=max(lengths))
     start = initial(Path(folder), trained, width, depth, seed)
@@ -164,9 +164,9 @@ def example(
     prompt = critic.prompts.render_ids(problem, partial, None)
     reasoning = task.oracle(problem, text, 1.0).reasoning
     ids = (*prompt, *completion_ids(critic, reasoning, round(10 * value)))
-    mask = np.zeros(len(ids), np.float32)
-    mask[len(prompt) :] = 1.0
-    return Sample(ids=ids, mask=mask, loss="sft")
+    weights = np.zeros(len(ids), np.float32)
+    weights[len(prompt) :] = 1.0
+    return Sample(ids=ids, weights=weights, loss="sft")
 
 
 def state_of(tokenizer: Any, problem: Problem, partial: tuple[int, ...]) -> State:
@@ -187,27 +187,27 @@ def held_out_errors(
     Short problems are few: then there are fewer than `problems`.
     """
     drawn = (written(task, kind, "heldout", i, seed) for i in range(4 * problems))
-    asked = list({found[0].text: found for found in drawn}.values())[:problems]
+    queries = list({results[0].text: results for results in drawn}.values())[:problems]
     tokenizer = runtime.tokenizer
-    partials = [tuple(tokenizer.encode(text, add_special_tokens=False)) for _, text, _ in asked]
-    states = [state_of(tokenizer, p, ids) for (p, _, _), ids in zip(asked, partials, strict=True)]
+    partials = [tuple(tokenizer.encode(text, add_special_tokens=False)) for _, text, _ in queries]
+    states = [state_of(tokenizer, p, ids) for (p, _, _), ids in zip(queries, partials, strict=True)]
     if critic is None:
         read = runtime.learner.values(
             [s.rollout.prompt_ids + s.rollout.response_ids for s in states]
         )
-        found = [
+        results = [
             float(v[len(s.rollout.prompt_ids) + s.start]) for v, s in zip(read, states, strict=True)
         ]
     else:
         prompts = [critic.prompts.render(s, None) for s in states]
-        found = [critic.value(t) for t in critic.think(prompts, derive_seed(seed, "heldout"))]
+        results = [critic.value(t) for t in critic.think(prompts, derive_seed(seed, "heldout"))]
     return [
         1.0 if v is None else (v - value) ** 2
-        for v, (_, _, value) in zip(found, asked, strict=True)
+        for v, (_, _, value) in zip(results, queries, strict=True)
     ]
 
 
-# --- the account ----------------------------------------------------------------------------------
+# --- the summary ----------------------------------------------------------------------------------
 
 
 def report(

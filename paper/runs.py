@@ -1,4 +1,4 @@
-"""Joint runs as cells, and what experiments read from them."""
+"""Joint runs as jobs, and what experiments read from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Interval = dict[str, Any]
 
 
 def joint_run(config: dict[str, Any]) -> dict[str, Any]:
-    """A cell: a whole run. -> held-out success before, during and after, and its cost."""
+    """A job: a whole run. -> held-out success before, during and after, and its cost."""
     from genac.commands.compare import curve
     from genac.stages.pipeline import train
 
@@ -39,7 +39,7 @@ def joint_run(config: dict[str, Any]) -> dict[str, Any]:
 def columns(
     config: dict[str, Any], folder: str, tasks: dict[str, dict[str, Any]]
 ) -> dict[str, float]:
-    """A cell: held-out success of a run's actor on other tasks (name -> task options)."""
+    """A job: held-out success of a run's actor on other tasks (name -> task options)."""
     from genac.evals.policy import evaluate_policy
     from genac.stages.setup import Setup, make_world
 
@@ -65,11 +65,11 @@ def interval(values: Sequence[float]) -> Interval:
     return {"mean": mean, "low": low, "high": high, "values": list(values)}
 
 
-def show(found: Interval, digits: int = 3) -> str:
+def show(result: Interval, digits: int = 3) -> str:
     """0.512 [0.480, 0.544]"""
-    if found["low"] is None:
-        return f"{found['mean']:.{digits}f}"
-    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+    if result["low"] is None:
+        return f"{result['mean']:.{digits}f}"
+    return f"{result['mean']:.{digits}f} [{result['low']:.{digits}f}, {result['high']:.{digits}f}]"
 
 
 def difference(a: Sequence[float], b: Sequence[float]) -> Interval:

@@ -38,13 +38,13 @@ def run(plan: Plan) -> Findings:
         ).model_dump()
         for kind, size, seed in jobs
     ]
-    cells = trained_and_judged(plan, bases, panels, configs, ["rl"] * len(jobs))
+    results = trained_and_judged(plan, bases, panels, configs, ["rl"] * len(jobs))
     table: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for (kind, size, _), cell in zip(jobs, cells, strict=True):
-        table.setdefault((kind, size), []).append(cell)
+    for (kind, size, _), result in zip(jobs, results, strict=True):
+        table.setdefault((kind, size), []).append(result)
     counts = {s: parameter_count(load_model(starts[s, plan.seeds[0]])) for s in sizes}
-    floor = interval([panels[seed, IN]["mse_constant"] for seed in plan.seeds])
-    return report(plan, table, counts, floor)
+    baseline = interval([panels[seed, IN]["mse_constant"] for seed in plan.seeds])
+    return report(plan, table, counts, baseline)
 
 
 def start_models(plan: Plan) -> dict[tuple[str, int], str]:
@@ -56,12 +56,12 @@ def start_models(plan: Plan) -> dict[tuple[str, int], str]:
         ).model_dump()
         for size, seed in jobs
     ]
-    found = plan.cells.map(bring_up, [{"config": c} for c in configs])
-    return {job: f["actor"] for job, f in zip(jobs, found, strict=True)}
+    result = plan.jobs.map(bring_up, [{"config": c} for c in configs])
+    return {job: f["actor"] for job, f in zip(jobs, result, strict=True)}
 
 
 def report(
-    plan: Plan, table: dict[tuple[str, str], Any], counts: dict[str, int], floor: dict[str, Any]
+    plan: Plan, table: dict[tuple[str, str], Any], counts: dict[str, int], baseline: dict[str, Any]
 ) -> Findings:
     sizes, kinds = list(counts), list(plan.values["critics"])
     by_size = {
@@ -91,19 +91,23 @@ def report(
         "MSE",
         log_x=True,
     )
-    text = account(plan, by_size, steps, floor)
-    return Findings(figures, rows(plan, table, by_size, steps, floor), text, {"": svg})
+    text = summary(plan, by_size, steps, baseline)
+    return Findings(figures, rows(plan, table, by_size, steps, baseline), text, {"": svg})
 
 
 def rows(
-    plan: Plan, table: dict[tuple[str, str], Any], by_size: Any, steps: Any, floor: dict[str, Any]
+    plan: Plan,
+    table: dict[tuple[str, str], Any],
+    by_size: Any,
+    steps: Any,
+    baseline: dict[str, Any],
 ) -> list[dict[str, str]]:
     sizes = list(plan.values["sizes"])
     ours, theirs = list(plan.values["critics"])[:2]
     falls = lambda kind: all(below(d, 0) for d in steps[kind].values())  # noqa: E731
     rises = lambda kind: any(above(d, 0) for d in steps[kind].values())  # noqa: E731
     # Heads that are no better than a constant at any size say nothing of what size does to heads.
-    learnt = any(row["mse"]["mean"] < floor["mean"] for row in by_size[theirs].values())
+    learnt = any(row["mse"]["mean"] < baseline["mean"] for row in by_size[theirs].values())
     ends = compare(table[theirs, sizes[-1]], table[theirs, sizes[0]], "mse", "ratio")
     return [
         {
@@ -119,12 +123,13 @@ def rows(
     ]
 
 
-def account(plan: Plan, by_size: Any, steps: Any, floor: dict[str, Any]) -> str:
+def summary(plan: Plan, by_size: Any, steps: Any, baseline: dict[str, Any]) -> str:
     kinds = list(by_size)
     counts = {size: row["parameters"] for size, row in by_size[kinds[0]].items()}
     head = [
         f"Error in distribution by size of the critic, seeds {plan.seeds}: mean [95 % t interval "
-        f"over seeds]; the best constant has {show(floor, 4)}. Same actor, data and steps for all.",
+        f"over seeds]; the best constant has {show(baseline, 4)}. Same actor, data and steps for "
+        f"all.",
         "",
         "| parameters | " + " | ".join(f"{k}: MSE | AUC in problem" for k in kinds) + " |",
         "|---" * (1 + 2 * len(kinds)) + "|",
@@ -149,5 +154,5 @@ def account(plan: Plan, by_size: Any, steps: Any, floor: dict[str, Any]) -> str:
     return "\n".join([*head, *body, *tail])
 
 
-def told(found: dict[str, Any]) -> str:
-    return ", ".join(f"{row['parameters']:,}: {row['mse']['mean']:.4f}" for row in found.values())
+def told(result: dict[str, Any]) -> str:
+    return ", ".join(f"{row['parameters']:,}: {row['mse']['mean']:.4f}" for row in result.values())

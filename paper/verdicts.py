@@ -12,14 +12,14 @@ from typing import Any
 Found = Mapping[str, Any]  # value, low, high, by_training
 
 
-def below(found: Found, mark: float) -> bool:
+def below(result: Found, mark: float) -> bool:
     """The interval and every training lie below the mark."""
-    return surely([found["high"], *found.get("by_training", ())], lambda x: x < mark)
+    return surely([result["high"], *result.get("by_training", ())], lambda x: x < mark)
 
 
-def above(found: Found, mark: float) -> bool:
+def above(result: Found, mark: float) -> bool:
     """The interval and every training lie above the mark."""
-    return surely([found["low"], *found.get("by_training", ())], lambda x: x > mark)
+    return surely([result["low"], *result.get("by_training", ())], lambda x: x > mark)
 
 
 def surely(values: list[float | None], holds: Any) -> bool:
@@ -30,11 +30,11 @@ def verdict(agrees: bool, disagrees: bool) -> str:
     return "agrees" if agrees else "disagrees" if disagrees else "undecided"
 
 
-def brackets(found: Found, digits: int = 2) -> str:
+def brackets(result: Found, digits: int = 2) -> str:
     """0.21 [0.15, 0.30], or a dash where nothing was counted."""
-    if found["value"] is None or found["low"] is None:
+    if result["value"] is None or result["low"] is None:
         return "-"
-    return f"{found['value']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+    return f"{result['value']:.{digits}f} [{result['low']:.{digits}f}, {result['high']:.{digits}f}]"
 
 
 def shown(value: float | None, digits: int = 3) -> str:

@@ -130,8 +130,8 @@ def test_modules_of_a_folder_import_each_other_without_a_cycle() -> None:
 def test_tasks_and_run_folder_need_no_torch() -> None:
     for module in INNER:
         if unit(dotted(module)) in LIGHT:
-            found = {name.split(".")[0] for name in imports(module, at_load=True)} & HEAVY
-            assert not found, f"{module} imports {found} when it is loaded"
+            result = {name.split(".")[0] for name in imports(module, at_load=True)} & HEAVY
+            assert not result, f"{module} imports {result} when it is loaded"
 
 
 @pytest.mark.parametrize(

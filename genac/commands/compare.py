@@ -114,7 +114,7 @@ def tabulate(plan: dict[str, Any], runs: dict[tuple[str, int], RunConfig]) -> di
     budgets = {name: min(c[name][-1] for c in curves.values()) for name in BUDGETS}
     rows = {}
     for name in dict.fromkeys(variant for variant, _ in runs):
-        mine = {seed: curves[name, seed] for seed in plan["seeds"]}
+        own = {seed: curves[name, seed] for seed in plan["seeds"]}
         cfg = runs[name, plan["seeds"][0]]
         final = [
             Run.open(runs[name, seed].output_dir).summary()["success_after"]["mean"]
@@ -124,17 +124,17 @@ def tabulate(plan: dict[str, Any], runs: dict[tuple[str, int], RunConfig]) -> di
             "settings": settings(cfg),
             "final": final,
             "final_interval": mean_interval(final),
-            "mean_over_training": [float(np.mean(c["success"])) for c in mine.values()],
-            "seconds_per_step": [c["seconds"][-1] / cfg.stages.joint.steps for c in mine.values()],
-            "tokens_per_step": [c["tokens"][-1] / cfg.stages.joint.steps for c in mine.values()],
+            "mean_over_training": [float(np.mean(c["success"])) for c in own.values()],
+            "seconds_per_step": [c["seconds"][-1] / cfg.stages.joint.steps for c in own.values()],
+            "tokens_per_step": [c["tokens"][-1] / cfg.stages.joint.steps for c in own.values()],
             "critic_mse": [late_error(runs[name, seed]) for seed in plan["seeds"]],
             **{
                 f"at_equal_{budget}": [
-                    float(np.interp(limit, c[budget], c["success"])) for c in mine.values()
+                    float(np.interp(limit, c[budget], c["success"])) for c in own.values()
                 ]
                 for budget, limit in budgets.items()
             },
-            "curve": {str(seed): c for seed, c in mine.items()},
+            "curve": {str(seed): c for seed, c in own.items()},
         }
     table = {k: plan[k] for k in ("recipe", "seeds", "against") if k in plan}
     return table | {"budgets": budgets, "variants": rows}
@@ -144,8 +144,8 @@ def late_error(cfg: RunConfig) -> float | None:
     """Squared error of the critic's values against returns, over the last half of joint training;
     None without a critic.
     """
-    found = [row.get("critic/mse") for row in Run.open(cfg.output_dir).metrics("joint")]
-    known = [x for x in found[len(found) // 2 :] if x is not None]
+    results = [row.get("critic/mse") for row in Run.open(cfg.output_dir).metrics("joint")]
+    known = [x for x in results[len(results) // 2 :] if x is not None]
     return float(np.mean(known)) if known else None
 
 
@@ -210,10 +210,10 @@ def differences(table: dict[str, Any]) -> str:
 
     def less(row: dict[str, Any], key: str) -> str:
         pairs = zip(row[key], base[key], strict=True)
-        found = [a - b for a, b in pairs if a is not None and b is not None]
-        if not found:
+        results = [a - b for a, b in pairs if a is not None and b is not None]
+        if not results:
             return "-"
-        mean, low, high = mean_interval(found)
+        mean, low, high = mean_interval(results)
         return f"{mean:+.4f}" if low is None else f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
 
     return head + "".join(

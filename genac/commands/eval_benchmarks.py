@@ -41,24 +41,24 @@ Row = dict[str, Any]
 
 def evaluate_benchmarks(arguments: Sequence[str]) -> str:
     """The command; returns the table."""
-    asked = parser().parse_args(list(arguments))
-    if asked.samples < 1 or (asked.limit is not None and asked.limit < 1):
+    args = parser().parse_args(list(arguments))
+    if args.samples < 1 or (args.limit is not None and args.limit < 1):
         raise ValueError("--samples and --limit must be at least 1")
-    run = Path(asked.model) if (Path(asked.model) / "actor").is_dir() else None
+    run = Path(args.model) if (Path(args.model) / "actor").is_dir() else None
     if run:
         require_trained(Run.open(run))
-    model = str(run / "actor") if run else asked.model
+    model = str(run / "actor") if run else args.model
     cfg = evaluated_here(recorded(run, Run.open(run).config()) if run else RunConfig())
-    cfg = with_template(cfg, asked.chat_template_kwargs)
+    cfg = with_template(cfg, args.chat_template_kwargs)
     setup = Setup.of(cfg)
     actor = setup.actor(model)
-    settings = settings_of(asked, cfg, model) | {
+    settings = settings_of(args, cfg, model) | {
         "weights": actor.fingerprint(),
         "load": cfg.actor.load.model_dump(),
         "bf16": setup.hardware.bf16,
     }
-    folder = Path(asked.output or (run / "benchmarks" if run else "benchmarks"))
-    tasks = {name: fitting_task(actor, name, settings) for name in asked.names or BENCHMARKS}
+    folder = Path(args.output or (run / "benchmarks" if run else "benchmarks"))
+    tasks = {name: fitting_task(actor, name, settings) for name in args.names or BENCHMARKS}
     table = {
         name: summary(measured(actor, name, task, settings, folder)) for name, task in tasks.items()
     }
@@ -88,21 +88,21 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def settings_of(asked: argparse.Namespace, cfg: RunConfig, model: str) -> Row:
+def settings_of(args: argparse.Namespace, cfg: RunConfig, model: str) -> Row:
     """Everything a response depends on; a run's own instruction is the default."""
     options = cfg.task.options if cfg.task.name == "file" else {"instruction": INSTRUCTION}
     chosen = {
         key: value if value is not None else options.get(key, "")
-        for key, value in (("instruction", asked.instruction), ("system", asked.system))
+        for key, value in (("instruction", args.instruction), ("system", args.system))
     }
     rollout = RolloutConfig(
-        num_generations=asked.samples,
-        max_completion_length=asked.max_tokens,
-        temperature=asked.temperature,
-        top_p=asked.top_p,
+        num_generations=args.samples,
+        max_completion_length=args.max_tokens,
+        temperature=args.temperature,
+        top_p=args.top_p,
         max_rows=cfg.rollout.max_rows,
     )
-    asked_for = {"limit": asked.limit, "reward": asked.reward, "seed": asked.seed}
+    asked_for = {"limit": args.limit, "reward": args.reward, "seed": args.seed}
     return {"model": model, **asked_for, **chosen, "rollout": rollout.model_dump()}
 
 
@@ -151,10 +151,10 @@ def measured(actor: Runtime, name: str, task: Task, settings: Row, folder: Path)
     folder.mkdir(parents=True, exist_ok=True)
     chosen = chosen_of(task, settings)
     count = len(chosen)
-    asked = [(p.id, p.prompt, p.answer) for p in chosen]
+    queries = [(p.id, p.prompt, p.answer) for p in chosen]
     # Neither where data and reward lie nor how many rows are decoded at once counts.
-    told = settings | {"reward": None, "rollout": rollout.model_dump(exclude={"max_rows"})}
-    key = stable_hash([asked, told, task_key(source_of(name, settings))])
+    answer = settings | {"reward": None, "rollout": rollout.model_dump(exclude={"max_rows"})}
+    key = stable_hash([queries, answer, task_key(source_of(name, settings))])
     file = folder / f"{Path(name).stem}-{key}.jsonl"
     with alone(file), Verifier(task) as verifier:
         rows = whole_lines(file)

@@ -28,7 +28,7 @@ from genac.critics.zero_shot import EndpointCritic, zero_shot_template
 from genac.endpoint.address import parse_endpoint
 from genac.endpoint.client import Endpoint, answers_file
 from genac.endpoint.replies import plan
-from genac.evals.critic import POOLS, evaluate_critic, floors
+from genac.evals.critic import POOLS, evaluate_critic, trivial_baselines
 from genac.evals.ground_truth import NoPanel, Panel
 from genac.evals.policy import evaluate_policy
 from genac.models.loading import parameter_count
@@ -46,23 +46,23 @@ USUAL = 32  # problems of a panel where the run has none
 
 def evaluate_critics(arguments: Sequence[str]) -> str:
     """The command; returns the table."""
-    asked = parser().parse_args(list(arguments))
-    run = Run.open(asked.run)
+    args = parser().parse_args(list(arguments))
+    run = Run.open(args.run)
     require_trained(run)
     cfg = evaluated_here(recorded(run.path, run.config()))
-    cfg = with_panel(cfg, asked.problems, asked.continuations)
-    own = [asked.run] if (run.path / "critic" / "critic.json").exists() else []
-    sources = {name: critic_source(name, asked) for name in [*own, *asked.critics]}
+    cfg = with_panel(cfg, args.problems, args.continuations)
+    own = [args.run] if (run.path / "critic" / "critic.json").exists() else []
+    sources = {name: critic_source(name, args) for name in [*own, *args.critics]}
     if not sources:
-        raise ValueError(f"{asked.run} has no critic of its own; name the critics to evaluate")
-    if asked.dry_run:
+        raise ValueError(f"{args.run} has no critic of its own; name the critics to evaluate")
+    if args.dry_run:
         return dry_run(cfg, run.path / "actor", sources)
     cells = judge(cfg, run.path / "actor", sources)
-    text = markdown(cells, asked.run, cfg)
+    text = markdown(cells, args.run, cfg)
     atomic_write(run.path / "critics.json", json.dumps(cells, indent=1))
     atomic_write(run.path / "critics.md", text)
     first = cells["in distribution"].items()
-    known = {name: found["calibration"] for name, found in first if "calibration" in found}
+    known = {name: result["calibration"] for name, result in first if "calibration" in result}
     drawing = reliability("Reliability in distribution", known)
     atomic_write(run.path / "critics-reliability.svg", drawing)
     return text
@@ -79,7 +79,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--api-key-env", default="", help="variable that holds the key of openai:...")
     p.add_argument("--dry-run", action="store_true", help="say what endpoints would be asked")
-    p.add_argument("--problems", type=int, default=None, help="two-sided problems per panel")
+    p.add_argument(
+        "--problems", type=int, default=None, help="problems with mixed outcomes per panel"
+    )
     p.add_argument("--continuations", type=int, default=None, help="K per state")
     return p
 
@@ -108,30 +110,30 @@ def critic_folder(name: str) -> Path:
         if (folder / "critic.json").exists():
             require_saved(folder)
             return folder
-    if found := critic_of_checkpoint(name):
-        return found
+    if result := critic_of_checkpoint(name):
+        return result
     raise ValueError(
         f"{name} holds no critic.json; give a run, the folder of a critic that a run saved, or a "
         "checkpoint (RUN/checkpoints/STAGE/step-NNNNNN)"
     )
 
 
-def critic_source(name: str, asked: argparse.Namespace) -> Path | EndpointConfig:
+def critic_source(name: str, args: argparse.Namespace) -> Path | EndpointConfig:
     """Whom the user named: an endpoint, or the folder with critic.json. Addresses and keys are
     checked here, before panels are built."""
-    dry = {"dry_run": asked.dry_run}
+    dry = {"dry_run": args.dry_run}
     if name.startswith("openai:"):
-        found = parse_endpoint(name).model_copy(update=dry | {"api_key_env": asked.api_key_env})
+        result = parse_endpoint(name).model_copy(update=dry | {"api_key_env": args.api_key_env})
     elif Path(name).suffix in (".yaml", ".yml"):
         values = read_recipe(name)
         try:
-            found = EndpointConfig(**{**values, **(dry if asked.dry_run else {})})
+            result = EndpointConfig(**{**values, **(dry if args.dry_run else {})})
         except ValidationError as error:
             raise ValueError(f"{name}: {explain(error)}") from None
     else:
         return critic_folder(name)
-    Endpoint(found)
-    return found
+    Endpoint(result)
+    return result
 
 
 def dry_run(cfg: RunConfig, actor_path: Path, sources: Mapping[str, Path | EndpointConfig]) -> str:
@@ -189,13 +191,13 @@ def load_critic(cfg: RunConfig, folder: Path, actor: Runtime) -> Critic:
 
 def endpoint_critic(cfg: RunConfig, source: EndpointConfig, actor: Runtime) -> EndpointCritic:
     """A zero-shot critic asked with the run's prompt, or with one that explains the score."""
-    asked = cfg.critic.generative
-    size = asked.icc.actor_size or size_text(parameter_count(actor.model))
+    queries = cfg.critic.generative
+    size = queries.icc.actor_size or size_text(parameter_count(actor.model))
     return EndpointCritic(
         Endpoint(source),
-        zero_shot_template(asked.prompt),
+        zero_shot_template(queries.prompt),
         actor,
-        size if asked.icc.enabled else None,
+        size if queries.icc.enabled else None,
         answers_file(cfg.stages.folder, source),
     )
 
@@ -210,11 +212,11 @@ def cell(critic: Critic, panel: Panel, rate: float) -> Cell:
     """One critic on one panel, told the actor's success rate there."""
     critic.set_success_rate(rate)
     if not isinstance(critic, EndpointCritic):
-        return evaluate_critic(critic, panel) | floors(panel)
-    found = evaluate_critic(critic, panel) | floors(panel)
+        return evaluate_critic(critic, panel) | trivial_baselines(panel)
+    result = evaluate_critic(critic, panel) | trivial_baselines(panel)
     tokens = critic.bill.prompt_tokens + critic.bill.completion_tokens
-    return found | {
-        "tokens_per_value": tokens / found["states"],
+    return result | {
+        "tokens_per_value": tokens / result["states"],
         "cost": critic.bill.cost,
         "new_answers": critic.bill.new,
         "unanswered": critic.bill.unanswered,

@@ -26,8 +26,8 @@ def evaluate_run(folder: str | Path) -> str:
     require_trained(run)
     cfg = evaluated_here(recorded(run.path, run.config()))
     shifts = {"in distribution": {}, **cfg.task.shift}
-    found = {name: evaluate_under(cfg, run.path, options) for name, options in shifts.items()}
-    text = json.dumps(found, indent=1)
+    result = {name: evaluate_under(cfg, run.path, options) for name, options in shifts.items()}
+    text = json.dumps(result, indent=1)
     atomic_write(run.path / "evaluation.json", text)
     return text
 

@@ -49,7 +49,7 @@ class Bench:
     setup: Setup
     critic: Runtime
     problems: list[Problem]
-    thoughts: int
+    rationales: int
 
     @property
     def size_A(self) -> int:
@@ -59,12 +59,12 @@ class Bench:
         """What `work` returns, and per problem the tokens and FLOPs both engines counted."""
         actor, critic = self.search.actor, self.critic
         before = actor.processed_tokens, critic.processed_tokens
-        found = work()
+        result = work()
         count = len(self.problems)
         a = (actor.processed_tokens - before[0]) / count
         c = (critic.processed_tokens - before[1]) / count
         flops = 2 * (a * self.size_A + c * parameter_count(critic.model))
-        return found, {"actor_tokens": a, "critic_tokens": c, "tokens": a + c, "flops": flops}
+        return result, {"actor_tokens": a, "critic_tokens": c, "tokens": a + c, "flops": flops}
 
     def outcomes(self, chosen: Sequence[Candidate]) -> list[float]:
         """Reward of the chosen response per problem; one that cannot be judged is a failure."""
@@ -88,22 +88,22 @@ class Bench:
 
 def evaluate_search(arguments: Sequence[str]) -> str:
     """The command; returns the tables."""
-    asked = parser().parse_args(list(arguments))
-    sizes = sorted(set(asked.n))
-    if min(sizes) < 2 or asked.problems < 2:
+    args = parser().parse_args(list(arguments))
+    sizes = sorted(set(args.n))
+    if min(sizes) < 2 or args.problems < 2:
         raise ValueError(
-            f"--n {sizes} and --problems {asked.problems}: a search chooses among at least 2 "
+            f"--n {sizes} and --problems {args.problems}: a search chooses among at least 2 "
             "candidates, and an interval needs at least 2 problems"
         )
-    found: dict[str, dict[str, Any]] = {}
-    for name in asked.runs:
-        bench = open_bench(name, asked)
+    results: dict[str, dict[str, Any]] = {}
+    for name in args.runs:
+        bench = open_bench(name, args)
         result = measure(bench, sizes) | {"run": Path(name).name, "seed": bench.search.seed}
         write_json(Path(name) / "search.json", result)
         atomic_write(Path(name) / "search.md", markdown(result))
-        found[name] = result
-    pages = [markdown(result) for result in found.values()]
-    return "\n".join([*pages, *([together(list(found.values()))] if len(found) > 1 else [])])
+        results[name] = result
+    pages = [markdown(result) for result in results.values()]
+    return "\n".join([*pages, *([together(list(results.values()))] if len(results) > 1 else [])])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -111,24 +111,24 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("runs", nargs="+", help="finished runs with a generative critic")
     p.add_argument("--n", type=int, nargs="+", default=SIZES, help="candidates per problem")
     p.add_argument("--problems", type=int, default=128, help="held-out problems")
-    p.add_argument("--thoughts", type=int, help="of the critic per state; else as in training")
+    p.add_argument("--rationales", type=int, help="of the critic per state; else as in training")
     p.add_argument("--critic", default=None, help="another critic than the run's own")
     p.add_argument("--shift", default=None, help="a task.shift of the run instead of its own task")
     return p
 
 
-def open_bench(name: str, asked: argparse.Namespace) -> Bench:
+def open_bench(name: str, args: argparse.Namespace) -> Bench:
     """Models, problems and settings of one run; ValueError where one of them is missing."""
     run = Run.open(name)
     require_trained(run)
     cfg = evaluated_here(recorded(run.path, run.config()))
     setup = Setup.of(cfg)
-    setup = Setup(cfg, setup.hardware, make_world(cfg, **shifted(cfg, asked.shift)))
+    setup = Setup(cfg, setup.hardware, make_world(cfg, **shifted(cfg, args.shift)))
     actor = setup.actor(run.path / "actor")
-    critic = generative(cfg, critic_folder(asked.critic or name), actor, asked.thoughts)
+    critic = generative(cfg, critic_folder(args.critic or name), actor, args.rationales)
     search = Searcher(actor, critic, cfg.rollout, cfg.states, cfg.seed)
     size = setup.world.task.size("heldout")
-    count = asked.problems if size is None else min(asked.problems, size)
+    count = args.problems if size is None else min(args.problems, size)
     problems = problems_at(setup.world, "heldout", 0, count)
     assert critic.runtime is not None
     return Bench(search, setup, critic.runtime, problems, critic.cfg.num_samples)
@@ -166,8 +166,8 @@ def measure(bench: Bench, sizes: Sequence[int]) -> dict[str, Any]:
         add("beam", n, bench.outcomes([g[best(answers(task, g), values(g))] for g in kept]), cost_b)
         add("oracle", n, bench.oracle(groups), cost)
     match(bench, rows, one_cost)
-    asked = {"problems": len(bench.problems), "thoughts": bench.thoughts}
-    return asked | {"parameters": sizes_of(bench), "rows": rows}
+    queries = {"problems": len(bench.problems), "rationales": bench.rationales}
+    return queries | {"parameters": sizes_of(bench), "rows": rows}
 
 
 def sizes_of(bench: Bench) -> dict[str, int]:
@@ -219,7 +219,7 @@ def markdown(result: dict[str, Any]) -> str:
     head = (
         f"Search on {result['problems']} held-out problems of `{result['run']}` "
         f"(seed {result['seed']}); actor {sizes['actor']:,} and critic {sizes['critic']:,} "
-        f"parameters, thoughts per state: {result['thoughts']}; [95 % bootstrap interval over "
+        f"parameters, rationales per state: {result['rationales']}; [95 % bootstrap interval over "
         "problems]. Tokens are what the engines processed per problem.\n\n"
         "| method | n | success | tokens (actor + critic) | MFLOP | majority at equal tokens "
         "| gain | majority at equal FLOPs |\n" + "|---" * 8 + "|\n"
@@ -247,10 +247,10 @@ def short(vote: dict[str, Any]) -> str:
     return "" if vote["funded"] else ", < equal"
 
 
-def signed(found: dict[str, Any]) -> str:
+def signed(result: dict[str, Any]) -> str:
     """A gain in points with its interval."""
-    low, high = (f"{100 * found[k]:+.1f}" for k in ("low", "high"))
-    return f"{100 * found['gain']:+.1f} [{low}, {high}]"
+    low, high = (f"{100 * result[k]:+.1f}" for k in ("low", "high"))
+    return f"{100 * result['gain']:+.1f} [{low}, {high}]"
 
 
 def together(results: Sequence[dict[str, Any]]) -> str:
@@ -266,13 +266,13 @@ def together(results: Sequence[dict[str, Any]]) -> str:
         f"| method | n | {' | '.join(names)} | mean |\n" + "|---" * (len(names) + 3) + "|\n"
     )
     for rows in zip(*(r["rows"] for r in results), strict=True):
-        found = [row.get("majority_at_equal_tokens") for row in rows]
-        if not all(found):
+        result = [row.get("majority_at_equal_tokens") for row in rows]
+        if not all(result):
             continue
-        cells = " | ".join(signed(f) + short(f) for f in found)
+        cells = " | ".join(signed(f) + short(f) for f in result)
         average = ""
-        if all(f["funded"] for f in found):
-            mean, low, high = mean_interval([f["gain"] for f in found])
+        if all(f["funded"] for f in result):
+            mean, low, high = mean_interval([f["gain"] for f in result])
             average = signed({"gain": mean, "low": low, "high": high})
         text += f"| {rows[0]['method']} | {rows[0]['n']} | {cells} | {average} |\n"
     return text

@@ -43,19 +43,19 @@ class Stored:
 
 def judge_states(arguments: Sequence[str]) -> str:
     """The command; returns what was written. Steps that were judged before are left as they are."""
-    asked = parser().parse_args(list(arguments))
-    run = Run.open(asked.run)
+    args = parser().parse_args(list(arguments))
+    run = Run.open(args.run)
     require_trained(run)
-    source = critic_folder(asked.critic)
-    name = asked.name or shown_name(source)
+    source = critic_folder(args.critic)
+    name = args.name or shown_name(source)
     place = run.judged(name)
-    keys = chosen(run, asked.stage, asked.step)
-    mine = claim(run.path / place, source)
+    keys = chosen(run, args.stage, args.step)
+    own = claim(run.path / place, source)
     waiting = [key for key in keys if not run.table_path(place, *key).exists()]
     if waiting:
         cfg = recorded(run.path, run.config())
         actor = Setup.of(cfg).actor(run.path / "actor")
-        judge_all(run, place, waiting, actor, load_critic(cfg, source, actor), mine)
+        judge_all(run, place, waiting, actor, load_critic(cfg, source, actor), own)
     return told(run, place, keys, len(waiting))
 
 
@@ -85,13 +85,13 @@ def chosen(run: Run, stage: str, steps: Sequence[int] | None) -> list[tuple[str,
 
 def claim(folder: Path, source: Path) -> dict[str, str]:
     """What tells one critic from another; ValueError where the folder holds another's words."""
-    mine = {"critic": str(source.resolve()), "card": stable_hash(critic_card(source))}
-    if (folder / WRITER).exists() and read_json(folder / WRITER) != mine:
+    own = {"critic": str(source.resolve()), "card": stable_hash(critic_card(source))}
+    if (folder / WRITER).exists() and read_json(folder / WRITER) != own:
         raise ValueError(
             f"{folder} holds what another critic said, or this one before it was trained again: "
             "give another --name, or delete that folder"
         )
-    return mine
+    return own
 
 
 def judge_all(

@@ -52,25 +52,25 @@ class Source:
 
 def generate(arguments: Sequence[str]) -> str:
     """The command; returns the chosen solutions as text, or as one JSON object per line."""
-    asked = parser().parse_args(list(arguments))
-    source = open_source(asked)
-    problems = problems_of(asked, source)
+    args = parser().parse_args(list(arguments))
+    source = open_source(args)
+    problems = problems_of(args, source)
     actor = build(
         ModelSpec("actor", str(source.folder), OptimizerConfig(), load=source.cfg.actor.load),
         Hardware.resolve(HardwareConfig()),
     )
     search = Searcher(
-        actor, critic_of(asked, source, actor), source.cfg.rollout, source.cfg.states, asked.seed
+        actor, critic_of(args, source, actor), source.cfg.rollout, source.cfg.states, args.seed
     )
-    if asked.search == "beam":
-        groups = beam_search(search, problems, asked.n, asked.width, asked.value_at)
+    if args.search == "beam":
+        groups = beam_search(search, problems, args.n, args.width, args.value_at)
     else:
-        groups = draw(search, problems, asked.n if asked.search != "sample" else 1)
-        if asked.search in NEED_CRITIC:
-            groups = judged(search, groups, asked.value_at)
-    rule = best if asked.search == "beam" else RULES[asked.search]
+        groups = draw(search, problems, args.n if args.search != "sample" else 1)
+        if args.search in NEED_CRITIC:
+            groups = judged(search, groups, args.value_at)
+    rule = best if args.search == "beam" else RULES[args.search]
     chosen = [group[rule(source.answers(group), values(group))] for group in groups]
-    show = as_json if asked.json else as_text
+    show = as_json if args.json else as_text
     return "\n".join(show(p, c) for p, c in zip(problems, chosen, strict=True))
 
 
@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--search", choices=[*RULES, "beam"], default="sample")
     p.add_argument("--n", type=int, default=8, help="candidates per problem (and round of a beam)")
     p.add_argument("--width", type=int, help="beams kept of n; half of them where not named")
-    p.add_argument("--thoughts", type=int, help="of the critic per state; else as in training")
+    p.add_argument("--rationales", type=int, help="of the critic per state; else as in training")
     p.add_argument("--value-at", choices=("last", "end"), default="last")
     p.add_argument("--max-tokens", type=int, help="response limit")
     p.add_argument("--temperature", type=float)
@@ -92,53 +92,53 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def open_source(asked: argparse.Namespace) -> Source:
+def open_source(args: argparse.Namespace) -> Source:
     """Actor, settings and task; explicit options win over the run's."""
-    given = {"max_completion_length": asked.max_tokens, "temperature": asked.temperature}
+    given = {"max_completion_length": args.max_tokens, "temperature": args.temperature}
     changed = {k: v for k, v in given.items() if v is not None}
-    if Run.exists(asked.actor) and (Path(asked.actor) / "actor").is_dir():
-        require_trained(Run.open(asked.actor))
-        cfg = recorded(asked.actor, Run.open(asked.actor).config())
-        folder, task = Path(asked.actor) / "actor", make_world(cfg).task
+    if Run.exists(args.actor) and (Path(args.actor) / "actor").is_dir():
+        require_trained(Run.open(args.actor))
+        cfg = recorded(args.actor, Run.open(args.actor).config())
+        folder, task = Path(args.actor) / "actor", make_world(cfg).task
     else:
         cfg = RunConfig(rollout=RolloutConfig(max_completion_length=512), states=StatesConfig())
-        folder, task = Path(asked.actor), None
+        folder, task = Path(args.actor), None
     rollout = RolloutConfig(**(cfg.rollout.model_dump() | changed))
     return Source(folder, cfg.model_copy(update={"rollout": rollout}), task)
 
 
-def problems_of(asked: argparse.Namespace, source: Source) -> list[Problem]:
-    if asked.problems and not asked.heldout:
-        texts = [typed_text(text) for text in asked.problems]
+def problems_of(args: argparse.Namespace, source: Source) -> list[Problem]:
+    if args.problems and not args.heldout:
+        texts = [typed_text(text) for text in args.problems]
         return [Problem(f"given-{i}", text, "") for i, text in enumerate(texts)]
-    if asked.heldout > 0 and not asked.problems:
+    if args.heldout > 0 and not args.problems:
         if source.task is None:
-            raise ValueError(f"--heldout needs a run with a task, and {asked.actor} is a model")
+            raise ValueError(f"--heldout needs a run with a task, and {args.actor} is a model")
         world = make_world(source.cfg)
         size = world.task.size("heldout")
-        count = asked.heldout if size is None else min(asked.heldout, size)
+        count = args.heldout if size is None else min(args.heldout, size)
         return problems_at(world, "heldout", 0, count)
     raise ValueError("give problems as text, or --heldout N with a run; one of the two")
 
 
-def critic_of(asked: argparse.Namespace, source: Source, actor: Runtime) -> GenerativeCritic | None:
+def critic_of(args: argparse.Namespace, source: Source, actor: Runtime) -> GenerativeCritic | None:
     """The critic of the search, where the search asks one."""
-    if asked.search not in NEED_CRITIC:
+    if args.search not in NEED_CRITIC:
         return None
-    name = asked.critic or (asked.actor if source.task is not None else None)
+    name = args.critic or (args.actor if source.task is not None else None)
     if name is None:
-        raise ValueError(f"--search {asked.search} asks a critic for values; name it by --critic")
-    return generative(source.cfg, critic_folder(name), actor, asked.thoughts)
+        raise ValueError(f"--search {args.search} asks a critic for values; name it by --critic")
+    return generative(source.cfg, critic_folder(name), actor, args.rationales)
 
 
 def generative(
-    cfg: RunConfig, folder: Path, actor: Runtime, thoughts: int | None = None
+    cfg: RunConfig, folder: Path, actor: Runtime, rationales: int | None = None
 ) -> GenerativeCritic:
     """A saved generative critic, told the actor's success rate as it was when it was saved. Its
-    values are means over `thoughts` per state (None = as many as in training).
+    values are means over `rationales` per state (None = as many as in training).
     """
-    if thoughts is not None and thoughts < 1:
-        raise ValueError(f"--thoughts is {thoughts}; ask for at least one per state")
+    if rationales is not None and rationales < 1:
+        raise ValueError(f"--rationales is {rationales}; ask for at least one per state")
     critic = load_critic(cfg, folder, actor)
     if not isinstance(critic, GenerativeCritic):
         raise ValueError(
@@ -146,8 +146,8 @@ def generative(
         )
     card = critic_card(folder)
     critic.restore({k: card[k] for k in ("success_rate", "prompt_hash")})
-    if thoughts is not None:
-        critic.cfg = critic.cfg.model_copy(update={"num_samples": thoughts})
+    if rationales is not None:
+        critic.cfg = critic.cfg.model_copy(update={"num_samples": rationales})
     return critic
 
 

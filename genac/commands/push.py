@@ -20,18 +20,18 @@ ROLES = ("actor", "critic")
 
 def push(arguments: Sequence[str]) -> str:
     """The command; returns what was (or, with --dry-run, would be) uploaded."""
-    asked = parser().parse_args(list(arguments))
-    check_name(asked.repo_id)
-    source = Path(asked.source)
-    places = destinations(source, asked.repo_id, asked.only)
-    lines = [] if asked.dry_run else refresh(source)
+    args = parser().parse_args(list(arguments))
+    check_name(args.repo_id)
+    source = Path(args.source)
+    places = destinations(source, args.repo_id, args.only)
+    lines = [] if args.dry_run else refresh(source)
     for folder, repo in places:
         files = listed(folder)
         size = sum((folder / f).stat().st_size for f in files)
-        if asked.dry_run:
+        if args.dry_run:
             lines.append(f"{repo}: {len(files)} files, {size:,} bytes, nothing uploaded")
         else:
-            lines.append(f"{upload(folder, files, repo, asked.private)}: {size:,} bytes")
+            lines.append(f"{upload(folder, files, repo, args.private)}: {size:,} bytes")
         lines += [f"  {(folder / f).stat().st_size:>12,}  {f}" for f in files]
     return "\n".join(lines)
 
@@ -59,11 +59,11 @@ def check_name(repo_id: str) -> None:
 def destinations(source: Path, repo_id: str, only: str | None) -> list[tuple[Path, str]]:
     """(model folder, repository) of everything asked for."""
     if is_run(source):
-        found = [source / role for role in ROLES if only in (None, role)]
-        found = [folder for folder in found if folder.is_dir()]
-        if not found:
+        results = [source / role for role in ROLES if only in (None, role)]
+        results = [folder for folder in results if folder.is_dir()]
+        if not results:
             raise ValueError(f"{source} holds no {only}; leave --only out or name another run")
-        return [(f, repo_id if only else f"{repo_id}-{f.name}") for f in found]
+        return [(f, repo_id if only else f"{repo_id}-{f.name}") for f in results]
     if not (source / "config.json").exists() or not list(source.glob("*.safetensors")):
         raise ValueError(
             f"{source} is neither a finished run nor a model folder (config.json, *.safetensors)"

@@ -10,7 +10,7 @@ from genac.stages.finish import read_summary
 
 
 def console(folder: Path) -> str:
-    """Success before and after, the critic beside its floors, seconds by role."""
+    """Success before and after, the critic beside its trivial baselines, seconds by role."""
     summary = read_summary(Run.open(folder))
     before, after = summary["success_before"], summary["success_after"]
     lines = [
@@ -33,10 +33,10 @@ def critic_lines(critic: dict[str, Any]) -> list[str]:
     if not critic:
         return []
     names = ("constant", "success_rate", "untrained", "sft", "rl")
-    found = [f"{n} {critic[f'mse_{n}']:.4f}" for n in names if critic.get(f"mse_{n}") is not None]
+    results = [f"{n} {critic[f'mse_{n}']:.4f}" for n in names if critic.get(f"mse_{n}") is not None]
     auc = critic.get("auc_within_problem")
     return [
-        "critic MSE against Monte-Carlo values: " + ", ".join(found),
+        "critic MSE against Monte-Carlo values: " + ", ".join(results),
         f"critic AUC within problem {'-' if auc is None else f'{auc:.3f}'}, parse rate "
         f"{critic['parse_rate']:.1%}",
     ]

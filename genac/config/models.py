@@ -126,18 +126,18 @@ class GenerativeConfig(Section):
 
     prompt: str = Field(
         default="paper",
-        description="prompt template: paper | trunk-first | compact",
+        description="prompt template: paper | prefix-first | compact",
     )
     icc: ICCConfig = Field(default_factory=ICCConfig, description="in-context conditioning")
-    num_samples: Count = Field(default=1, description="thoughts per state")
+    num_samples: Count = Field(default=1, description="rationales per state")
     value_samples: int | None = Field(
         default=None,
         ge=1,
-        description="joint stage: thoughts per state that does not train the critic; "
+        description="joint stage: rationales per state that does not train the critic; "
         "none = num_samples",
     )
-    max_new_tokens: Count = Field(default=1024, description="length limit of a thought")
-    temperature: float = Field(default=1.0, ge=0, description="sampling temperature of thoughts")
+    max_new_tokens: Count = Field(default=1024, description="length limit of a rationale")
+    temperature: float = Field(default=1.0, ge=0, description="sampling temperature of rationales")
     readout: Literal["sampled", "expected"] = Field(
         default="sampled", description="value = sampled integer or expected score"
     )

@@ -15,7 +15,7 @@ RENAMED: dict[str, dict[str, str]] = {
     "critic.generative.prompt": {"trunk-first": "prefix-first"},
     "option": {"--thoughts": "--rationales"},
     "field": {"thoughts": "rationales"},
-    "metric": {},
+    "metric": {"critic/thought_length": "critic/rationale_length"},
     "column": {},
     "experiment folder": {"cells": "jobs"},
 }

@@ -104,7 +104,7 @@ class EvaluateConfig(Section):
     panel_problems: int = Field(
         default=32,
         ge=0,
-        description="two-sided held-out problems on the critic's panel, 0 = no panel",
+        description="held-out problems with mixed outcomes on the critic's panel, 0 = no panel",
     )
     panel_continuations: Count = Field(default=32, description="continuations per state (K)")
 

@@ -80,13 +80,13 @@ class ActorLikelihoodCritic(Critic):
                 for line in text.splitlines(keepends=True)
             ]
             ids = (*prompt, *(i for line in lines for i in line), tokenizer.eos_token_id)
-            mask = np.zeros(len(ids), np.float32)
-            mask[len(prompt) :] = 1.0
+            weights = np.zeros(len(ids), np.float32)
+            weights[len(prompt) :] = 1.0
             temperature = self.world.rollout.temperature
-            samples.append(Sample(ids, mask, "policy", temperature=temperature))
+            samples.append(Sample(ids, weights, "policy", temperature=temperature))
             starts.append(len(prompt) + np.cumsum([0, *map(len, lines)])[:-1])
-        found = self.actor.learner.logprobs(samples)
+        result = self.actor.learner.logprobs(samples)
         return [
             [float(np.exp(logprobs[start:].sum())) for start in places]
-            for logprobs, places in zip(found, starts, strict=True)
+            for logprobs, places in zip(result, starts, strict=True)
         ]

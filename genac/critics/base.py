@@ -155,5 +155,5 @@ def pooled_returns(states: Sequence[State]) -> list[float | None]:
     for state in states:
         if state.rollout.reward is not None:
             rewards[state.key].append(state.rollout.reward)
-    means = {key: sum(found) / len(found) for key, found in rewards.items()}
+    means = {key: sum(result) / len(result) for key, result in rewards.items()}
     return [means.get(state.key) for state in states]

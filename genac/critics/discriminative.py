@@ -115,8 +115,8 @@ class DiscriminativeCritic(TrainableCritic):
             [torch.from_numpy(row).float() for row in values], batch_first=True
         )
         lengths = torch.tensor([len(row) for row in values])
-        mask_BT = torch.arange(padded.shape[1]) < lengths[:, None]
-        _, returns_BT = gae(padded, torch.tensor(rewards), mask_BT, self.gamma, self.cfg.lam)
+        weights_BT = torch.arange(padded.shape[1]) < lengths[:, None]
+        _, returns_BT = gae(padded, torch.tensor(rewards), weights_BT, self.gamma, self.cfg.lam)
         clamped = returns_BT.clamp(0, 1).numpy()
         return [row[: len(given)] for row, given in zip(clamped, values, strict=True)]
 
@@ -153,8 +153,8 @@ def value_sample(
     """
     ids = rollout.prompt_ids + rollout.response_ids
     at = len(rollout.prompt_ids) + np.asarray(starts, int)
-    mask = np.zeros(len(ids), np.float32)
-    mask[at] = 1.0
+    weights = np.zeros(len(ids), np.float32)
+    weights[at] = 1.0
     stream = np.zeros(len(ids), np.float32)
     stream[at] = targets
-    return Sample(ids=ids, mask=mask, loss="value", targets=stream)
+    return Sample(ids=ids, weights=weights, loss="value", targets=stream)

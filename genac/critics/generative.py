@@ -1,6 +1,6 @@
 """The generative critic: a language model that reasons about a state and then writes its score.
 
-estimate: one or more thoughts per unique state; the value is the parsed integer / 10, or the
+estimate: one or more rationales per unique state; the value is the parsed integer / 10, or the
 expectation over the eleven scores. learn: REINFORCE on R_v = 1 - (r - v)^2.
 
 Shapes: _S state, _T token, _W watched token (those with which scores begin).
@@ -26,7 +26,7 @@ from genac.critics.base import (
 )
 from genac.critics.parsing import CLOSE, SCORES
 from genac.critics.prompts import Context, PromptBuilder, size_text, template
-from genac.critics.reinforce import thought_samples, training_set
+from genac.critics.reinforce import rationale_samples, training_set
 from genac.critics.saved import critic_card
 from genac.critics.scores import ScoreReader, ScoreTokens, score_tokens
 from genac.distributed.build import build
@@ -36,7 +36,7 @@ from genac.ops.stats import RunningMean
 from genac.rollout import stop_ids
 from genac.runtime import Runtime
 from genac.seeding import derive_seed
-from genac.types import Estimate, Rollout, State, Thought
+from genac.types import Estimate, Rationale, Rollout, State
 
 
 class GenerativeCritic(TrainableCritic):
@@ -116,9 +116,9 @@ class GenerativeCritic(TrainableCritic):
         # Several samples lower the noise of REINFORCE; for a value alone fewer may do.
         once = self.cfg.value_samples or self.cfg.num_samples
         counts = [self.cfg.num_samples if state.trains else once for state in unique]
-        thoughts = self.think(prompts, derive_seed(self.seed, "thought", step), counts)
+        rationales = self.think(prompts, derive_seed(self.seed, "thought", step), counts)
         return [
-            Estimate(state, self.value(thoughts[i]), thoughts[i], self.runtime.version)
+            Estimate(state, self.value(rationales[i]), rationales[i], self.runtime.version)
             for state, i in zip(states, index, strict=True)
         ]
 
@@ -127,16 +127,18 @@ class GenerativeCritic(TrainableCritic):
         prompts: Sequence[tuple[int, ...]],
         seed: int | Sequence[int],
         samples: int | Sequence[int] = 0,
-    ) -> list[tuple[Thought, ...]]:
-        """`samples` (0 = cfg.num_samples) thoughts per prompt, of one number or one per prompt;
+    ) -> list[tuple[Rationale, ...]]:
+        """`samples` (0 = cfg.num_samples) rationales per prompt, of one number or one per prompt;
         none for a prompt that does not fit.
 
-        A single seed makes a prompt's thoughts depend on its place among the prompts; one seed per
-        prompt makes them its own, whatever it is asked beside.
+        A single seed makes a prompt's rationales depend on its place among the prompts; one seed
+        per prompt makes them its own, whatever it is asked beside.
         """
         room, one = self.room, self.cfg.num_samples
         counts = [samples or one] * len(prompts) if isinstance(samples, int) else samples
-        asked = [(i, k) for i, p in enumerate(prompts) if len(p) <= room for k in range(counts[i])]
+        queries = [
+            (i, k) for i, p in enumerate(prompts) if len(p) <= room for k in range(counts[i])
+        ]
         requests = [
             Request(
                 prompt_ids=prompts[i],
@@ -145,19 +147,21 @@ class GenerativeCritic(TrainableCritic):
                 temperature=self.cfg.temperature,
                 stop_ids=self.stop_ids,
                 stop=self.stop,
-                watch_ids=self.scores.ids if self.scores else (),
-                fork=self.reader if self.scores and self.scores.one is not None else None,
+                token_prob_ids=self.scores.ids if self.scores else (),
+                probe=self.reader if self.scores and self.scores.one is not None else None,
             )
-            for i, k in asked
+            for i, k in queries
         ]
-        found: dict[int, list[Thought]] = defaultdict(list)
-        for (i, _), completion in zip(asked, self.runtime.sampler.generate(requests), strict=True):
-            found[i].append(self._thought(prompts[i], completion))
-        return [tuple(found[i]) for i in range(len(prompts))]
+        result: dict[int, list[Rationale]] = defaultdict(list)
+        for (i, _), completion in zip(
+            queries, self.runtime.sampler.generate(requests), strict=True
+        ):
+            result[i].append(self._rationale(prompts[i], completion))
+        return [tuple(result[i]) for i in range(len(prompts))]
 
     @property
     def room(self) -> int:
-        """Tokens a prompt may have; ValueError where none is left beside the thought."""
+        """Tokens a prompt may have; ValueError where none is left beside the rationale."""
         room = self.runtime.max_length - self.cfg.max_new_tokens
         if room < 1:
             raise ValueError(
@@ -167,9 +171,9 @@ class GenerativeCritic(TrainableCritic):
             )
         return room
 
-    def _thought(self, prompt_ids: tuple[int, ...], completion: Completion) -> Thought:
+    def _rationale(self, prompt_ids: tuple[int, ...], completion: Completion) -> Rationale:
         text, score, at = self.reader.parse(completion.ids)
-        thought = Thought(
+        rationale = Rationale(
             prompt_ids,
             completion.ids,
             completion.logprobs,
@@ -178,33 +182,34 @@ class GenerativeCritic(TrainableCritic):
             score_at=at,
             entropies=completion.entropies,
         )
-        tokens, watched = self.scores, completion.watched
+        tokens, token_probs = self.scores, completion.token_probs
         # The alternatives of a score that was begun with another token were not watched.
         if tokens is None or at is None or completion.ids[at] not in tokens.ids:
-            return thought
-        if not watched.size or not watched[at].any():  # an engine that names no probabilities
-            return thought
+            return rationale
+        # an engine that names no probabilities
+        if not token_probs.size or not token_probs[at].any():
+            return rationale
         # Where 10 is two tokens, what may follow a 1 is needed: known if a 1 was written, else it
         # was asked for as a counterfactual.
-        behind = watched[at + 1] if completion.ids[at] == tokens.one else completion.forked
-        probs, after_one = tokens.read(watched[at], behind)
-        return replace(thought, score_probs=probs, after_one=after_one)
+        behind = token_probs[at + 1] if completion.ids[at] == tokens.one else completion.probe_probs
+        probs, after_one = tokens.read(token_probs[at], behind)
+        return replace(rationale, score_probs=probs, after_one=after_one)
 
-    def value(self, thoughts: Sequence[Thought]) -> float | None:
-        """Mean over the thoughts that gave a score; None where none did."""
-        read = [t.expected if self.cfg.readout == "expected" else t.value for t in thoughts]
+    def value(self, rationales: Sequence[Rationale]) -> float | None:
+        """Mean over the rationales that gave a score; None where none did."""
+        read = [t.expected if self.cfg.readout == "expected" else t.value for t in rationales]
         known = [v for v in read if v is not None]
         return sum(known) / len(known) if known else None
 
     # --- learning ------------------------------------------------------------------------------
 
     def learn(self, estimates: Sequence[Estimate], step: int) -> Metrics:
-        """REINFORCE on the thoughts of the estimated states."""
+        """REINFORCE on the rationales of the estimated states."""
         counts = self._lengths(estimates)
         chosen = training_set([e for e in estimates if e.state.trains], self.cfg)
         if not chosen:
             return counts
-        samples, rewards = thought_samples(chosen, self.scores, self.cfg)
+        samples, rewards = rationale_samples(chosen, self.scores, self.cfg)
         measured = self.runtime.learner.learn(samples, seed=derive_seed(self.seed, "critic", step))
         return counts | {
             "critic/reward": float(np.mean(rewards)),
@@ -216,9 +221,9 @@ class GenerativeCritic(TrainableCritic):
         if not estimates:
             return {}
         # A prompt with the middle left out fills its room exactly; hardly any other does.
-        full = [any(len(t.prompt_ids) == self.room for t in e.thoughts) for e in estimates]
+        full = [any(len(t.prompt_ids) == self.room for t in e.rationales) for e in estimates]
         return {
-            "critic/unasked_rate": float(np.mean([not e.thoughts for e in estimates])),
+            "critic/unasked_rate": float(np.mean([not e.rationales for e in estimates])),
             "critic/truncated_rate": float(np.mean(full)) if self.cfg.too_long != "drop" else 0.0,
         }
 
@@ -229,12 +234,12 @@ class GenerativeCritic(TrainableCritic):
             "actor_size": self.actor_size,
         }
 
-    def require_prompt(self, found: str | None) -> None:
+    def require_prompt(self, result: str | None) -> None:
         """ValueError where a critic trained under another prompt would be asked with this one."""
-        wanted = self.prompts.template.hash
-        if found != wanted and not self.cfg.force_prompt:
+        expected = self.prompts.template.hash
+        if result != expected and not self.cfg.force_prompt:
             raise ValueError(
-                f"the critic was trained under prompt {found}, this run asks with {wanted} "
+                f"the critic was trained under prompt {result}, this run asks with {expected} "
                 f"({self.cfg.prompt!r}); set critic.generative.prompt back, start from another "
                 "critic, or set critic.generative.force_prompt to go on anyway"
             )
@@ -248,13 +253,13 @@ def readable_scores(tokenizer: Any, cfg: GenerativeConfig) -> ScoreTokens | None
     """The score tokens whose probabilities are read; None where they cannot be, which is warned of
     if the config needs them, or where reading them costs tokens that it does not need.
     """
-    found = score_tokens(tokenizer)
+    result = score_tokens(tokenizer)
     needed = cfg.readout == "expected" or cfg.exact_score_gradient
-    if found is None and needed:
+    if result is None and needed:
         warnings.warn(
             "the critic's tokenizer writes some of the digits 0..9 as several tokens, so values "
             "are the sampled integers and the score is trained by REINFORCE; set "
             "critic.generative.readout to sampled and exact_score_gradient to false to say so",
             stacklevel=3,
         )
-    return found if found is None or found.one is None or needed else None
+    return result if result is None or result.one is None or needed else None

@@ -16,14 +16,14 @@ SCORES = 11  # the integers 0..10
 def parse_score(completion: str) -> int | None:
     """The integer of the last well-formed answer tag behind the critic's own thinking; None = none.
 
-    The last one counts, because a thought may quote a score before it settles on one. Numbers
+    The last one counts, because a rationale may quote a score before it settles on one. Numbers
     outside 0..10 are missing, never clipped.
     """
     tail = completion.rsplit("</think>", 1)[-1]
-    found = ANSWER.findall(tail)
-    if not found or int(found[-1]) >= SCORES:
+    result = ANSWER.findall(tail)
+    if not result or int(result[-1]) >= SCORES:
         return None
-    return int(found[-1])
+    return int(result[-1])
 
 
 def score_position(pieces: list[str]) -> int | None:

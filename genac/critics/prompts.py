@@ -69,14 +69,15 @@ TEMPLATES = {
         "5. " + ICC + "\n",
     ),
     # Problem and response first: all states of a response share one prefix, which is read once.
-    "trunk-first": Template(
-        "trunk-first",
+    "prefix-first": Template(
+        "prefix-first",
         1,
         f"Problem:\n{PROBLEM}\n\nPartial solution:\n{RESPONSE}\n\n"
         f"(The partial solution ends here.) {TASK}\n\n{STEPS}\n{{icc}}\nYour judgement:\n",
         "5. " + ICC + "\n",
     ),
-    # For tiny word-level models, which know no English: the trunk and a question of a few tokens.
+    # For tiny word-level models, which know no English: the shared prefix and a question of a few
+    # tokens.
     "compact": Template(
         "compact", 1, f"{PROBLEM}{RESPONSE}<judge>{{icc}}", "size {size}rate {rate10}\n"
     ),

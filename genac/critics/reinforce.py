@@ -16,59 +16,64 @@ from genac.config.models import GenerativeConfig
 from genac.critics.base import pooled_returns
 from genac.critics.scores import ScoreTokens
 from genac.ops.losses import critic_reward
-from genac.types import SCORE_VALUES, Estimate, Sample, ScoreTarget, Thought
+from genac.types import SCORE_VALUES, Estimate, Rationale, Sample, ScoreTarget
 
-Judged = tuple[float, tuple[Thought, ...]]  # a state's outcome, and the thoughts about it
+Judged = tuple[float, tuple[Rationale, ...]]  # a state's outcome, and the rationales about it
 
 
 def training_set(estimates: Sequence[Estimate], cfg: GenerativeConfig) -> list[Judged]:
-    """(target, thoughts) per state that trains, has a target and was asked; pooled states once."""
+    """(target, rationales) per state that trains, has a target and was asked; pooled
+    states once.
+    """
     states = [e.state for e in estimates]
     targets = pooled_returns(states) if cfg.pool_states else [s.rollout.reward for s in states]
     rows = [
-        (estimate.state.key, target, estimate.thoughts)
+        (estimate.state.key, target, estimate.rationales)
         for estimate, target in zip(estimates, targets, strict=True)
-        if target is not None and estimate.thoughts
+        if target is not None and estimate.rationales
     ]
-    # Equal states share target and thoughts; once is enough, or the start would outweigh the rest.
+    # Equal states share target and rationales; once is enough, or the start would outweigh the
+    # rest.
     if cfg.pool_states:
         rows = list({row[0]: row for row in rows}.values())
-    return [(target, thoughts) for _, target, thoughts in rows]
+    return [(target, rationales) for _, target, rationales in rows]
 
 
-def thought_samples(
+def rationale_samples(
     chosen: Sequence[Judged], scores: ScoreTokens | None, cfg: GenerativeConfig
 ) -> tuple[list[Sample], np.ndarray]:
-    """One policy sample per thought, and the rewards R_v of all of them, in the same order."""
+    """One policy sample per rationale, and the rewards R_v of all of them, in the same order."""
     exact = cfg.exact_score_gradient
-    rewards = [[reward(t, target, expected=exact) for t in thoughts] for target, thoughts in chosen]
+    rewards = [
+        [reward(t, target, expected=exact) for t in rationales] for target, rationales in chosen
+    ]
     samples = [
-        thought_sample(thought, own - baseline, target, scores if exact else None, cfg)
-        for (target, thoughts), row, base_row in zip(
+        rationale_sample(rationale, own - baseline, target, scores if exact else None, cfg)
+        for (target, rationales), row, base_row in zip(
             chosen, rewards, baselines(chosen, rewards, cfg), strict=True
         )
-        for thought, own, baseline in zip(thoughts, row, base_row, strict=True)
+        for rationale, own, baseline in zip(rationales, row, base_row, strict=True)
     ]
     return samples, np.array([r for row in rewards for r in row])
 
 
-def reward(thought: Thought, target: float, *, expected: bool) -> float:
-    """R_v of a thought; 0, the least, where it gave no score.
+def reward(rationale: Rationale, target: float, *, expected: bool) -> float:
+    """R_v of a rationale; 0, the least, where it gave no score.
 
     `expected` takes the mean of R_v over the scores' probabilities, where they are known.
     """
-    if thought.value is None:
+    if rationale.value is None:
         return 0.0
-    if expected and thought.score_probs is not None:
-        return float(thought.score_probs @ critic_reward(SCORE_VALUES, target))
-    return critic_reward(thought.value, target)
+    if expected and rationale.score_probs is not None:
+        return float(rationale.score_probs @ critic_reward(SCORE_VALUES, target))
+    return critic_reward(rationale.value, target)
 
 
 def baselines(
     chosen: Sequence[Judged], rewards: Sequence[Sequence[float]], cfg: GenerativeConfig
 ) -> list[list[float]]:
-    """0, or the mean reward of the other thoughts about the same state, or (with one thought per
-    state) of the other states with the same outcome.
+    """0, or the mean reward of the other rationales about the same state, or (with one rationale
+    per state) of the other states with the same outcome.
     """
     if cfg.reinforce_baseline == "none":
         return [[0.0] * len(row) for row in rewards]
@@ -80,7 +85,7 @@ def baselines(
         pools[target >= 0.5].append(index)
     out = [[0.0] * len(row) for row in rewards]
     for members in pools.values():
-        # Identical states hold one thought object: its copies are no others to each other.
+        # Identical states hold one rationale object: its copies are no others to each other.
         owners = [id(chosen[i][1][0]) for i in members]
         means = leave_one_out_mean([rewards[i][0] for i in members], owners)
         for i, mean in zip(members, means, strict=True):
@@ -93,8 +98,8 @@ def leave_one_out_mean(
 ) -> list[float]:
     """For each entry the mean of the others; of itself where it is alone (its advantage is then 0).
 
-    Entries of one owner are copies of one thought (identical states share it) and no others to each
-    other.
+    Entries of one owner are copies of one rationale (identical states share it) and no others to
+    each other.
     """
     owners = range(len(rewards)) if owners is None else owners
     own: dict[int, list[float]] = defaultdict(list)
@@ -107,8 +112,8 @@ def leave_one_out_mean(
     ]
 
 
-def thought_sample(
-    thought: Thought,
+def rationale_sample(
+    rationale: Rationale,
     advantage: float,
     target: float,
     scores: ScoreTokens | None,
@@ -116,22 +121,22 @@ def thought_sample(
 ) -> Sample:
     """A policy Sample over the completion; with `scores` the score's tokens are trained exactly
     instead, and the reasoning, whose gradient is noisy, weighs cfg.reasoning_weight."""
-    ids = thought.prompt_ids + thought.completion_ids
-    first = len(thought.prompt_ids)
-    mask = np.zeros(len(ids), np.float32)
-    mask[first:] = 1.0
+    ids = rationale.prompt_ids + rationale.completion_ids
+    first = len(rationale.prompt_ids)
+    weights = np.zeros(len(ids), np.float32)
+    weights[first:] = 1.0
     old = np.zeros(len(ids), np.float32)
-    old[first:] = thought.logprobs
+    old[first:] = rationale.logprobs
     exact: tuple[ScoreTarget, ...] = ()
-    if scores is not None and thought.score_probs is not None:
-        exact = scores.targets(thought, first, critic_reward(SCORE_VALUES, target))
-        mask[first:] = cfg.reasoning_weight
-        mask[[one.at for one in exact]] = 0.0  # or the score would be trained twice
+    if scores is not None and rationale.score_probs is not None:
+        exact = scores.targets(rationale, first, critic_reward(SCORE_VALUES, target))
+        weights[first:] = cfg.reasoning_weight
+        weights[[one.at for one in exact]] = 0.0  # or the score would be trained twice
     return Sample(
         ids=ids,
-        mask=mask,
+        weights=weights,
         loss="score",
-        advantages=np.where(mask > 0, np.float32(advantage), np.float32(0)),
+        advantages=np.where(weights > 0, np.float32(advantage), np.float32(0)),
         old_logprobs=old,
         scores=exact,
         temperature=cfg.temperature or 1.0,  # greedy completions were drawn at none

@@ -27,7 +27,7 @@ import numpy as np
 from genac.critics.parsing import CLOSE, OPEN, SCORES, parse_score, score_position
 from genac.models.loading import load_tokenizer
 from genac.pieces import Pieces
-from genac.types import ScoreTarget, Thought
+from genac.types import Rationale, ScoreTarget
 
 DIGITS = SCORES - 1
 Read = tuple[np.ndarray, np.ndarray | None]
@@ -45,7 +45,7 @@ class ScoreTokens:
         return self.ids[1] if len(self.ids) == DIGITS else None
 
     def read(self, first_K: np.ndarray, after_one_K: np.ndarray | None) -> Read:
-        """Probabilities (11,) of the scores, and `Thought.after_one`.
+        """Probabilities (11,) of the scores, and `Rationale.after_one`.
 
         first_K: the first tokens' probabilities at the score; after_one_K: the same behind a 1,
         where 10 is two tokens.
@@ -62,29 +62,31 @@ class ScoreTokens:
         probs[1] *= 1 - share
         return probs, np.array([ends, zero])
 
-    def targets(self, thought: Thought, first: int, rewards: np.ndarray) -> tuple[ScoreTarget, ...]:
-        """The exact objective of a thought whose score's probabilities are known and whose tokens
+    def targets(
+        self, rationale: Rationale, first: int, rewards: np.ndarray
+    ) -> tuple[ScoreTarget, ...]:
+        """The exact objective of a rationale whose score's probabilities are known and whose tokens
         begin at `first`. rewards (11,): R_v of each score.
 
         With 10 as two tokens the first 1 is worth e R_v(1) + q R_v(10) (a constant here), and a
-        thought that wrote it also trains what follows: 0 is worth R_v(10), another digit nothing,
+        rationale that wrote it also trains what follows: 0 is worth R_v(10), another digit nothing,
         anything else R_v(1). See `ops.losses.expected_score_loss`.
         """
-        assert thought.score_at is not None
-        at = first + thought.score_at
+        assert rationale.score_at is not None
+        at = first + rationale.score_at
         worth = rewards[: len(self.ids)].tolist()
-        if thought.after_one is None:
+        if rationale.after_one is None:
             return (ScoreTarget(at, self.ids, tuple(worth)),)
         low, high = float(rewards[1]), float(rewards[-1])  # of the scores 1 and 10
-        worth[1] = float(thought.after_one @ (low, high))
+        worth[1] = float(rationale.after_one @ (low, high))
         begin = ScoreTarget(at, self.ids, tuple(worth))
-        if thought.completion_ids[thought.score_at] != self.one:
+        if rationale.completion_ids[rationale.score_at] != self.one:
             return (begin,)
         return begin, ScoreTarget(at + 1, self.ids, (high, *[0.0] * (DIGITS - 1)), low)
 
 
 class ScoreReader:
-    """Reads completions. As a `Fork` it names what else a score could have begun with; it travels
+    """Reads completions. As a `Probe` it names what else a score could have begun with; it travels
     to other processes as the name of its tokenizer, which is loaded there once.
     """
 

@@ -73,8 +73,8 @@ def plain_prompt(
     icc = chosen.icc.format(size=context.size, rate=context.rate) if context else ""
     before, rest = chosen.text.replace("{icc}", icc).split(PROBLEM)
     between, after = rest.split(RESPONSE)
-    said = f"{notes.strip()}\n\n" if notes.strip() else ""
-    return f"{said}{before}{problem.question}{between}{problem.beginning}{partial}{after}"
+    text = f"{notes.strip()}\n\n" if notes.strip() else ""
+    return f"{text}{before}{problem.question}{between}{problem.beginning}{partial}{after}"
 
 
 def oracle_prompt(
@@ -88,8 +88,8 @@ def oracle_prompt(
     """What the oracle is asked; `answer` is the reference answer where it may see it."""
     before, after = ORACLE.text.replace("{words}", str(words)).split("{reference}")
     reference = "" if answer is None else REFERENCE.replace("{answer}", place_free(answer))
-    told = Template(ORACLE.name, ORACLE.version, before + reference + after, ORACLE.icc)
-    return plain_prompt(told, problem, partial, context, notes)
+    reply = Template(ORACLE.name, ORACLE.version, before + reference + after, ORACLE.icc)
+    return plain_prompt(reply, problem, partial, context, notes)
 
 
 def place_free(text: str) -> str:

@@ -10,7 +10,13 @@ from genac import runtime
 from genac.config.models import ActorConfig, CriticConfig
 from genac.config.run import RunConfig
 from genac.distributed.pool import pool_for
-from genac.distributed.remote import Link, Outline, RemoteEngine, RemoteLearner, RemoteRuntime
+from genac.distributed.remote import (
+    ModelFacts,
+    ModelHandle,
+    RemoteEngine,
+    RemoteLearner,
+    RemoteRuntime,
+)
 from genac.models.families import family_of
 from genac.models.loading import load_tokenizer
 from genac.runtime import Hardware, ModelSpec, Runtime
@@ -19,26 +25,26 @@ from genac.runtime import Hardware, ModelSpec, Runtime
 def build(spec: ModelSpec, hardware: Hardware, base: Runtime | None = None) -> Runtime:
     """The model of a spec, see genac.runtime.build."""
     if isinstance(base, RemoteRuntime):
-        link = Link(base.link.pool)
-        return remote(spec, link, link.all("build", spec, base.link.number))
+        handle = ModelHandle(base.handle.pool)
+        return remote(spec, handle, handle.all("build", spec, base.handle.number))
     if hardware.processes == 1:
         return runtime.build(spec, hardware, base)
-    link = linked(hardware)
-    return remote(spec, link, link.all("build", spec, None))
+    handle = new_handle(hardware)
+    return remote(spec, handle, handle.all("build", spec, None))
 
 
-def linked(hardware: Hardware) -> Link:
+def new_handle(hardware: Hardware) -> ModelHandle:
     where = hardware.device.type
-    return Link(pool_for(hardware.processes, where, hardware.bf16, hardware.threads))
+    return ModelHandle(pool_for(hardware.processes, where, hardware.bf16, hardware.threads))
 
 
-def remote(spec: ModelSpec, link: Link, facts: dict[str, Any]) -> RemoteRuntime:
-    model = Outline(facts["parameters"], facts["config"], facts["generation_config"])
+def remote(spec: ModelSpec, handle: ModelHandle, facts: dict[str, Any]) -> RemoteRuntime:
+    model = ModelFacts(facts["parameters"], facts["config"], facts["generation_config"])
     tokenizer = load_tokenizer(spec.path, spec.load.chat_template_kwargs)
-    engine = RemoteEngine(link) if spec.head is None else None
-    learner = RemoteLearner(link, spec.loss)
+    engine = RemoteEngine(handle) if spec.head is None else None
+    learner = RemoteLearner(handle, spec.loss)
     return RemoteRuntime(
-        spec.role, model, tokenizer, learner, engine, facts["max_length"], link=link
+        spec.role, model, tokenizer, learner, engine, facts["max_length"], handle=handle
     )
 
 

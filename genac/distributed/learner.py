@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from genac.batching import Rows, pad
-from genac.distributed.partition import idle
+from genac.distributed.partition import dummy_sample
 from genac.learner import Learner, Totals
 from genac.models.sharding import part_of, root_of, whole
 from genac.types import Sample
@@ -28,7 +28,7 @@ class WorkerLearner(Learner):
 
     def _microbatches(self, samples: Sequence[Sample]) -> Iterator[tuple[Rows, list[int]]]:
         own = list(super()._microbatches(samples))
-        rows = pad([idle(samples[0])]).to(self.device)
+        rows = pad([dummy_sample(samples[0])]).to(self.device)
         yield from own + [(rows, [])] * (self._most(len(own)) - len(own))
 
     def _most(self, count: int) -> int:
@@ -62,12 +62,12 @@ class WorkerLearner(Learner):
 
     def state_dict(self) -> dict[str, Any]:
         """Of the whole optimiser, as one process would write it; only process 0's is complete."""
-        found = super().state_dict()
+        result = super().state_dict()
         moments = {
             place: {key: in_memory(value) for key, value in entry.items()}
-            for place, entry in found["optimizer"]["state"].items()
+            for place, entry in result["optimizer"]["state"].items()
         }
-        return found | {"optimizer": found["optimizer"] | {"state": moments}}
+        return result | {"optimizer": result["optimizer"] | {"state": moments}}
 
     def save(self, file: Path) -> None:
         state = self.state_dict()
@@ -76,12 +76,12 @@ class WorkerLearner(Learner):
 
     def load(self, file: Path) -> None:
         """Every worker reads its own share from the file."""
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        result = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         moments = {
             place: {key: self._share(place, value) for key, value in entry.items()}
-            for place, entry in found["optimizer"]["state"].items()
+            for place, entry in result["optimizer"]["state"].items()
         }
-        self.load_state_dict(found | {"optimizer": found["optimizer"] | {"state": moments}})
+        self.load_state_dict(result | {"optimizer": result["optimizer"] | {"state": moments}})
 
     def _share(self, place: int, value: Any) -> Any:
         like = self.parameters[place]

@@ -106,7 +106,7 @@ class Pool:
         self.call("drop", [(numbers,)] * len(self._workers))
 
     def _answers(self) -> list[Any]:
-        found: list[Any] = [None] * len(self._workers)
+        results: list[Any] = [None] * len(self._workers)
         waiting = {connection: rank for rank, (_, connection) in enumerate(self._workers)}
         while waiting:
             for ready in wait(list(waiting)):
@@ -118,8 +118,8 @@ class Pool:
                     raise self._died(rank) from None
                 if not good:
                     raise self._explained(rank, *value)
-                found[rank] = value
-        return found
+                results[rank] = value
+        return results
 
     def _explained(self, rank: int, error: Exception, where: str) -> Exception:
         """A worker's error, or the death of another worker that it comes from."""

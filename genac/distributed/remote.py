@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genac.batching import require_alike
 from genac.config.models import LossConfig
-from genac.distributed.partition import idle, of_requests, of_sequences
+from genac.distributed.partition import dummy_sample, partition_requests, partition_sequences
 from genac.distributed.pool import Pool
 from genac.engines.base import Completion, Request
 from genac.learner import Totals, counts_of, over_minibatches
@@ -26,7 +26,7 @@ T = TypeVar("T")
 NUMBERS = itertools.count()
 
 
-class Link:
+class ModelHandle:
     """One model on the workers of a pool; freed there when nothing here refers to it."""
 
     def __init__(self, pool: Pool) -> None:
@@ -45,7 +45,7 @@ class Link:
         return self.pool.call(command, [(self.number, *given) for given in arguments])
 
 
-class Outline:
+class ModelFacts:
     """What this process knows of a model that it does not hold."""
 
     def __init__(self, parameters: int, config: Any, generation_config: Any) -> None:
@@ -60,29 +60,29 @@ class Outline:
 class RemoteEngine:
     """Every worker's engine holds all weights and samples its share of the requests."""
 
-    def __init__(self, link: Link) -> None:
-        self.link, self.version, self.processed_tokens = link, 0, 0
+    def __init__(self, handle: ModelHandle) -> None:
+        self.handle, self.version, self.processed_tokens = handle, 0, 0
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        shares = of_requests(requests, self.link.workers) if requests else []
-        if not shares:
+        partition = partition_requests(requests, self.handle.workers) if requests else []
+        if not partition:
             return []
-        asked = [([requests[i] for i in share],) for share in shares]
-        answers = self.link.each("generate", asked)
+        queries = [([requests[i] for i in share],) for share in partition]
+        answers = self.handle.each("generate", queries)
         self.processed_tokens = sum(tokens for _, tokens in answers)
-        return in_order([found for found, _ in answers], shares)
+        return in_order([result for result, _ in answers], partition)
 
     def publish(self, model: Any, version: int) -> None:
         del model  # the workers have it
-        self.link.all("publish", version)
+        self.handle.all("publish", version)
         self.version = version
 
 
 class RemoteLearner:
     """Every worker computes its share of a mini-batch; one optimiser step is made of all."""
 
-    def __init__(self, link: Link, loss: LossConfig | None) -> None:
-        self.link, self.loss, self.processed_tokens = link, loss or LossConfig(), 0
+    def __init__(self, handle: ModelHandle, loss: LossConfig | None) -> None:
+        self.handle, self.loss, self.processed_tokens = handle, loss or LossConfig(), 0
 
     def learn(self, samples: Sequence[Sample], seed: int) -> Totals:
         return over_minibatches(samples, seed, self.loss, self._minibatch)
@@ -90,11 +90,11 @@ class RemoteLearner:
     def _minibatch(self, samples: list[Sample]) -> Totals:
         require_alike(samples)
         counts = counts_of(samples)
-        parts = self._parts(samples, [s.ids for s in samples], idle)[0]
-        return self._computed(self.link.each("step_on", [(part, counts) for part in parts]))[0]
+        parts = self._parts(samples, [s.ids for s in samples], dummy_sample)[0]
+        return self._computed(self.handle.each("step_on", [(part, counts) for part in parts]))[0]
 
     def logprobs(self, samples: Sequence[Sample]) -> list[np.ndarray]:
-        return self._read("logprobs", samples, [s.ids for s in samples], idle)
+        return self._read("logprobs", samples, [s.ids for s in samples], dummy_sample)
 
     def values(self, sequences: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
         return self._read("values", sequences, sequences, lambda ids: ids[:1])
@@ -108,9 +108,9 @@ class RemoteLearner:
     ) -> list[np.ndarray]:
         if not items:
             return []
-        parts, shares = self._parts(items, sequences, stand_in)
-        answers = self._computed(self.link.each(command, [(part,) for part in parts]))
-        return in_order(answers, shares)
+        parts, partition = self._parts(items, sequences, stand_in)
+        answers = self._computed(self.handle.each(command, [(part,) for part in parts]))
+        return in_order(answers, partition)
 
     def _parts(
         self,
@@ -118,52 +118,52 @@ class RemoteLearner:
         sequences: Sequence[tuple[int, ...]],
         stand_in: Callable[[T], T],
     ) -> tuple[list[list[T]], list[list[int]]]:
-        """The items of each worker, something idle for one that gets none, and their places."""
-        shares = of_sequences(sequences, self.link.workers)
-        return [[items[i] for i in share] or [stand_in(items[0])] for share in shares], shares
+        """The items of each worker, a dummy for one that gets none, and their places."""
+        partition = partition_sequences(sequences, self.handle.workers)
+        return [[items[i] for i in share] or [stand_in(items[0])] for share in partition], partition
 
     def _computed(self, answers: Sequence[tuple[Any, int]]) -> list[Any]:
         self.processed_tokens = sum(tokens for _, tokens in answers)
-        return [found for found, _ in answers]
+        return [result for result, _ in answers]
 
     def save(self, file: Path) -> None:
-        self.link.all("save_optimizer", Path(file).absolute())
+        self.handle.all("save_optimizer", Path(file).absolute())
 
     def load(self, file: Path) -> None:
-        self.link.all("load_optimizer", Path(file).absolute())
+        self.handle.all("load_optimizer", Path(file).absolute())
 
 
 @dataclass(kw_only=True)
 class RemoteRuntime(Runtime):
     """A runtime whose model lives on workers."""
 
-    link: Link
+    handle: ModelHandle
 
     def publish(self, version: int) -> None:
-        self.link.all("publish", version)
+        self.handle.all("publish", version)
         self.version = version
         if isinstance(self.engine, RemoteEngine):
             self.engine.version = version
 
     def fingerprint(self) -> str:
-        return self.link.all("fingerprint")
+        return self.handle.all("fingerprint")
 
     def base(self) -> str:
-        return self.link.all("base")
+        return self.handle.all("base")
 
     def save_model(self, folder: Path, whole: Any = None) -> None:
         del whole  # the workers gather it
-        self.link.all("save_model", Path(folder).absolute())
+        self.handle.all("save_model", Path(folder).absolute())
 
     def load_weights(self, folder: Path) -> None:
-        self.link.all("load_weights", Path(folder).absolute())
+        self.handle.all("load_weights", Path(folder).absolute())
 
 
-def in_order(answers: Sequence[Sequence[T]], shares: Sequence[Sequence[int]]) -> list[T]:
+def in_order(answers: Sequence[Sequence[T]], partition: Sequence[Sequence[int]]) -> list[T]:
     """The workers' results, each at its sample's place, without those of idle samples."""
-    found = {
+    result = {
         place: answer
-        for mine, share in zip(answers, shares, strict=True)
-        for place, answer in zip(share, mine, strict=False)
+        for own, share in zip(answers, partition, strict=True)
+        for place, answer in zip(share, own, strict=False)
     }
-    return [found[place] for place in range(len(found))]
+    return [result[place] for place in range(len(result))]

@@ -93,7 +93,7 @@ class Worker:
             return
         for other, runtime in self._models.items():
             if isinstance(runtime.engine, LocalEngine):
-                runtime.engine.wake() if other == number else runtime.engine.rest()
+                runtime.engine.wake_up() if other == number else runtime.engine.sleep()
         torch.cuda.empty_cache()
 
     # --- making models -----------------------------------------------------------------------

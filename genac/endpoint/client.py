@@ -85,8 +85,8 @@ class Endpoint:
 
     def identify(self, prompt: str) -> str:
         """The name of the answer to a prompt: a hash of all that decides it."""
-        asked = json.dumps([self.cfg.identity(), encodable(prompt)], sort_keys=True)
-        return hashlib.sha256(asked.encode()).hexdigest()[:24]
+        queries = json.dumps([self.cfg.identity(), encodable(prompt)], sort_keys=True)
+        return hashlib.sha256(queries.encode()).hexdigest()[:24]
 
     def known(self, prompts: Sequence[str], file: Path) -> dict[str, Reply]:
         """Prompt -> its answer, of those that the file holds."""
@@ -127,9 +127,9 @@ class Endpoint:
             fresh |= self._again(lost, file)
         answered = {p: r for p, r in fresh.items() if r is not None}
         replies |= answered
-        account = bill(self.cfg, [*replies.values()], [*answered.values()])
+        usage = bill(self.cfg, [*replies.values()], [*answered.values()])
         counts = {"prompts": len(unique), "unanswered": len(missing) - len(answered)}
-        return replies, replace(account, **counts, retries=self._retries)
+        return replies, replace(usage, **counts, retries=self._retries)
 
     def _again(self, lost: list[str], file: Path) -> dict[str, Reply | None]:
         """Asks the lost prompts once more; Pointless where the server has died meanwhile."""
@@ -297,26 +297,28 @@ class Endpoint:
         return {key: value for key, value in fields.items() if value is not None}
 
     def _fault(self, status: int, text: str, retry_after: str | None) -> Exception:
-        said = f"{status}: {complaint(text, self._clean)}"
+        message = f"{status}: {complaint(text, self._clean)}"
         quota = status == 429 and "insufficient_quota" in text
         if (status in AGAIN or status >= 500) and not quota:
-            return Retry(said, seconds(retry_after))
+            return Retry(message, seconds(retry_after))
         # Gateways answer 403 to a prompt that their moderation rejects, too.
         if status == 401 or (status == 403 and not self._works):
             source = self.cfg.api_key_env or "no api_key_env"
-            return Pointless(f"{self.url} refuses the key (from {source}): {said}")
+            return Pointless(f"{self.url} refuses the key (from {source}): {message}")
         if status == 404:
             return Pointless(
                 f"{self.url} knows no model {self.cfg.model!r}, or is no chat-completions address: "
-                f"{said}; correct model or base_url"
+                f"{message}; correct model or base_url"
             )
         if status in (405, 407):
-            return Pointless(f"{self.url} answers {said}; correct base_url, or the proxy's address")
+            return Pointless(
+                f"{self.url} answers {message}; correct base_url, or the proxy's address"
+            )
         if status == 402 or quota:
-            return Pointless(f"{self.url}: the account has no credit left: {said}")
+            return Pointless(f"{self.url}: the account has no credit left: {message}")
         if status < 400:
-            return Pointless(f"{self.url} answers {said}; correct base_url")
-        return Refused(said)
+            return Pointless(f"{self.url} answers {message}; correct base_url")
+        return Refused(message)
 
     def _clean(self, text: str) -> str:
         """A text without the key, should a server repeat it, be it as JSON escapes it."""

@@ -143,10 +143,10 @@ def integer(digits: str) -> float:
 def complaint(text: str, clean: Callable[[str], str]) -> str:
     """What the server says is wrong, on one line; `clean` sees it before it is cut short."""
     try:
-        said = parse(text)
+        reply = parse(text)
         for key in ("error", "detail", "message"):
-            said = said.get(key, said) if isinstance(said, dict) else said
-        words = said if isinstance(said, str) else json.dumps(said)
+            reply = reply.get(key, reply) if isinstance(reply, dict) else reply
+        words = reply if isinstance(reply, str) else json.dumps(reply)
     except (ValueError, RecursionError):
         words = text
     return encodable(" ".join(clean(words).split())[:300]) or "no explanation"
@@ -164,7 +164,7 @@ def read_reply(name: str, text: str, clean: Callable[[str], str]) -> Reply:
         body = parse(text)
         choice = body["choices"][0]
         message = choice["message"]
-        said, without = spoken(message)
+        answer, without = spoken(message)
         finish = choice.get("finish_reason") or ""
     except (ValueError, LookupError, TypeError, AttributeError):
         if isinstance(body, dict) and body.get("error"):
@@ -175,7 +175,7 @@ def read_reply(name: str, text: str, clean: Callable[[str], str]) -> Reply:
     tokens = usage if isinstance(usage, dict) else {}
     return Reply(
         name,
-        encodable(said),
+        encodable(answer),
         encodable(str(finish)[:80]),
         counted(tokens.get("prompt_tokens")),
         counted(tokens.get("completion_tokens")),

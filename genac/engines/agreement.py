@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genac.engines.scheduler import Steps
-from genac.engines.transformers import ForwardSteps, RereadSteps, arguments_of
+from genac.engines.scheduler import ModelRunner
+from genac.engines.transformers import RereadSteps, TransformersRunner, arguments_of
 from genac.models.sharding import root_of
 from genac.prefixes import Ids, trees
 
@@ -52,7 +52,7 @@ class Disagreement(Exception):
         self.remedy = remedy
 
 
-def require_agreement(model: Any, steps: Steps, max_length: int, dtype: torch.dtype) -> None:
+def require_agreement(model: Any, steps: ModelRunner, max_length: int, dtype: torch.dtype) -> None:
     """Raises Disagreement where `steps` predicts something else than `model` does.
 
     dtype: what `steps` computes in. Says nothing where the model's own logits are not finite: the
@@ -67,7 +67,7 @@ def require_agreement(model: Any, steps: Steps, max_length: int, dtype: torch.dt
             module.training = mode
 
 
-def compare(model: Any, steps: Steps, max_length: int, dtype: torch.dtype) -> None:
+def compare(model: Any, steps: ModelRunner, max_length: int, dtype: torch.dtype) -> None:
     prompts, rows = probes(model, max_length)
     full = attempt(
         lambda: whole_rows(model, rows), "its forward cannot read a row of tokens", NOT_TOKENS
@@ -75,7 +75,7 @@ def compare(model: Any, steps: Steps, max_length: int, dtype: torch.dtype) -> No
     if not all(bool(torch.isfinite(logits).all()) for logits in full):
         return
 
-    def measured(steps: Steps) -> float:
+    def measured(steps: ModelRunner) -> float:
         reason = "it cannot be read token by token"
         return attempt(lambda: largest_gap(steps, prompts, rows, full), reason)
 
@@ -83,7 +83,7 @@ def compare(model: Any, steps: Steps, max_length: int, dtype: torch.dtype) -> No
     least, limit = ROUNDING_HALF if torch.finfo(dtype).bits == 16 else ROUNDING
     if dtype != stored:
         limit = ROUNDING_MIXED
-    elif isinstance(steps, ForwardSteps) and nats > least:
+    elif isinstance(steps, TransformersRunner) and nats > least:
         # Rows that are read again differ from one whole row by rounding only.
         limit = min(limit, max(least, 10 * measured(RereadSteps(model))))
     if not nats <= limit:  # not a number disagrees too
@@ -138,13 +138,15 @@ def whole_rows(model: Any, rows: list[Ids]) -> list[Tensor]:
     return read() if root is None else root(read)
 
 
-def largest_gap(steps: Steps, prompts: list[Ids], rows: list[Ids], full: list[Tensor]) -> float:
+def largest_gap(
+    steps: ModelRunner, prompts: list[Ids], rows: list[Ids], full: list[Tensor]
+) -> float:
     """The largest mean gap of a step; the first row leaves on the way."""
     chosen = trees(prompts, len(prompts))
-    live = [m for tree in chosen for branch in tree.branches for m in branch.members]
+    live = [m for tree in chosen for suffix in tree.suffixes for m in suffix.members]
     place = [len(prompt) - 1 for prompt in prompts]
     written = len(rows[0]) - len(prompts[0])
-    logits, gaps = steps.admit(chosen, written), []
+    logits, gaps = steps.prefill(chosen, written), []
     for step in range(written + 1):
         exact = torch.stack([full[row][place[row] + step] for row in live])
         gaps.append(float(gap(logits, exact)))
@@ -152,9 +154,9 @@ def largest_gap(steps: Steps, prompts: list[Ids], rows: list[Ids], full: list[Te
             break
         if step == 1:
             live = live[1:]
-            steps.keep(torch.arange(1, len(live) + 1, device=logits.device))
+            steps.select(torch.arange(1, len(live) + 1, device=logits.device))
         tokens = [rows[row][place[row] + step + 1] for row in live]
-        logits = steps.advance(torch.tensor(tokens, device=logits.device))
+        logits = steps.decode_step(torch.tensor(tokens, device=logits.device))
     return max(gaps)
 
 

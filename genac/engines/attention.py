@@ -1,9 +1,10 @@
-"""What a row's queries read: its own keys and values, and those of the trunk that it shares.
+"""What a row's queries read: its own keys and values, and those of the prefix that it shares.
 
 The two parts are merged by their log-sum-exp (exact; the decomposition of Hydragen, 2402.05099), so
-that a trunk is stored once and all of its rows read it in one product.
+that a shared prefix is stored once and all of its rows read it in one product.
 
-Shapes: _B row, _N trunk, _G row of a trunk, _T token, _S token read at once, _H query head,
+Shapes: _B row, _N shared prefix, _G row of a shared prefix, _T token, _S token read at once, _H
+query head,
 _K key/value head, _R queries per key head (heads per key head x S), _D head dimension.
 """
 
@@ -24,20 +25,22 @@ FLASH: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 @dataclass(frozen=True)
 class Layout:
-    """Rows of one trunk stand together; padded to the largest number of rows a trunk has."""
+    """Rows of one shared prefix stand together; padded to the largest number of rows a shared
+    prefix has.
+    """
 
-    counts: tuple[int, ...]  # rows per trunk
-    trunk_B: Tensor
+    counts: tuple[int, ...]  # rows per shared prefix
+    prefix_B: Tensor
     slot_B: Tensor  # place in the (N, G) grid
     most: int  # G
 
     @classmethod
     def of(cls, counts: Sequence[int], device: torch.device) -> Layout:
         n, most = torch.tensor(counts, device=device), max(counts)
-        trunk_B = torch.arange(len(n), device=device).repeat_interleave(n)
+        prefix_B = torch.arange(len(n), device=device).repeat_interleave(n)
         first = n.cumsum(0) - n
-        member = torch.arange(len(trunk_B), device=device) - first[trunk_B]
-        return cls(tuple(counts), trunk_B, trunk_B * most + member, most)
+        member = torch.arange(len(prefix_B), device=device) - first[prefix_B]
+        return cls(tuple(counts), prefix_B, prefix_B * most + member, most)
 
     @property
     def dense(self) -> bool:
@@ -45,10 +48,10 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class TrunkReader:
-    """What all rows read from their trunks in one layer."""
+class PrefixReader:
+    """What all rows read from their shared prefixes in one layer."""
 
-    trunk: Tensor  # (layer, 2, N, K, T, D)
+    prefix: Tensor  # (layer, 2, N, K, T, D)
     layout: Layout
     mask: Tensor  # (N, 1, G * R, T)
 
@@ -62,7 +65,7 @@ class TrunkReader:
             grid = q_BKRD.new_zeros(count * most, heads, queries, dim)
             grid[self.layout.slot_B] = q_BKRD
         grid = grid.view(count, most, heads, queries, dim).transpose(1, 2).flatten(2, 3)
-        out, lse = attention_with_lse(grid, self.trunk[layer, 0], self.trunk[layer, 1], self.mask)
+        out, lse = attention_with_lse(grid, self.prefix[layer, 0], self.prefix[layer, 1], self.mask)
         out = out.view(count, heads, most, queries, dim).transpose(1, 2).flatten(0, 1)
         lse = lse.view(count, heads, most, queries).transpose(1, 2).flatten(0, 1)
         if self.layout.dense:
@@ -71,8 +74,8 @@ class TrunkReader:
 
 
 @dataclass(frozen=True)
-class TrunkAttention:
-    """Causal attention of trunks that are being read; leaves their keys and values."""
+class PrefixAttention:
+    """Causal attention of shared prefixes that are being read; leaves their keys and values."""
 
     out: Tensor  # (layer, 2, N, K, T, D), at least as long as what is read
 
@@ -86,12 +89,14 @@ class TrunkAttention:
 
 @dataclass(frozen=True)
 class Attention:
-    """A layer's attention over the rows' own tokens and, where there are any, their trunks."""
+    """A layer's attention over the rows' own tokens and, where there are any, their shared
+    prefixes.
+    """
 
     own: Tensor  # (layer, 2, B, K, T, D)
     slots: slice  # where the tokens go
     mask: Tensor  # (B, S, end) additive; own slots from `end` on are not read
-    trunk: TrunkReader | None
+    prefix: PrefixReader | None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys, values = self.own[layer]
@@ -105,8 +110,8 @@ class Attention:
         scores.view(rows, groups, -1, length, end).add_(self.mask[:, None, None])
         weights = torch.softmax(scores, -1).to(q.dtype)
         out = weights @ values[:, :, :end]
-        if self.trunk is not None:
-            other, other_lse = self.trunk(layer, q)
+        if self.prefix is not None:
+            other, other_lse = self.prefix(layer, q)
             # The log-sum-exp, from the largest score and its weight.
             lse = scores.amax(-1) - weights.amax(-1).float().log_()
             share = torch.sigmoid(other_lse - lse)

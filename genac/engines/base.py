@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 # From the ids of a completion that has ended: (place, token) to try in it, or None.
-Fork = Callable[[tuple[int, ...]], tuple[int, int] | None]
+Probe = Callable[[tuple[int, ...]], tuple[int, int] | None]
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,9 @@ class Request:
     stop_ids: tuple[int, ...] = ()
     line_ids: tuple[int, ...] = ()  # ends at the first other token that follows one of these
     stop: tuple[str, ...] = ()  # ends a completion as soon as its text holds one of them
-    watch_ids: tuple[int, ...] = ()  # tokens whose probabilities are returned at every position
-    fork: Fork | None = None  # what might have been written: asked once, when the completion ends
+    # tokens whose probabilities are returned at every position
+    token_prob_ids: tuple[int, ...] = ()
+    probe: Probe | None = None  # what might have been written: asked once, when the completion ends
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class Completion:
     logprobs: np.ndarray
     finish: str  # "stop" | "length"
     # (T, W), before top_p
-    watched: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    # (W,) of the watched tokens, had `fork`'s token been written at its place; None = no fork
-    forked: np.ndarray | None = None
+    token_probs: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    # (W,) of the watched tokens, had `probe`'s token been written at its place; None = no probe
+    probe_probs: np.ndarray | None = None
     # (T,) float32, nats: of the distribution that each of `logprobs` refers to; None from an engine
     # that does not know it
     entropies: np.ndarray | None = None
@@ -48,8 +49,8 @@ class Completion:
 class Engine(Protocol):
     """Samples with the newest published weights.
 
-    `Request.watch_ids` is an optional capability: an engine that cannot name probabilities
-    returns none, and critics then read sampled scores. `Request.fork` is optional as well: an
+    `Request.token_prob_ids` is an optional capability: an engine that cannot name probabilities
+    returns none, and critics then read sampled scores. `Request.probe` is optional as well: an
     engine that answers it sets `answers_probes`, others are wrapped in `Rereading`.
     """
 
@@ -103,14 +104,16 @@ def probed(
     completions: list[Completion],
 ) -> list[Completion]:
     """The completions with the answers to their probes, which are read from the beginning again."""
-    probes = [r.fork(c.ids) if r.fork else None for r, c in zip(requests, completions, strict=True)]
+    probes = [
+        r.probe(c.ids) if r.probe else None for r, c in zip(requests, completions, strict=True)
+    ]
     reread = [
-        replace(r, prompt_ids=(*r.prompt_ids, *c.ids[: p[0]], p[1]), max_new_tokens=1, fork=None)
+        replace(r, prompt_ids=(*r.prompt_ids, *c.ids[: p[0]], p[1]), max_new_tokens=1, probe=None)
         for r, c, p in zip(requests, completions, probes, strict=True)
         if p is not None
     ]
     answers = iter(generate(reread) if reread else [])
     return [
-        c if p is None else replace(c, forked=next(answers).watched[0])
+        c if p is None else replace(c, probe_probs=next(answers).token_probs[0])
         for c, p in zip(completions, probes, strict=True)
     ]

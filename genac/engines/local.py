@@ -16,14 +16,14 @@ import torch
 
 from genac.engines.agreement import Disagreement, require_agreement
 from genac.engines.base import Completion, Request, probed
-from genac.engines.cache import FOLD_BELOW, Cache, row_bytes
+from genac.engines.cache import INLINE_PREFIX_BELOW, Cache, row_bytes
 from genac.engines.decoder import Decoder
 from genac.engines.native_cache import NativeCache
 from genac.engines.scheduler import Batch, StopStrings
-from genac.engines.transformers import ForwardSteps, RereadSteps
+from genac.engines.transformers import RereadSteps, TransformersRunner
 from genac.models.rope import within_fixed_rotation
 from genac.models.sharding import root_of
-from genac.prefixes import Branch, Tree, balanced, trees
+from genac.prefixes import Suffix, Tree, balanced, trees
 
 
 class LocalEngine:
@@ -59,7 +59,7 @@ class LocalEngine:
         if Decoder.supports(model, max_length):
             self.decoder = Decoder(model, dtype or next(model.parameters()).dtype)
         else:
-            self.model = ForwardSteps.copied(model)
+            self.model = TransformersRunner.copied(model)
         self._rereads = False  # whether rows are read from their first token at every step
         self._settle(model)
 
@@ -81,7 +81,7 @@ class LocalEngine:
                         "hardware.processes 1"
                     ) from error
                 warnings.warn(f"{name} is not sampled by the fast decoder: {error}", stacklevel=4)
-                self.decoder, self.model = None, ForwardSteps.copied(model)
+                self.decoder, self.model = None, TransformersRunner.copied(model)
         dtype = next(self.model.parameters()).dtype
         try:
             require_agreement(self.model, self._steps(True), self.max_length, dtype)
@@ -111,14 +111,14 @@ class LocalEngine:
         if self.decoder is not None:
             self.decoder.load(model)
         else:
-            self.model = ForwardSteps.copied(model)
+            self.model = TransformersRunner.copied(model)
         self.version = version
 
-    def rest(self) -> None:
-        """Its weights leave the device for main memory, until `wake`."""
+    def sleep(self) -> None:
+        """Its weights leave the device for main memory, until `wake_up`."""
         self._weights.to("cpu")
 
-    def wake(self) -> None:
+    def wake_up(self) -> None:
         self._weights.to(self.device)
 
     @property
@@ -134,22 +134,22 @@ class LocalEngine:
         rows = self._rows_that_fit(requests)
         prompts = [r.prompt_ids for r in requests]
         chosen = trees(prompts, rows) if self.share else alone(prompts)
-        fold = folds(chosen)
-        if self.decoder is not None and self.decoder.native is None and not fold:
+        inline = inline_prefixes(chosen)
+        if self.decoder is not None and self.decoder.native is None and not inline:
             chosen = balanced(chosen)
-        steps = self._steps(fold)
+        runner = self._steps(inline)
         stops = self._stop_strings(requests)
-        done = Batch(requests, steps, rows, self.device, stops).run(chosen)
-        self.processed_tokens += steps.read
-        return done if steps.rewinds else probed(self.generate, requests, done)
+        done = Batch(requests, runner, rows, self.device, stops).run(chosen)
+        self.processed_tokens += runner.read
+        return done if runner.can_rewind else probed(self.generate, requests, done)
 
-    def _steps(self, fold: bool) -> NativeCache | Cache | ForwardSteps | RereadSteps:
+    def _steps(self, inline: bool) -> NativeCache | Cache | TransformersRunner | RereadSteps:
         """An empty batch's model. fold: as in Cache."""
         if self.decoder is None:
-            return RereadSteps(self.model) if self._rereads else ForwardSteps(self.model)
+            return RereadSteps(self.model) if self._rereads else TransformersRunner(self.model)
         if self.decoder.native is not None:
             return NativeCache(self.decoder.native)
-        return Cache(self.decoder, fold)
+        return Cache(self.decoder, inline)
 
     def _rows_that_fit(self, requests: Sequence[Request]) -> int:
         """max_rows, or fewer where their keys and values would pass the memory limit."""
@@ -242,15 +242,15 @@ def alone(prompts: Sequence[tuple[int, ...]]) -> list[Tree]:
     """Every prompt a tree of its own, the longest first."""
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
     return [
-        Tree(prompts[i][:-1], (Branch(len(prompts[i]) - 1, prompts[i][-1:], (i,)),)) for i in order
+        Tree(prompts[i][:-1], (Suffix(len(prompts[i]) - 1, prompts[i][-1:], (i,)),)) for i in order
     ]
 
 
-def folds(found: Sequence[Tree]) -> bool:
-    """Whether trunks are copied into their rows: where they are short or hardly shared, one
-    attention over a row costs less than two that are merged.
+def inline_prefixes(results: Sequence[Tree]) -> bool:
+    """Whether shared prefixes are copied into their rows: where they are short or hardly shared,
+    one attention over a row costs less than two that are merged.
     """
-    rows = sum(tree.rows for tree in found)
-    tokens = sum(len(tree.trunk) * tree.rows for tree in found) / rows
-    unseen = any(branch.shared == 0 for tree in found for branch in tree.branches)
-    return unseen or tokens < FOLD_BELOW or rows < 2 * len(found)
+    rows = sum(tree.rows for tree in results)
+    tokens = sum(len(tree.prefix) * tree.rows for tree in results) / rows
+    unseen = any(suffix.shared == 0 for tree in results for suffix in tree.suffixes)
+    return unseen or tokens < INLINE_PREFIX_BELOW or rows < 2 * len(results)

@@ -17,33 +17,33 @@ from genac.engines.base import Completion, Request
 from genac.native.decode import Draws
 from genac.prefixes import Tree
 
-SPRINT = 128  # tokens per call at most: an interruption waits for its end
-TURN_OVER_BELOW = 0.7  # rows leave and enter once fewer than this fraction is still writing
+TOKENS_PER_CALL = 128  # tokens per call at most: an interruption waits for its end
+REFILL_BELOW = 0.7  # rows leave and enter once fewer than this fraction is still writing
 
 
-class Steps(Protocol):
+class ModelRunner(Protocol):
     """The model behind a batch."""
 
-    refills: bool  # whether rows may enter while others are being written
-    rewinds: bool  # whether a row may forget the last tokens it read
-    sprints: bool  # whether many tokens can be written in one call
+    can_refill: bool  # whether rows may enter while others are being written
+    can_rewind: bool  # whether a row may forget the last tokens it read
+    can_decode_many: bool  # whether many tokens can be written in one call
 
-    def admit(self, trees: Sequence[Tree], room: int) -> Tensor:
+    def prefill(self, trees: Sequence[Tree], room: int) -> Tensor:
         """Reads prompts; logits (new rows, V) in the order of the trees' members."""
         ...
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Drops all other rows."""
         ...
 
-    def advance(self, token_B: Tensor, back_B: Tensor | None = None) -> Tensor:
+    def decode_step(self, token_B: Tensor, back_B: Tensor | None = None) -> Tensor:
         """Writes one token per row; logits (B, V) of the next.
         Rows with `back_B` > 0 read it as if that many of their last tokens were not there; they are
         dropped afterwards.
         """
         ...
 
-    def sprint(self, token_B: Tensor, draws: Draws, steps: int) -> Tensor:
+    def decode_many(self, token_B: Tensor, draws: Draws, steps: int) -> Tensor:
         """Up to `steps` tokens for every row that has not ended; the newest token of every row."""
         ...
 
@@ -54,12 +54,12 @@ class Batch:
     def __init__(
         self,
         requests: Sequence[Request],
-        steps: Steps,
+        runner: ModelRunner,
         max_rows: int,
         device: torch.device,
         stops: StopStrings | None = None,
     ) -> None:
-        self.requests, self.steps, self.max_rows, self.device = requests, steps, max_rows, device
+        self.requests, self.runner, self.max_rows, self.device = requests, runner, max_rows, device
         self.stops = stops
         count, limit = len(requests), max(r.max_new_tokens for r in requests)
         of = lambda values: torch.tensor(values, device=device)  # noqa: E731
@@ -70,7 +70,7 @@ class Batch:
         self.limit_N = of([r.max_new_tokens for r in requests])
         self.stop_NS = ragged([r.stop_ids for r in requests], -1, device)
         self.line_NS = ragged([r.line_ids for r in requests], -1, device)
-        self.watch_NW = ragged([r.watch_ids for r in requests], 0, device)
+        self.token_prob_NW = ragged([r.token_prob_ids for r in requests], 0, device)
         self.narrow = any(p < 1 for p in top_p)
         self.greedy = any(r.temperature == 0 for r in requests)
         draws = [np.random.Generator(np.random.Philox(r.seed)).random(limit + 1) for r in requests]
@@ -79,90 +79,95 @@ class Batch:
         self.tokens_NT = torch.zeros((count, limit + 1), dtype=torch.long, device=device)
         self.logprobs_NT = torch.zeros((count, limit + 1), device=device)
         self.entropies_NT = torch.zeros_like(self.logprobs_NT)
-        self.watched_NTW = torch.zeros(
-            (*self.tokens_NT.shape, self.watch_NW.shape[1]), device=device
+        self.token_probs_NTW = torch.zeros(
+            (*self.tokens_NT.shape, self.token_prob_NW.shape[1]), device=device
         )
-        self.forks = steps.rewinds and any(r.fork is not None for r in requests)
-        self.trying, self.forked = False, dict[int, np.ndarray]()
+        self.probes = runner.can_rewind and any(r.probe is not None for r in requests)
+        self.trying, self.probe_probs = False, dict[int, np.ndarray]()
         self.length_N = torch.zeros(count, dtype=torch.long, device=device)
         self.stopped_N = torch.zeros(count, dtype=torch.bool, device=device)
         self.live_B = self.length_N[:0]  # the request of each running row
         self.ended_B = self.stopped_N[:0]
-        self.back_B = self.length_N[:0]  # tokens behind the fork that a row is trying, -1 = none
+        self.back_B = self.length_N[:0]  # tokens behind the probe that a row is trying, -1 = none
 
     def run(self, trees: Sequence[Tree]) -> list[Completion]:
         waiting = deque(trees)
-        logits = self._admit(waiting)
+        logits = self._prefill(waiting)
         while True:
             token = self._write(logits)
-            if self.steps.sprints and self.stops is None and not self.narrow and not self.trying:
-                token = self._sprint(token)
+            if (
+                self.runner.can_decode_many
+                and self.stops is None
+                and not self.narrow
+                and not self.trying
+            ):
+                token = self._decode_many(token)
             running = int((~self.ended_B).sum())
             if not running and not waiting:
                 return self._completions()
-            if self._turns_over(running, waiting):
-                logits = self._turn_over(token, running, waiting)
+            if self._should_refill(running, waiting):
+                logits = self._refill(token, running, waiting)
             else:
-                logits = self._advance(token)
+                logits = self._decode_step(token)
 
-    def _sprint(self, token_B: Tensor) -> Tensor:
+    def _decode_many(self, token_B: Tensor) -> Tensor:
         """As many tokens as one call may write; the newest of every row."""
         live = self.live_B[~self.ended_B]
         if not len(live):
             return token_B
-        steps = min(SPRINT, int((self.limit_N - self.length_N)[live].max()))
+        steps = min(TOKENS_PER_CALL, int((self.limit_N - self.length_N)[live].max()))
         draws = Draws(
-            *(self.live_B, self.limit_N, self.stop_NS, self.line_NS, self.watch_NW),
+            *(self.live_B, self.limit_N, self.stop_NS, self.line_NS, self.token_prob_NW),
             *(self.temperature_N, self.uniform_NT, self.tokens_NT, self.length_N),
-            *(self.logprobs_NT, self.entropies_NT, self.watched_NTW),
+            *(self.logprobs_NT, self.entropies_NT, self.token_probs_NTW),
             *(self.stopped_N, self.ended_B),
         )
         ended_B = self.ended_B.clone()
         try:
-            token_B = self.steps.sprint(token_B, draws, steps)
+            token_B = self.runner.decode_many(token_B, draws, steps)
         except FloatingPointError as error:
             raise self._diverged(error.args[1]) from None
-        return self._fork(token_B, ended_B) if self.forks else token_B
+        return self._probe(token_B, ended_B) if self.probes else token_B
 
-    def _turns_over(self, running: int, waiting: deque[Tree]) -> bool:
-        if running < TURN_OVER_BELOW * len(self.live_B):
+    def _should_refill(self, running: int, waiting: deque[Tree]) -> bool:
+        if running < REFILL_BELOW * len(self.live_B):
             return True
-        return self._enters(running, waiting) and running < TURN_OVER_BELOW * self.max_rows
+        return self._enters(running, waiting) and running < REFILL_BELOW * self.max_rows
 
     def _enters(self, running: int, waiting: deque[Tree]) -> bool:
         """Whether the next tree may enter; into an empty batch even one that is too large."""
         if not waiting or not running:
             return bool(waiting)
-        return self.steps.refills and running + waiting[0].rows <= self.max_rows
+        return self.runner.can_refill and running + waiting[0].rows <= self.max_rows
 
-    def _turn_over(self, token_B: Tensor, running: int, waiting: deque[Tree]) -> Tensor:
+    def _refill(self, token_B: Tensor, running: int, waiting: deque[Tree]) -> Tensor:
         """Rows that ended leave, waiting ones enter; logits of all that now run."""
         keep = (~self.ended_B).nonzero()[:, 0]
         self.live_B, self.ended_B = self.live_B[keep], self.ended_B[keep]
         self.back_B = self.back_B[keep]
-        self.steps.keep(keep)
-        logits = [self._advance(token_B[keep])] if running else []
+        self.runner.select(keep)
+        logits = [self._decode_step(token_B[keep])] if running else []
         if self._enters(running, waiting):
-            logits.append(self._admit(waiting))
+            logits.append(self._prefill(waiting))
         return torch.cat(logits)
 
-    def _admit(self, waiting: deque[Tree]) -> Tensor:
+    def _prefill(self, waiting: deque[Tree]) -> Tensor:
         """Lets in as many trees as there is room for, and at least one."""
         chosen = [waiting.popleft()]
         rows = len(self.live_B) + chosen[0].rows
         while waiting and rows + waiting[0].rows <= self.max_rows:
             chosen.append(waiting.popleft())
             rows += chosen[-1].rows
-        members = [m for tree in chosen for branch in tree.branches for m in branch.members]
+        members = [m for tree in chosen for suffix in tree.suffixes for m in suffix.members]
         entered = torch.tensor(members, dtype=torch.long, device=self.device)
         self.live_B = torch.cat([self.live_B, entered])
         self.ended_B = torch.cat([self.ended_B, torch.zeros_like(entered, dtype=torch.bool)])
         self.back_B = torch.cat([self.back_B, torch.full_like(entered, -1)])
-        return self.steps.admit(chosen, int((self.limit_N - self.length_N)[self.live_B].max()))
+        return self.runner.prefill(chosen, int((self.limit_N - self.length_N)[self.live_B].max()))
 
-    def _advance(self, token_B: Tensor) -> Tensor:
+    def _decode_step(self, token_B: Tensor) -> Tensor:
         back_B = self.back_B.clamp(min=0) if self.trying else None
-        return self.steps.advance(token_B, back_B)
+        return self.runner.decode_step(token_B, back_B)
 
     def _write(self, logits_BV: Tensor) -> Tensor:
         """Draws a token per row and records it where the row has not ended."""
@@ -185,26 +190,26 @@ class Batch:
         at = at + (~ended).long()
         self.length_N[live] = at
         self.ended_B = ended | hit | (at >= self.limit_N[live])
-        return self._fork(token, ended) if self.forks else token
+        return self._probe(token, ended) if self.probes else token
 
-    def _fork(self, token_B: Tensor, before_B: Tensor) -> Tensor:
+    def _probe(self, token_B: Tensor, before_B: Tensor) -> Tensor:
         """Tokens to read next. A row that has just ended (it had not `before_B`) may stay for one
         more, which it reads in the place of what it wrote there; one that did so is done.
         """
         if self.trying:
             for row in (self.back_B >= 0).nonzero()[:, 0].tolist():
                 index = int(self.live_B[row])
-                watched = self.watched_NTW[index, self.length_N[index]].cpu().numpy().copy()
-                self.forked[index] = watched[: len(self.requests[index].watch_ids)]
+                token_probs = self.token_probs_NTW[index, self.length_N[index]].cpu().numpy().copy()
+                self.probe_probs[index] = token_probs[: len(self.requests[index].token_prob_ids)]
             self.back_B = torch.full_like(self.back_B, -1)
             self.trying = False
         for row in (self.ended_B & ~before_B).nonzero()[:, 0].tolist():
             index = int(self.live_B[row])
             ids = tuple(self.tokens_NT[index, : self.length_N[index]].tolist())
-            fork = self.requests[index].fork
-            found = fork(ids) if fork is not None else None
-            if found is not None:
-                place, token_B[row] = found
+            probe = self.requests[index].probe
+            result = probe(ids) if probe is not None else None
+            if result is not None:
+                place, token_B[row] = result
                 self.back_B[row] = len(ids) - 1 - place
                 self.ended_B[row], self.trying = False, True
         return token_B
@@ -216,7 +221,7 @@ class Batch:
             temperature = torch.where(temperature > 0, temperature, 1.0)
         logp_BV = torch.log_softmax(logits_BV / temperature, -1)
         p_BV = logp_BV.exp()
-        self.watched_NTW[live, at] = p_BV.gather(-1, self.watch_NW[live])
+        self.token_probs_NTW[live, at] = p_BV.gather(-1, self.token_prob_NW[live])
         if self.narrow:  # what follows is of what is drawn from
             top_p = self.top_p_N[live, None]
             p_BV = nucleus(p_BV, top_p)
@@ -249,14 +254,16 @@ class Batch:
     def _completions(self) -> list[Completion]:
         tokens, stopped = self.tokens_NT.tolist(), self.stopped_N.tolist()
         logprobs, entropies = self.logprobs_NT.cpu().numpy(), self.entropies_NT.cpu().numpy()
-        watched = self.watched_NTW.cpu().numpy()
+        token_probs = self.token_probs_NTW.cpu().numpy()
         return [
             Completion(
                 ids=tuple(tokens[row][:length]),
                 logprobs=logprobs[row, :length].copy(),
                 finish="stop" if stopped[row] else "length",
-                watched=watched[row, :length, : len(self.requests[row].watch_ids)].copy(),
-                forked=self.forked.get(row),
+                token_probs=token_probs[
+                    row, :length, : len(self.requests[row].token_prob_ids)
+                ].copy(),
+                probe_probs=self.probe_probs.get(row),
                 entropies=entropies[row, :length].copy(),
             )
             for row, length in enumerate(self.length_N.tolist())

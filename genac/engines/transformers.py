@@ -1,7 +1,7 @@
 """transformers' own forward behind a batch, for architectures without a fast decoder.
 
-`ForwardSteps` keeps what a row has read in transformers' cache. `RereadSteps` keeps nothing, for
-models whose cache cannot be stepped through; engines/agreement.py decides between them.
+`TransformersRunner` keeps what a row has read in transformers' cache. `RereadSteps` keeps nothing,
+for models whose cache cannot be stepped through; engines/agreement.py decides between them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ CACHES = ("past_key_values", "cache_params")  # what forward calls the cache tha
 READ_AT_ONCE = 2048  # tokens per forward that reads again: bounds its logits where all are made
 
 
-class ForwardSteps:
+class TransformersRunner:
     """Left-padded rows over a growing cache; nothing is shared, and rows enter only together."""
 
-    refills = sprints = False
-    rewinds = False  # a sliding window has dropped what a rewound row would see again
+    can_refill = can_decode_many = False
+    can_rewind = False  # a sliding window has dropped what a rewound row would see again
 
     def __init__(self, model: Any) -> None:
         self.model, self.read = model, 0
@@ -39,7 +39,7 @@ class ForwardSteps:
         """The learner goes on changing its own."""
         return copy.deepcopy(model).eval()
 
-    def admit(self, trees: Sequence[Tree], room: int) -> Tensor:
+    def prefill(self, trees: Sequence[Tree], room: int) -> Tensor:
         """Reads the trees' prompts; logits (rows, V) of what follows. NotImplementedError where
         forward takes no cache.
         """
@@ -56,13 +56,13 @@ class ForwardSteps:
         self.read += sum(map(len, prompts))
         return self._forward(ids_BT, (slot - pad_B[:, None]).clamp(min=0))
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Drops all other rows."""
         # batch_select_indices leaves the states of recurrent layers as they are.
         self.cache.reorder_cache(rows)
         self.visible_BT, self.position_B = self.visible_BT[rows], self.position_B[rows]
 
-    def advance(self, token_B: Tensor, back_B: Tensor | None = None) -> Tensor:
+    def decode_step(self, token_B: Tensor, back_B: Tensor | None = None) -> Tensor:
         """Writes one token per row; logits (B, V) of the next."""
         assert back_B is None
         self.visible_BT = torch.cat([self.visible_BT, self.visible_BT.new_ones(len(token_B), 1)], 1)
@@ -71,7 +71,7 @@ class ForwardSteps:
         self.read += len(token_B)
         return logits
 
-    def sprint(self, token_B: Tensor, draws: Draws, steps: int) -> Tensor:
+    def decode_many(self, token_B: Tensor, draws: Draws, steps: int) -> Tensor:
         raise NotImplementedError("rows are written one token at a time")
 
     def _forward(self, ids_BT: Tensor, position_BT: Tensor) -> Tensor:
@@ -99,8 +99,8 @@ class RereadSteps:
     reads them: exact for every causal model, and as many times slower as a row has tokens.
     """
 
-    refills = True
-    rewinds = sprints = False
+    can_refill = True
+    can_rewind = can_decode_many = False
 
     def __init__(self, model: Any) -> None:
         self.model, self.read = model, 0
@@ -108,24 +108,24 @@ class RereadSteps:
         self.accepted = arguments_of(model)
         self.rows: list[tuple[int, ...]] = []
 
-    def admit(self, trees: Sequence[Tree], room: int) -> Tensor:
+    def prefill(self, trees: Sequence[Tree], room: int) -> Tensor:
         """Reads the trees' prompts; logits (new rows, V) of what follows."""
         del room
         prompts = prompts_of(trees)
         self.rows += prompts
         return self._logits(prompts)
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Drops all other rows."""
         self.rows = [self.rows[row] for row in rows.tolist()]
 
-    def advance(self, token_B: Tensor, back_B: Tensor | None = None) -> Tensor:
+    def decode_step(self, token_B: Tensor, back_B: Tensor | None = None) -> Tensor:
         """Writes one token per row; logits (B, V) of the next."""
         assert back_B is None
         self.rows = [(*row, t) for row, t in zip(self.rows, token_B.tolist(), strict=True)]
         return self._logits(self.rows)
 
-    def sprint(self, token_B: Tensor, draws: Draws, steps: int) -> Tensor:
+    def decode_many(self, token_B: Tensor, draws: Draws, steps: int) -> Tensor:
         raise NotImplementedError("rows are written one token at a time")
 
     def _logits(self, rows: Sequence[tuple[int, ...]]) -> Tensor:
@@ -154,8 +154,8 @@ def arguments_of(model: Any) -> frozenset[str]:
 def prompts_of(trees: Sequence[Tree]) -> list[tuple[int, ...]]:
     """The whole prompt of every member, in the order of the trees' members."""
     return [
-        tree.trunk[: branch.shared] + branch.tail
+        tree.prefix[: suffix.shared] + suffix.tail
         for tree in trees
-        for branch in tree.branches
-        for _ in branch.members
+        for suffix in tree.suffixes
+        for _ in suffix.members
     ]

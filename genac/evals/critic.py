@@ -1,4 +1,5 @@
-"""A critic against a panel: error, ranking, calibration and cost, beside the floors it must beat.
+"""A critic against a panel: error, ranking, calibration and cost, beside the trivial baselines it
+must beat.
 
 Every statistic with an interval is a ratio of two sums over problems (squared error and states,
 ranked pairs and pairs, hits and pools), kept per problem in `by_problem`: so it can be resampled by
@@ -31,18 +32,18 @@ def evaluate_critic(critic: Critic, panel: Panel) -> dict[str, Any]:
     before = runtime.processed_tokens if runtime else 0
     estimates = critic.estimate(panel.states, step=-1)
     seconds = (time.perf_counter() - begin) / len(estimates)
-    found = score_estimates(estimates, panel) | {"seconds_per_value": seconds}
+    result = score_estimates(estimates, panel) | {"seconds_per_value": seconds}
     if runtime is not None:
         tokens = (runtime.processed_tokens - before) / len(estimates)
-        found["tokens_per_value"] = tokens
-        found["flops_per_value"] = 2 * parameter_count(runtime.model) * tokens
-    return found
+        result["tokens_per_value"] = tokens
+        result["flops_per_value"] = 2 * parameter_count(runtime.model) * tokens
+    return result
 
 
-def brief(found: Mapping[str, Any]) -> dict[str, Any]:
+def brief(result: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics without sums per problem and without the clock, so that equal runs are equal."""
     left_out = ("by_problem", "problem_ids", "seconds_per_value")
-    return {k: v for k, v in found.items() if k not in left_out}
+    return {k: v for k, v in result.items() if k not in left_out}
 
 
 def score_estimates(estimates: Sequence[Estimate], panel: Panel) -> dict[str, Any]:
@@ -162,7 +163,7 @@ def _parsed_only(predicted: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     }
 
 
-def floors(panel: Panel) -> dict[str, float]:
+def trivial_baselines(panel: Panel) -> dict[str, float]:
     """Two predictors that look at no response, both chosen in hindsight: the best constant, and the
     problem's own success rate. The second can be the worse one: states after an error are worth
     little whatever the problem."""

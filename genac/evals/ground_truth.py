@@ -25,7 +25,7 @@ from genac.states import split
 from genac.types import Group, Rollout, State
 
 RESPONSES = 8  # per candidate problem
-FEWEST = 2  # two-sided problems of a panel
+FEWEST = 2  # problems with mixed outcomes of a panel
 FIRST_PROBLEM = 100_000  # of an endless task: apart from those of the success evaluation
 
 
@@ -51,7 +51,7 @@ def build_panel(
     actor: Runtime, world: World, states_cfg: StatesConfig, num_problems: int, continuations: int
 ) -> Panel:
     """K continuations from every state of `num_problems` held-out problems with both outcomes."""
-    groups = two_sided(actor, world, num_problems)
+    groups = with_mixed_outcomes(actor, world, num_problems)
     rollouts = [r for group in groups for r in group]
     states, _ = unique_states(split(rollouts, states_cfg, actor.tokenizer))
     values = monte_carlo_values(actor, world, states, continuations, "panel")
@@ -61,37 +61,38 @@ def build_panel(
     return known_only(states, values, [rates[s.rollout.problem.id] for s in states])
 
 
-def two_sided(actor: Runtime, world: World, wanted: int) -> list[Group]:
+def with_mixed_outcomes(actor: Runtime, world: World, expected: int) -> list[Group]:
     """Groups of held-out problems that the actor both solves and fails."""
     sampling = replace(
         world, rollout=world.rollout.model_copy(update={"num_generations": RESPONSES})
     )
     size = world.task.size("heldout")
-    found: list[Group] = []
+    results: list[Group] = []
     for attempt in range(8):
-        first = FIRST_PROBLEM + attempt * 2 * wanted if size is None else attempt * 2 * wanted
+        first = FIRST_PROBLEM + attempt * 2 * expected if size is None else attempt * 2 * expected
         if size is not None and first >= size:
             break
-        count = 2 * wanted if size is None else min(2 * wanted, size - first)
+        count = 2 * expected if size is None else min(2 * expected, size - first)
         groups = collect(
             actor, sampling, problems_at(world, "heldout", first, count), "panel", attempt
         )
         scored = [[r for r in group if r.reward is not None] for group in groups]
-        found += [g for g in scored if len({r.reward for r in g}) > 1]
-        if len(found) >= wanted:
-            return found[:wanted]
-    if len(found) < min(wanted, FEWEST):
+        results += [g for g in scored if len({r.reward for r in g}) > 1]
+        if len(results) >= expected:
+            return results[:expected]
+    if len(results) < min(expected, FEWEST):
         raise NoPanel(
-            f"{len(found) or 'no'} held-out problem has both right and wrong responses, so no "
+            f"{len(results) or 'no'} held-out problem has both right and wrong responses, so no "
             f"critic panel can be built (at least {FEWEST} are needed for an interval); choose an "
             "easier or harder task, or set evaluate.panel_problems to 0"
         )
     warnings.warn(
-        f"the panel has {len(found)} problems with both outcomes instead of {wanted}: intervals "
+        f"the panel has {len(results)} problems with both outcomes instead of {expected}: "
+        f"intervals "
         "are wide",
         stacklevel=2,
     )
-    return found
+    return results
 
 
 def revalue(panel: Panel, actor: Runtime, world: World, continuations: int) -> Panel:
@@ -146,17 +147,17 @@ def load_panel(file: Path, world: World, actor: Runtime) -> Panel:
             "are that actor's; build a panel with this actor"
         )
     tokenizer = actor.tokenizer
-    wanted = {row["problem"] for row in rows}
+    expected = {row["problem"] for row in rows}
     size = world.task.size("heldout")
     first, last = (FIRST_PROBLEM, FIRST_PROBLEM + 100_000) if size is None else (0, size)
     problems = {}
     for index in range(first, last):
-        if len(problems) == len(wanted):
+        if len(problems) == len(expected):
             break
         problem = problems_at(world, "heldout", index, 1)[0]
-        if problem.id in wanted:
+        if problem.id in expected:
             problems[problem.id] = problem
-    if lost := sorted(wanted - set(problems)):
+    if lost := sorted(expected - set(problems)):
         raise ValueError(
             f"the panel {file} has problems that this task does not ({lost[0]!r} and "
             f"{len(lost) - 1} more); give the task, seed and options that it was built with"

@@ -55,9 +55,9 @@ def critic_metrics(estimates: Sequence[Estimate]) -> Metrics:
     known = [e for e in estimates if e.value is not None and e.state.rollout.reward is not None]
     won = value[later & (reward >= 0.5)]
     lost = value[later & (reward < 0.5)]
-    thoughts = [t for e in known for t in e.thoughts]
-    written = {t.value for t in thoughts if t.value is not None}
-    scores = written if thoughts else np.unique(value.round(6))
+    rationales = [t for e in known for t in e.rationales]
+    written = {t.value for t in rationales if t.value is not None}
+    scores = written if rationales else np.unique(value.round(6))
     return out | {
         "critic/mse": stats.mse(value, reward),
         "critic/explained_variance": stats.explained_variance(value, reward),
@@ -69,8 +69,8 @@ def critic_metrics(estimates: Sequence[Estimate]) -> Metrics:
         "critic/auc_within_problem": stats.auc_within(
             value[later], reward[later] >= 0.5, problem[later]
         ),
-        "critic/thought_length": float(np.mean([len(t.completion_ids) for t in thoughts]))
-        if thoughts
+        "critic/rationale_length": float(np.mean([len(t.completion_ids) for t in rationales]))
+        if rationales
         else None,
     }
 

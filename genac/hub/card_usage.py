@@ -75,9 +75,9 @@ def score(problem, partial):
         ids, max_new_tokens={limit}, do_sample={sample}, {temperature}top_k=0,
         stop_strings=["</answer>"], tokenizer=tokenizer,
     )
-    thought = tokenizer.decode(done[0, ids.shape[1]:])
-    found = re.findall(r"<answer>\\s*([0-9]{{1,2}})\\s*</answer>", thought)
-    return (int(found[-1]) / 10 if found and int(found[-1]) <= 10 else None), thought
+    rationale = tokenizer.decode(done[0, ids.shape[1]:])
+    found = re.findall(r"<answer>\\s*([0-9]{{1,2}})\\s*</answer>", rationale)
+    return (int(found[-1]) / 10 if found and int(found[-1]) <= 10 else None), rationale
 '''
 
 
@@ -95,14 +95,14 @@ def actor_use(config: Mapping[str, Any]) -> str:
 
 
 def prompt_section(chosen: Template, saved: Mapping[str, Any], cfg: CriticConfig) -> str:
-    told = cfg.generative.icc.enabled
+    answer = cfg.generative.icc.enabled
     lines = [
         f"## Prompt\n\nTemplate `{chosen.name}`, version {chosen.version}, hash "
         f"`{saved.get('prompt_hash', chosen.hash)}`. A critic asked under another prompt than it "
         "was trained with is silently wrong; genac refuses to.",
         f"```text\n{chosen.text}\n```",
     ]
-    if told:
+    if answer:
         lines += [
             "In the place of `{icc}` stands, with the actor's size and recent success rate:",
             f"```text\n{chosen.icc}\n```",

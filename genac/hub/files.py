@@ -31,8 +31,8 @@ def marked(text: str) -> str:
 
 def unedited(card: str) -> bool:
     """Whether a card is word for word what `marked` made."""
-    found = re.fullmatch(r"(.*)\n<!-- genac card ([0-9a-f]{16}) -->\n", card, flags=re.S)
-    return found is not None and digest(found[1]) == found[2]
+    result = re.fullmatch(r"(.*)\n<!-- genac card ([0-9a-f]{16}) -->\n", card, flags=re.S)
+    return result is not None and digest(result[1]) == result[2]
 
 
 def digest(text: str) -> str:

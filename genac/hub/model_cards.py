@@ -29,12 +29,12 @@ Metric = tuple[str, str, float, list[float] | None]  # type, name, value, interv
 def write_cards(folder: str | Path) -> list[str]:
     """README.md into actor/ and critic/ of a finished run; a line on each card that was kept."""
     run = Run.open(folder)
-    told = []
+    rows = []
     for role, card in (("actor", actor_card), ("critic", critic_text)):
         if (run.path / role).is_dir():
             text = card(run.path / role, run.config(), run.summary())
-            told += place_card(run.path / role / CARD, text)
-    return told
+            rows += place_card(run.path / role / CARD, text)
+    return rows
 
 
 def write_critic_card(folder: Path) -> list[str]:
@@ -118,15 +118,15 @@ def data_name(config: Mapping[str, Any]) -> str:
 
 
 def success_metrics(summary: Mapping[str, Any]) -> list[Metric]:
-    found: list[Metric] = []
+    results: list[Metric] = []
     for when in ("before", "after"):
         if s := summary.get(f"success_{when}"):
             name = f"held-out success {when} training"
-            found.append(("accuracy", name, s["mean"], [s["low"], s["high"]]))
+            results.append(("accuracy", name, s["mean"], [s["low"], s["high"]]))
     if (s := summary.get("success_after")) and "pass_at_k_low" in s:
         interval = [s["pass_at_k_low"], s["pass_at_k_high"]]
-        found.append(("pass@k", f"pass@{s['k']} after training", s["pass_at_k"], interval))
-    return found
+        results.append(("pass@k", f"pass@{s['k']} after training", s["pass_at_k"], interval))
+    return results
 
 
 CRITIC_METRICS = {
@@ -140,7 +140,7 @@ CRITIC_METRICS = {
 
 def critic_metrics(summary: Mapping[str, Any]) -> list[Metric]:
     """Of the critic as joint training began, and where it was judged again, as it ended."""
-    found: list[Metric] = []
+    results: list[Metric] = []
     critic = summary.get("critic") or {}
     for part, when in (
         (critic, "before joint training"),
@@ -149,8 +149,8 @@ def critic_metrics(summary: Mapping[str, Any]) -> list[Metric]:
         for key, text in CRITIC_METRICS.items():
             if part and part.get(key) is not None:
                 interval = part.get(f"{key}_interval")
-                found.append((key, f"{text}, {when}", part[key], interval))
-    return found
+                results.append((key, f"{text}, {when}", part[key], interval))
+    return results
 
 
 # --- text -----------------------------------------------------------------------------------------

@@ -97,8 +97,8 @@ def save_merged(model: Any, folder: str | Path, whole: Mapping[str, Tensor] | No
     """An ordinary Hugging Face folder and, beside it, the adapters that a resumed run goes on
     with. `whole`: the weights of a model that is sharded.
     """
-    found = adapters(model)
-    if not found:
+    result = adapters(model)
+    if not result:
         model.save_pretrained(folder, state_dict=whole)
         return
     merged = {n: weight_of(m) for n, m in model.named_modules() if hasattr(m, "get_delta_weight")}
@@ -110,13 +110,13 @@ def save_merged(model: Any, folder: str | Path, whole: Mapping[str, Tensor] | No
         owner = plain.removesuffix(".weight")
         state[plain] = merged[owner] if plain.endswith(".weight") and owner in merged else value
     model.save_pretrained(folder, state_dict=state)
-    save_file({n: p.detach().contiguous() for n, p in found.items()}, Path(folder) / ADAPTER_FILE)
+    save_file({n: p.detach().contiguous() for n, p in result.items()}, Path(folder) / ADAPTER_FILE)
 
 
 def load_adapters(model: Any, folder: Path) -> bool:
     """Restores the adapters of a model that has some; False for a model without."""
-    found = adapters(model)
-    if not found:
+    result = adapters(model)
+    if not result:
         return False
     path = folder / ADAPTER_FILE
     if not path.exists():
@@ -126,6 +126,6 @@ def load_adapters(model: Any, folder: Path) -> bool:
         )
     saved = load_file(path)
     with torch.no_grad():
-        for name, parameter in found.items():
+        for name, parameter in result.items():
             parameter.copy_(saved[name])
     return True

@@ -33,35 +33,37 @@ class Draws:
     limit_N: Tensor
     stop_NS: Tensor
     line_NS: Tensor
-    watch_NW: Tensor
+    token_prob_NW: Tensor
     temperature_N: Tensor
     uniform_NT: Tensor
     tokens_NT: Tensor
     length_N: Tensor
     logprobs_NT: Tensor
     entropies_NT: Tensor
-    watched_NTW: Tensor
+    token_probs_NTW: Tensor
     stopped_N: Tensor
     ended_B: Tensor
 
     def in_c(self) -> CDraws:
         requests, width = self.tokens_NT.shape
-        stops, lines, watched = (x.shape[1] for x in (self.stop_NS, self.line_NS, self.watch_NW))
+        stops, lines, token_probs = (
+            x.shape[1] for x in (self.stop_NS, self.line_NS, self.token_prob_NW)
+        )
         running, each = (len(self.live_B),), (requests,)
         return CDraws(
-            *(width, stops, lines, watched),
+            *(width, stops, lines, token_probs),
             pointer(self.live_B, INT, running, "live_B"),
             pointer(self.limit_N, INT, each, "limit_N"),
             pointer(self.stop_NS, INT, (requests, stops), "stop_NS"),
             pointer(self.line_NS, INT, (requests, lines), "line_NS"),
-            pointer(self.watch_NW, INT, (requests, watched), "watch_NW"),
+            pointer(self.token_prob_NW, INT, (requests, token_probs), "watch_NW"),
             pointer(self.temperature_N, REAL, each, "temperature_N"),
             pointer(self.uniform_NT, REAL, (requests, width), "uniform_NT"),
             pointer(self.tokens_NT, INT, (requests, width), "tokens_NT"),
             pointer(self.length_N, INT, each, "length_N"),
             pointer(self.logprobs_NT, REAL, (requests, width), "logprobs_NT"),
             pointer(self.entropies_NT, REAL, (requests, width), "entropies_NT"),
-            pointer(self.watched_NTW, REAL, (requests, width, watched), "watched_NTW"),
+            pointer(self.token_probs_NTW, REAL, (requests, width, token_probs), "watched_NTW"),
             pointer(self.stopped_N, torch.bool, each, "stopped_N"),
             pointer(self.ended_B, torch.bool, running, "ended_B"),
             -1,
@@ -76,9 +78,9 @@ class Rows:
 
     own: Tensor
     length_B: Tensor  # own tokens
-    shared_B: Tensor  # tokens of the trunk that the row sees
-    trunk: Tensor | None = None  # in the same form
-    trunk_B: Tensor | None = None  # the row's trunk, -1 = none
+    shared_B: Tensor  # tokens of the shared prefix that the row sees
+    prefix: Tensor | None = None  # in the same form
+    prefix_B: Tensor | None = None  # the row's shared prefix, -1 = none
 
     def in_c(self, model: CDecoderModel) -> CDecoderBatch:
         rows, own = len(self.length_B), self.own
@@ -87,17 +89,17 @@ class Rows:
         batch.own = pointer(own, REAL, (rows, *form), "own", strided=True)
         batch.length = pointer(self.length_B, INT, count, "length_B")
         batch.shared = pointer(self.shared_B, INT, count, "shared_B")
-        if self.trunk is not None and self.trunk_B is not None:
-            trunk = self.trunk
-            batch.trunk_capacity, batch.trunk_stride = trunk.shape[-2], trunk.stride(0)
-            batch.trunk = pointer(trunk, REAL, (None, *form), "trunk", strided=True)
-            batch.trunk_of = pointer(self.trunk_B, INT, count, "trunk_B")
+        if self.prefix is not None and self.prefix_B is not None:
+            prefix = self.prefix
+            batch.trunk_capacity, batch.trunk_stride = prefix.shape[-2], prefix.stride(0)
+            batch.trunk = pointer(prefix, REAL, (None, *form), "trunk", strided=True)
+            batch.trunk_of = pointer(self.prefix_B, INT, count, "trunk_B")
         return batch
 
     @property
     def reach(self) -> int:
         """Positions that any of the rows may come to."""
-        return self.own.shape[-2] + (0 if self.trunk is None else self.trunk.shape[-2])
+        return self.own.shape[-2] + (0 if self.prefix is None else self.prefix.shape[-2])
 
 
 class Native:

@@ -17,10 +17,10 @@ KEYS = ("k", "v", "dk", "dv")  # those with a head per key head
 def attend(segments: Tensor, families: Tensor, scale: float, **arrays: Tensor) -> None:
     """Fills `out` and `lse`, or the gradients `dq`, `dk` and `dv` where they are given with `grad`.
 
-    segments (S, 4): start, length, trunk and shared tokens of each. families (F + 1,): the first
-    segment of each, and S. arrays: `lse` (L, H) and those of ROWS. Keys and values may have fewer
-    heads than queries (query head h reads key head h // (heads / key heads)), and tokens of any
-    array may stand apart (the strides of a wider one).
+    segments (S, 4): start, length, shared prefix and shared tokens of each. families (F + 1,): the
+    first segment of each, and S. arrays: `lse` (L, H) and those of ROWS. Keys and values may have
+    fewer heads than queries (query head h reads key head h // (heads / key heads)), and tokens of
+    any array may stand apart (the strides of a wider one).
     """
     loaded = library()
     assert loaded is not None

@@ -151,7 +151,7 @@ def expected_score_loss(
         grad E = sum_{i != 1} R(i) grad p_i + Q grad p_1                 first token, Q a constant
                  + p_1 grad Q                                            second token
 
-    A thought that wrote 1 (which happens with p_1) adds grad Q at its second token, so the second
+    A rationale that wrote 1 (which happens with p_1) adds grad Q at its second token, so the second
     line is exact over that token and unbiased over the first. It is this loss once more: tokens 0
     to 9 with rewards R(10), 0, .., 0 and R_other = R(1).
     logits_BV (B, V), score_ids_BK, rewards_BK (B, K), otherwise_B (B,) -> (B,).

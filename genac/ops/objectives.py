@@ -30,7 +30,7 @@ class Streams(Protocol):
     """
 
     @property
-    def mask_BT(self) -> Tensor: ...
+    def weights_BT(self) -> Tensor: ...
     @property
     def advantages_BT(self) -> Tensor | None: ...
     @property
@@ -61,7 +61,7 @@ class Outputs:
 def sft(out: Outputs, rows: Streams, cfg: LossConfig, counts: Counts) -> tuple[Tensor, Measured]:
     """Cross-entropy on the masked tokens."""
     assert out.logprobs_BT is not None
-    return aggregate(-out.logprobs_BT, rows.mask_BT, "token", counts["token"]), {}
+    return aggregate(-out.logprobs_BT, rows.weights_BT, "token", counts["token"]), {}
 
 
 def policy(out: Outputs, rows: Streams, cfg: LossConfig, counts: Counts) -> tuple[Tensor, Measured]:
@@ -92,7 +92,7 @@ def policy(out: Outputs, rows: Streams, cfg: LossConfig, counts: Counts) -> tupl
         kl_BT = kl_penalty(logprobs_BT, rows.ref_logprobs_BT, cfg.kl_estimator)
         measured["kl"] = mean_over(kl_BT.detach(), rows, counts)
         loss_BT = loss_BT + cfg.beta * kl_BT
-    return aggregate(loss_BT, rows.mask_BT, cfg.loss_type, counts[cfg.loss_type]), measured
+    return aggregate(loss_BT, rows.weights_BT, cfg.loss_type, counts[cfg.loss_type]), measured
 
 
 def score(out: Outputs, rows: Streams, cfg: LossConfig, counts: Counts) -> tuple[Tensor, Measured]:
@@ -116,12 +116,12 @@ def value(out: Outputs, rows: Streams, cfg: LossConfig, counts: Counts) -> tuple
     assert out.values_BTK is not None and rows.targets_BT is not None
     # The output at position t - 1 is about the prefix ids[:t], which entry t of a stream means.
     loss_BT = value_loss(out.values_BTK[:, :-1], rows.targets_BT[:, 1:], out.head)
-    return aggregate(loss_BT, rows.mask_BT[:, 1:], "token", counts["token"]), {}
+    return aggregate(loss_BT, rows.weights_BT[:, 1:], "token", counts["token"]), {}
 
 
 def mean_over(x_BT: Tensor, rows: Streams, counts: Counts) -> Tensor:
     """This micro-batch's share of the mean over all trained tokens of the mini-batch."""
-    return (x_BT.float() * (rows.mask_BT != 0)).sum() / counts["token"]
+    return (x_BT.float() * (rows.weights_BT != 0)).sum() / counts["token"]
 
 
 @dataclass(frozen=True)

@@ -228,8 +228,8 @@ def bootstrap_interval(
     assert draws >= 1 and 0 < level < 1
     rng = np.random.default_rng(seed)
     picks = rng.integers(len(clusters), size=(draws, len(clusters)))
-    found = [float(statistic(np.concatenate([clusters[i] for i in pick]))) for pick in picks]
-    low, high = np.quantile(found, ((1 - level) / 2, (1 + level) / 2))
+    results = [float(statistic(np.concatenate([clusters[i] for i in pick]))) for pick in picks]
+    low, high = np.quantile(results, ((1 - level) / 2, (1 + level) / 2))
     return float(low), float(high)
 
 
@@ -250,11 +250,11 @@ def bootstrap_sums(
     rng = np.random.default_rng(seed)
     size = len(sums_PD)
     counts = rng.multinomial(size, np.full(size, 1 / size), size=draws)
-    found = np.asarray(statistic(counts @ sums_PD))
-    found = found[np.isfinite(found)]
-    if not len(found):
+    result = np.asarray(statistic(counts @ sums_PD))
+    result = result[np.isfinite(result)]
+    if not len(result):
         return None, None
-    low, high = np.quantile(found, ((1 - level) / 2, (1 + level) / 2))
+    low, high = np.quantile(result, ((1 - level) / 2, (1 + level) / 2))
     return float(low), float(high)
 
 

@@ -47,13 +47,13 @@ def head_statistics(
     if first.shape[-1] * len(ids_N) <= KEPT_LOGITS:
         return chunk(hidden_ND, ids_N, temperature_N)
     parts = zip(*(x.split(CHUNK_TOKENS) for x in (hidden_ND, ids_N, temperature_N)), strict=True)
-    found = [
+    results = [
         checkpoint(chunk, *part, use_reentrant=False, preserve_rng_state=False)
         if torch.is_grad_enabled()
         else chunk(*part)
         for part in parts
     ]
-    logp, entropy = zip(*found, strict=True)
+    logp, entropy = zip(*results, strict=True)
     return torch.cat(logp), torch.cat(entropy)
 
 

@@ -88,7 +88,7 @@ RULES = (
         operator.gt,
         0.25,
         "values lie far above the returns, so the actor may have found what the critic overlooks",
-        "read the critic's thoughts on the latest responses; raise credit.lam, lower the actor's "
+        "read the critic's rationales on the latest responses; raise credit.lam, lower the actor's "
         "learning rate, or return to the last checkpoint",
         steps=3,
     ),

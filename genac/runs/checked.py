@@ -114,8 +114,8 @@ def read_checked(
             table = _rows_of(table, group)
         table = _all(table, schema, problems)
     except (pa.ArrowException, ValueError, OSError) as error:
-        said = str(error).replace(f"{root / name}", "it").replace("\n", " ")
-        raise ValueError(f"{label} could not be read: {said[:300]}") from error
+        text = str(error).replace(f"{root / name}", "it").replace("\n", " ")
+        raise ValueError(f"{label} could not be read: {text[:300]}") from error
     return table, [f"{label}: {problem}" for problem in problems]
 
 

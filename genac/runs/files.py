@@ -179,8 +179,8 @@ def tail_lines(path: Path, count: int, block: int = 1 << 16) -> list[dict[str, A
         file.seek(begin)
         lines = file.read().split(b"\n")
     whole = lines[1:] if begin else lines  # the first may have been cut by the block's edge
-    found = [obj for line in whole[-count - 1 :] if (obj := _parse(line)) is not None]
-    return found[-count:]
+    results = [obj for line in whole[-count - 1 :] if (obj := _parse(line)) is not None]
+    return results[-count:]
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

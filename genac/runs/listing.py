@@ -96,8 +96,8 @@ def _state(run: Run, times: list[float], now: float) -> str:
 
 def _steps(config: Mapping[str, Any], stage: str) -> int | None:
     stages = config.get("stages")
-    found = stages.get(stage) if isinstance(stages, Mapping) else None
-    steps = found.get("steps") if isinstance(found, Mapping) else None
+    result = stages.get(stage) if isinstance(stages, Mapping) else None
+    steps = result.get("steps") if isinstance(result, Mapping) else None
     return steps if is_number(steps) and isinstance(steps, int) else None
 
 

@@ -239,25 +239,25 @@ class Run:
         critic: values=run.judged(name)), from some columns or all; ValueError where the run holds
         none. What could not be read stands in `problems` of each.
         """
-        found, problems = read_group(self.path, (stage, step), group, columns, values)
-        if not found:
+        result, problems = read_group(self.path, (stage, step), group, columns, values)
+        if not result:
             raise ValueError(
                 f"{self.path} holds no group {group} of stage {stage!r} at step {step}; "
                 + ("; ".join(problems) or "Run.tables('rollouts') lists the steps it holds")
             )
-        return found
+        return result
 
     def trajectory(
         self, step: int, group: int = 0, member: int = 0, stage: str = "joint"
     ) -> Trajectory:
         """One response with the values of its states; ValueError where the run holds none."""
-        found = self.group(stage, step, group)
-        for one in found:
+        result = self.group(stage, step, group)
+        for one in result:
             if one.member == member:
                 return one
         raise ValueError(
             f"group {group} of stage {stage!r} at step {step} has no response {member}; it has "
-            f"{', '.join(str(one.member) for one in found)}"
+            f"{', '.join(str(one.member) for one in result)}"
         )
 
     def metrics_frame(self, stage: str | None = None) -> Any:

@@ -16,11 +16,11 @@ import numpy as np
 from genac.pieces import Pieces
 from genac.runs.files import encodable
 from genac.runs.guard import refuse_special
-from genac.types import Advantages, Estimate, Rollout, Thought
+from genac.types import Advantages, Estimate, Rationale, Rollout
 
 Decode = Callable[[Sequence[int]], str]
 
-BETWEEN = "\n---\n"  # the completions of several thoughts about one state
+BETWEEN = "\n---\n"  # the completions of several rationales about one state
 
 ROLLOUT_COLUMNS = {
     "problem_id": "string",
@@ -54,8 +54,8 @@ ESTIMATE_COLUMNS = {
     "state": "int64",  # hash of the prefix's token ids: equal states have equal numbers
     "critic_prompt": "string",  # what the critic read; null without a decoder of its tokens
     "rationale_tokens": "list<string>",  # joined they are `rationale`
-    "rationale_logprobs": "list<float>",  # NaN between two thoughts
-    "score_probs": "list<float>",  # of the scores 0..10, mean over the thoughts
+    "rationale_logprobs": "list<float>",  # NaN between two rationales
+    "score_probs": "list<float>",  # of the scores 0..10, mean over the rationales
     "rationale_entropies": "list<float>",  # nats, as rationale_logprobs
 }
 
@@ -149,10 +149,10 @@ def by_token(estimates: Sequence[Estimate], advantages: Advantages) -> Advantage
 
 
 def estimate_row(estimate: Estimate, advantages: Advantages, actor: Words, critic: Words) -> tuple:
-    state, rollout, thoughts = estimate.state, estimate.state.rollout, estimate.thoughts
-    expected = [t.expected for t in thoughts if t.expected is not None]
-    probs = [t.score_probs for t in thoughts if t.score_probs is not None]
-    tokens, logprobs, entropies = _written(thoughts, critic)
+    state, rollout, rationales = estimate.state, estimate.state.rollout, estimate.rationales
+    expected = [t.expected for t in rationales if t.expected is not None]
+    probs = [t.score_probs for t in rationales if t.score_probs is not None]
+    tokens, logprobs, entropies = _written(rationales, critic)
     return (
         encodable(rollout.problem.id),
         rollout.group,
@@ -164,10 +164,10 @@ def estimate_row(estimate: Estimate, advantages: Advantages, actor: Words, criti
         rollout.reward,
         advantages.get((rollout.group, rollout.member, state.start)),
         sum(expected) / len(expected) if expected else None,
-        encodable(BETWEEN.join(t.text for t in thoughts)),
+        encodable(BETWEEN.join(t.text for t in rationales)),
         estimate.version,
         state_hash(state.prefix_ids),
-        critic.text(thoughts[0].prompt_ids) if thoughts else None,
+        critic.text(rationales[0].prompt_ids) if rationales else None,
         tokens,
         logprobs,
         _rounded(np.mean(probs, axis=0)) if probs else None,
@@ -176,17 +176,17 @@ def estimate_row(estimate: Estimate, advantages: Advantages, actor: Words, criti
 
 
 def _written(
-    thoughts: Sequence[Thought], critic: Words
+    rationales: Sequence[Rationale], critic: Words
 ) -> tuple[list[str] | None, np.ndarray | None, np.ndarray | None]:
-    """The tokens of all thoughts, their log-probabilities and their entropies (None unless all are
-    known), with BETWEEN in between.
+    """The tokens of all rationales, their log-probabilities and their entropies (None unless all
+    are known), with BETWEEN in between.
     """
     tokens: list[str] = []
     logprobs: list[np.ndarray] = []
     entropies: list[np.ndarray | None] = []
     gap = np.full(1, np.nan, np.float32)
-    for thought in thoughts:
-        pieces = critic.pieces(thought.completion_ids)
+    for rationale in rationales:
+        pieces = critic.pieces(rationale.completion_ids)
         if pieces is None:
             return None, None, None
         if tokens:
@@ -194,8 +194,8 @@ def _written(
             logprobs.append(gap)
             entropies.append(gap)
         tokens += pieces
-        logprobs.append(thought.logprobs)
-        entropies.append(thought.entropies)
+        logprobs.append(rationale.logprobs)
+        entropies.append(rationale.entropies)
     if not tokens:
         return None, None, None
     known = [part for part in entropies if part is not None]

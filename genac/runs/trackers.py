@@ -175,8 +175,8 @@ class MLflow:
         del folder
         self._client = library.MlflowClient()
         if name is None:
-            found = self._client.get_experiment_by_name(PROJECT)
-            place = found.experiment_id if found else self._client.create_experiment(PROJECT)
+            result = self._client.get_experiment_by_name(PROJECT)
+            place = result.experiment_id if result else self._client.create_experiment(PROJECT)
             run = self._client.create_run(place, run_name=config["name"])
             name = run.info.run_id
             for key, value in flat(config).items():

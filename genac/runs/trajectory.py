@@ -66,7 +66,7 @@ class Step:
         second = sum(p * (i / 10 - mean) ** 2 for i, p in enumerate(self.score_probs))
         return math.sqrt(max(second, 0.0))
 
-    def thought_tokens(self) -> list[Token]:
+    def drawn_rationale(self) -> list[Token]:
         """The critic's; none where the run does not hold them."""
         return _drawn(self.rationale_tokens, self.rationale_logprobs, self.rationale_entropies)
 
@@ -106,8 +106,8 @@ class Trajectory:
         """
         known = [(s.value, i) for i, s in enumerate(self.steps) if s.value is not None]
         falls = [(after - value, i) for (value, i), (after, _) in pairwise(known)]
-        found = min(falls, default=(0.0, 0))
-        return found[1] if found[0] < 0 else None
+        result = min(falls, default=(0.0, 0))
+        return result[1] if result[0] < 0 else None
 
     def tokens_of(self, step: Step) -> list[Token]:
         """The actor's tokens of a step, by id where the run has no text; [] without either."""
@@ -161,14 +161,14 @@ def group_of(
     judged: dict[int, list[Row]] = defaultdict(list)
     for row in estimates:
         judged[row["member"]].append(row)
-    found = [
+    results = [
         replace(
             _trajectory(stage, step, written.get(member), judged[member]),
             problems=tuple(problems),
         )
         for member in sorted(written.keys() | judged.keys())
     ]
-    return _observed(found)
+    return _observed(results)
 
 
 def parse_address(address: str) -> tuple[str, int, int, int]:
@@ -185,27 +185,27 @@ def parse_address(address: str) -> tuple[str, int, int, int]:
 
 def _trajectory(stage: str, step: int, rollout: Row | None, rows: Sequence[Row]) -> Trajectory:
     rows = sorted(rows, key=lambda row: row["start"])
-    told: Row = rollout or rows[0]
-    tokens, ids = told.get("tokens"), told.get("response_ids")
-    reward = told.get("reward")
-    steps = _linked(_steps(rows, told, len(ids) if ids is not None else None), reward)
+    record: Row = rollout or rows[0]
+    tokens, ids = record.get("tokens"), record.get("response_ids")
+    reward = record.get("reward")
+    steps = _linked(_steps(rows, record, len(ids) if ids is not None else None), reward)
     return Trajectory(
         stage=stage,
         step=step,
-        group=told["group"],
-        member=told["member"],
-        problem_id=told.get("problem_id") or "",
-        prompt=told.get("prompt"),
-        answer=told.get("answer"),
-        response=told.get("response"),
+        group=record["group"],
+        member=record["member"],
+        problem_id=record.get("problem_id") or "",
+        prompt=record.get("prompt"),
+        answer=record.get("answer"),
+        response=record.get("response"),
         reward=reward,
-        reason=told.get("reason") or "",
-        finish=told.get("finish"),
-        actor_version=told.get("actor_version"),
+        reason=record.get("reason") or "",
+        finish=record.get("finish"),
+        actor_version=record.get("actor_version"),
         ids=None if ids is None else tuple(ids),
         tokens=None if tokens is None else tuple(tokens),
-        logprobs=_numbers(told.get("logprobs")),
-        entropies=_numbers(told.get("entropies")),
+        logprobs=_numbers(record.get("logprobs")),
+        entropies=_numbers(record.get("entropies")),
         steps=tuple(steps),
     )
 

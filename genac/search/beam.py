@@ -93,8 +93,10 @@ def grow(
         for k in range(branch)
     ]
     ended, going = [b for b, _ in tasks if b.finish], [task for task in tasks if not task[0].finish]
-    asked = [step_request(search, prompts[b.problem] + b.ids, b, seed, stops) for b, seed in going]
-    completions = search.actor.sampler.generate(asked)
+    requests = [
+        step_request(search, prompts[b.problem] + b.ids, b, seed, stops) for b, seed in going
+    ]
+    completions = search.actor.sampler.generate(requests)
     grown = [
         extend(search, b, c, stops)
         for (b, _), c in zip(going, completions, strict=True)
@@ -133,8 +135,8 @@ def step_request(search: Searcher, ids: Ids, beam: Beam, seed: int, stops: Ids) 
     """One more segment, within what is left of the response's limit."""
     room = search.rollout.max_completion_length - len(beam.ids)
     limit = room if stops else min(room, search.states.window)
-    asked = request(search.actor, search.rollout, ids, limit, seed)
-    return replace(asked, line_ids=stops)
+    new_request = request(search.actor, search.rollout, ids, limit, seed)
+    return replace(new_request, line_ids=stops)
 
 
 def extend(search: Searcher, beam: Beam, more: Completion, stops: Ids) -> Beam:
@@ -166,10 +168,10 @@ def ask(
         for i in due
     ]
     estimates = search.judge.estimate(states, step=-1) if states else []
-    found = list(grown)
+    results = list(grown)
     for i, estimate in zip(due, estimates, strict=True):
-        found[i] = replace(grown[i], value=estimate.value)
-    return found
+        results[i] = replace(grown[i], value=estimate.value)
+    return results
 
 
 def keep(beams: Sequence[Beam], width: int) -> list[Beam]:
@@ -179,10 +181,10 @@ def keep(beams: Sequence[Beam], width: int) -> list[Beam]:
 
 
 def by_problem(beams: Sequence[Beam], count: int) -> list[list[Beam]]:
-    found: list[list[Beam]] = [[] for _ in range(count)]
+    results: list[list[Beam]] = [[] for _ in range(count)]
     for beam in beams:
-        found[beam.problem].append(beam)
-    return found
+        results[beam.problem].append(beam)
+    return results
 
 
 def as_rollout(

@@ -63,8 +63,8 @@ def draw(search: Searcher, problems: Sequence[Problem], n: int) -> list[list[Can
         derive_seed(search.seed, "search", p, g) for p in range(len(problems)) for g in range(n)
     ]
     rollouts = sample(search.actor, search.rollout, [blind(p) for p in problems], seeds)
-    found = [Candidate(r) for r in rollouts]
-    return [found[i : i + n] for i in range(0, len(found), n)]
+    results = [Candidate(r) for r in rollouts]
+    return [results[i : i + n] for i in range(0, len(results), n)]
 
 
 def judged(

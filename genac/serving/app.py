@@ -30,7 +30,8 @@ MESSAGES = 1024  # chat messages of all items of a request
 class Limits:
     """What one client may ask for, and how much may wait."""
 
-    max_batch: int = 64  # items x thoughts of a request, and thoughts side by side in the engine
+    # items x rationales of a request, and rationales side by side in the engine
+    max_batch: int = 64
     max_characters: int = 20_000  # of problem + partial response of one item
     max_queued: int = 32  # requests that wait; the next one gets 429
     seconds: float = 60.0  # from arrival to answer; then 504
@@ -88,14 +89,14 @@ class ScoreItem(Strict):
 class ScoreOne(ScoreItem):
     """A request about one partial response."""
 
-    thoughts: int | None = Field(default=None, ge=1, lt=2**31)
+    rationales: int | None = Field(default=None, ge=1, lt=2**31)
 
 
 class ScoreMany(Strict):
     """A request about several, judged together."""
 
     items: Annotated[list[ScoreItem], Field(min_length=1)]
-    thoughts: int | None = Field(default=None, ge=1, lt=2**31)
+    rationales: int | None = Field(default=None, ge=1, lt=2**31)
 
 
 def create_app(
@@ -129,7 +130,7 @@ def create_app(
     app.add_middleware(Guard, bounds=bounds)
     app.add_middleware(HostGuard, bound=host, also=names)
     _failures(app)
-    _score(app, worker, critic.thoughts, limits)
+    _score(app, worker, critic.rationales, limits)
 
     @app.get("/health")
     async def health() -> Response:
@@ -158,29 +159,31 @@ def _failures(app: FastAPI) -> None:
 
 
 def _score(app: FastAPI, worker: Worker, usual: int, limits: Limits) -> None:
-    """`usual` is the number of thoughts per item where a request names none."""
+    """`usual` is the number of rationales per item where a request names none."""
 
     @app.post("/score")
-    async def score(asked: ScoreOne | ScoreMany) -> Response:
+    async def score(queries: ScoreOne | ScoreMany) -> Response:
         """One judgement, or {"judgements": [...]} for a request with `items`."""
-        many = isinstance(asked, ScoreMany)
-        items: list[ScoreItem] = list(asked.items) if isinstance(asked, ScoreMany) else [asked]
-        thoughts = asked.thoughts or usual
-        if problem := beyond(items, thoughts, limits):
+        many = isinstance(queries, ScoreMany)
+        items: list[ScoreItem] = (
+            list(queries.items) if isinstance(queries, ScoreMany) else [queries]
+        )
+        rationales = queries.rationales or usual
+        if problem := beyond(items, rationales, limits):
             return refusal(413, problem)
-        found = await judgements(worker, [i.item() for i in items], thoughts, limits)
-        if isinstance(found, Response):
-            return found
-        replies = [asdict(j) for j in found]
+        result = await judgements(worker, [i.item() for i in items], rationales, limits)
+        if isinstance(result, Response):
+            return result
+        replies = [asdict(j) for j in result]
         return JSON({"judgements": replies} if many else replies[0])
 
 
 async def judgements(
-    worker: Worker, items: list[Item], thoughts: int, limits: Limits
+    worker: Worker, items: list[Item], rationales: int, limits: Limits
 ) -> list[Judgement] | Response:
     """The judgements, or the refusal that says why there are none."""
     try:
-        waiting = worker.submit(items, thoughts)
+        waiting = worker.submit(items, rationales)
         return await asyncio.wait_for(asyncio.wrap_future(waiting), limits.seconds)
     except Full:
         return refusal(
@@ -200,11 +203,11 @@ async def judgements(
         return refusal(500, f"the critic failed ({type(error).__name__}); see the server's log")
 
 
-def beyond(items: list[ScoreItem], thoughts: int, limits: Limits) -> str:
+def beyond(items: list[ScoreItem], rationales: int, limits: Limits) -> str:
     """Which limit a request passes; empty where none."""
-    if len(items) * thoughts > limits.max_batch:
+    if len(items) * rationales > limits.max_batch:
         return (
-            f"{len(items)} items x {thoughts} thoughts is more than {limits.max_batch}; "
+            f"{len(items)} items x {rationales} rationales is more than {limits.max_batch}; "
             "split the request"
         )
     messages = sum(item.messages for item in items)

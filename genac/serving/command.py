@@ -18,28 +18,28 @@ from genac.serving.app import Limits, create_app
 
 def serve(arguments: Sequence[str]) -> None:
     """Loads the critic and serves it until interrupted."""
-    asked = parser().parse_args(list(arguments))
-    limits = Limits(asked.max_batch, asked.max_characters, asked.max_queued, asked.timeout)
+    args = parser().parse_args(list(arguments))
+    limits = Limits(args.max_batch, args.max_characters, args.max_queued, args.timeout)
     critic = Critic.from_pretrained(
-        asked.critic,
-        device=asked.device,
-        precision=asked.precision,
-        threads=asked.threads,
-        batch_size=asked.max_batch,
+        args.critic,
+        device=args.device,
+        precision=args.precision,
+        threads=args.threads,
+        batch_size=args.max_batch,
     )
-    if not is_loopback(asked.host):
+    if not is_loopback(args.host):
         print(
-            f"genac serve: {asked.host} can be reached from outside and the endpoint asks nobody "
+            f"genac serve: {args.host} can be reached from outside and the endpoint asks nobody "
             "who they are; put it behind a proxy that does",
             file=sys.stderr,
         )
-    app = create_app(critic, critic.describe(), limits, asked.host, asked.allow_host)
-    print(f"serving {asked.critic} on http://{in_url(asked.host)}:{asked.port}", flush=True)
+    app = create_app(critic, critic.describe(), limits, args.host, args.allow_host)
+    print(f"serving {args.critic} on http://{in_url(args.host)}:{args.port}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
         uvicorn.run(
             app,
-            host=asked.host,
-            port=asked.port,
+            host=args.host,
+            port=args.port,
             log_level="warning",
             http=Impatient,
             ws="none",
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
         help="further name that clients or a proxy call the server by (may be repeated)",
     )
     p.add_argument("--port", type=int, default=8077)
-    p.add_argument("--max-batch", type=int, default=usual.max_batch, help="items x thoughts")
+    p.add_argument("--max-batch", type=int, default=usual.max_batch, help="items x rationales")
     p.add_argument("--max-characters", type=int, default=usual.max_characters, help="per item")
     p.add_argument("--max-queued", type=int, default=usual.max_queued, help="waiting requests")
     p.add_argument("--timeout", type=float, default=usual.seconds, help="seconds per request")

@@ -23,8 +23,8 @@ class Judge(Protocol):
     """What the worker needs of `genac.Critic`."""
 
     @property
-    def thoughts(self) -> int:
-        """Thoughts per item where a request names no number."""
+    def rationales(self) -> int:
+        """Rationales per item where a request names no number."""
         ...
 
     def prompt(self, problem: Prompt, partial: str, success_rate: float | None = None) -> Ids:
@@ -32,7 +32,7 @@ class Judge(Protocol):
         ...
 
     def judge(
-        self, prompts: Sequence[Ids], seeds: Sequence[int], thoughts: int | None = None
+        self, prompts: Sequence[Ids], seeds: Sequence[int], rationales: int | None = None
     ) -> list[Judgement]:
         """One judgement per prompt."""
         ...
@@ -53,12 +53,12 @@ class Job:
     """One request: its items, and where its judgements are awaited."""
 
     items: tuple[Item, ...]
-    thoughts: int
+    rationales: int
     done: Future[list[Judgement]] = field(default_factory=Future)
 
     @property
     def rows(self) -> int:
-        return len(self.items) * self.thoughts
+        return len(self.items) * self.rationales
 
 
 class Full(Exception):
@@ -74,7 +74,7 @@ class Unfit(ValueError):
 
 
 class Worker:
-    """Judges jobs in the order they come, up to `max_batch` thoughts of items at a time."""
+    """Judges jobs in the order they come, up to `max_batch` rationales of items at a time."""
 
     def __init__(self, critic: Judge, max_batch: int, max_queued: int) -> None:
         self.critic, self.max_batch = critic, max_batch
@@ -105,7 +105,7 @@ class Worker:
     def queued(self) -> int:
         return self._waiting.qsize()
 
-    def submit(self, items: Sequence[Item], thoughts: int | None) -> Future[list[Judgement]]:
+    def submit(self, items: Sequence[Item], rationales: int | None) -> Future[list[Judgement]]:
         """A future of the items' judgements; Full where too many requests wait already.
 
         The future raises Unfit for an item that cannot be judged, and what the engine raised where
@@ -113,7 +113,7 @@ class Worker:
         """
         if self.ending or not self.alive:
             raise Stopped
-        job = Job(tuple(items), thoughts or self.critic.thoughts)
+        job = Job(tuple(items), rationales or self.critic.rationales)
         try:
             self._waiting.put_nowait(job)
         except queue.Full:
@@ -128,7 +128,7 @@ class Worker:
             self._next.done.cancel()
 
     def _take(self) -> list[Job]:
-        """The next job, and those behind it that ask for as many thoughts and fit beside it; none
+        """The next job, and those behind it that ask for as many rationales and fit beside it; none
         where nothing came for a moment.
         """
         try:
@@ -143,7 +143,7 @@ class Worker:
             except queue.Empty:
                 return batch
             rows += job.rows
-            if job.thoughts != first.thoughts or rows > self.max_batch:
+            if job.rationales != first.rationales or rows > self.max_batch:
                 self._next = job
                 return batch
             batch.append(job)
@@ -151,14 +151,14 @@ class Worker:
     def _answer(self, batch: Sequence[Job]) -> None:
         """Judges the jobs whose clients still wait and whose items fit."""
         # False where the client gave up while the job waited.
-        wanted = [job for job in batch if job.done.set_running_or_notify_cancel()]
-        ready = [(job, found) for job in wanted if (found := self._prompts(job)) is not None]
+        expected = [job for job in batch if job.done.set_running_or_notify_cancel()]
+        ready = [(job, result) for job in expected if (result := self._prompts(job)) is not None]
         if not ready:
             return
-        prompts = [ids for _, found in ready for ids in found]
+        prompts = [ids for _, result in ready for ids in result]
         seeds = [item.seed for job, _ in ready for item in job.items]
         try:
-            judged = iter(self.critic.judge(prompts, seeds, batch[0].thoughts))
+            judged = iter(self.critic.judge(prompts, seeds, batch[0].rationales))
             answers = [[next(judged) for _ in job.items] for job, _ in ready]
         except Exception as error:  # an engine fails by nature (memory, a device): clients are told
             log.exception("a batch of %d prompts could not be judged", len(prompts))

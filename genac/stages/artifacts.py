@@ -12,7 +12,9 @@ from genac.runs.manifest import DONE, require, write_done
 from genac.runs.store import Run, environment, stable_hash
 
 
-def ensure(root: str | Path, stage: str, key: dict[str, Any], build: Callable[[Run], None]) -> Path:
+def build_once(
+    root: str | Path, stage: str, key: dict[str, Any], build: Callable[[Run], None]
+) -> Path:
     """The folder root/stage-HASH; `build` fills it unless it is finished already.
 
     A half-built folder is handed to `build` again, which resumes from its own checkpoints. Where
@@ -50,7 +52,7 @@ def require_stage(folder: Path) -> None:
     require(folder, ("",), f"delete the folder {folder}: the same command makes it again")
 
 
-def adopt(run: Run, stage_folder: Path) -> None:
+def import_metrics(run: Run, stage_folder: Path) -> None:
     """Copies a stage's metrics and alarms into the run that uses it, once and with their times."""
     source = Run.open(stage_folder)
     rows = source.metrics()

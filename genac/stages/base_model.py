@@ -97,9 +97,9 @@ def example(cfg: RunConfig, task: Task, tokenizer: Any, index: int, step: int) -
         clean = step < stage.clean_fraction * stage.steps
         body = task.demonstration(problem, rng, 0.0 if clean else stage.fault_rate)
     ids = (*prompt, *tokenizer.encode(body, add_special_tokens=False), tokenizer.eos_token_id)
-    mask = np.zeros(len(ids), np.float32)
-    mask[len(prompt) :] = 1.0
-    return Sample(ids=tuple(ids), mask=mask, loss="sft")
+    weights = np.zeros(len(ids), np.float32)
+    weights[len(prompt) :] = 1.0
+    return Sample(ids=tuple(ids), weights=weights, loss="sft")
 
 
 def partial_response(task: Task, problem: Problem, rng: random.Random) -> str:

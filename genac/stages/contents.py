@@ -44,11 +44,11 @@ def contents(values: RunConfig | Mapping[str, Any]) -> dict[str, str]:
     for place, name in places(values):
         if place[-1] == "model_name_or_path":
             require_saved(Path(name).expanduser())
-            found = model_digest(name)
+            results = model_digest(name)
         else:
-            found = data_digest(name)
-        if found:
-            result[label(place)] = found
+            results = data_digest(name)
+        if results:
+            result[label(place)] = results
     for name, file in reward_files(values.get("task", {}).get("reward") or "").items():
         result[f"{REWARD}/{name}"] = digest(file)
     return result

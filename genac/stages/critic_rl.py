@@ -70,12 +70,12 @@ class CriticRLInputs(StageInputs):
         reads = (*TASK, *own, *CRITIC, *ACTOR, *HARDWARE)
         given = Artifact.model(actor)
         defaults = (*ACTOR_DEFAULTS, "critic.generative.value_samples")
-        asked = critic_class(cfg.critic.kind).needs_traces
+        queries = critic_class(cfg.critic.kind).needs_traces
         return cls(
             *stage_config(cfg, reads, on_actor(cfg, given), defaults),
             Artifact.model(start),
             given,
-            template(cfg.critic.generative.prompt).hash if asked else None,
+            template(cfg.critic.generative.prompt).hash if queries else None,
         )
 
 

@@ -25,7 +25,7 @@ from genac.config.stages import NOT_ASKED, Section
 from genac.rollout import World
 from genac.runs.store import Run, stable_hash
 from genac.runtime import Hardware
-from genac.stages.artifacts import ensure
+from genac.stages.artifacts import build_once
 from genac.stages.contents import contents, model_key, with_contents
 from genac.stages.setup import Setup, make_world
 
@@ -115,7 +115,9 @@ class StageInputs:
 
     def folder(self, build: Callable[[Self, Run], None]) -> Path:
         """The stage's folder; `build` fills it unless it is finished."""
-        return ensure(self.cfg.stages.folder, self.stage, self.key, lambda run: build(self, run))
+        return build_once(
+            self.cfg.stages.folder, self.stage, self.key, lambda run: build(self, run)
+        )
 
     def setup(self, with_world: bool = True) -> Setup:
         """What the stage's models are built from. Without a world where it never acts."""

@@ -51,7 +51,7 @@ def train(
     reference: Runtime | None,
     config_hash: str,
 ) -> Loop:
-    """Runs (or resumes) the joint stage in `run`; the loop it returns holds the cost account."""
+    """Runs (or resumes) the joint stage in `run`; the loop it returns holds the cost summary."""
     cfg, world = setup.cfg, setup.world
     check(cfg)
     models = {"actor": actor} | ({"critic": critic.runtime} if critic.runtime else {})
@@ -103,8 +103,8 @@ def with_reference(samples: Sequence[Sample], reference: Runtime | None) -> list
     """Adds the frozen reference's log-probabilities, for the KL term."""
     if reference is None or not samples:
         return list(samples)
-    found = reference.learner.logprobs(samples)
-    return [replace(s, ref_logprobs=r) for s, r in zip(samples, found, strict=True)]
+    result = reference.learner.logprobs(samples)
+    return [replace(s, ref_logprobs=r) for s, r in zip(samples, result, strict=True)]
 
 
 def publish(actor: Runtime, critic: Critic, version: int, probe: tuple[int, ...]) -> float:

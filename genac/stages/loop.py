@@ -131,7 +131,7 @@ class Loop:
         return self._decode(ids, skip_special_tokens=False)
 
     def _critic_exact(self, ids: Sequence[int]) -> str:
-        assert self.critic is not None and self.critic.runtime is not None  # only it has thoughts
+        assert self.critic is not None and self.critic.runtime is not None  # only it has rationales
         return self.critic.runtime.tokenizer.decode(list(ids))
 
     def save(self, step: int) -> None:
@@ -151,13 +151,13 @@ class Loop:
 def require_progress(run: Run, stage: str) -> dict[str, Entry]:
     """What the newest checkpoint of a stage recorded of the run's folder; ValueError where a file
     is not as it was then. Of a log the lines since then may differ."""
-    found = checkpoint.complete(run.checkpoints / stage)
-    if not found:
+    result = checkpoint.complete(run.checkpoints / stage)
+    if not result:
         return {}
-    files = entries(checkpoint.saved_state(found[-1]), found[-1] / "state.json")
+    files = entries(checkpoint.saved_state(result[-1]), result[-1] / "state.json")
     for name, reason in damaged(run.path, files, growing=True).items():
         raise ValueError(
-            f"{run.path / name} {reason}, says {found[-1] / 'state.json'}; restore it, or delete "
+            f"{run.path / name} {reason}, says {result[-1] / 'state.json'}; restore it, or delete "
             f"it and {run.checkpoints / stage} to train that stage from its start"
         )
     return files

@@ -13,7 +13,7 @@ from typing import Any
 
 from genac.config.run import RunConfig
 from genac.critics import critic_class
-from genac.evals.critic import brief, evaluate_critic, floors
+from genac.evals.critic import brief, evaluate_critic, trivial_baselines
 from genac.evals.ground_truth import Panel, revalue
 from genac.evals.policy import evaluate_policy
 from genac.hub.model_cards import write_cards
@@ -22,7 +22,7 @@ from genac.runs.files import alone, sweep
 from genac.runs.store import Run, environment
 from genac.runtime import Runtime
 from genac.stages import base_model, critic_rl, joint, sft
-from genac.stages.artifacts import adopt
+from genac.stages.artifacts import import_metrics
 from genac.stages.contents import contents
 from genac.stages.finish import (
     config_hash,
@@ -36,7 +36,7 @@ from genac.stages.loop import require_progress
 from genac.stages.panels import fixed_panel
 from genac.stages.setup import Setup, prepared_config, require_fitting, save_critic
 from genac.stages.traces import endpoint, synthesize
-from genac.tasks import account
+from genac.tasks import row_counts
 from genac.ui.report.document import write_report
 
 
@@ -87,7 +87,7 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str) -> None:
     # 1 the stages before joint training, each skipped when its output exists
     ready = prepare(early)
     for folder in ready.folders:
-        adopt(run, folder)
+        import_metrics(run, folder)
     # 2 where we start
     actor = setup.actor(ready.actor)
     before = evaluate_policy(
@@ -103,7 +103,7 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str) -> None:
     after = evaluate_policy(actor, setup.world, cfg.evaluate.num_problems, cfg.evaluate.num_samples)
     if panel is not None and critic.learns:
         later = revalue(panel, actor, early.world, cfg.evaluate.panel_continuations)
-        report["after_joint"] = brief(evaluate_critic(critic, later)) | floors(later)
+        report["after_joint"] = brief(evaluate_critic(critic, later)) | trivial_baselines(later)
     # 5 keep the models and write the account
     actor.save_model(run.path / "actor")
     if critic.runtime is not None:
@@ -117,7 +117,7 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str) -> None:
             "success_after": after.as_dict(),
             "pass_at_k": after.pass_at_k,
             "critic": report,
-            "data": account(setup.world.task),
+            "data": row_counts(setup.world.task),
             "config_hash": name,
             "versions": environment(),
             "wall_seconds": time.perf_counter() - started,
@@ -153,8 +153,8 @@ def prepare_until(cfg: RunConfig, verb: str) -> Path | str:
     """Runs the stages up to the one named by a command-line verb; returns what that stage made, or
     the plan of a dry run."""
     cfg = prepared_config(cfg)
-    asked = cfg.stages.synthesize
-    dry = verb == "synthesize" and asked.oracle == "endpoint" and asked.endpoint.dry_run
+    queries = cfg.stages.synthesize
+    dry = verb == "synthesize" and queries.oracle == "endpoint" and queries.endpoint.dry_run
     if not dry:
         endpoint.check(cfg)
     setup = Setup.of(cfg)
@@ -182,11 +182,11 @@ def prepare_until(cfg: RunConfig, verb: str) -> Path | str:
 def critic_report(
     setup: Setup, ready: Prepared, actor: Runtime, panel: Panel | None, success: float
 ) -> dict[str, Any]:
-    """The critic of each stage on the fixed panel, beside the floors."""
+    """The critic of each stage on the fixed panel, beside the trivial baselines."""
     if panel is None or ready.critic is None:
         return {}
     stages = {"untrained": ready.critic_start, "sft": ready.critic_sft, "rl": ready.critic}
-    report: dict[str, Any] = floors(panel)
+    report: dict[str, Any] = trivial_baselines(panel)
     scores = {
         name: stage_score(setup, path, actor, panel, success)
         for name, path in stages.items()

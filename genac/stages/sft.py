@@ -105,9 +105,9 @@ def trace_sample(critic: GenerativeCritic, trace: Trace) -> Sample:
     limit = critic.room if critic.cfg.too_long == "truncate" else None
     prompt = critic.prompts.render_ids(problem_of(trace), trace.partial_ids, context, limit)
     ids = (*prompt, *completion_ids(critic, trace.reasoning, trace.score))
-    mask = np.zeros(len(ids), np.float32)
-    mask[len(prompt) :] = 1.0
-    return Sample(ids=ids, mask=mask, loss="sft")
+    weights = np.zeros(len(ids), np.float32)
+    weights[len(prompt) :] = 1.0
+    return Sample(ids=ids, weights=weights, loss="sft")
 
 
 def completion_ids(critic: GenerativeCritic, reasoning: str, score: int) -> tuple[int, ...]:

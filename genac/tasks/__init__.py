@@ -26,9 +26,9 @@ TASKS: dict[str, Callable[..., Any]] = {
 }
 
 
-def account(task: Task) -> dict[str, Any]:
+def row_counts(task: Task) -> dict[str, Any]:
     """What a task of data says of its rows (sizes, rows left out); empty for a generated one."""
-    return task.account() if isinstance(task, FileTask) else {}
+    return task.row_counts() if isinstance(task, FileTask) else {}
 
 
 def make_task(cfg: TaskConfig, seed: int, **overrides: Any) -> Task:

@@ -38,8 +38,8 @@ class FileTask:
     which is shuffled anew. `instruction` is written behind the last message of the user, `system`
     before the first message.
     Training rows whose prompt holds a problem of a source in `decontaminate` or of `heldout`, or is
-    held by one, are left out; `account` says how many. `overlong`: a run refuses prompts beyond the
-    context by their rows ("refuse"), or leaves them out ("skip").
+    held by one, are left out; `row_counts` says how many. `overlong`: a run refuses prompts beyond
+    the context by their rows ("refuse"), or leaves them out ("skip").
     """
 
     path: str
@@ -66,32 +66,32 @@ class FileTask:
         self._score = load_reward(self.reward or "match")
         self._problems: dict[str, list[Problem]] = {split: [] for split in SPLITS}
         self._removed: dict[str, int] = {}
-        found = list(self._read(self.path, self.split, self.name))
+        results = list(self._read(self.path, self.split, self.name))
         against = {name: problem_texts(name) for name in self.decontaminate}
         if self.heldout is not None:
-            asked = list(self._read(self.heldout, self.heldout_split, f"{self.name}-heldout"))
-            self._problems["heldout"] = [self._dressed(p) for p in asked]
-            against["heldout"] = [asked_text(problem.prompt) for problem in asked]
-        found = self._clean(found, against)
-        for problem in found:
+            queries = list(self._read(self.heldout, self.heldout_split, f"{self.name}-heldout"))
+            self._problems["heldout"] = [self._dressed(p) for p in queries]
+            against["heldout"] = [asked_text(problem.prompt) for problem in queries]
+        results = self._clean(results, against)
+        for problem in results:
             drawn = hash_fraction(problem.question) < self.heldout_fraction
             split = "heldout" if drawn and self.heldout is None else "train"
             self._problems[split].append(self._dressed(problem))
 
     def _read(self, path: str, split: str | None, name: str) -> Iterable[Problem]:
-        found = rows(path, split, self.config if path == self.path else None)
+        result = rows(path, split, self.config if path == self.path else None)
         known = SOURCES.get(path)
-        names = columns(found[0], path, self.prompt_column, self.answer_column, known)
-        for number, row in enumerate(found, 1):
+        names = columns(result[0], path, self.prompt_column, self.answer_column, known)
+        for number, row in enumerate(result, 1):
             yield self._problem(f"{name}-{number}", f"row {number} of {path!r}", row, *names)
 
-    def _clean(self, found: list[Problem], against: dict[str, list[str]]) -> list[Problem]:
+    def _clean(self, results: list[Problem], against: dict[str, list[str]]) -> list[Problem]:
         """Without the problems that other sources hold, which are counted."""
         for name, texts in against.items():
-            both = shared([asked_text(problem.prompt) for problem in found], texts)
-            found = [problem for i, problem in enumerate(found) if i not in both]
+            both = shared([asked_text(problem.prompt) for problem in results], texts)
+            results = [problem for i, problem in enumerate(results) if i not in both]
             self._removed[name] = len(both)
-        return found
+        return results
 
     def without(self, names: Collection[str]) -> FileTask:
         """The task without the problems of these ids, which are counted as `overlong`."""
@@ -103,7 +103,7 @@ class FileTask:
         task._removed = self._removed | {"overlong": len(names)}
         return task
 
-    def account(self) -> dict[str, Any]:
+    def row_counts(self) -> dict[str, Any]:
         """How many problems each split holds, and how many were left out, by whose they are."""
         sizes = {split: len(problems) for split, problems in self._problems.items()}
         return {"path": self.path, **sizes, "removed": dict(self._removed)}
@@ -222,9 +222,9 @@ class FileTask:
 def problem_texts(name: str) -> list[str]:
     """The prompts of a source ("NAME", or "NAME@SPLIT"), whatever its answers are called."""
     source, _, split = name.partition("@")
-    found = rows(source, split or None)
-    column, _ = columns(found[0] | {"answer": ""}, source, None, None, SOURCES.get(source))
-    return [asked_text(chat(row[column]) or "") for row in found]
+    result = rows(source, split or None)
+    column, _ = columns(result[0] | {"answer": ""}, source, None, None, SOURCES.get(source))
+    return [asked_text(chat(row[column]) or "") for row in result]
 
 
 def asked_text(prompt: str | list[Message]) -> str:

@@ -15,9 +15,9 @@ Words = tuple[str, ...]
 def shared(problems: Sequence[str], others: Sequence[str]) -> set[int]:
     """Indices of the problems that hold one of the others' texts, or are held by one: either may
     be wrapped in instructions."""
-    inside, mine = Overlap(others), Overlap(problems)
-    found = {i for i, text in enumerate(problems) if any(True for _ in inside.held_by(text))}
-    return found.union(*(mine.held_by(text) for text in others))
+    inside, own = Overlap(others), Overlap(problems)
+    results = {i for i, text in enumerate(problems) if any(True for _ in inside.held_by(text))}
+    return results.union(*(own.held_by(text) for text in others))
 
 
 class Overlap:
@@ -27,19 +27,19 @@ class Overlap:
         self._words = [words(text) for text in texts]
         self._whole: dict[Words, list[int]] = defaultdict(list)
         self._by_opening: dict[Words, list[int]] = defaultdict(list)
-        for index, found in enumerate(self._words):
-            self._whole[found].append(index)
-            if len(found) > OPENING:
-                self._by_opening[found[:OPENING]].append(index)
+        for index, result in enumerate(self._words):
+            self._whole[result].append(index)
+            if len(result) > OPENING:
+                self._by_opening[result[:OPENING]].append(index)
 
     def held_by(self, text: str) -> Iterator[int]:
         """Indices of the texts that `text` holds; one of up to OPENING words must be all of it."""
-        found = words(text)
-        yield from self._whole.get(found, ())
-        for start in range(len(found) - OPENING):
-            for index in self._by_opening.get(found[start : start + OPENING], ()):
+        result = words(text)
+        yield from self._whole.get(result, ())
+        for start in range(len(result) - OPENING):
+            for index in self._by_opening.get(result[start : start + OPENING], ()):
                 candidate = self._words[index]
-                if found[start : start + len(candidate)] == candidate:
+                if result[start : start + len(candidate)] == candidate:
                     yield index
 
 

@@ -72,7 +72,7 @@ def rows(name: str, split: str | None = None, config: str | None = None) -> list
     if path.suffix in READERS:
         if split or config:
             raise ValueError(f"{name!r} is a file: split and config belong to data sets; drop them")
-        found = read_file(path)
+        result = read_file(path)
     elif path.is_file() or (  # owner/name.v1 is a data set
         path.suffix and name.count("/") != 1 and not path.is_dir()
     ):
@@ -81,11 +81,11 @@ def rows(name: str, split: str | None = None, config: str | None = None) -> list
             f"name a data set: {sorted(SOURCES)} or owner/name on the hub"
         )
     else:
-        found = from_hub(name, split, config)
-    if not found:
+        result = from_hub(name, split, config)
+    if not result:
         raise ValueError(f"{name!r} has no rows; write at least one")
     try:
-        return [from_verl(plain(row)) for row in found]
+        return [from_verl(plain(row)) for row in result]
     except RecursionError as error:
         raise ValueError(
             f"{name!r} holds values that are nested too deeply; flatten them"
@@ -111,19 +111,19 @@ def from_hub(name: str, split: str | None, config: str | None) -> list[Row]:
     config = config or (known.config if known else None)
     try:
         saved = [Path(place) / name for name in ("state.json", "dataset_dict.json")]
-        found: Any = (
+        result: Any = (
             datasets.load_from_disk(place)
             if any(file.exists() for file in saved)
             else datasets.load_dataset(place, config, split=split)
         )
-        chosen = found[split] if isinstance(found, datasets.DatasetDict) else found
+        chosen = result[split] if isinstance(result, datasets.DatasetDict) else result
         # As a table: neither the format that it was saved with nor pictures that nobody reads.
         return table_rows(chosen.with_format("arrow").iter(AT_ONCE), repr(place))
     except Exception as error:  # whatever the library, the network or a missing file raises
-        wanted = f"{place!r}" + (f", configuration {config!r}" if config else "")
+        expected = f"{place!r}" + (f", configuration {config!r}" if config else "")
         reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
         raise ValueError(
-            f"data set {wanted}, split {split!r} could not be loaded ({reason:.200}); without a "
+            f"data set {expected}, split {split!r} could not be loaded ({reason:.200}); without a "
             "network, give task.path a local copy: a .jsonl or .parquet file, or a folder written "
             "by dataset.save_to_disk()"
         ) from error
@@ -144,13 +144,13 @@ def named(known: Source | None, which: str) -> list[str]:
 
 
 def _column(row: Row, where: str, which: str, candidates: Sequence[str]) -> str:
-    found = next((c for c in candidates if c in row), None)
-    if found is None:
+    result = next((c for c in candidates if c in row), None)
+    if result is None:
         raise ValueError(
             f"row 1 of {where!r} has no {candidates[0]!r}, only {list(row)}; set "
             f"task.options.{which}_column to the name that the data use"
         )
-    return found
+    return result
 
 
 def from_verl(row: Row) -> Row:

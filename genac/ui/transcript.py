@@ -111,7 +111,7 @@ def markdown(one: Trajectory, tokens: bool = False) -> str:
             lines += ["", "The critic's reasoning before it:", "", *_block(step.rationale)]
     for index, step in enumerate(one.steps if tokens else ()):
         lines += _tokens(f"The actor's tokens of step {index + 1}", one.tokens_of(step))
-        lines += _tokens(f"The critic's before step {index + 1}", step.thought_tokens())
+        lines += _tokens(f"The critic's before step {index + 1}", step.drawn_rationale())
     if one.problems:
         lines += ["", "## Not shown", "", *(f"- Note: {inline(p)}" for p in one.problems)]
     return "\n".join(lines) + "\n"
@@ -174,10 +174,10 @@ def _row(one: Trajectory, step: Step, tokens: bool) -> str:
     change = signed(step.change) + (" largest fall" if worst else "")
     written = f"<pre style='{PRE}'>{esc(step.text)}</pre>"
     reasoning = f"<pre style='{PRE}'>{esc(step.rationale)}</pre>"
-    if tokens and (found := one.tokens_of(step)):
-        written += _folded("tokens", found)
-    if tokens and (found := step.thought_tokens()):
-        reasoning += _folded("tokens", found)
+    if tokens and (result := one.tokens_of(step)):
+        written += _folded("tokens", result)
+    if tokens and (result := step.drawn_rationale()):
+        reasoning += _folded("tokens", result)
     cells = (
         f'<td style="{CELL}{paint}">{"<b>" * known}{esc(shown(step))}{"</b>" * known}</td>',
         f'<td style="{CELL}">{written}</td>',

@@ -40,9 +40,9 @@ def barriers(page: Any) -> list[tuple[str, list[str]]]:
     page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     page.wait_for_timeout(500)
     page.evaluate(AXE.read_text())
-    found = page.evaluate("axe.run().then((found) => found.violations)")
+    result = page.evaluate("axe.run().then((found) => found.violations)")
     return [
         (v["id"], [node["html"][:120] for node in v["nodes"]][:4])
-        for v in found
+        for v in result
         if v["impact"] in ("serious", "critical")
     ]

@@ -97,11 +97,11 @@ def test_what_an_actor_wrote_runs_nowhere(one, visit):
 def test_a_tooltip_names_step_values_interval_and_alarm(one, visit):
     page = visit(one)
     figure = page.query_selector(LEAD)
-    told = hover(page, figure, 0.1)  # the alarm fired at step 3 of 60
+    answer = hover(page, figure, 0.1)  # the alarm fired at step 3 of 60
     steps = [hover(page, figure, 0.05 + 0.005 * i) for i in range(20)]
     assert any("step" in text and "reward in training" in text for text in steps)
     assert any("▲ alarm advantage_gap" in text for text in steps)
-    assert "before training" in hover(page, figure, 0.04) or told
+    assert "before training" in hover(page, figure, 0.04) or answer
     evaluated = [hover(page, figure, 0.33 + 0.005 * i) for i in range(30)]
     assert any("held-out success: 0.5 [0.4, 0.6]" in text for text in evaluated)
 

@@ -171,8 +171,8 @@ def numbers(page: Any, fold: str = "#fold-actor") -> list[str]:
 
 def paint(page: Any) -> list[str]:
     """The colour behind each of the actor's tokens."""
-    found = "[...document.querySelectorAll('#fold-actor .token')].map((t) => t.style.background)"
-    return page.evaluate(found)
+    result = "[...document.querySelectorAll('#fold-actor .token')].map((t) => t.style.background)"
+    return page.evaluate(result)
 
 
 def test_tokens_show_probability_or_entropy(page, address):

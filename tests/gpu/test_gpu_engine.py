@@ -35,67 +35,68 @@ def engine_on(device: torch.device, model: Any, **options: Any) -> LocalEngine:
     return engine
 
 
-def alike(found: list[Completion], wanted: list[Completion], atol: float = CLOSE) -> None:
-    for one, other in zip(found, wanted, strict=True):
+def alike(results: list[Completion], expected: list[Completion], atol: float = CLOSE) -> None:
+    for one, other in zip(results, expected, strict=True):
         same(one, other, atol)
-        assert (one.forked is None) == (other.forked is None)
-        if one.forked is not None:
-            np.testing.assert_allclose(one.forked, other.forked, atol=atol)
+        assert (one.probe_probs is None) == (other.probe_probs is None)
+        if one.probe_probs is not None:
+            np.testing.assert_allclose(one.probe_probs, other.probe_probs, atol=atol)
 
 
 @pytest.mark.parametrize("name", [*FAST, *SLOW])
 def test_greedy(name, device):
     model = random_model((FAST | SLOW)[name])
-    asked = [replace(r, temperature=0.0, top_p=1.0) for r in requests_of()]
-    alike(engine_on(device, model).generate(asked), engine_of(model, CONTEXT).generate(asked))
+    queries = [replace(r, temperature=0.0, top_p=1.0) for r in requests_of()]
+    alike(engine_on(device, model).generate(queries), engine_of(model, CONTEXT).generate(queries))
 
 
-@pytest.mark.parametrize("fold", [0, 10_000])
+@pytest.mark.parametrize("inline", [0, 10_000])
 @pytest.mark.parametrize("rows", [3, 32])
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma", "gpt_neox"])
-def test_sampled_with_shared_trunks_forks_and_rows_that_enter(
-    name, rows, fold, device, monkeypatch
+def test_sampled_with_shared_prefixes_probes_and_rows_that_enter(
+    name, rows, inline, device, monkeypatch
 ):
-    """fold: the length up to which a trunk is copied into its rows."""
+    """inline: the length up to which a shared prefix is copied into its rows."""
     model = random_model((FAST | SLOW)[name])
-    wanted = engine_of(model, CONTEXT).generate(requests_of())
-    monkeypatch.setattr(local, "FOLD_BELOW", fold)
+    expected = engine_of(model, CONTEXT).generate(requests_of())
+    monkeypatch.setattr(local, "INLINE_PREFIX_BELOW", inline)
     engine = engine_on(device, model, max_rows=rows)
-    alike(engine.generate(requests_of()), wanted)
-    alike(engine.generate(requests_of()[::-1]), wanted[::-1])  # whatever the first call left behind
+    alike(engine.generate(requests_of()), expected)
+    # whatever the first call left behind
+    alike(engine.generate(requests_of()[::-1]), expected[::-1])
 
 
 def test_stop_strings(device, tiny_model, tokenizer):
     pieces = ("=", "+", "3", "a=")
-    asked = [
+    requests = [
         Request(tuple(tokenizer.encode(text)), 24, seed=i, stop=pieces[: 1 + i % 4])
         for i, text in enumerate(("a+3>", "b*7 c-8>", "a+3 b*7>", "c>"))
     ]
-    found, wanted = (
-        e.generate(asked)
+    result, expected = (
+        e.generate(requests)
         for e in (
             engine_on(device, tiny_model, tokenizer=tokenizer),
             engine_of(tiny_model, CONTEXT, tokenizer=tokenizer),
         )
     )
-    alike(found, wanted)
-    assert {c.finish for c in wanted} >= {"stop"}
+    alike(result, expected)
+    assert {c.finish for c in expected} >= {"stop"}
 
 
 def test_new_weights_and_a_rest_in_main_memory(device):
     """What was kept of the old weights must not be used any more."""
     old, new = (random_model(FAST["qwen3"], seed) for seed in (0, 1))
-    engine, asked = engine_on(device, old), requests_of()
-    before = engine.generate(asked)
-    engine.rest()
+    engine, queries = engine_on(device, old), requests_of()
+    before = engine.generate(queries)
+    engine.sleep()
     weights = engine.decoder
     assert weights is not None and weights.head.device.type == "cpu"
-    engine.wake()
+    engine.wake_up()
     assert weights.head.device.type == device.type
-    alike(engine.generate(asked), before, atol=1e-6)
+    alike(engine.generate(queries), before, atol=1e-6)
     engine.publish(copy.deepcopy(new).to(device), 1)
-    after = engine.generate(asked)
-    alike(after, engine_of(new, CONTEXT).generate(asked))
+    after = engine.generate(queries)
+    alike(after, engine_of(new, CONTEXT).generate(queries))
     assert [c.ids for c in after] != [c.ids for c in before]
 
 
@@ -108,16 +109,16 @@ def calm_model() -> Any:
 def test_in_bf16_probabilities_are_close(device):
     """One token each, so that no rounded draw leads the two to other texts."""
     model, rng = calm_model(), np.random.default_rng(0)
-    trunk = tuple(rng.integers(3, VOCAB, 40).tolist())
-    asked = [
-        Request((*trunk[:cut], 5), 1, seed=i, temperature=0.0, watch_ids=tuple(range(VOCAB)))
+    prefix = tuple(rng.integers(3, VOCAB, 40).tolist())
+    requests = [
+        Request((*prefix[:cut], 5), 1, seed=i, temperature=0.0, token_prob_ids=tuple(range(VOCAB)))
         for i, cut in enumerate((4, 12, 33, 40, 40))
     ]
-    found = engine_on(device, model, dtype=torch.bfloat16).generate(asked)
-    wanted = engine_of(model, CONTEXT).generate(asked)
-    for one, other in zip(found, wanted, strict=True):
-        assert np.isfinite(one.logprobs).all() and np.isfinite(one.watched).all()
-        np.testing.assert_allclose(np.log(one.watched), np.log(other.watched), atol=0.1)
+    result = engine_on(device, model, dtype=torch.bfloat16).generate(requests)
+    expected = engine_of(model, CONTEXT).generate(requests)
+    for one, other in zip(result, expected, strict=True):
+        assert np.isfinite(one.logprobs).all() and np.isfinite(one.token_probs).all()
+        np.testing.assert_allclose(np.log(one.token_probs), np.log(other.token_probs), atol=0.1)
 
 
 def test_in_bf16_texts_are_finite_and_repeat(device):
@@ -146,5 +147,5 @@ def test_no_draw_falls_on_a_token_without_mass(rows, device):
 def test_draws_follow_the_distribution(device):
     p = torch.tensor([[0.5, 0.0, 0.3, 0.2]], device=device).expand(20_000, 4).contiguous()
     uniform = (torch.arange(20_000, device=device) + 0.5) / 20_000
-    found = torch.bincount(draw(p, uniform), minlength=4).cpu() / 20_000
-    np.testing.assert_allclose(found.numpy(), [0.5, 0.0, 0.3, 0.2], atol=2e-4)
+    result = torch.bincount(draw(p, uniform), minlength=4).cpu() / 20_000
+    np.testing.assert_allclose(result.numpy(), [0.5, 0.0, 0.3, 0.2], atol=2e-4)

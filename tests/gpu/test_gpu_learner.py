@@ -75,11 +75,11 @@ def gradients(learner: Learner) -> dict[str, torch.Tensor]:
     return {n: p.grad.detach().float().cpu() for n, p in named if p.grad is not None}
 
 
-def apart(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
+def apart(result: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
     """How far two gradients are from each other, as a share of their size."""
-    assert found.keys() == wanted.keys() and found
-    gap = sum(float((found[n] - wanted[n]).square().sum()) for n in wanted)
-    return (gap / sum(float(g.square().sum()) for g in wanted.values())) ** 0.5
+    assert result.keys() == expected.keys() and result
+    gap = sum(float((result[n] - expected[n]).square().sum()) for n in expected)
+    return (gap / sum(float(g.square().sum()) for g in expected.values())) ** 0.5
 
 
 def said(learner: Learner, kind: str, samples: list[Any]) -> list[np.ndarray]:
@@ -95,8 +95,8 @@ def test_losses_gradients_and_what_is_said_afterwards(kind, lengths, device, att
     here, there = (learner_on(d, model, kind) for d in ("cpu", device))
     for one, other in zip(said(there, kind, samples), said(here, kind, samples), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
-    wanted, found = here.learn(samples, 0), there.learn(samples, 0)
-    assert found == pytest.approx(wanted, rel=1e-3, abs=1e-5)
+    expected, result = here.learn(samples, 0), there.learn(samples, 0)
+    assert result == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert apart(gradients(there), gradients(here)) < 1e-3
     for one, other in zip(said(there, kind, samples), said(here, kind, samples), strict=True):
         # Where a gradient is next to nothing, Adam's first step may go either way.
@@ -127,8 +127,8 @@ def test_under_bf16_autocast(kind, checkpointed, device, attention):
     model, samples = model_for(kind), trained_on(kind, LONG)
     here = learner_on("cpu", model, kind)
     there = learner_on(device, model, kind, bf16=True, gradient_checkpointing=checkpointed)
-    wanted, found = here.learn(samples, 0), there.learn(samples, 0)
-    assert found["loss"] == pytest.approx(wanted["loss"], rel=0.05, abs=0.02)
+    expected, result = here.learn(samples, 0), there.learn(samples, 0)
+    assert result["loss"] == pytest.approx(expected["loss"], rel=0.05, abs=0.02)
     assert apart(gradients(there), gradients(here)) < 0.1
     for one, other in zip(said(there, kind, samples), said(here, kind, samples), strict=True):
         np.testing.assert_allclose(one, other, atol=0.15)
@@ -164,16 +164,16 @@ def test_an_optimizer_saved_there_goes_on_here_and_back(device, tmp_path):
     there.learn(samples, 0)
     there.save(tmp_path / "optimizer.pt")
     weights = {n: p.detach().cpu() for n, p in there.model.state_dict().items()}
-    found = []
+    results = []
     for where in ("cpu", device):
         learner = learner_on(where, model, "sft")
         learner.model.load_state_dict(weights)
         learner.load(tmp_path / "optimizer.pt")
         assert learner.steps == 1
-        found.append(learner.learn(samples, 1))
-        found.append(learner.learn(samples, 2))
-    assert found[2] == pytest.approx(found[0], rel=1e-3)
-    assert found[3] == pytest.approx(found[1], rel=1e-3)
+        results.append(learner.learn(samples, 1))
+        results.append(learner.learn(samples, 2))
+    assert results[2] == pytest.approx(results[0], rel=1e-3)
+    assert results[3] == pytest.approx(results[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

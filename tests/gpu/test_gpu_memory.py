@@ -119,10 +119,10 @@ def test_weights_gradients_and_moments(device):
     learner.learn([Sample(ids, np.ones(len(ids), np.float32), "sft")], 0)
     held = meter.now() - meter.before  # gradients stay until the next step
     demand = demand_of(model, device, 0, 256)
-    wanted = demand.held - engine_weights(model, device)
-    print(f"held: estimated {wanted / MIB:.0f} MiB, measured {held / MIB:.0f} MiB")
+    expected = demand.held - engine_weights(model, device)
+    print(f"held: estimated {expected / MIB:.0f} MiB, measured {held / MIB:.0f} MiB")
     if meter.counts:
-        assert held == pytest.approx(wanted, rel=0.05, abs=64 * MIB)
+        assert held == pytest.approx(expected, rel=0.05, abs=64 * MIB)
 
 
 def engine_weights(model: Any, device: torch.device) -> int:
@@ -152,9 +152,9 @@ def test_rest_frees_the_weights_and_waking_brings_them_back(device):
     first = engine.generate(requests_of(2, 8))
     weights = engine_weights(model, torch.device("cuda"))
     meter.start()
-    engine.rest()
+    engine.sleep()
     freed = meter.before - meter.now()
-    engine.wake()
+    engine.wake_up()
     assert engine.generate(requests_of(2, 8))[0].ids == first[0].ids
     if meter.counts:
         assert freed > 0.9 * weights, f"{freed / MIB:.0f} of {weights / MIB:.0f} MiB were freed"
@@ -168,5 +168,5 @@ def test_what_training_leaves_in_torchs_cache_counts_as_free(device):
     del block
     assert torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device) >= 2**30
     # Other processes may test on the same GPU meanwhile: both are asked at once.
-    found, unused = free_memory(device), torch.cuda.mem_get_info(device)[0]
-    assert found - unused > 0.75 * 2**30
+    result, unused = free_memory(device), torch.cuda.mem_get_info(device)[0]
+    assert result - unused > 0.75 * 2**30

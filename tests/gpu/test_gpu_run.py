@@ -57,16 +57,16 @@ def test_all_stages_and_the_saved_critic(run, precision, device):
     stages = {line["stage"] for line in done.metrics()}
     assert "joint" in stages and done.summary()
     places = [(device.type, precision), (device.type, "fp32"), ("cpu", "fp32")]
-    found = [
+    result = [
         Critic.from_pretrained(done.path / "critic", device=where, precision=how).score(
-            PROBLEM, PARTIAL, thoughts=4
+            PROBLEM, PARTIAL, rationales=4
         )
         for where, how in places
     ]
-    assert all(len(judged.thoughts) == 4 for judged in found)
-    # In one precision the device changes nothing; another rounds thoughts elsewhere.
-    assert found[1].thoughts == found[2].thoughts
-    assert found[1].value == pytest.approx(found[2].value, abs=CLOSE)
+    assert all(len(judged.rationales) == 4 for judged in result)
+    # In one precision the device changes nothing; another rounds rationales elsewhere.
+    assert result[1].rationales == result[2].rationales
+    assert result[1].value == pytest.approx(result[2].value, abs=CLOSE)
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "vineppo", "grpo", "rloo"])
@@ -92,12 +92,12 @@ def test_a_run_that_was_interrupted_goes_on(run, algorithm, tmp_path):
     (whole.path / "summary.json").unlink()
     again = run("fp32", algorithm=algorithm)
     assert [e["step"] for e in again.events("resumed")] == [2]
-    for found, wanted in zip(results(again, "joint"), results(kept, "joint"), strict=True):
-        assert found.keys() == wanted.keys()
-        for key, value in wanted.items():
+    for result, expected in zip(results(again, "joint"), results(kept, "joint"), strict=True):
+        assert result.keys() == expected.keys()
+        for key, value in expected.items():
             if isinstance(value, float):
                 value = pytest.approx(value, rel=CLOSE, abs=CLOSE)
-            assert found[key] == value, key
+            assert result[key] == value, key
     assert weights(again).keys() == weights(kept).keys()
 
 

@@ -71,8 +71,8 @@ def genac(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
             code = main(arguments)
         except SystemExit as stop:  # the option parser's own way out
             code = stop.code if isinstance(stop.code, int) else 1
-        found = capsys.readouterr()
-        return Answer(code, " ".join(found.out.split()), " ".join(found.err.split()))
+        result = capsys.readouterr()
+        return Answer(code, " ".join(result.out.split()), " ".join(result.err.split()))
 
     return call
 

@@ -59,8 +59,8 @@ def test_the_critics_card_asks_it_with_plain_transformers_as_genac_does(run, mon
     critic = Critic.from_pretrained(run.path / "critic", device="cpu")
     for problem, partial in [("3 a+4>", "a+4=7\n"), ("3 a+4>", ""), ("3 <eos>a+4>", "</answer>")]:
         assert tuple(names["prompt_ids"](problem, partial)) == critic.prompt(problem, partial)
-    value, thought = names["score"]("3 a+4>", "a+4=7\n")
-    assert thought and (value is None or 0 <= value <= 1)
+    value, rationale = names["score"]("3 a+4>", "a+4=7\n")
+    assert rationale and (value is None or 0 <= value <= 1)
 
 
 def test_the_actors_card_runs(run, monkeypatch, capsys):
@@ -76,11 +76,11 @@ def test_generate(run, genac: Callable[..., Answer], refused: Callable[..., str]
         arguments = ("--search", search, "--n", "3", "--json", "--heldout", "2")
         answer = genac("generate", str(run.path), *arguments)
         assert answer.code == 0, answer
-        found = [json.loads(line) for line in answer.out.replace("} {", "}\n{").splitlines()]
-        assert len(found) == 2 and all(row["response"] for row in found)
-        rows.append(found)
-    assert all(row["value"] is None for found in rows[:2] for row in found)
-    assert any(row["value"] is not None for found in rows[2:] for row in found)
+        results = [json.loads(line) for line in answer.out.replace("} {", "}\n{").splitlines()]
+        assert len(results) == 2 and all(row["response"] for row in results)
+        rows.append(results)
+    assert all(row["value"] is None for results in rows[:2] for row in results)
+    assert any(row["value"] is not None for results in rows[2:] for row in results)
     plain = genac("generate", str(run.path / "actor"), "3 a+4>", "--max-tokens", "9")
     assert plain.code == 0 and plain.out.startswith("--- 3 a+4>")
     folder = ("--critic", str(run.path / "critic"))
@@ -107,16 +107,16 @@ def test_generate(run, genac: Callable[..., Answer], refused: Callable[..., str]
 
 
 def test_eval_search(run, genac: Callable[..., Answer], refused: Callable[..., str]):
-    asked = ("eval", "search", str(run.path), "--n", "2", "--problems", "6")
-    answer = genac(*asked)
+    queries = ("eval", "search", str(run.path), "--n", "2", "--problems", "6")
+    answer = genac(*queries)
     assert answer.code == 0, answer
-    found = json.loads((run.path / "search.json").read_text())
-    rows = {row["method"]: row for row in found["rows"]}
+    result = json.loads((run.path / "search.json").read_text())
+    rows = {row["method"]: row for row in result["rows"]}
     assert rows["oracle"]["success"] >= max(
         rows[m]["success"] for m in ("majority", "best-of-n, last", "weighted, end")
     )
     assert rows["majority"]["critic_tokens"] == 0 < rows["beam"]["critic_tokens"]
-    for row in found["rows"]:
+    for row in result["rows"]:
         assert row["tokens"] == pytest.approx(row["actor_tokens"] + row["critic_tokens"])
         if row["critic_tokens"]:
             # The vote it is set beside never had less to spend.
@@ -124,14 +124,14 @@ def test_eval_search(run, genac: Callable[..., Answer], refused: Callable[..., s
             assert vote["tokens"] >= row["tokens"] and vote["n"] >= 2 and vote["funded"]
             assert vote["gain"] == pytest.approx(row["success"] - vote["success"])
     assert "| best-of-n, last | 2 |" in (run.path / "search.md").read_text()
-    first = found
-    assert genac(*asked).code == 0
+    first = result
+    assert genac(*queries).code == 0
     assert json.loads((run.path / "search.json").read_text()) == first  # seeded, without clocks
     other = shutil.copytree(run.path, run.path.parent / "other")
     both = genac("eval", "search", str(run.path), str(other), "--n", "2", "--problems", "4")
     assert "the mean over runs" in both.out and "| run | other | mean |" in both.out
-    assert genac(*asked, "--shift", "longer", "--thoughts", "3").code == 0
-    assert "names the shifts ['longer']" in refused(*asked, "--shift", "other")
+    assert genac(*queries, "--shift", "longer", "--rationales", "3").code == 0
+    assert "names the shifts ['longer']" in refused(*queries, "--shift", "other")
     assert "at least 2" in refused("eval", "search", str(run.path), "--n", "1")
 
 

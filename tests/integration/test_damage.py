@@ -169,14 +169,14 @@ def failures(
             continue
         if (answer.code, left) == (should[verb][0].code, should[verb][1]):
             continue
-        said = f"{answer.out} {answer.err} {left if verb == 'report' else ''}"
-        if answer.code not in (0, 2) or "Traceback" in said:
+        text = f"{answer.out} {answer.err} {left if verb == 'report' else ''}"
+        if answer.code not in (0, 2) or "Traceback" in text:
             wrong.append(f"{where}: {answer}")
-        elif (answer.code == 0 and verb in ("train", "eval")) or file.name not in said:
+        elif (answer.code == 0 and verb in ("train", "eval")) or file.name not in text:
             parts = (
                 [k for k in left or () if left[k] != should[verb][1][k]] if verb == "train" else ""
             )
-            wrong.append(f"{where}: not named, another result {parts}: {said[-300:]}")
+            wrong.append(f"{where}: not named, another result {parts}: {text[-300:]}")
     return wrong
 
 

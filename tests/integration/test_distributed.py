@@ -129,14 +129,14 @@ def samples(loss: str, count: int = 5) -> list[Sample]:
     """Sequences of different lengths, some of which begin alike."""
     draw = np.random.default_rng(0)
     shared = tuple(draw.integers(5, 300, 6).tolist())
-    found = []
+    result = []
     for index in range(count):
         own = tuple(draw.integers(5, 300, 4 + 5 * index).tolist())
         ids = shared + own if index % 2 else own
-        mask = np.ones(len(ids), np.float32)
+        weights = np.ones(len(ids), np.float32)
         targets = draw.random(len(ids)).astype(np.float32) if loss == "value" else None
-        found.append(Sample(ids=ids, mask=mask, loss=loss, targets=targets))
-    return found
+        result.append(Sample(ids=ids, weights=weights, loss=loss, targets=targets))
+    return result
 
 
 def seen(runtime: Runtime, given: list[Sample]) -> list[np.ndarray]:
@@ -165,8 +165,8 @@ def test_every_kind_of_model_learns_on_two_processes_as_on_one(
     for step in range(2):
         for a, b in zip(seen(one, given), seen(two, given), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
-        told = one.learner.learn(given, step)
-        assert two.learner.learn(given, step) == pytest.approx(told, rel=1e-5)
+        answer = one.learner.learn(given, step)
+        assert two.learner.learn(given, step) == pytest.approx(answer, rel=1e-5)
     assert one.fingerprint() != a_model(family, ONE, **options).fingerprint()
     for runtime, name in ((one, "one"), (two, "two")):
         runtime.save_model(tmp_path / name)
@@ -206,9 +206,9 @@ def test_new_weights_reach_every_engine_and_only_when_published(
     assert two.sampler.generate(requests(1))[0].ids == before[0].ids
     for runtime in (one, two):
         runtime.publish(1)
-    after, wanted = two.sampler.generate(requests(7)), one.sampler.generate(requests(7))
-    assert [c.ids for c in after] == [c.ids for c in wanted] != [c.ids for c in before]
-    for a, b in zip(after, wanted, strict=True):
+    after, expected = two.sampler.generate(requests(7)), one.sampler.generate(requests(7))
+    assert [c.ids for c in after] == [c.ids for c in expected] != [c.ids for c in before]
+    for a, b in zip(after, expected, strict=True):
         np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
         np.testing.assert_allclose(a.entropies, b.entropies, atol=1e-4)
     assert two.sampler.version == two.version == 1
@@ -218,11 +218,11 @@ def test_new_weights_reach_every_engine_and_only_when_published(
 
 def test_a_model_that_nobody_holds_is_freed_on_the_workers(family: str) -> None:
     kept, other = a_model(family, TWO), a_model(family, TWO)
-    number = other.link.number  # pyright: ignore
+    number = other.handle.number  # pyright: ignore
     del other
     assert kept.sampler.generate(requests(1))
     with pytest.raises(KeyError, match=str(number)):
-        kept.link.pool.call("fingerprint", [(number,)] * 2)  # pyright: ignore
+        kept.handle.pool.call("fingerprint", [(number,)] * 2)  # pyright: ignore
 
 
 def test_an_error_of_a_worker_is_raised_here_and_the_next_call_starts_anew(family: str) -> None:
@@ -236,7 +236,7 @@ def test_an_error_of_a_worker_is_raised_here_and_the_next_call_starts_anew(famil
 
 def test_a_dead_worker_ends_the_others_and_is_named(family: str) -> None:
     model = a_model(family, TWO)
-    pids = model.link.pool.pids  # pyright: ignore
+    pids = model.handle.pool.pids  # pyright: ignore
     os.kill(pids[1], signal.SIGKILL)
     # The other worker waits for it in a collective operation that never ends.
     with pytest.raises(ChildProcessError, match=r"worker process 1 of 2 died \(signal SIGKILL"):
@@ -320,22 +320,25 @@ def dying(call: Callable[..., Any]) -> Callable[..., Any]:
     return counted
 
 
-def test_forks_reach_the_workers(family: str) -> None:
+def test_probes_reach_the_workers(family: str) -> None:
     one, two = a_model(family, ONE), a_model(family, TWO)
     critic = GenerativeCritic(
         two, two, GenerativeConfig(max_new_tokens=8, readout="expected"), seed=0
     )
     assert critic.scores is not None and critic.scores.one is not None
-    plain = [replace(r, watch_ids=critic.scores.ids) for r in requests(7)]
+    plain = [replace(r, token_prob_ids=critic.scores.ids) for r in requests(7)]
     written = [c.ids for c in one.sampler.generate(plain)]
-    # A random model writes no score, so the fork is told by heart: another first token.
-    fork = functools.partial(operator.getitem, dict.fromkeys(written, (0, critic.scores.one)))
-    asked = [replace(request, fork=fork) for request in plain]
-    for a, b in zip(one.sampler.generate(asked), two.sampler.generate(asked), strict=True):
-        assert a.ids == b.ids and a.forked is not None and b.forked is not None
-        np.testing.assert_allclose(a.forked, b.forked, atol=1e-5)
-    # The critic's own fork arrives too, and says the same there.
+    # A random model writes no score, so the probe is told by heart: another first token.
+    probe = functools.partial(operator.getitem, dict.fromkeys(written, (0, critic.scores.one)))
+    queries = [replace(request, probe=probe) for request in plain]
+    for a, b in zip(one.sampler.generate(queries), two.sampler.generate(queries), strict=True):
+        assert a.ids == b.ids and a.probe_probs is not None and b.probe_probs is not None
+        np.testing.assert_allclose(a.probe_probs, b.probe_probs, atol=1e-5)
+    # The critic's own probe arrives too, and says the same there.
     answer = tuple(two.tokenizer.encode("a<answer>7</answer>", add_special_tokens=False))
     there = pickle.loads(pickle.dumps(critic.reader))
     assert there(answer) == critic.reader(answer) is not None
-    assert two.sampler.generate([replace(r, fork=critic.reader) for r in plain])[0].forked is None
+    assert (
+        two.sampler.generate([replace(r, probe=critic.reader) for r in plain])[0].probe_probs
+        is None
+    )

@@ -47,10 +47,10 @@ def result(file: Path) -> dict[str, Any]:
     text = run_experiment(file)
     name = Path(yaml.safe_load(file.read_text())["results"])
     assert text.strip() in name.with_suffix(".md").read_text()
-    found = json.loads(name.with_suffix(".json").read_text())
-    assert found["command"].startswith("python -m paper") and found["seeds"]
-    assert {row["verdict"] for row in found["rows"]} <= {"agrees", "disagrees", "undecided", "-"}
-    return found
+    results = json.loads(name.with_suffix(".json").read_text())
+    assert results["command"].startswith("python -m paper") and results["seeds"]
+    assert {row["verdict"] for row in results["rows"]} <= {"agrees", "disagrees", "undecided", "-"}
+    return results
 
 
 def test_every_plan_of_the_repository_can_be_read():
@@ -87,10 +87,12 @@ METHODS = {
 
 
 def test_regime(folder):
-    found = result(micro_plan(folder, "regime", seeds=[0, 1], regimes={"one": {}}, methods=METHODS))
-    row = found["regimes"]["one"]
+    results = result(
+        micro_plan(folder, "regime", seeds=[0, 1], regimes={"one": {}}, methods=METHODS)
+    )
+    row = results["regimes"]["one"]
     assert set(row["settings"]["grpo"]) == {"grpo,learning_rate=0.001", "grpo,learning_rate=0.002"}
-    assert found["gain_of_exact_values"]["one"] == row["gain"]["final"]
+    assert results["gain_of_exact_values"]["one"] == row["gain"]["final"]
     assert len(row["gain"]["final"]["values"]) == 2
 
 
@@ -121,11 +123,11 @@ def test_approximation(folder):
         },
         predictors=["oracle", "actor_likelihood", "hindsight", "rate"],
     )  # fmt: skip
-    found = result(file)
-    assert set(found["mse_ratio_by_shift"]) == {"none", "longer"}
-    assert set(found["critics"]) >= {"generative", "sft", "head", "exact labels", "oracle"}
-    assert set(found["top1_by_pool"]["none"]) == {"2", "4", "8", "16"}
-    assert len(found["tuning"]["grid"]) == 3
+    results = result(file)
+    assert set(results["mse_ratio_by_shift"]) == {"none", "longer"}
+    assert set(results["critics"]) >= {"generative", "sft", "head", "exact labels", "oracle"}
+    assert set(results["top1_by_pool"]["none"]) == {"2", "4", "8", "16"}
+    assert len(results["tuning"]["grid"]) == 3
 
 
 def test_downstream(folder):
@@ -138,14 +140,14 @@ def test_downstream(folder):
         columns={"same": {}, "two": {"min_steps": 2}}, against="grpo", ours="genac",
         rivals={"GRPO": "grpo"}, ppo_forms=["exact"], pairs=[["again", "genac"]],
     )  # fmt: skip
-    found = result(file)
-    assert set(found["rl_final_success"]) == set(methods)
-    row = found["methods"]["genac"]
+    results = result(file)
+    assert set(results["rl_final_success"]) == set(methods)
+    row = results["methods"]["genac"]
     assert set(row["columns"]) == {"same", "two"} and set(row["at_equal"]) >= {"tokens", "seconds"}
     assert len(row["critic"]["bias"]) == 3
-    values = [found["rl_final_success"][m]["values"] for m in ("again", "genac")]
+    values = [results["rl_final_success"][m]["values"] for m in ("again", "genac")]
     mean = sum(a - b for a, b in zip(*values, strict=True)) / 2
-    claims = {r["claim"]: r["ours"] for r in found["rows"]}
+    claims = {r["claim"]: r["ours"] for r in results["rows"]}
     assert (
         f"difference {mean:.3f} ["
         in claims["(ours) again above genac in final success at equal samples"]
@@ -183,9 +185,9 @@ def test_icc(folder):
     file = micro_plan(
         folder, "icc", overrides=PANEL, actors={"base": {}, "trained": trained}, critic={}
     )
-    found = result(file)
-    assert set(found["icc"]) == {"untrained", "oracle", "SFT", "SFT + RL"}
-    assert set(found["actors"]) == {"base", "trained"}
+    results = result(file)
+    assert set(results["icc"]) == {"untrained", "oracle", "SFT", "SFT + RL"}
+    assert set(results["actors"]) == {"base", "trained"}
 
 
 @pytest.mark.slow
@@ -200,9 +202,9 @@ def test_sizes(folder):
         },
         critics={"generative": {"algorithm": "genac"}, "head": {"algorithm": "ppo"}},
     )
-    found = result(file)["by_size"]
-    sizes = [found["generative"][s]["parameters"] for s in ("small", "large")]
-    assert sizes[0] < sizes[1] and set(found) == {"generative", "head"}
+    results = result(file)["by_size"]
+    sizes = [results["generative"][s]["parameters"] for s in ("small", "large")]
+    assert sizes[0] < sizes[1] and set(results) == {"generative", "head"}
 
 
 def test_representation(folder):
@@ -215,9 +217,9 @@ def test_representation(folder):
             "progress": {"name": "exact", "states": "faultless", "options": {"noise": 0.1}},
         },
     )  # fmt: skip
-    found = result(file)
-    assert set(found["table"]["maps"]) == {"generative", "depth 1"}
-    assert found["control_gap"]["progress"]["best head"] == "depth 1"
+    results = result(file)
+    assert set(results["table"]["maps"]) == {"generative", "depth 1"}
+    assert results["control_gap"]["progress"]["best head"] == "depth 1"
 
 
 @pytest.mark.slow
@@ -227,16 +229,16 @@ def test_ablation(folder):
         "sampled": {"critic": {"generative": {"readout": "sampled"}}},
     }
     file = micro_plan(folder, "ablation", overrides=PANEL, whole="improved", variants=variants)
-    found = result(file)
-    assert set(found["ablation"]) == set(variants)
-    assert found["ablation"]["improved"]["mse_minus_whole"]["value"] == 0.0
+    results = result(file)
+    assert set(results["ablation"]) == set(variants)
+    assert results["ablation"]["improved"]["mse_minus_whole"]["value"] == 0.0
 
 
 @pytest.mark.slow
 def test_compute(folder):
     small = ["--quick", "--repeats", "1", "--hidden", "32", "--layers", "1", "--heads", "2"]
-    short = ["--response", "32", "--states", "4", "--thought", "8", "--threads", "1"]
-    found = result(micro_plan(folder, "compute", arguments=small + short, recipes={}))
-    cost = found["cost_relative_to_ppo"]["reference shape"]
+    short = ["--response", "32", "--states", "4", "--rationale", "8", "--threads", "1"]
+    results = result(micro_plan(folder, "compute", arguments=small + short, recipes={}))
+    cost = results["cost_relative_to_ppo"]["reference shape"]
     assert cost["ppo"]["tokens"]["value"] == cost["ppo"]["seconds"]["value"] == 1.0
     assert cost["vineppo"]["flops"]["value"] > 1.0

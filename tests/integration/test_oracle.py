@@ -74,8 +74,8 @@ def traces_of(folder: Path) -> list[Trace]:
 
 
 def only(folder: Path, pattern: str) -> Path:
-    (found,) = folder.glob(pattern)
-    return found
+    (result,) = folder.glob(pattern)
+    return result
 
 
 def counts(folder: Path) -> dict[str, Any]:
@@ -104,9 +104,9 @@ def test_the_oracles_words_become_traces(
         assert all("for you alone" not in p and "success rate" in p for p in prompts)
         # what was asked is what the trace is about
         assert all(any(t.problem["prompt"] in p for p in prompts) for t in traces)
-        found = counts(folder)
-        assert found["oracle/new_answers"] == 24 and found["oracle/prompt_tokens"] == 240
-        assert found["oracle/cost"] == pytest.approx((2 * 240 + 8 * 120) / 1e6)
+        result = counts(folder)
+        assert result["oracle/new_answers"] == 24 and result["oracle/prompt_tokens"] == 240
+        assert result["oracle/cost"] == pytest.approx((2 * 240 + 8 * 120) / 1e6)
         # neither speed nor price is part of what the traces are
         faster = stage(server, folder, endpoint={"concurrency": 2, "price_input": 0.0})
         assert genac("synthesize", recipe(**faster)).code == 0 and server.count == 24
@@ -149,8 +149,8 @@ def test_filters_drop_and_count(recipe: Recipe, genac: Genac, folder: Path) -> N
         values = stage(server, folder, endpoint={"concurrency": 1, "max_retries": 1}, num_states=9)
         values["stages"]["synthesize"]["num_requests"] = 24
         assert genac("synthesize", recipe(**values)).code == 0
-    found = {k.removeprefix("dropped/"): v for k, v in counts(folder).items() if "dropped" in k}
-    assert found == {
+    result = {k.removeprefix("dropped/"): v for k, v in counts(folder).items() if "dropped" in k}
+    assert result == {
         "unanswered": 1,
         "refused": 1,
         "unparsable": 3,
@@ -168,8 +168,8 @@ def test_scores_far_from_the_continuations_are_dropped(
     with ChatServer(reasoned) as server:
         values = stage(server, folder, continuations=4, tolerance=0.3)
         assert genac("synthesize", recipe(**values)).code == 0
-    traces, found = traces_of(folder), counts(folder)
-    assert 0 < len(traces) < 24 and found["dropped/disagrees"] == 24 - len(traces)
+    traces, result = traces_of(folder), counts(folder)
+    assert 0 < len(traces) < 24 and result["dropped/disagrees"] == 24 - len(traces)
     assert all(abs(t.score / 10 - t.target) <= 0.3 + 1e-9 for t in traces)
     assert {round(4 * t.target, 6) % 1 for t in traces} == {0.0}  # means of four outcomes
 
@@ -258,9 +258,9 @@ def test_a_critic_that_can_score_keeps_its_own_words(
     traces = read_traces(made_now / "traces.jsonl")
     assert traces and all(t.reasoning.strip() and "<answer>" not in t.reasoning for t in traces)
     assert all(t.score == int(10 * t.target + 0.5) for t in traces)
-    found = Run.open(made_now).metrics("synthesize")[0]
-    dropped = sum(v for k, v in found.items() if k.startswith("dropped/"))
-    assert found["bare"] == 0 and dropped == found["candidates"] - len(traces) > 0
+    result = Run.open(made_now).metrics("synthesize")[0]
+    dropped = sum(v for k, v in result.items() if k.startswith("dropped/"))
+    assert result["bare"] == 0 and dropped == result["candidates"] - len(traces) > 0
 
 
 @pytest.mark.parametrize(
@@ -307,22 +307,22 @@ def test_zero_shot_critics_beside_the_runs_own(
         name = f"openai:wise@{server.url}"
         plan = genac("eval", "critic", str(run.path), name, *sizes, "--dry-run")
         assert plan.code == 0 and server.count == 0
-        wanted = int(re.findall(r"(\d+) requests", plan.out)[0])
+        expected = int(re.findall(r"(\d+) requests", plan.out)[0])
         answer = genac("eval", "critic", str(run.path), name, *sizes)
-        assert answer.code == 0 and server.count == wanted > 0
+        assert answer.code == 0 and server.count == expected > 0
         cells = json.loads((run.path / "critics.json").read_text())["in distribution"]
-        assert cells[name]["parse_rate"] == 1.0 and cells[name]["new_answers"] == wanted
+        assert cells[name]["parse_rate"] == 1.0 and cells[name]["new_answers"] == expected
         assert set(cells) == {str(run.path), name}
         endpoint = tmp_path / "judge.yaml"
         endpoint.write_text(f"base_url: {server.url}\nmodel: wise\napi_key_env: ORACLE_KEY\n")
         assert genac("eval", "critic", str(run.path), str(endpoint), *sizes).code == 0
-        assert server.count == wanted  # the same model at the same settings: answered already
+        assert server.count == expected  # the same model at the same settings: answered already
         endpoint.write_text(f"base_url: {server.url}\nmodell: wise\n")
         assert "modell" in refused("eval", "critic", str(run.path), str(endpoint))
         assert "openai:MODEL@URL" in refused("eval", "critic", str(run.path), "openai:wise")
         away = "openai:wise@https://api.example.com/v1"
         assert "api_key_env" in refused("eval", "critic", str(run.path), away)
-        assert server.count == wanted
+        assert server.count == expected
 
 
 def test_the_usual_oracles_keep_their_stage_folders(recipe: Recipe) -> None:

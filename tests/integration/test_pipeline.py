@@ -211,9 +211,9 @@ def test_the_run_folder(run_micro: Runs, micro: Callable[..., Values]) -> None:
     assert {"step_text", "value", "advantage", "rationale", "critic_version"} <= set(estimates[0])
     assert any("<answer>" in row["rationale"] for row in estimates)
     looked_at(rollouts, estimates)
-    said = np.concatenate([row["entropies"] for row in rollouts])
+    answer = np.concatenate([row["entropies"] for row in rollouts])
     measured = run.metrics("joint")[0]["entropy"]  # by the learner, over the same tokens
-    assert said.mean() == pytest.approx(measured, abs=1e-3)  # stored with three decimals
+    assert answer.mean() == pytest.approx(measured, abs=1e-3)  # stored with three decimals
     assert all(abs(row["advantage"]) <= 1 for row in estimates)
     summary_is_complete(run.summary())
     page = (run.path / "report.html").read_text()
@@ -272,8 +272,8 @@ def test_verbs_on_a_finished_run(
     run = run_micro(task={"shift": {"longer": {"max_steps": 3}}})
     evaluated = genac("eval", str(run.path))
     assert evaluated.code == 0
-    found = json.loads((run.path / "evaluation.json").read_text())
-    assert set(found) == {"in distribution", "longer"}
+    result = json.loads((run.path / "evaluation.json").read_text())
+    assert set(result) == {"in distribution", "longer"}
     (run.path / "report.html").unlink()
     assert genac("report", str(run.path)).code == 0
     assert (run.path / "report.html").exists()
@@ -302,5 +302,5 @@ def test_critics_against_panels(
     assert "at least 2 continuations" in refused(
         "eval", "critic", str(run.path), "--continuations", "0"
     )
-    asked = ("eval", "critic", str(run.path), str(tmp_path), *sizes)
-    assert "holds no critic.json" in refused(*asked)
+    queries = ("eval", "critic", str(run.path), str(tmp_path), *sizes)
+    assert "holds no critic.json" in refused(*queries)

@@ -85,9 +85,9 @@ def local_copy(name: str, folder: Path, model: str) -> dict[str, Any]:
 def test_the_doctor_finds_no_fault_on_the_gpu_it_is_for(
     name: str, algorithm: str, tmp_path: Path
 ) -> None:
-    wanted = read_recipe(RECIPES / f"{name}.yaml")["actor"]["model_name_or_path"]
+    expected = read_recipe(RECIPES / f"{name}.yaml")["actor"]["model_name_or_path"]
     folder = Path(save_family("qwen3", tmp_path / "model", context=40_960))
-    shape = COMMON | SHAPES[wanted]
+    shape = COMMON | SHAPES[expected]
     small = AutoConfig.from_pretrained(folder)
     Qwen3Config(
         **shape, eos_token_id=small.eos_token_id, pad_token_id=small.pad_token_id

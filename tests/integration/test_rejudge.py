@@ -37,8 +37,8 @@ def rows(run: Run, folder: str, step: int = 1) -> list[dict]:
 def test_states_are_judged_again_and_shown_side_by_side(run, genac, tmp_path: Path):
     other = tmp_path / "other"
     shutil.copytree(run.path / "critic", other)
-    said = genac("eval", "states", str(run.path), str(other), "--step", "1")
-    assert said.code == 0 and "at 1 steps (1 judged now)" in said.out, said.err
+    answer = genac("eval", "states", str(run.path), str(other), "--step", "1")
+    assert answer.code == 0 and "at 1 steps (1 judged now)" in answer.out, answer.err
     own, again = rows(run, "estimates"), rows(run, "judged/other")
     same = ("problem_id", "group", "member", "start", "end", "step_text", "reward", "state")
     assert [[r[k] for k in same] for r in own] == [[r[k] for k in same] for r in again]
@@ -52,10 +52,10 @@ def test_states_are_judged_again_and_shown_side_by_side(run, genac, tmp_path: Pa
     assert run.tables("estimates") == run.tables("judged/other") and run.judges() == ["other"]
 
     with TestClient(make_app(run)) as client:
-        found = client.get("/api/versions/joint/1/0/0", params={"start": 0}).json()
-    mine = next(r for r in again if (r["group"], r["member"], r["start"]) == (0, 0, 0))
-    assert [(s["judge"], s["step"]) for s in found] == [(None, 1), ("other", 1)]
-    assert found[1]["rationale"] == mine["rationale"] and found[1]["value"] == mine["value"]
+        result = client.get("/api/versions/joint/1/0/0", params={"start": 0}).json()
+    ours = next(r for r in again if (r["group"], r["member"], r["start"]) == (0, 0, 0))
+    assert [(s["judge"], s["step"]) for s in result] == [(None, 1), ("other", 1)]
+    assert result[1]["rationale"] == ours["rationale"] and result[1]["value"] == ours["value"]
 
 
 def test_the_actor_of_a_resumed_run_leaves_no_stale_judgements(run, genac):
@@ -66,31 +66,31 @@ def test_the_actor_of_a_resumed_run_leaves_no_stale_judgements(run, genac):
 
 def test_bad_requests_are_one_line_and_write_nothing(run, genac, tmp_path: Path):
     path = str(run.path)
-    for arguments, told in (
+    for arguments, answer in (
         ((path, path, "--step", "7"), "at step 7; it holds the steps 0, 1, 2"),
         ((path, path, "--stage", "base"), "stage 'base'; it holds the steps (none)"),
         ((path, str(tmp_path)), "holds no critic.json"),
         ((path, path, "--name", "../up"), "cannot name judgements"),
     ):
-        said = genac("eval", "states", *arguments)
-        assert said.code == 2 and told in said.err
+        reply = genac("eval", "states", *arguments)
+        assert reply.code == 2 and answer in reply.err
     assert run.judges() == []
 
 
 def test_another_critic_under_the_same_name_is_refused(run, genac, tmp_path: Path):
-    asked = ("eval", "states", str(run.path))
+    queries = ("eval", "states", str(run.path))
     name = ("--name", "mine", "--step", "0")
-    assert genac(*asked, str(run.path), *name).code == 0
-    assert "(0 judged now)" in genac(*asked, str(run.path), *name).out
+    assert genac(*queries, str(run.path), *name).code == 0
+    assert "(0 judged now)" in genac(*queries, str(run.path), *name).out
     shutil.copytree(run.path / "critic", tmp_path / "second")
-    said = genac(*asked, str(tmp_path / "second"), *name)
-    assert said.code == 2 and "what another critic said" in said.err
+    answer = genac(*queries, str(tmp_path / "second"), *name)
+    assert answer.code == 2 and "what another critic said" in answer.err
 
 
 def test_a_value_head_is_asked_where_the_prompts_can_be_rebuilt(run_micro, genac):
     run = run_micro(algorithm="ppo", credit={"granularity": "states"})
-    said = genac("eval", "states", str(run.path), str(run.path), "--name", "head", "--step", "2")
-    assert said.code == 0, said.err
+    answer = genac("eval", "states", str(run.path), str(run.path), "--name", "head", "--step", "2")
+    assert answer.code == 0, answer.err
     own, again = rows(run, "estimates", 2), rows(run, "judged/head", 2)
     assert [r["state"] for r in own] == [r["state"] for r in again]
     assert all(r["value"] is not None for r in again)
@@ -100,21 +100,21 @@ def test_checkpoints_inside_a_stage_are_critics(run, genac):
     """Two of joint training, side by side, and one of each earlier stage."""
     joint = run.path / "checkpoints" / "joint"
     for folder in ("step-000002", "step-3"):
-        said = genac("eval", "states", str(run.path), str(joint / folder), "--step", "2")
-        assert said.code == 0 and "(1 judged now)" in said.out, said.err
+        answer = genac("eval", "states", str(run.path), str(joint / folder), "--step", "2")
+        assert answer.code == 0 and "(1 judged now)" in answer.out, answer.err
     assert run.judges() == ["joint-step-000002", "joint-step-000003"]
     own, same, later = (rows(run, f, 2) for f in ("estimates", *map(run.judged, run.judges())))
     assert [r["critic_prompt"] for r in same] == [r["critic_prompt"] for r in later]
     assert [r["rationale_logprobs"] for r in same] != [r["rationale_logprobs"] for r in later]
     with TestClient(make_app(run)) as client:
-        found = client.get("/api/versions/joint/2/0/0", params={"start": 0}).json()
-    assert [state["judge"] for state in found] == [None, *run.judges()]
+        result = client.get("/api/versions/joint/2/0/0", params={"start": 0}).json()
+    assert [state["judge"] for state in result] == [None, *run.judges()]
 
     stages = Path(run.config()["stages"]["folder"])
     for stage in ("critic_sft", "critic_rl"):
         place = next(stages.glob(f"{stage}-*/checkpoints/{stage}/step-*"))
-        said = genac("eval", "states", str(run.path), str(place), "--name", stage, "--step", "2")
-        assert said.code == 0, said.err
+        answer = genac("eval", "states", str(run.path), str(place), "--name", stage, "--step", "2")
+        assert answer.code == 0, answer.err
         assert len(rows(run, f"judged/{stage}", 2)) == len(own)
 
 
@@ -126,8 +126,8 @@ def test_a_checkpoint_of_critic_sft_can_be_judged_before_that_stage_is_done(run,
     (early / "done.json").unlink()
     (place,) = early.glob("checkpoints/critic_sft/step-*")
     for name, critic in (("saved", whole / "model"), ("early", place)):
-        said = genac("eval", "states", str(run.path), str(critic), "--name", name, "--step", "1")
-        assert said.code == 0, said.err
+        answer = genac("eval", "states", str(run.path), str(critic), "--name", name, "--step", "1")
+        assert answer.code == 0, answer.err
     assert rows(run, "judged/early") == rows(run, "judged/saved")
 
 
@@ -142,29 +142,29 @@ def test_the_last_checkpoint_is_the_critic_that_was_saved(run, genac):
 
 def test_what_a_checkpoint_lacks_is_told(run, genac, tmp_path: Path):
     joint = run.path / "checkpoints" / "joint"
-    asked = ("eval", "states", str(run.path))
-    said = genac(*asked, str(joint / "step-1"))
-    assert said.code == 2 and "joint has step-000002, step-000003 (training keeps" in said.err
+    queries = ("eval", "states", str(run.path))
+    answer = genac(*queries, str(joint / "step-1"))
+    assert answer.code == 2 and "joint has step-000002, step-000003 (training keeps" in answer.err
     elsewhere = tmp_path / "away" / "step-000003"
     shutil.copytree(joint / "step-000003", elsewhere)
-    said = genac(*asked, str(elsewhere))
-    assert said.code == 2 and "nothing says how the critic in" in said.err
+    answer = genac(*queries, str(elsewhere))
+    assert answer.code == 2 and "nothing says how the critic in" in answer.err
     shutil.copytree(joint / "step-000003", joint / "kept-3")  # what training does not drop
-    assert genac(*asked, str(joint / "kept-3"), "--step", "0").code == 0
+    assert genac(*queries, str(joint / "kept-3"), "--step", "0").code == 0
     weights = joint / "step-000003" / "critic" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    said = genac(*asked, str(joint / "step-000003"))
-    assert said.code == 2 and "damaged: critic/model.safetensors" in said.err
+    answer = genac(*queries, str(joint / "step-000003"))
+    assert answer.code == 2 and "damaged: critic/model.safetensors" in answer.err
     shutil.rmtree(joint / "step-000002" / "critic")
-    said = genac(*asked, str(joint / "step-000002"))
-    assert said.code == 2 and "holds no critic: its run trains none" in said.err
+    answer = genac(*queries, str(joint / "step-000002"))
+    assert answer.code == 2 and "holds no critic: its run trains none" in answer.err
     assert run.judges() == ["joint-kept-3"]
 
 
 def test_the_value_head_of_a_checkpoint_is_asked(run_micro, genac):
     run = run_micro(algorithm="ppo", credit={"granularity": "states"})
     place = run.path / "checkpoints" / "joint" / "step-000002"
-    said = genac("eval", "states", str(run.path), str(place), "--step", "2")
-    assert said.code == 0, said.err
+    answer = genac("eval", "states", str(run.path), str(place), "--step", "2")
+    assert answer.code == 0, answer.err
     own, again = rows(run, "estimates", 2), rows(run, "judged/joint-step-000002", 2)
     assert [r["value"] for r in own] == pytest.approx([r["value"] for r in again], abs=1e-5)

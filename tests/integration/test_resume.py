@@ -111,11 +111,11 @@ def test_two_processes_never_write_into_one_run(
     with ThreadPoolExecutor(1) as pool:
         with alone(folder, inside=True):
             second = pool.submit(train, cfg)
-            said = ""
-            while f"waiting for the process that works on {folder}" not in said:
+            text = ""
+            while f"waiting for the process that works on {folder}" not in text:
                 assert not second.done(), "it did not wait"
                 time.sleep(0.05)
-                said += capsys.readouterr().err
+                text += capsys.readouterr().err
             assert not Run.exists(folder)
         assert second.result() == folder and (folder / "summary.json").exists()
 

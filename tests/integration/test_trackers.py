@@ -62,8 +62,8 @@ def test_a_sink_gets_every_line_of_every_stage(run_micro: Callable[..., Run], ke
     logged = [(m["stage"], m["step"]) for m in run.metrics()]
     assert [(stage, step) for stage, step, _ in lines] == logged
     assert {"base", "critic_sft", "joint"} <= {stage for stage, _ in logged}
-    wanted = run.metrics("joint")[1]["reward"]
-    assert next(v for s, n, v in lines if (s, n) == ("joint", 1))["reward"] == wanted
+    expected = run.metrics("joint")[1]["reward"]
+    assert next(v for s, n, v in lines if (s, n) == ("joint", 1))["reward"] == expected
 
 
 def test_a_resumed_run_goes_on_under_the_same_name(micro, kept, monkeypatch, tmp_path) -> None:
@@ -126,10 +126,10 @@ def sent(name: str, folder: Path) -> str | None:
     config = {"name": "toy", "credit": {"lam": 1.0}}
     failures: list[Any] = []
     for part in (LINES[:2], LINES[2:]):
-        found = trackers.Trackers([name], folder, config, lambda *f: failures.append(f))
+        result = trackers.Trackers([name], folder, config, lambda *f: failures.append(f))
         for line in part:
-            found.log(*line)
-        found.close()
+            result.log(*line)
+        result.close()
     assert not failures
     return json.loads((folder / "trackers.json").read_text())[name]
 
@@ -138,11 +138,11 @@ def test_tensorboard(tmp_path: Path) -> None:
     sent("tensorboard", tmp_path)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(tmp_path / "tensorboard"))
-    found.Reload()
-    assert [(e.step, e.value) for e in found.Scalars("joint/reward")] == [(0, 0.5), (1, 0.75)]
-    assert [e.value for e in found.Scalars("joint/critic/mse")] == [0.25]
-    assert "joint/bad" not in found.Tags()["scalars"]
+    result = EventAccumulator(str(tmp_path / "tensorboard"))
+    result.Reload()
+    assert [(e.step, e.value) for e in result.Scalars("joint/reward")] == [(0, 0.5), (1, 0.75)]
+    assert [e.value for e in result.Scalars("joint/critic/mse")] == [0.25]
+    assert "joint/bad" not in result.Tags()["scalars"]
 
 
 @pytest.mark.slow
@@ -159,8 +159,8 @@ def test_trackio_on_this_machine(tmp_path: Path) -> None:
 
     (file,) = (tmp_path / "trackio").rglob("genac*.db")
     rows = sqlite3.connect(file).execute("select run_name, metrics from metrics").fetchall()
-    found = [json.loads(metrics) for run, metrics in rows if run == name]
-    assert [m.get("joint/reward") for m in found] == [None, 0.5, 0.75]
+    result = [json.loads(metrics) for run, metrics in rows if run == name]
+    assert [m.get("joint/reward") for m in result] == [None, 0.5, 0.75]
 
 
 @pytest.mark.slow

@@ -128,9 +128,9 @@ def test_traces(
     traces = read_traces(done / "traces.jsonl")
     # One wording per problem is kept.
     assert {(t.reasoning, t.score) for t in traces} == {("fair\n", 7)}
-    found = Run.open(done).metrics("synthesize")[0]
-    assert found["dropped/duplicate"] == 10 - len({t.problem["id"] for t in traces})
-    assert found["oracle/answers"] == 10 and found["oracle/uncounted"] == 0
+    result = Run.open(done).metrics("synthesize")[0]
+    assert result["dropped/duplicate"] == 10 - len({t.problem["id"] for t in traces})
+    assert result["oracle/answers"] == 10 and result["oracle/uncounted"] == 0
     assert genac("sft", file).code == 0  # the critic learns from them
 
 

@@ -19,7 +19,7 @@ from genac.critics.scores import score_tokens
 from genac.models import tiny
 from genac.models.loading import load_tokenizer
 from genac.runs.store import Run
-from genac.types import Thought
+from genac.types import Rationale
 
 PARTIALS = [("3 a+4>", ""), ("3 a+4>", "a+4=7\n"), ("3 a+4>", "a+4=6\n"), ("9 a+9>", "")]
 SHORT: dict[str, Any] = {
@@ -38,14 +38,14 @@ def run(run_micro: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.Monke
         return run_micro(stages=SHORT | {"folder": str(tmp_path / "stages")})
 
 
-def distribution(model: Any, thought: Thought, digits: list[int]) -> np.ndarray:
+def distribution(model: Any, rationale: Rationale, digits: list[int]) -> np.ndarray:
     """The scores' probabilities, read from the beginning."""
 
     def following(ids: tuple[int, ...]) -> np.ndarray:
         with torch.no_grad():
             return torch.softmax(model(torch.tensor([ids])).logits[0, -1].double(), -1).numpy()
 
-    before = (*thought.prompt_ids, *thought.completion_ids[: thought.score_at])
+    before = (*rationale.prompt_ids, *rationale.completion_ids[: rationale.score_at])
     first, behind = following(before)[digits], following((*before, digits[1]))[digits]
     ends, zero = 1 - behind.sum(), behind[0]
     probs = np.append(first, first[1] * zero / (zero + ends)) / first.sum()
@@ -64,32 +64,32 @@ def test_a_run_and_its_critic(run: Run, genac: Callable[..., Answer]) -> None:
         assert sum(row["score_probs"]) == pytest.approx(1, abs=0.01)
         assert row["expected"] == pytest.approx(row["score_probs"] @ np.arange(11) / 10, abs=0.01)
     saved = Critic.from_pretrained(run.path / "critic")
-    judged = saved.score_many(PARTIALS, thoughts=4)
+    judged = saved.score_many(PARTIALS, rationales=4)
     assert all(j.value is None or j.spread is not None for j in judged)
     assert any(v is not None and round(10 * v, 6) % 1 for j in judged for v in j.values)
-    said = genac("score", str(run.path / "critic"), *PARTIALS[1])
-    assert said.code == 0 and "value" in said.out
+    answer = genac("score", str(run.path / "critic"), *PARTIALS[1])
+    assert answer.code == 0 and "value" in answer.out
     agrees_with_transformers(saved, run.path / "critic")
 
 
 def agrees_with_transformers(saved: Critic, folder: Path) -> None:
     model, critic = AutoModelForCausalLM.from_pretrained(folder).eval(), saved._critic
     prompts = [saved.prompt(*pair) for pair in PARTIALS]
-    thoughts = [t for many in critic.think(prompts, 0, 8) for t in many if t.value is not None]
+    rationales = [t for many in critic.think(prompts, 0, 8) for t in many if t.value is not None]
     digits = critic.runtime.tokenizer.convert_tokens_to_ids(list("0123456789"))
     ones = 0
-    for thought in thoughts:
-        assert thought.score_probs is not None and thought.score_at is not None
+    for rationale in rationales:
+        assert rationale.score_probs is not None and rationale.score_at is not None
         np.testing.assert_allclose(
-            thought.score_probs, distribution(model, thought, digits), atol=1e-4
+            rationale.score_probs, distribution(model, rationale, digits), atol=1e-4
         )
-        ones += thought.completion_ids[thought.score_at] == digits[1]
-    assert 0 <= ones < len(thoughts)  # most were asked beside what was written
+        ones += rationale.completion_ids[rationale.score_at] == digits[1]
+    assert 0 <= ones < len(rationales)  # most were asked beside what was written
 
 
 @pytest.mark.parametrize(("family", "split"), [("qwen3", True), ("llama", False)])
 def test_families(family: str, split: bool, tmp_path: Path) -> None:
     """Qwen's digits stand alone; the Llama tokenizer made here melts a 7 into the closing tag."""
-    found = score_tokens(load_tokenizer(save_family(family, tmp_path / family)))
-    assert (found is not None and found.one is not None) == split
-    assert split or found is None
+    result = score_tokens(load_tokenizer(save_family(family, tmp_path / family)))
+    assert (result is not None and result.one is not None) == split
+    assert split or result is None

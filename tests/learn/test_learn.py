@@ -107,8 +107,8 @@ def learns(
     def error() -> tuple[float, float]:
         estimates = [e for e in judge(1000) if e.value is not None]
         states = [e.state for e in estimates]
-        found = monte_carlo_values(actor, setup.world, states, 128, "truth")
-        truth = np.array([v.value for v in found])
+        result = monte_carlo_values(actor, setup.world, states, 128, "truth")
+        truth = np.array([v.value for v in result])
         values = np.array([e.value for e in estimates])
         return float(((values - truth) ** 2).mean()), float(truth.var())
 

@@ -115,5 +115,5 @@ def example(tokenizer: Any, task: TwoTokens, rng: random.Random) -> Sample:
         lambda: (f"{problem.text}{partial}<judge>", f"<answer>{score}</answer>"),
     ]
     prompt, body = (tokenizer.encode(text) for text in rng.choice(texts)())
-    mask = np.array([0.0] * len(prompt) + [1.0] * len(body), np.float32)
-    return Sample(ids=(*prompt, *body), mask=mask, loss="sft")
+    weights = np.array([0.0] * len(prompt) + [1.0] * len(body), np.float32)
+    return Sample(ids=(*prompt, *body), weights=weights, loss="sft")

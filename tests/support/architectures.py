@@ -190,6 +190,6 @@ def read_alone(model: Any) -> float:
 
 
 def sample(prompt: tuple[int, ...], ids: tuple[int, ...]) -> Sample:
-    mask = np.zeros(len(prompt) + len(ids), np.float32)
-    mask[len(prompt) :] = 1.0
-    return Sample(ids=prompt + ids, mask=mask, loss="sft")
+    weights = np.zeros(len(prompt) + len(ids), np.float32)
+    weights[len(prompt) :] = 1.0
+    return Sample(ids=prompt + ids, weights=weights, loss="sft")

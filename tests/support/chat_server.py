@@ -35,10 +35,10 @@ class Act:
 def completion(text: str | None, tokens: tuple[int, int] | None = (10, 5)) -> str:
     """The JSON of a chat completion."""
     message = {"role": "assistant", "content": text}
-    found: dict[str, Any] = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    result: dict[str, Any] = {"choices": [{"message": message, "finish_reason": "stop"}]}
     if tokens is not None:
-        found["usage"] = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
-    return json.dumps(found)
+        result["usage"] = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
+    return json.dumps(result)
 
 
 def says(text: str | None, tokens: tuple[int, int] | None = (10, 5)) -> Act:

@@ -16,11 +16,11 @@ LOSS = LossConfig(beta=0.1, entropy_coef=0.01)
 
 
 def requests_of() -> list[Request]:
-    """Every way to draw, to end and to share a prompt; forks."""
+    """Every way to draw, to end and to share a prompt; probes."""
     rng = np.random.default_rng(0)
-    trunk = tuple(rng.integers(3, VOCAB, 40).tolist())
-    prompts = [(*trunk[: 4 * i], 5, 6) for i in range(6)] + [trunk[:9]] * 4 + [(7,), (8, 9)]
-    fork = lambda ids: (len(ids) - 2, 4) if len(ids) > 2 else None  # noqa: E731
+    prefix = tuple(rng.integers(3, VOCAB, 40).tolist())
+    prompts = [(*prefix[: 4 * i], 5, 6) for i in range(6)] + [prefix[:9]] * 4 + [(7,), (8, 9)]
+    probe = lambda ids: (len(ids) - 2, 4) if len(ids) > 2 else None  # noqa: E731
     return [
         Request(
             prompt,
@@ -30,8 +30,8 @@ def requests_of() -> list[Request]:
             top_p=0.9 if i % 4 == 0 else 1.0,
             stop_ids=(35, 12) if i % 2 else (),
             line_ids=(11,) if i % 3 else (),
-            watch_ids=(3, 4, 5)[: i % 4],
-            fork=fork if i % 5 == 0 else None,
+            token_prob_ids=(3, 4, 5)[: i % 4],
+            probe=probe if i % 5 == 0 else None,
         )
         for i, prompt in enumerate(prompts)
     ]
@@ -42,7 +42,7 @@ def samples_of(loss: str, lengths: Sequence[int] = (12, 15, 20, 9)) -> list[Samp
     rng, out = np.random.default_rng(1), []
     for length in lengths:
         ids = (*range(3, 9), *rng.integers(3, VOCAB, length).tolist())
-        mask = np.r_[np.zeros(6), np.ones(length)].astype(np.float32)
+        weights = np.r_[np.zeros(6), np.ones(length)].astype(np.float32)
         streams: dict[str, Any] = {}
         if loss == "policy":
             names = ("advantages", "old_logprobs", "ref_logprobs")
@@ -51,5 +51,5 @@ def samples_of(loss: str, lengths: Sequence[int] = (12, 15, 20, 9)) -> list[Samp
             streams["scores"] = (target,)
         if loss == "value":
             streams["targets"] = rng.random(len(ids)).astype(np.float32)
-        out.append(Sample(ids, mask, loss, **streams))
+        out.append(Sample(ids, weights, loss, **streams))
     return out

@@ -142,5 +142,5 @@ def same(one: Completion, other: Completion, atol: float = 1e-5) -> None:
     np.testing.assert_allclose(one.logprobs, other.logprobs, atol=atol)
     assert one.entropies is not None and other.entropies is not None
     np.testing.assert_allclose(one.entropies, other.entropies, atol=atol)
-    assert one.watched.shape == other.watched.shape
-    np.testing.assert_allclose(one.watched, other.watched, atol=atol)
+    assert one.token_probs.shape == other.token_probs.shape
+    np.testing.assert_allclose(one.token_probs, other.token_probs, atol=atol)

@@ -50,9 +50,9 @@ class ScriptedEngine:
 def says(tokenizer: Any, text: str, probs: np.ndarray | None = None) -> Completion:
     """A completion of the text; `probs` (11,) are the watched probabilities at every position."""
     ids = tuple(tokenizer.encode(text, add_special_tokens=False))
-    watched = np.zeros((0, 0)) if probs is None else np.tile(probs, (len(ids), 1))
+    token_probs = np.zeros((0, 0)) if probs is None else np.tile(probs, (len(ids), 1))
     return Completion(
-        ids, np.full(len(ids), -0.5, np.float32), "stop", np.asarray(watched, np.float32)
+        ids, np.full(len(ids), -0.5, np.float32), "stop", np.asarray(token_probs, np.float32)
     )
 
 

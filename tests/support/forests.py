@@ -1,4 +1,4 @@
-"""Plans of packed rows, from the lengths of their trunks and branches."""
+"""Plans of packed rows, from the lengths of their shared prefixes and suffixes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 import torch
 
-from genac.models.packed.plan import Stretch, TreePlan
+from genac.models.packed.plan import Segment, TreePlan
 
 CPU = torch.device("cpu")
-# Per trunk: its length, and (tokens of it that are seen, own length) of each branch.
+# Per shared prefix: its length, and (tokens of it that are seen, own length) of each suffix.
 Forest = Sequence[tuple[int, Sequence[tuple[int, int]]]]
 
 
 def plan_of(forest: Forest, device: torch.device = CPU) -> TreePlan:
-    stretches, at = [], 0
-    for trunk, branches in forest:
+    segments, at = [], 0
+    for prefix, suffixes in forest:
         start = at
-        for shared, own in [(0, trunk), *branches]:
-            stretches.append(Stretch(at, own, start, shared))
+        for shared, own in [(0, prefix), *suffixes]:
+            segments.append(Segment(at, own, start, shared))
             at += own
-    return TreePlan(at, tuple(stretches), device)
+    return TreePlan(at, tuple(segments), device)

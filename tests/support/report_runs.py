@@ -9,7 +9,7 @@ import numpy as np
 
 from genac.runs.alarms import Alarms
 from genac.runs.store import Run, environment
-from genac.types import Estimate, Problem, Rollout, State, Thought
+from genac.types import Estimate, Problem, Rationale, Rollout, State
 
 ROLES = {"actor_sampling": 4.0, "critic_sampling": 3.0, "actor_training": 3.0, "evaluation": 9.0}
 SUMMARY: dict[str, Any] = {
@@ -47,7 +47,7 @@ METRICS = (
     "reward reward_std frac_reward_zero_std completions/mean_length completions/max_length entropy "
     "kl clip_ratio/region_mean grad_norm loss sampling/sampling_logp_difference/mean critic/mse "
     "critic/explained_variance critic/parse_failure_rate critic/score_mean critic/advantage_gap "
-    "critic/auc_within_problem critic/reward critic/thought_length critic/entropy critic/gated"
+    "critic/auc_within_problem critic/reward critic/rationale_length critic/entropy critic/gated"
 )
 
 
@@ -62,7 +62,7 @@ def full_run(path: Path, steps: int = 200, text: str = "3+4=7\n", **config: Any)
         run.log("joint", step, joint_metrics(step, steps))
     pairs = [trajectory(member, text) for member in range(64)]
     run.write_rollouts("joint", steps - 1, [rollout for rollout, _ in pairs])
-    estimates = [estimate for _, found in pairs for estimate in found]
+    estimates = [estimate for _, result in pairs for estimate in result]
     advantages = {(e.state.rollout.group, 0, e.state.start): -0.25 for e in estimates}
     run.write_estimates("joint", steps - 1, estimates, advantages, decode=lambda ids: text)
     alarms = Alarms(run, lambda line: None)
@@ -93,7 +93,7 @@ def trajectory(member: int, text: str = "3+4=7\n") -> tuple[Rollout, list[Estima
         actor_version=1,
         reward=float(member % 2),
     )
-    thought = Thought((1,), (2,), np.zeros(1, np.float32), f"so far right {text}", 0.8)
+    rationale = Rationale((1,), (2,), np.zeros(1, np.float32), f"so far right {text}", 0.8)
     values = (0.5, 0.8, None)
     states = [State(rollout, 3 * i, 3 * i + 3) for i in range(3)]
-    return rollout, [Estimate(s, v, (thought,)) for s, v in zip(states, values, strict=True)]
+    return rollout, [Estimate(s, v, (rationale,)) for s, v in zip(states, values, strict=True)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from genac.runs.store import Run
-from genac.types import Estimate, Problem, Rollout, State, Thought
+from genac.types import Estimate, Problem, Rationale, Rollout, State
 
 STEPS = (0, 10, 20)
 VALUES = {
@@ -47,13 +47,13 @@ def append(run: Run, step: int, stage: str = "joint") -> None:
 
 def rejudge(run: Run, step: int, name: str, less: float = 0.1) -> None:
     """Another critic's words about the states of one step: that much less, or missing as there."""
-    said = [
+    rows = [
         estimate(rollout(*key, step), place, value if value is None else value - less, 99)
         for key, values in VALUES.items()
         for place, value in enumerate(values)
     ]
     place = run.judged(name)
-    run.write_estimates("joint", step, said, None, decode, decode, folder=place)
+    run.write_estimates("joint", step, rows, None, decode, decode, folder=place)
 
 
 def without_entropies(run: Run, step: int, stage: str = "joint") -> None:
@@ -89,7 +89,7 @@ def estimate(response: Rollout, place: int, value: float | None, step: int) -> E
     text = (
         f"step {place} of {response.problem.id} at version {step}\n{HOSTILE if place == 2 else ''}"
     )
-    thought = Thought(
+    rationale = Rationale(
         (7, place),
         (40, 41),
         np.array([-0.1, -1.5], np.float32),
@@ -99,7 +99,7 @@ def estimate(response: Rollout, place: int, value: float | None, step: int) -> E
         None if value is None else probs / probs.sum(),
         entropies=np.array([0.3, 0.9], np.float32),
     )
-    return Estimate(State(response, 2 * place, 2 * place + 2), value, (thought,), step)
+    return Estimate(State(response, 2 * place, 2 * place + 2), value, (rationale,), step)
 
 
 def decode(ids) -> str:

@@ -36,20 +36,20 @@ def scale(bench):
 
 
 def test_an_iteration_is_measured_by_phase(scale):
-    sizes = {"prompt": 8, "response": 16, "thought": 8, "hidden": 16, "layers": 1, "heads": 2}
+    sizes = {"prompt": 8, "response": 16, "rationale": 8, "hidden": 16, "layers": 1, "heads": 2}
     shape = scale.Shape(prompts=2, generations=2, states=2, **sizes)
     phases, spent = scale.measure(Namespace(repeats=1, device="cpu", seed=0, threads=1), shape)
     assert set(phases) == set(spent) == set(scale.METHODS)
     todo = {m: shape.work(m) for m in phases}
-    for method, found in phases.items():
-        assert all(found[p] > 0 for p in todo[method])
+    for method, result in phases.items():
+        assert all(result[p] > 0 for p in todo[method])
 
 
 def test_only_others_are_rivals(engine):
     seconds = {engine.OURS: [2.0], "generate": [8.0], engine.VLLM: [4.0]}
     for vllm, than, times in ((False, "generate", 4), (True, engine.VLLM, 2)):
-        found = engine.against(seconds, vllm)
-        assert found["than"] == than and found["value"] == times
+        result = engine.against(seconds, vllm)
+        assert result["than"] == than and result["value"] == times
     assert engine.against({engine.OURS: [2.0]}, False) is None
 
 
@@ -81,10 +81,10 @@ def test_a_section_that_fails_or_takes_too_long_is_told_and_the_others_go_on(
     monkeypatch.setattr(gpu, "roofline", lambda device: {"gemm_gflops": 1.0})
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--json", str(file)])
     assert gpu.main() == 1
-    found = json.loads(file.read_text())["sections"]
-    assert found["broken"]["why"] == "exit code 3" and found["broken"]["last"] == ["the reason"]
-    assert not found["silent"]["ok"] and found["silent"]["result"] is None
-    assert found["well"]["ok"] and found["well"]["result"] == {"rate": 3}
+    result = json.loads(file.read_text())["sections"]
+    assert result["broken"]["why"] == "exit code 3" and result["broken"]["last"] == ["the reason"]
+    assert not result["silent"]["ok"] and result["silent"]["result"] is None
+    assert result["well"]["ok"] and result["well"]["result"] == {"rate": 3}
     assert "rate 3" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--only", "well"])
     assert gpu.main() == 0
@@ -92,8 +92,8 @@ def test_a_section_that_fails_or_takes_too_long_is_told_and_the_others_go_on(
 
 def test_a_section_past_its_limit_ends_with_all_it_started(gpu, monkeypatch):
     monkeypatch.setattr(gpu, "LEAST", 0.1)
-    found = gpu.run(python(gpu, "slow", CHILD), 1.0)
-    assert not found["ok"] and found["why"] == "it ran past 1 s" and found["seconds"] < 30
+    result = gpu.run(python(gpu, "slow", CHILD), 1.0)
+    assert not result["ok"] and result["why"] == "it ran past 1 s" and result["seconds"] < 30
     assert gpu.run(python(gpu, "late", WELL), 0.0)["why"] == "no time was left for it"
 
 
@@ -104,8 +104,8 @@ def test_counts_and_names_are_read_from_a_test_report(gpu, tmp_path):
         '<testcase classname="a" name="b"/><testcase classname="a" name="c">'
         '<failure message="no">x</failure></testcase></testsuite></testsuites>'
     )
-    found = gpu.read(report)
-    assert found == {"tests": 2, "failures": 1, "errors": 0, "skipped": 0, "failed": {"a.c": "no"}}
+    result = gpu.read(report)
+    assert result == {"tests": 2, "failures": 1, "errors": 0, "skipped": 0, "failed": {"a.c": "no"}}
 
 
 @pytest.mark.slow
@@ -116,5 +116,5 @@ def test_every_section_runs_where_the_call_is_only_tried(gpu, monkeypatch, tmp_p
     command += ["--threads", "1", "--json", str(file)]
     monkeypatch.setattr(sys, "argv", command)
     assert gpu.main() == 0
-    found = json.loads(file.read_text())["sections"]
-    assert found["tests"]["result"]["tests"] > 0 and found["step"]["result"]["phases"]
+    result = json.loads(file.read_text())["sections"]
+    assert result["tests"]["result"]["tests"] > 0 and result["step"]["result"]["phases"]

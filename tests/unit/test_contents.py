@@ -146,11 +146,11 @@ def test_moved_and_renamed_files_are_the_same(config, tmp_path):
 def stage_keys(cfg: RunConfig, tmp_path: Path) -> dict[str, str]:
     actor = Path(cfg.actor.model_name_or_path or tmp_path)
     critic = Path(cfg.critic.model_name_or_path or actor)
-    asked = merge_config(cfg, {"stages": {"synthesize": MONTE_CARLO}})
+    queries = merge_config(cfg, {"stages": {"synthesize": MONTE_CARLO}})
     inputs = {
         "base": BaseInputs.of(cfg),
         "traces": TraceInputs.of(cfg, actor),
-        "oracle": TraceInputs.of(asked, actor),
+        "oracle": TraceInputs.of(queries, actor),
         "candidates": CandidateInputs.of(cfg, actor),
         "sft": SFTInputs.of(cfg, tmp_path / "traces-abc" / "traces.jsonl", actor, actor),
         "critic_rl": CriticRLInputs.of(cfg, critic, actor),

@@ -34,13 +34,13 @@ def example(group: list[Any], values_a: Values, value_b: float | None, **cfg: An
     return credit([group], estimates, CreditConfig(**cfg), temperature=0.9)
 
 
-def streams(found: Credit) -> list[list[float]]:
+def streams(result: Credit) -> list[list[float]]:
     """Advantages of the response tokens; prompts have 2 tokens."""
-    return [s.advantages[2:].tolist() for s in found.samples if s.advantages is not None]
+    return [s.advantages[2:].tolist() for s in result.samples if s.advantages is not None]
 
 
 @pytest.mark.parametrize(
-    ("gamma", "lam", "wanted"),
+    ("gamma", "lam", "expected"),
     [
         # lambda = 1: r - V. Values 0.5, 0.25, 0.75.
         (1.0, 1.0, [0.5, 0.75, 0.75, 0.25]),
@@ -53,18 +53,18 @@ def streams(found: Credit) -> list[list[float]]:
         (0.5, 1.0, [-0.25, 0.25, 0.25, 0.25]),
     ],
 )
-def test_gae_over_states_by_hand(gamma, lam, wanted):
-    found = example(pair(), [0.5, 0.25, 0.75], 0.5, gamma=gamma, lam=lam)
-    assert streams(found)[0] == pytest.approx(wanted)
-    assert streams(found)[1] == pytest.approx([-0.5, -0.5])
-    segments = {start: found.advantages[0, 0, start] for start, _ in CUTS}
-    assert segments == pytest.approx({0: wanted[0], 1: wanted[1], 3: wanted[3]})
+def test_gae_over_states_by_hand(gamma, lam, expected):
+    result = example(pair(), [0.5, 0.25, 0.75], 0.5, gamma=gamma, lam=lam)
+    assert streams(result)[0] == pytest.approx(expected)
+    assert streams(result)[1] == pytest.approx([-0.5, -0.5])
+    segments = {start: result.advantages[0, 0, start] for start, _ in CUTS}
+    assert segments == pytest.approx({0: expected[0], 1: expected[1], 3: expected[3]})
 
 
 def test_samples_carry_tokens_mask_and_old_logprobs():
     sample = example(pair(), [0.5, 0.25, 0.75], 0.5).samples[0]
     assert sample.ids == (3, 4, 5, 6, 7, 8) and sample.loss == "policy"
-    assert sample.mask.tolist() == [0, 0, 1, 1, 1, 1] and sample.temperature == 0.9
+    assert sample.weights.tolist() == [0, 0, 1, 1, 1, 1] and sample.temperature == 0.9
     assert sample.old_logprobs is not None and sample.advantages is not None
     assert sample.old_logprobs.tolist() == [0, 0, -1, -1, -1, -1]
     assert sample.advantages[:2].tolist() == [0, 0]
@@ -75,7 +75,7 @@ TAIL, LATE = [0.25], [0.75] * 3  # of the last token, and of all but the first
 
 @pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize(
-    ("values", "wanted"),
+    ("values", "expected"),
     [
         # The middle value is missing: its segment joins the one before it.
         ([0.5, None, 0.75], {0: [0.25] * 3 + TAIL, 1: [0.5] * 3 + TAIL, 0.5: [0.375] * 3 + TAIL}),
@@ -89,9 +89,9 @@ TAIL, LATE = [0.25], [0.75] * 3  # of the last token, and of all but the first
         ([None, None, None], {0: [1.0] * 4, 1: [1.0] * 4, 0.5: [1.0] * 4}),
     ],
 )  # fmt: skip
-def test_missing_values_are_bridged_and_never_zero(lam, values, wanted):
-    found = example(pair(), values, 0.5, lam=lam)
-    assert streams(found)[0] == pytest.approx(wanted[lam])
+def test_missing_values_are_bridged_and_never_zero(lam, values, expected):
+    result = example(pair(), values, 0.5, lam=lam)
+    assert streams(result)[0] == pytest.approx(expected[lam])
 
 
 def test_a_missing_first_value_blames_the_first_segment_causally():
@@ -100,8 +100,8 @@ def test_a_missing_first_value_blames_the_first_segment_causally():
     states = [State(r, start, start + 1) for r in group for start in (0, 1)]
     values = [None, 0.0, None, 1.0]
     estimates = [Estimate(s, v) for s, v in zip(states, values, strict=True)]
-    found = credit([group], estimates, CreditConfig(), 1.0)
-    assert found.advantages[0, 0, 0] == -1.0 and found.advantages[0, 1, 0] == 1.0
+    result = credit([group], estimates, CreditConfig(), 1.0)
+    assert result.advantages[0, 0, 0] == -1.0 and result.advantages[0, 1, 0] == 1.0
 
 
 def test_advantages_all_alike_are_not_blown_up():
@@ -111,9 +111,9 @@ def test_advantages_all_alike_are_not_blown_up():
 
 def test_missing_values_can_take_the_group_mean():
     """The mean of the other responses: 0 for A (reward 1), 1 for B (reward 0)."""
-    found = example(pair(), [0.5, None, 0.75], None, missing="group_mean")
-    assert streams(found)[0] == pytest.approx([0.5, 1.0, 1.0, 0.25])
-    assert streams(found)[1] == pytest.approx([-1.0, -1.0])
+    result = example(pair(), [0.5, None, 0.75], None, missing="group_mean")
+    assert streams(result)[0] == pytest.approx([0.5, 1.0, 1.0, 0.25])
+    assert streams(result)[1] == pytest.approx([-1.0, -1.0])
 
 
 @pytest.mark.parametrize("estimator", ["gae", "group_mean", "leave_one_out", "batch_mean"])
@@ -158,9 +158,9 @@ def groups_of(rewards: list[list[float | None]]) -> list[list[Any]]:
 @given(rewards_PG, st.sampled_from(["group_mean", "leave_one_out"]))
 def test_group_advantages_sum_to_zero(rewards, estimator):
     groups = groups_of(rewards)
-    found = credit(groups, [], CreditConfig(estimator=estimator, scale_rewards="group"), 1.0)
+    result = credit(groups, [], CreditConfig(estimator=estimator, scale_rewards="group"), 1.0)
     for p, group in enumerate(groups):
-        total = sum(found.advantages[p, r.member, 0] for r in group)
+        total = sum(result.advantages[p, r.member, 0] for r in group)
         assert total == pytest.approx(0, abs=1e-4)
 
 
@@ -168,9 +168,9 @@ def test_group_advantages_sum_to_zero(rewards, estimator):
 def test_one_value_for_all_states_with_lambda_1_is_return_minus_value(rewards, value):
     groups = groups_of(rewards)
     states = [State(r, *c) for g in groups for r in g for c in ((0, 1), (1, 2))]
-    found = credit(groups, [Estimate(s, value) for s in states], CreditConfig(), 1.0)
+    result = credit(groups, [Estimate(s, value) for s in states], CreditConfig(), 1.0)
     scored = [r.reward for g in groups for r in g if r.reward is not None]
-    for reward, stream in zip(scored, streams(found), strict=True):
+    for reward, stream in zip(scored, streams(result), strict=True):
         assert stream == pytest.approx([reward - value] * 2, abs=1e-6)
 
 
@@ -189,8 +189,8 @@ def test_value_free_estimators_by_hand():
 
 
 def test_all_tokens_of_a_response_share_a_value_free_advantage():
-    found = credit([pair()], [], CreditConfig(estimator="group_mean"), 1.0)
-    assert streams(found) == [[0.5] * 4, [-0.5] * 2]
+    result = credit([pair()], [], CreditConfig(estimator="group_mean"), 1.0)
+    assert streams(result) == [[0.5] * 4, [-0.5] * 2]
 
 
 @pytest.mark.parametrize(
@@ -204,10 +204,10 @@ def test_all_tokens_of_a_response_share_a_value_free_advantage():
     ],
 )
 def test_the_gate_shuts_where_the_critic_misses_by_more_than_the_group(values_a, value_b, shut):
-    found = example(pair(), values_a, value_b, gate="group")
+    result = example(pair(), values_a, value_b, gate="group")
     free = [[1.0] * 4, [-1.0] * 2]
-    assert (streams(found) == free) == shut
-    assert found.metrics["critic/gated"] == float(shut)
+    assert (streams(result) == free) == shut
+    assert result.metrics["critic/gated"] == float(shut)
     assert streams(example(pair(), values_a, value_b)) != free  # without a gate
 
 
@@ -222,10 +222,10 @@ def test_the_gate_looks_at_each_problem_alone():
         for g, row in zip(groups, values, strict=True)
         for r, v in zip(g, row, strict=True)
     ]
-    found = [s[0] for s in streams(credit(groups, estimates, CreditConfig(gate="group"), 1.0))]
-    assert found[:4] == pytest.approx([0.1, 0.1, -0.1, -0.1])
-    assert found[4:8] == pytest.approx([2 / 3, 2 / 3, -2 / 3, -2 / 3])
-    assert found[8:] == pytest.approx([0.8] * 4)
+    results = [s[0] for s in streams(credit(groups, estimates, CreditConfig(gate="group"), 1.0))]
+    assert results[:4] == pytest.approx([0.1, 0.1, -0.1, -0.1])
+    assert results[4:8] == pytest.approx([2 / 3, 2 / 3, -2 / 3, -2 / 3])
+    assert results[8:] == pytest.approx([0.8] * 4)
 
 
 @pytest.mark.parametrize(("value", "shut"), [(1.9, False), (2.2, True)])
@@ -234,9 +234,9 @@ def test_responses_without_a_value_count_for_neither_side_of_the_gate(value, shu
     the silent one by 1 more)."""
     groups = groups_of([[1.0, 0.0], [1.0, 1.0]])  # type: ignore[arg-type]
     spoken = [Estimate(State(r, 0, 2), value) for r in groups[0][:1]]
-    found = credit(groups, spoken, CreditConfig(gate="group"), 1.0)
+    result = credit(groups, spoken, CreditConfig(gate="group"), 1.0)
     expected = 1.0 if shut else 1.0 - value
-    assert streams(found)[0][0] == pytest.approx(expected)
+    assert streams(result)[0][0] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("missing", ["bridge", "group_mean"])
@@ -246,20 +246,20 @@ def test_what_stands_in_for_a_missing_value_is_not_the_critics(missing):
     rollout, other = groups[0]
     made = [State(rollout, 0, 1), State(rollout, 1, 2)]
     estimates = [Estimate(made[0], None), Estimate(made[1], 2.2), Estimate(State(other, 0, 2), 0.9)]
-    found = credit([[*groups[0]]], estimates, CreditConfig(gate="group", missing=missing), 1.0)
-    assert found.metrics["critic/gated"] == 1.0
+    result = credit([[*groups[0]]], estimates, CreditConfig(gate="group", missing=missing), 1.0)
+    assert result.metrics["critic/gated"] == 1.0
 
 
 def test_rescaling_is_over_the_tokens_of_the_batch():
     """A's four tokens have advantage 0.5, B's two -1: mean 0, population std sqrt(0.5)."""
     tokens = np.array([0.5] * 4 + [-1.0] * 2)
-    found = {
+    result = {
         kind: np.concatenate(streams(example(pair(), [0.5, 0.5, 0.5], 1.0, whiten_advantages=kind)))
         for kind in ("none", "scale", "full")
     }
-    np.testing.assert_allclose(found["none"], tokens)
-    np.testing.assert_allclose(found["scale"], tokens / np.sqrt(0.5), rtol=1e-5)
-    np.testing.assert_allclose(found["full"], tokens / np.sqrt(0.5), rtol=1e-5)
+    np.testing.assert_allclose(result["none"], tokens)
+    np.testing.assert_allclose(result["scale"], tokens / np.sqrt(0.5), rtol=1e-5)
+    np.testing.assert_allclose(result["full"], tokens / np.sqrt(0.5), rtol=1e-5)
     shifted = example(pair(), [0.0, 0.0, 0.0], 1.0, whiten_advantages="full")  # 1 x4, -1 x2
     flat = np.concatenate(streams(shifted))
     assert flat.mean() == pytest.approx(0, abs=1e-6) and flat.std() == pytest.approx(1, abs=1e-5)
@@ -268,9 +268,9 @@ def test_rescaling_is_over_the_tokens_of_the_batch():
 def test_unscored_responses_do_not_enter_the_scale():
     group = [*pair(), make_rollout((5, 6), None, member=2)]
     estimates = [Estimate(State(r, 0, len(r.response_ids)), 0.5) for r in group]
-    found = credit([group], estimates, CreditConfig(whiten_advantages="scale"), 1.0)
+    result = credit([group], estimates, CreditConfig(whiten_advantages="scale"), 1.0)
     tokens = np.array([0.5] * 4 + [-0.5] * 2)
-    np.testing.assert_allclose(np.concatenate(streams(found)), tokens / tokens.std(), rtol=1e-5)
+    np.testing.assert_allclose(np.concatenate(streams(result)), tokens / tokens.std(), rtol=1e-5)
 
 
 def test_gae_over_tokens_is_gae_over_one_token_segments():
@@ -281,9 +281,9 @@ def test_gae_over_tokens_is_gae_over_one_token_segments():
     assert streams(credit([[rollout]], estimates, cfg, 1.0))[0] == expected
     values = np.array([0.5, 0.25, 0.75], np.float32)
     dense = Estimate(State(rollout, 0, 3, dense=True), 0.5, token_values=values)
-    found = credit([[rollout]], [dense], cfg, 1.0)
-    assert streams(found)[0] == expected
-    assert found.advantages[0, 0, 0] == expected
+    result = credit([[rollout]], [dense], cfg, 1.0)
+    assert streams(result)[0] == expected
+    assert result.advantages[0, 0, 0] == expected
 
 
 # --- responses cut at the length limit -----------------------------------------------------------
@@ -300,11 +300,11 @@ def test_cut_responses_train_nothing_when_asked_but_stay_in_the_baselines(estima
     estimates = [Estimate(State(r, 0, 2), 0.4) for r in group]
     cfg = CreditConfig(estimator=estimator)
     whole = credit([group], estimates, cfg, 1.0)
-    found = credit([group], estimates, cfg, 1.0, mask_truncated=True)
-    assert [s.ids for s in found.samples] == [s.ids for s in whole.samples if 7 not in s.ids]
+    result = credit([group], estimates, cfg, 1.0, mask_truncated=True)
+    assert [s.ids for s in result.samples] == [s.ids for s in whole.samples if 7 not in s.ids]
     kept = [stream for i, stream in enumerate(streams(whole)) if i != 1]
-    assert streams(found) == kept and found.advantages == whole.advantages
-    assert found.metrics["completions/masked_ratio"] == pytest.approx(1 / 3)
+    assert streams(result) == kept and result.advantages == whole.advantages
+    assert result.metrics["completions/masked_ratio"] == pytest.approx(1 / 3)
     assert "completions/masked_ratio" not in whole.metrics and len(whole.samples) == 3
 
 
@@ -312,11 +312,11 @@ def test_the_scale_of_advantages_does_not_see_cut_responses():
     group = [make_rollout((5, 6), 1.0), make_rollout((5, 7), 0.0, member=1)]
     group.append(replace(make_rollout((5,) * 40, 0.0, member=2), finish="length"))
     cfg = CreditConfig(estimator="group_mean", whiten_advantages="full")
-    found = credit([group], [], cfg, 1.0, mask_truncated=True)
-    assert [s[0] for s in streams(found)] == pytest.approx([1.0, -1.0])
+    result = credit([group], [], cfg, 1.0, mask_truncated=True)
+    assert [s[0] for s in streams(result)] == pytest.approx([1.0, -1.0])
 
 
 def test_a_group_that_was_cut_whole_leaves_no_sample():
     group = [replace(r, finish="length") for r in pair()]
-    found = credit([group], [], CreditConfig(estimator="group_mean"), 1.0, mask_truncated=True)
-    assert found.samples == [] and found.metrics["completions/masked_ratio"] == 1.0
+    result = credit([group], [], CreditConfig(estimator="group_mean"), 1.0, mask_truncated=True)
+    assert result.samples == [] and result.metrics["completions/masked_ratio"] == 1.0

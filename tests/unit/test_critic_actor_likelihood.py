@@ -72,11 +72,11 @@ def lines(actor: Any) -> list[str]:
 def test_a_right_prefix_is_worth_the_probability_of_the_rest(actor, temperature):
     parts = lines(actor)
     states = [state(actor, "".join(parts[:k])) for k in range(3)]
-    found = ActorLikelihoodCritic(actor, world(temperature=temperature)).estimate(states, 0)
-    for k, estimate in enumerate(found):
-        wanted = probability(actor, "".join(parts[:k]), temperature)
-        assert estimate.value == pytest.approx(wanted, rel=1e-4) and estimate.state is states[k]
-    assert found[0].value < found[1].value < found[2].value
+    result = ActorLikelihoodCritic(actor, world(temperature=temperature)).estimate(states, 0)
+    for k, estimate in enumerate(result):
+        expected = probability(actor, "".join(parts[:k]), temperature)
+        assert estimate.value == pytest.approx(expected, rel=1e-4) and estimate.state is states[k]
+    assert result[0].value < result[1].value < result[2].value
 
 
 def test_a_wrong_value_is_worth_nothing_and_half_a_line_is_unknown(actor):
@@ -84,8 +84,8 @@ def test_a_wrong_value_is_worth_nothing_and_half_a_line_is_unknown(actor):
     digit = str((int(first[-2]) + 1) % 10)
     wrong = state(actor, f"{first[:-2]}{digit}\n")
     half = state(actor, first[0])
-    found = ActorLikelihoodCritic(actor, world()).estimate([wrong, half], 0)
-    assert [e.value for e in found] == [0.0, None]
+    result = ActorLikelihoodCritic(actor, world()).estimate([wrong, half], 0)
+    assert [e.value for e in result] == [0.0, None]
 
 
 def test_a_task_without_one_solution_is_refused(actor):

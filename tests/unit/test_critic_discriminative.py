@@ -87,7 +87,7 @@ def supervised(critic: DiscriminativeCritic, estimates: list[Estimate], monkeypa
     monkeypatch.setattr(critic.runtime.learner, "learn", lambda s, seed: kept.extend(s) or {})
     critic.learn(estimates, step=0)
     return [
-        [(int(i), float(s.targets[i])) for i in np.nonzero(s.mask)[0]]
+        [(int(i), float(s.targets[i])) for i in np.nonzero(s.weights)[0]]
         for s in kept
         if s.targets is not None
     ]
@@ -95,8 +95,8 @@ def supervised(critic: DiscriminativeCritic, estimates: list[Estimate], monkeypa
 
 def test_dense_targets_are_the_return_at_every_state(build, monkeypatch):
     """Prompts have 2, 2 and 1 tokens; the unscored response trains nothing."""
-    found = trained_places(build(), example(), monkeypatch)
-    assert found == [
+    result = trained_places(build(), example(), monkeypatch)
+    assert result == [
         [(2, 1.0), (4, 1.0), (5, 1.0)],
         [(2, 0.0), (4, 0.0), (5, 0.0)],
         [(1, 1.0), (3, 1.0), (4, 1.0)],
@@ -105,14 +105,14 @@ def test_dense_targets_are_the_return_at_every_state(build, monkeypatch):
 
 def test_sparse_targets_supervise_that_many_states(build, monkeypatch):
     dense = trained_places(build(), example(), monkeypatch)
-    found = trained_places(build(targets="sparse", sparse_states=2), example(), monkeypatch)
-    assert [len(row) for row in found] == [2, 2, 2]
-    assert all(set(few) < set(many) for few, many in zip(found, dense, strict=True))
+    result = trained_places(build(targets="sparse", sparse_states=2), example(), monkeypatch)
+    assert [len(row) for row in result] == [2, 2, 2]
+    assert all(set(few) < set(many) for few, many in zip(result, dense, strict=True))
 
 
 def test_pooled_targets(build, monkeypatch):
-    found = trained_places(build(pool_states=True), example(), monkeypatch)
-    assert [t for _, t in found[0]] == [0.5, 0.5, 1.0] and [t for _, t in found[1]] == [
+    result = trained_places(build(pool_states=True), example(), monkeypatch)
+    assert [t for _, t in result[0]] == [0.5, 0.5, 1.0] and [t for _, t in result[1]] == [
         0.5,
         0.5,
         0.0,
@@ -126,7 +126,7 @@ def targets_of(critic: DiscriminativeCritic, estimates: list[Estimate]) -> list[
 
 
 @pytest.mark.parametrize(
-    ("gamma", "lam", "wanted"),
+    ("gamma", "lam", "expected"),
     [
         # Values 0.2, 0.6, 0.4 and r = 1. lambda 0: the next value, and the reward at the end.
         (1.0, 0.0, [0.6, 0.4, 1.0]),
@@ -136,11 +136,11 @@ def targets_of(critic: DiscriminativeCritic, estimates: list[Estimate]) -> list[
         (0.5, 1.0, [0.25, 0.5, 1.0]),
     ],
 )
-def test_lambda_targets_by_hand(build, gamma, lam, wanted):
+def test_lambda_targets_by_hand(build, gamma, lam, expected):
     critic = build(gamma, lam=lam)
     states = states_of(make_rollout((5, 6, 7, 8, 9, 1), 1.0))
     estimates = [Estimate(s, v) for s, v in zip(states, (0.2, 0.6, 0.4), strict=True)]
-    assert targets_of(critic, estimates) == pytest.approx(wanted)
+    assert targets_of(critic, estimates) == pytest.approx(expected)
 
 
 def test_targets_stay_in_the_unit_interval(build):
@@ -168,7 +168,7 @@ def test_token_values_train_as_one_estimate_per_token_does(build, options, monke
 def test_value_sample_by_hand():
     rollout = make_rollout((5, 6, 7, 8, 9, 1))
     sample = value_sample(rollout, [states_of(rollout)[i].start for i in (0, 2)], [0.25, 0.75])
-    assert sample.mask.tolist() == [0, 0, 1, 0, 0, 1, 0, 0]
+    assert sample.weights.tolist() == [0, 0, 1, 0, 0, 1, 0, 0]
     assert sample.targets is not None
     assert sample.targets.tolist() == [0, 0, 0.25, 0, 0, 0.75, 0, 0]
 

@@ -71,7 +71,7 @@ def trained(critic: GenerativeCritic, estimates: list[Estimate]) -> list[Sample]
 
 def advantages(samples: list[Sample]) -> list[float]:
     """The advantage of each sample's trained tokens."""
-    return [float(s.advantages[s.mask > 0][0]) for s in samples if s.advantages is not None]
+    return [float(s.advantages[s.weights > 0][0]) for s in samples if s.advantages is not None]
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -80,21 +80,21 @@ def advantages(samples: list[Sample]) -> list[float]:
 def test_identical_states_are_asked_once(build):
     critic = build([score(3), score(8)])
     group = [state((5, 6), r, start=0, member=m) for m, r in enumerate((1.0, 0.0, 1.0))]
-    found = critic.estimate([*group, state((5, 6))], step=0)
+    result = critic.estimate([*group, state((5, 6))], step=0)
     assert len(asked(critic)) == 2
-    assert [e.value for e in found] == [0.3, 0.3, 0.3, 0.8]
-    assert [e.state for e in found[:3]] == group
-    assert found[0].thoughts is found[2].thoughts
+    assert [e.value for e in result] == [0.3, 0.3, 0.3, 0.8]
+    assert [e.state for e in result[:3]] == group
+    assert result[0].rationales is result[2].rationales
 
 
-def test_estimates_name_the_version_and_keep_the_thought(build):
+def test_estimates_name_the_version_and_keep_the_rationale(build):
     critic = build(["hm" + score(4)])
     critic.runtime.version = 9
     estimate = critic.estimate([state()], step=0)[0]
-    thought = estimate.thoughts[0]
-    assert estimate.version == 9 and thought.text == "hmok<answer>4</answer>"
-    assert thought.prompt_ids == asked(critic)[0].prompt_ids
-    assert len(thought.logprobs) == len(thought.completion_ids)
+    rationale = estimate.rationales[0]
+    assert estimate.version == 9 and rationale.text == "hmok<answer>4</answer>"
+    assert rationale.prompt_ids == asked(critic)[0].prompt_ids
+    assert len(rationale.logprobs) == len(rationale.completion_ids)
 
 
 @pytest.mark.parametrize("text", ["no idea", score(11), "<answer>", "<answer>7"])
@@ -102,8 +102,8 @@ def test_estimates_name_the_version_and_keep_the_thought(build):
 def test_a_missing_score_stays_missing(build, text, readout):
     critic = build([text], GOLDEN, readout=readout)
     estimate = critic.estimate([state()], step=0)[0]
-    assert estimate.value is None and estimate.thoughts[0].value is None
-    assert estimate.thoughts[0].score_probs is None
+    assert estimate.value is None and estimate.rationales[0].value is None
+    assert estimate.rationales[0].score_probs is None
 
 
 def test_readouts_by_hand(build):
@@ -112,7 +112,7 @@ def test_readouts_by_hand(build):
     expected = build([score(6)], GOLDEN, readout="expected").estimate([state()], step=0)[0]
     assert sampled.value == 0.6 and expected.value == pytest.approx(0.3)
     # Variance 0.75 * 0.1^2 + 0.25 * 0.3^2 = 0.03.
-    assert expected.thoughts[0].spread == pytest.approx(0.03**0.5)
+    assert expected.rationales[0].spread == pytest.approx(0.03**0.5)
 
 
 def test_probabilities_are_read_at_the_last_score(build, tokenizer):
@@ -123,19 +123,19 @@ def test_probabilities_are_read_at_the_last_score(build, tokenizer):
 
     def script(request):
         done = says(tokenizer, text, GOLDEN)
-        done.watched[:] = np.eye(11)[0]
-        done.watched[at] = np.eye(11)[8]
+        done.token_probs[:] = np.eye(11)[0]
+        done.token_probs[at] = np.eye(11)[8]
         return done
 
     critic.runtime.engine = ScriptedEngine(script)
     estimate = critic.estimate([state()], step=0)[0]
-    assert estimate.value == pytest.approx(0.8) and estimate.thoughts[0].score_at == at
+    assert estimate.value == pytest.approx(0.8) and estimate.rationales[0].score_at == at
 
 
-def test_several_thoughts_average_those_that_parse(build):
+def test_several_rationales_average_those_that_parse(build):
     critic = build([score(2), "no idea", score(8)], num_samples=3)
     estimate = critic.estimate([state()], step=0)[0]
-    assert estimate.value == pytest.approx(0.5) and len(estimate.thoughts) == 3
+    assert estimate.value == pytest.approx(0.5) and len(estimate.rationales) == 3
     assert len({r.seed for r in asked(critic)}) == 3
 
 
@@ -152,7 +152,7 @@ def test_requests_stop_at_the_closing_tag_and_watch_the_scores(build, tokenizer)
     request = asked(critic)[0]
     assert tokenizer.convert_tokens_to_ids("</answer>") in request.stop_ids
     assert tokenizer.eos_token_id in request.stop_ids
-    words = [tokenizer.decode([i]) for i in request.watch_ids]
+    words = [tokenizer.decode([i]) for i in request.token_prob_ids]
     assert words == [str(i) for i in range(11)]
     assert request.temperature == 0.6 and request.max_new_tokens == 32
 
@@ -174,10 +174,10 @@ def test_a_closing_tag_of_several_tokens_stops_as_a_string(tiny_model, tokenizer
 def test_a_prompt_beyond_the_context_is_missing(build):
     critic = build([score(5)])
     critic.runtime.max_length = 60
-    found = critic.estimate([state(), state((5,) * 100)], step=0)
-    assert [e.value for e in found] == [0.5, None] and found[1].thoughts == ()
+    result = critic.estimate([state(), state((5,) * 100)], step=0)
+    assert [e.value for e in result] == [0.5, None] and result[1].rationales == ()
     assert len(asked(critic)) == 1
-    assert len(trained(critic, found)) == 1
+    assert len(trained(critic, result)) == 1
 
 
 def test_a_context_without_room_for_any_prompt_is_an_error(build):
@@ -236,12 +236,12 @@ def test_paper_rewards_by_hand(build):
 def test_samples_train_the_completion_only(build):
     critic = build([score(7)], temperature=0.8)
     estimates = critic.estimate([state()], step=0)
-    sample, thought = trained(critic, estimates)[0], estimates[0].thoughts[0]
-    first = len(thought.prompt_ids)
-    assert sample.ids == thought.prompt_ids + thought.completion_ids
-    assert not sample.mask[:first].any() and (sample.mask[first:] == 1).all()
+    sample, rationale = trained(critic, estimates)[0], estimates[0].rationales[0]
+    first = len(rationale.prompt_ids)
+    assert sample.ids == rationale.prompt_ids + rationale.completion_ids
+    assert not sample.weights[:first].any() and (sample.weights[first:] == 1).all()
     assert sample.old_logprobs is not None
-    np.testing.assert_array_equal(sample.old_logprobs[first:], thought.logprobs)
+    np.testing.assert_array_equal(sample.old_logprobs[first:], rationale.logprobs)
     assert sample.temperature == 0.8 and not sample.scores
 
 
@@ -258,12 +258,12 @@ def test_pooled_targets_are_the_mean_return_and_train_once(build):
 
 def test_unscored_responses_train_nothing(build):
     critic = build([score(5)])
-    found = critic.learn(critic.estimate([state(reward=None)], step=0), step=0)
-    assert found == {"critic/unasked_rate": 0.0, "critic/truncated_rate": 0.0}
+    result = critic.learn(critic.estimate([state(reward=None)], step=0), step=0)
+    assert result == {"critic/unasked_rate": 0.0, "critic/truncated_rate": 0.0}
     assert critic.rate.value is None
 
 
-def test_leave_one_out_among_the_thoughts_of_a_state(build):
+def test_leave_one_out_among_the_rationales_of_a_state(build):
     """Scores 10, 5, unparsable on a right response: rewards 1, 0.75, 0."""
     critic = build([score(10), score(5), "?"], num_samples=3, reinforce_baseline="leave_one_out")
     samples = trained(critic, critic.estimate([state(reward=1.0)], step=0))
@@ -279,9 +279,11 @@ def test_leave_one_out_among_states_of_the_same_outcome(build):
     assert advantages(samples) == pytest.approx([0.25, -0.25, 0.25, -0.25])
 
 
-def test_copies_of_a_thought_do_not_leak_into_its_own_baseline(build):
-    """Three right responses share the empty prefix, hence one thought (score 10, reward 1); another
-    right state got 5 (reward 0.75). The baseline of the copies is 0.75, no mean with themselves."""
+def test_copies_of_a_rationale_do_not_leak_into_its_own_baseline(build):
+    """Three right responses share the empty prefix, hence one rationale (score 10, reward 1);
+    another right state got 5 (reward 0.75). The baseline of the copies is 0.75, no mean with
+    themselves.
+    """
     critic = build([score(10), score(5)], reinforce_baseline="leave_one_out")
     shared = [state((5,), 1.0, start=0, member=m) for m in range(3)]
     samples = trained(critic, critic.estimate([*shared, state((6, 7), 1.0)], step=0))
@@ -298,13 +300,13 @@ def test_leave_one_out_mean():
 def test_the_exact_score_gradient_replaces_the_sampled_one(build, tokenizer):
     critic = build([score(6)], GOLDEN, exact_score_gradient=True, reasoning_weight=0.25)
     estimates = critic.estimate([state(reward=1.0)], step=0)
-    sample, thought = trained(critic, estimates)[0], estimates[0].thoughts[0]
-    assert thought.score_at is not None
-    at = len(thought.prompt_ids) + thought.score_at
+    sample, rationale = trained(critic, estimates)[0], estimates[0].rationales[0]
+    assert rationale.score_at is not None
+    at = len(rationale.prompt_ids) + rationale.score_at
     (exact,) = sample.scores
     assert exact.at == at and tokenizer.decode([sample.ids[at]]) == "6"
     assert exact.rewards == pytest.approx([1 - (1 - i / 10) ** 2 for i in range(11)])
-    assert sample.mask[at] == 0 and sample.mask[-1] == 0.25
+    assert sample.weights[at] == 0 and sample.weights[-1] == 0.25
     # The reasoning's reward is the expectation: 0.75 * (1 - 0.64) + 0.25 * (1 - 0.16).
     assert advantages([sample]) == pytest.approx([0.75 * 0.36 + 0.25 * 0.84])
 
@@ -314,20 +316,20 @@ def test_without_a_score_the_exact_gradient_trains_the_whole_completion(build):
                    reinforce_baseline="leave_one_out")  # fmt: skip
     samples = trained(critic, critic.estimate([state((5,)), state((6,))], step=0))
     expected = 0.75 * 0.36 + 0.25 * 0.84
-    assert not samples[1].scores and samples[1].mask[-1] == 1.0
+    assert not samples[1].scores and samples[1].weights[-1] == 1.0
     assert advantages(samples)[1] == pytest.approx(0 - expected)
 
 
-def test_states_that_train_nothing_get_their_own_number_of_thoughts(build):
+def test_states_that_train_nothing_get_their_own_number_of_rationales(build):
     critic = build([score(5)], num_samples=3, value_samples=1)
     states = [replace(state((5 + i,)), trains=i in (1, 4)) for i in range(6)]
     estimates = critic.estimate(states, step=0)
-    assert [len(e.thoughts) for e in estimates] == [1, 3, 1, 1, 3, 1]
+    assert [len(e.rationales) for e in estimates] == [1, 3, 1, 1, 3, 1]
     samples = trained(critic, estimates)
-    wanted = [t.prompt_ids + t.completion_ids for i in (1, 4) for t in estimates[i].thoughts]
-    assert [s.ids for s in samples] == wanted
+    expected = [t.prompt_ids + t.completion_ids for i in (1, 4) for t in estimates[i].rationales]
+    assert [s.ids for s in samples] == expected
     alike = build([score(5)], num_samples=3).estimate(states, step=0)
-    assert {len(e.thoughts) for e in alike} == {3}
+    assert {len(e.rationales) for e in alike} == {3}
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -341,7 +343,7 @@ def test_state_round_trip(build):
 
 
 def test_another_prompt_is_refused(build):
-    saved = build([score(5)], prompt="trunk-first").state()
+    saved = build([score(5)], prompt="prefix-first").state()
     with pytest.raises(ValueError, match="trained under prompt"):
         build([score(5)], prompt="compact").restore(saved)
     with pytest.raises(ValueError, match="None"):

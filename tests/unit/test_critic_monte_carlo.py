@@ -38,9 +38,9 @@ def state(tokenizer: Any, text: str, start: int, prompt=(3, 4)) -> State:
 def test_values_by_hand(actor, tokenizer):
     """Continuations abx, aby, abz earn 1, 0 and nothing; the mean is over those judged."""
     task = EchoTask({"abx": 1.0, "aby": 0.0, "abz": None})
-    found = monte_carlo_values(actor, world_of(task), [state(tokenizer, "abcd", 2)], 3, "t")[0]
-    assert (found.value, found.count) == (0.5, 2)
-    assert found.variance == 0.25
+    result = monte_carlo_values(actor, world_of(task), [state(tokenizer, "abcd", 2)], 3, "t")[0]
+    assert (result.value, result.count) == (0.5, 2)
+    assert result.variance == 0.25
 
 
 def test_exact_prefix_and_remaining_budget(actor, tokenizer):
@@ -60,22 +60,22 @@ def test_identical_states_share_their_continuations(actor, tokenizer):
     task = EchoTask({"x": 1.0})
     states = [state(tokenizer, text, 0) for text in ("ab", "cd")]
     states.append(state(tokenizer, "ab", 0, prompt=(9,)))
-    found = monte_carlo_values(actor, world_of(task), states, 3, "t")
-    assert len(actor.engine.asked) == 6 and found[0] is found[1]
-    assert found[0].value == pytest.approx(1 / 3)
+    result = monte_carlo_values(actor, world_of(task), states, 3, "t")
+    assert len(actor.engine.asked) == 6 and result[0] is result[1]
+    assert result[0].value == pytest.approx(1 / 3)
 
 
 def test_a_state_nobody_can_judge_has_no_value(actor, tokenizer):
-    found = monte_carlo_values(
+    result = monte_carlo_values(
         actor, world_of(EchoTask(default=None)), [state(tokenizer, "ab", 1)], 3, "t"
     )[0]
-    assert found.value is None and found.count == 0 and np.isnan(found.variance)
+    assert result.value is None and result.count == 0 and np.isnan(result.variance)
 
 
 def test_a_state_without_budget_is_missing(actor, tokenizer):
     world = world_of(EchoTask(default=1.0))
-    found = monte_carlo_values(actor, world, [state(tokenizer, "a" * 12, BUDGET)], 3, "t")[0]
-    assert found == MonteCarloValue(None, 0) and actor.engine.asked == []
+    result = monte_carlo_values(actor, world, [state(tokenizer, "a" * 12, BUDGET)], 3, "t")[0]
+    assert result == MonteCarloValue(None, 0) and actor.engine.asked == []
 
 
 @pytest.mark.parametrize("count", [0, -1])

@@ -45,7 +45,7 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 # --- what is written ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["paper", "trunk-first"])
+@pytest.mark.parametrize("name", ["paper", "prefix-first"])
 def test_the_prompt_in_words(plain, name):
     builder = PromptBuilder(template(name), plain, plain)
     ids = encode(plain, "2+3=5\nans=")
@@ -75,13 +75,13 @@ def test_the_reference_answer_is_never_shown(plain, name, answer):
     assert shown == builder.render(state_of(ids), CONTEXT)
 
 
-def test_states_of_a_response_share_their_trunk(plain):
+def test_states_of_a_response_share_their_prefix(plain):
     """Problem and response first: a longer state's prompt goes on where a shorter one's ends."""
-    builder = PromptBuilder(template("trunk-first"), plain, plain)
+    builder = PromptBuilder(template("prefix-first"), plain, plain)
     ids = encode(plain, "2+3=5\nans=5")
     short, long = (builder.render(state_of(ids, n), CONTEXT) for n in (6, 11))
-    trunk = len(encode(plain, "Problem:\n2+3?\n\nPartial solution:\n2+3=5\n"))
-    assert short[:trunk] == long[:trunk]
+    prefix = len(encode(plain, "Problem:\n2+3?\n\nPartial solution:\n2+3=5\n"))
+    assert short[:prefix] == long[:prefix]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_size_text(count, text):
 
 
 def test_unknown_template():
-    known = r"\['compact', 'paper', 'trunk-first'\]"
+    known = r"\['compact', 'paper', 'prefix-first'\]"
     with pytest.raises(ValueError, match=rf"'other'; use one of {known}"):
         template("other")
 
@@ -139,7 +139,7 @@ def test_sft_prompt_equals_the_prompt_it_will_be_asked_with(
     partial = actor.decode(list(ids), skip_special_tokens=True)
     sample = trace_sample(critic, Trace(row, partial, ids, 0.4, "fine ", 7, None))
     assert sample.ids[: len(online)] == online
-    assert not sample.mask[: len(online)].any() and sample.mask[len(online) :].all()
+    assert not sample.weights[: len(online)].any() and sample.weights[len(online) :].all()
     assert "<answer>7</answer>" in own.decode(sample.ids[len(online) :])
 
 
@@ -162,7 +162,7 @@ def test_same_tokenizer_splices_tokens_as_they_are(plain):
 
 
 def test_chat_templates_wrap_the_prompt_once(chatty):
-    builder = PromptBuilder(template("trunk-first"), chatty, chatty)
+    builder = PromptBuilder(template("prefix-first"), chatty, chatty)
     prompt = builder.render(state_of(encode(chatty, "2+3")), CONTEXT)
     user, assistant = (chatty.convert_tokens_to_ids(t) for t in ("<|user|>", "<|assistant|>"))
     assert prompt[0] == user and prompt[-1] == assistant
@@ -185,11 +185,11 @@ def test_a_bos_token_is_added_where_the_tokenizer_adds_one():
     for chat in (None, CHAT):
         never, always = byte_tokenizer(chat, bos=True), adds_bos(chat)
         state = state_of(encode(never, "2"))
-        without, found = (
+        without, result = (
             PromptBuilder(template("paper"), t, t).render(state, None) for t in (never, always)
         )
         assert never.bos_token_id not in without
-        assert found == (without if chat else (never.bos_token_id, *without))
+        assert result == (without if chat else (never.bos_token_id, *without))
 
 
 # --- hostile responses ----------------------------------------------------------------------------
@@ -211,15 +211,15 @@ def test_special_tokens_in_actor_text_stay_text(tokenizer, text, template_):
     """The prompt holds the special tokens of the template and no other."""
     own = byte_tokenizer(template_)
     special = {own.convert_tokens_to_ids(t) for t in own.all_special_tokens}
-    builder = PromptBuilder(template("trunk-first"), own, tokenizer)
+    builder = PromptBuilder(template("prefix-first"), own, tokenizer)
     count = lambda ids: sum(i in special for i in ids)  # noqa: E731
     harmless = builder.render_text(PROBLEM, "x", CONTEXT)
     hostile = builder.render_text(PROBLEM, text, CONTEXT)
     assert count(hostile) == count(harmless)
     clean = text.encode("utf-8", "replace").decode()
     assert f"Partial solution:\n{clean}\n\n" in own.decode(hostile)
-    asked = builder.render_text(Problem("", text, ""), "x", CONTEXT)
-    assert count(asked) == count(harmless)
+    queries = builder.render_text(Problem("", text, ""), "x", CONTEXT)
+    assert count(queries) == count(harmless)
 
 
 def test_special_tokens_the_actor_sampled_are_left_out(chatty):
@@ -233,8 +233,8 @@ def test_special_tokens_the_actor_sampled_are_left_out(chatty):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_what_the_actor_wrote_cannot_change_the_score(plain, tiny_model, text):
     critic = critic_of(plain, plain, tiny_model, max_new_tokens=64)
-    found = critic.estimate([state_of(encode(plain, text.encode("utf-8", "replace").decode()))], 0)
-    assert found[0].value == 0.5
+    result = critic.estimate([state_of(encode(plain, text.encode("utf-8", "replace").decode()))], 0)
+    assert result[0].value == 0.5
 
 
 def test_no_tag_of_the_critic_is_missing_even_if_the_actor_wrote_one(plain, tiny_model):
@@ -250,17 +250,17 @@ def test_a_million_characters_are_missing_and_not_a_crash(plain, tokenizer, tiny
     ids = (actor.encode("a", add_special_tokens=False)[0],) * 10**6
     critic = critic_of(plain, actor, tiny_model, max_new_tokens=64)
     start = time.perf_counter()
-    found = critic.estimate([state_of(ids), state_of(ids, 3)], step=0)
-    assert [e.value for e in found] == [None, 0.5] and found[0].thoughts == ()
+    result = critic.estimate([state_of(ids), state_of(ids, 3)], step=0)
+    assert [e.value for e in result] == [None, 0.5] and result[0].rationales == ()
     assert time.perf_counter() - start < 10
-    assert np.isfinite(found[1].thoughts[0].logprobs).all()
+    assert np.isfinite(result[1].rationales[0].logprobs).all()
 
 
 # --- prompts beyond the context -------------------------------------------------------------------
 
 
 def test_the_middle_of_a_long_response_is_left_out(plain):
-    builder = PromptBuilder(template("trunk-first"), plain, plain)
+    builder = PromptBuilder(template("prefix-first"), plain, plain)
     state = state_of(encode(plain, "begin " + "x" * 200 + " end"))
     whole = builder.render(state, None)
     cut = builder.render(state, None, len(whole) - 100)
@@ -272,25 +272,25 @@ def test_the_middle_of_a_long_response_is_left_out(plain):
     assert builder.render(state, None, 20) == whole  # nothing of the response would be left
 
 
-@pytest.mark.parametrize(("too_long", "asked"), [("drop", 1), ("truncate", 2)])
+@pytest.mark.parametrize(("too_long", "queries"), [("drop", 1), ("truncate", 2)])
 def test_a_state_beyond_the_context_is_dropped_or_cut_and_counted(
-    plain, tiny_model, too_long, asked
+    plain, tiny_model, too_long, queries
 ):
     engine = ScriptedEngine(lambda request: says(plain, "ok <answer>7</answer>"))
     cfg = GenerativeConfig(
-        prompt="trunk-first", max_new_tokens=40, too_long=too_long, icc=ICCConfig(enabled=False)
+        prompt="prefix-first", max_new_tokens=40, too_long=too_long, icc=ICCConfig(enabled=False)
     )
     short, long = state_of(encode(plain, "ab")), state_of(encode(plain, "ab" * 400))
-    prompt = PromptBuilder(template("trunk-first"), plain, plain).render(short, None)
+    prompt = PromptBuilder(template("prefix-first"), plain, plain).render(short, None)
     runtime = replace(
         runtime_with(engine, plain, tiny_model, "critic"), max_length=len(prompt) + 200
     )
     critic = GenerativeCritic(runtime, runtime, cfg, seed=0)
     estimates = critic.estimate([short, long], 0)
-    assert [e.value for e in estimates] == ([0.7, None] if asked == 1 else [0.7, 0.7])
-    assert all(len(t.prompt_ids) <= critic.room for e in estimates for t in e.thoughts)
+    assert [e.value for e in estimates] == ([0.7, None] if queries == 1 else [0.7, 0.7])
+    assert all(len(t.prompt_ids) <= critic.room for e in estimates for t in e.rationales)
     assert critic.learn([], 0) == {}
     assert critic._lengths(estimates) == {
-        "critic/unasked_rate": 0.5 if asked == 1 else 0.0,
-        "critic/truncated_rate": 0.0 if asked == 1 else 0.5,
+        "critic/unasked_rate": 0.5 if queries == 1 else 0.0,
+        "critic/truncated_rate": 0.0 if queries == 1 else 0.5,
     }

@@ -95,9 +95,9 @@ def test_versions_outside_the_range_fail(monkeypatch) -> None:
     needs = ["torch>=2.11", "transformers<6,>=5.5", "numpy>=2", "ruff>=1; extra == 'dev'"]
     monkeypatch.setattr(report.metadata, "requires", lambda _: needs)
     monkeypatch.setattr(report.metadata, "version", version)
-    found = Findings()
-    report.versions(found)
-    assert found.lines[1:] == [
+    result = Findings()
+    report.versions(result)
+    assert result.lines[1:] == [
         "FAIL torch 2.9.0; pip install 'torch>=2.11'",
         "ok   transformers 5.23.0",
         "FAIL numpy is missing; pip install 'numpy>=2'",

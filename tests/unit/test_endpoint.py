@@ -29,9 +29,9 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORACLE_KEY", KEY)
 
 
-def client(server: ChatServer, said: list[str] | None = None, **values: Any) -> Endpoint:
+def client(server: ChatServer, rows: list[str] | None = None, **values: Any) -> Endpoint:
     cfg = {"backoff": 0.01, "timeout": 5.0, "api_key_env": "ORACLE_KEY", **values}
-    heard = [] if said is None else said
+    heard = [] if rows is None else rows
     return Endpoint(EndpointConfig(base_url=server.url, model="wise", **cfg), heard.append)
 
 
@@ -84,21 +84,21 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_passing_fault_loses_nothing(fault: str, tmp_path: Path) -> None:
-    file, said = tmp_path / "answers.jsonl", []
+    file, rows = tmp_path / "answers.jsonl", []
     hit = set(PROMPTS[::3])
 
     def script(prompt: str, number: int) -> Act:
         return FAULTS[fault] if prompt in hit and number == 0 else says(prompt)
 
     with ChatServer(script) as server:
-        replies, bill = client(server, said, timeout=2.0 if fault == "time-out" else 20.0).ask(
+        replies, bill = client(server, rows, timeout=2.0 if fault == "time-out" else 20.0).ask(
             PROMPTS, file
         )
         assert {p: r.text for p, r in replies.items()} == {p: p for p in PROMPTS}
         assert dict(server.prompts) == {p: 1 + (p in hit) for p in PROMPTS}
         assert bill.retries == len(hit) and bill.unanswered == 0
     assert len(file.read_text().splitlines()) == len(PROMPTS)
-    assert said and all("trying again" in line for line in said)
+    assert rows and all("trying again" in line for line in rows)
 
 
 def test_all_faults_at_once_then_resume_asks_only_what_is_missing(tmp_path: Path) -> None:
@@ -148,14 +148,14 @@ def test_silence_is_an_answer(tmp_path: Path) -> None:
     ids=["401", "403", "404", "402", "quota", "302", "long wait"],
 )
 def test_what_cannot_be_helped_stops_at_once(act: Act, words: list[str], tmp_path: Path) -> None:
-    said: list[str] = []
+    rows: list[str] = []
     with ChatServer(lambda prompt, number: act) as server:
         with pytest.raises(ValueError) as caught:
-            client(server, said).ask(PROMPTS, tmp_path / "a.jsonl")
+            client(server, rows).ask(PROMPTS, tmp_path / "a.jsonl")
         assert server.count == 1
     message = str(caught.value)
     assert all(word in message for word in words), message
-    assert KEY not in message + "".join(said) + repr(caught.value)
+    assert KEY not in message + "".join(rows) + repr(caught.value)
     assert caught.value.__cause__ is None
 
 
@@ -344,15 +344,15 @@ def test_killed_in_the_middle_and_resumed(tmp_path: Path) -> None:
 
 def test_the_key_is_in_no_file_and_no_message(tmp_path: Path) -> None:
     """Not even where the server repeats it."""
-    said: list[str] = []
+    rows: list[str] = []
 
     def script(prompt: str, number: int) -> Act:
         return Act(500, f"oops {KEY}") if number == 0 else says(f"your key is {KEY}")
 
     with ChatServer(script) as server:
-        endpoint = client(server, said)
+        endpoint = client(server, rows)
         replies, _ = endpoint.ask(PROMPTS, tmp_path / "a.jsonl")
-    everything = (tmp_path / "a.jsonl").read_text() + "".join(said) + repr(vars(endpoint))
+    everything = (tmp_path / "a.jsonl").read_text() + "".join(rows) + repr(vars(endpoint))
     assert KEY not in everything and replies[PROMPTS[0]].text == "your key is [key]"
 
 
@@ -362,16 +362,16 @@ def test_a_short_key_leaves_answers_as_they_are(
 ) -> None:
     """It is a word like others; only error texts are cleaned of it."""
     monkeypatch.setenv("ORACLE_KEY", short)
-    said: list[str] = []
+    rows: list[str] = []
 
     def script(prompt: str, number: int) -> Act:
         return Act(500, f"no {short}") if number == 0 else says(f"the {short}", (1100, 51))
 
     with ChatServer(script) as server:
-        replies, bill = client(server, said).ask(["p"], tmp_path / "a.jsonl")
+        replies, bill = client(server, rows).ask(["p"], tmp_path / "a.jsonl")
     assert replies["p"].text == f"the {short}" and replies["p"].finish == "stop"
     assert (bill.prompt_tokens, bill.completion_tokens) == (1100, 51)
-    assert said[0].startswith("endpoint: 500: no [key]; trying again")
+    assert rows[0].startswith("endpoint: 500: no [key]; trying again")
 
 
 @pytest.mark.parametrize("place", ["answer", "error", "cut"])
@@ -380,18 +380,18 @@ def test_an_escaped_key_is_found(
 ) -> None:
     secret = "sk/Very/Secret/0123456789"
     monkeypatch.setenv("ORACLE_KEY", secret)
-    escaped, said = secret.replace("/", r"\/"), []
+    escaped, rows = secret.replace("/", r"\/"), []
     bodies = {
         "answer": Act(body=completion("your KEY").replace("KEY", escaped)),
         "error": Act(500, f'{{"error": "your {escaped}"}}'),
         "cut": Act(body=f'{{"error": "{"x" * 60} {escaped}'),
     }
     with ChatServer(lambda p, n: bodies[place] if n == 0 else says("your [key]")) as server:
-        replies, _ = client(server, said).ask(["p"], tmp_path / "a.jsonl")
+        replies, _ = client(server, rows).ask(["p"], tmp_path / "a.jsonl")
     assert replies["p"].text == "your [key]"
-    told = "".join(said)
-    assert "Secret" not in told and "Very" not in told
-    assert ("[key]" in told) is (place != "answer")
+    text = "".join(rows)
+    assert "Secret" not in text and "Very" not in text
+    assert ("[key]" in text) is (place != "answer")
 
 
 @pytest.mark.parametrize(

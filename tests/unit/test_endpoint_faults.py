@@ -30,18 +30,18 @@ LATE = "no answer within 0.6 s"
 def ask(
     url: str, folder: Path, prompts: list[str], **values: Any
 ) -> tuple[dict[str, Reply], Bill, list[str]]:
-    said: list[str] = []
+    rows: list[str] = []
     cfg = {"backoff": 0.01, "timeout": 20.0, "api_key_env": "none", "max_retries": 0} | values
-    endpoint = Endpoint(EndpointConfig(base_url=url, model="wise", **cfg), said.append)
+    endpoint = Endpoint(EndpointConfig(base_url=url, model="wise", **cfg), rows.append)
     replies, bill = endpoint.ask(prompts, folder / "answers.jsonl")
-    return replies, bill, said
+    return replies, bill, rows
 
 
 def one(pieces: Pieces, folder: Path, **values: Any) -> tuple[Reply | None, Bill, str]:
     """What comes of a single prompt that is answered with the pieces each time."""
     with RawServer(lambda prompt, number: pieces) as server:
-        replies, bill, said = ask(server.url, folder, ["p"], **values)
-    return replies.get("p"), bill, " ".join(said)
+        replies, bill, answer = ask(server.url, folder, ["p"], **values)
+    return replies.get("p"), bill, " ".join(answer)
 
 
 @pytest.mark.parametrize("again", [1, 3])
@@ -86,8 +86,8 @@ DRIPS: dict[str, Callable[[], Pieces]] = {
 @pytest.mark.parametrize("kind", DRIPS)
 def test_a_try_ends_at_its_deadline_whatever_drips(kind: str, tmp_path: Path) -> None:
     started = time.monotonic()
-    reply, bill, said = one(DRIPS[kind](), tmp_path, timeout=0.6)
-    assert reply is None and bill.unanswered == 1 and LATE in said
+    reply, bill, answer = one(DRIPS[kind](), tmp_path, timeout=0.6)
+    assert reply is None and bill.unanswered == 1 and LATE in answer
     assert time.monotonic() - started < 5.0
 
 
@@ -111,8 +111,8 @@ def test_a_handshake_ends_at_the_deadline_too(piece: bytes, tmp_path: Path) -> N
         thread.start()
         started = time.monotonic()
         url = f"https://127.0.0.1:{listening.getsockname()[1]}/v1"
-        replies, _, said = ask(url, tmp_path, ["p"], timeout=0.6)
-        assert not replies and LATE in " ".join(said) and time.monotonic() - started < 5.0
+        replies, _, answer = ask(url, tmp_path, ["p"], timeout=0.6)
+        assert not replies and LATE in " ".join(answer) and time.monotonic() - started < 5.0
         done.set()
         thread.join(5.0)
         assert not thread.is_alive()  # its connection was closed
@@ -180,9 +180,9 @@ BROKEN: dict[str, tuple[bytes | None, str]] = {
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_answer_is_a_failed_try_that_says_why(kind: str, tmp_path: Path) -> None:
     sent, words = BROKEN[kind]
-    reply, bill, said = one([sent, None], tmp_path)
+    reply, bill, answer = one([sent, None], tmp_path)
     assert reply is None and bill.unanswered == 1
-    assert words in said and len(said) < 500
+    assert words in answer and len(answer) < 500
 
 
 def changed(old: str, new: str) -> bytes:

@@ -127,8 +127,8 @@ def test_the_learner_measures_the_same_on_the_same_tokens(name, path):
 
 def policy_sample(prompt: tuple[int, ...], done: Completion) -> Sample:
     first = len(prompt)
-    mask, old = np.zeros((2, first + len(done.ids)), np.float32)
-    mask[first:], old[first:] = 1.0, done.logprobs
+    weights, old = np.zeros((2, first + len(done.ids)), np.float32)
+    weights[first:], old[first:] = 1.0, done.logprobs
     return Sample(
-        prompt + done.ids, mask, "policy", advantages=mask, old_logprobs=old, temperature=0.8
+        prompt + done.ids, weights, "policy", advantages=weights, old_logprobs=old, temperature=0.8
     )

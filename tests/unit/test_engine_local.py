@@ -46,10 +46,10 @@ def test_greedy_equals_transformers(name):
     assert Decoder.supports(model, 64) == (name in FAST)
     requests = [Request(p, 8, seed=0, temperature=0.0) for p in PROMPTS]
     for prompt, done in zip(PROMPTS, engine_of(model).generate(requests), strict=True):
-        wanted = model.generate(
+        expected = model.generate(
             torch.tensor([prompt]), do_sample=False, max_new_tokens=8, eos_token_id=None
         )[0, len(prompt) :]
-        assert done.ids == tuple(wanted.tolist())
+        assert done.ids == tuple(expected.tolist())
         logp = forward_logprobs(model, prompt, done.ids)[np.arange(8), done.ids]
         np.testing.assert_allclose(done.logprobs, logp, atol=1e-4)
 
@@ -97,9 +97,9 @@ def test_the_seed_alone_decides(engine):
 
 def test_sampled_frequencies_follow_the_model(model, engine):
     done = engine.generate([Request((5, 6, 7), 1, seed=s) for s in range(4000)])
-    found = np.bincount([c.ids[0] for c in done], minlength=VOCAB) / 4000
-    wanted = np.exp(forward_logprobs(model, (5, 6, 7), (0,))[0])
-    assert np.abs(found - wanted).max() < 4 * np.sqrt(0.25 / 4000)
+    result = np.bincount([c.ids[0] for c in done], minlength=VOCAB) / 4000
+    expected = np.exp(forward_logprobs(model, (5, 6, 7), (0,))[0])
+    assert np.abs(result - expected).max() < 4 * np.sqrt(0.25 / 4000)
 
 
 def test_logprobs_include_the_temperature(model, engine):
@@ -147,29 +147,29 @@ def test_top_p_keeps_the_smallest_set_that_reaches_the_mass(model, engine):
 
 def test_nucleus_by_hand():
     probs = torch.tensor([[0.1, 0.5, 0.15, 0.25]])
-    found = nucleus(probs, torch.tensor([[0.7]]))
-    torch.testing.assert_close(found, torch.tensor([[0.0, 2 / 3, 0.0, 1 / 3]]))
+    result = nucleus(probs, torch.tensor([[0.7]]))
+    torch.testing.assert_close(result, torch.tensor([[0.0, 2 / 3, 0.0, 1 / 3]]))
 
 
 def test_a_draw_of_one_stays_inside_the_nucleus(engine):
     """In float32 a uniform number below 1 may round to 1."""
     requests = [Request((5, 6, 7), 1, seed=s, top_p=0.3) for s in range(3)]
     drawn = engine.generate([replace(requests[0], seed=s) for s in range(200)])
-    wanted = {c.ids[0] for c in drawn}
-    steps = Cache(engine.decoder, fold=True)
+    expected = {c.ids[0] for c in drawn}
+    steps = Cache(engine.decoder, inline=True)
     batch = Batch(requests, steps, 8, engine.device)
     batch.uniform_NT[:] = 1.0
-    assert {c.ids[0] for c in batch.run(trees([r.prompt_ids for r in requests], 8))} <= wanted
+    assert {c.ids[0] for c in batch.run(trees([r.prompt_ids for r in requests], 8))} <= expected
 
 
 def test_watched_probabilities(model, engine):
     watch = (3, 30, 7)
     done = engine.generate(
-        [Request((5, 6, 7), 5, seed=0, watch_ids=watch), Request((5, 6, 7), 5, seed=1)]
+        [Request((5, 6, 7), 5, seed=0, token_prob_ids=watch), Request((5, 6, 7), 5, seed=1)]
     )
-    wanted = np.exp(forward_logprobs(model, (5, 6, 7), done[0].ids))[:, list(watch)]
-    np.testing.assert_allclose(done[0].watched, wanted, atol=1e-5)
-    assert done[1].watched.shape == (5, 0)
+    expected = np.exp(forward_logprobs(model, (5, 6, 7), done[0].ids))[:, list(watch)]
+    np.testing.assert_allclose(done[0].token_probs, expected, atol=1e-5)
+    assert done[1].token_probs.shape == (5, 0)
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,8 @@ def test_the_request_of_non_finite_logits_is_named(name, share):
     prompts = [(5, 6), (9, 6, 5, 8, 3, 4), (3,), (5, 6, 8), (5, 6, 8, 9, 9), (9, 6, 5)]
     requests = [Request(p, 1 + i % 3, seed=0, temperature=0.0) for i, p in enumerate(prompts)]
     engine = engine_of(model, max_rows=3, share=share)
-    said = {token for done in engine.generate(requests) for token in done.ids}
-    diverged = min(set(range(10, VOCAB)) - said)
+    rows = {token for done in engine.generate(requests) for token in done.ids}
+    diverged = min(set(range(10, VOCAB)) - rows)
     with torch.no_grad():
         model.get_input_embeddings().weight[diverged] = float("nan")
     engine.publish(model, 1)
@@ -251,7 +251,7 @@ def test_weights_reach_the_engine_only_by_publish():
 
 def test_a_memory_limit_splits_and_says_so(model, engine):
     """Two layers, keys and values, two heads of 16 float32 numbers: 512 bytes a token."""
-    requests = [Request(PROMPTS[i % 4], 1 + i, seed=i, watch_ids=(3,)) for i in range(9)]
+    requests = [Request(PROMPTS[i % 4], 1 + i, seed=i, token_prob_ids=(3,)) for i in range(9)]
     longest = max(map(len, PROMPTS)) + 9  # rows end at one slot: the longest prompt and limit
     small = engine_of(model, memory=4 * longest * 512 + 511)
     with pytest.warns(UserWarning, match=rf"9 rows of {longest} tokens .* sampling 4 at a time"):

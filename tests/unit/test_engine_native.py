@@ -15,7 +15,7 @@ from genac.engines.base import Request
 from genac.engines.local import LocalEngine
 from genac.native import compiler, decode, library
 
-TRUNK = tuple(2 + i % 37 for i in range(40))
+PREFIX = tuple(2 + i % 37 for i in range(40))
 
 
 def torch_engine(model: Any, **options: Any) -> LocalEngine:
@@ -32,18 +32,20 @@ def compiled() -> None:
 
 
 def some_requests() -> list[Request]:
-    """Prompts that share nothing, a prompt, or a long trunk; every way to draw and to end."""
+    """Prompts that share nothing, a prompt, or a long shared prefix; every way to draw and
+    to end.
+    """
     own = [Request((3 + i, 5), 3 + i % 7, seed=i, temperature=0.5 + i % 3) for i in range(5)]
     stops = [Request((9, 4), 12, seed=i, stop_ids=(i, 7), line_ids=(11, 12)) for i in range(12)]
-    greedy = [Request((6, 7, 8), 9, seed=0, temperature=0.0, watch_ids=(3, 1, 2))]
-    behind = [Request((*TRUNK[: 30 + i], 5), 6, seed=i, watch_ids=(4,)) for i in range(10)]
+    greedy = [Request((6, 7, 8), 9, seed=0, temperature=0.0, token_prob_ids=(3, 1, 2))]
+    behind = [Request((*PREFIX[: 30 + i], 5), 6, seed=i, token_prob_ids=(4,)) for i in range(10)]
     return [*own, *stops, *greedy, *behind]
 
 
-@pytest.mark.parametrize("folded", [True, False])
+@pytest.mark.parametrize("inlined", [True, False])
 @pytest.mark.parametrize("name", FAST)
-def test_both_ways_say_the_same(compiled, name, folded, monkeypatch):
-    monkeypatch.setattr("genac.engines.local.folds", lambda found: folded)
+def test_both_ways_say_the_same(compiled, name, inlined, monkeypatch):
+    monkeypatch.setattr("genac.engines.local.inline_prefixes", lambda result: inlined)
     model = random_model(FAST[name])
     fast, plain = engine_of(model), torch_engine(model)
     assert fast.decoder is not None and fast.decoder.native is not None
@@ -53,8 +55,8 @@ def test_both_ways_say_the_same(compiled, name, folded, monkeypatch):
 
 
 @pytest.mark.parametrize("max_rows", [1, 3, 7])
-def test_rows_enter_between_sprints(compiled, max_rows, monkeypatch):
-    monkeypatch.setattr("genac.engines.scheduler.SPRINT", 2)
+def test_rows_enter_between_calls(compiled, max_rows, monkeypatch):
+    monkeypatch.setattr("genac.engines.scheduler.TOKENS_PER_CALL", 2)
     model = random_model(FAST["qwen3"])
     fast, plain = engine_of(model, max_rows=max_rows), torch_engine(model)
     requests = some_requests()
@@ -68,18 +70,18 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(compiled, name):
     decoder = engine_of(random_model(FAST[name])).decoder
     assert decoder is not None and decoder.native is not None
     reader = decoder.native
-    trunks = [TRUNK, TRUNK[:7], TRUNK[3:33]]
-    trunk, none_N = reader.room(3, 40), torch.zeros(3, dtype=torch.long)
-    reader.read(decode.Rows(trunk, none_N, none_N), torch.arange(3), trunks, predict=False)
+    prefixes = [PREFIX, PREFIX[:7], PREFIX[3:33]]
+    prefix, none_N = reader.room(3, 40), torch.zeros(3, dtype=torch.long)
+    reader.read(decode.Rows(prefix, none_N, none_N), torch.arange(3), prefixes, predict=False)
     rows = torch.arange(67)
-    trunk_B, length_B = rows // 17 - 1, torch.where(rows % 10 == 0, 70, 1 + rows % 5)
-    shared_B = torch.where(trunk_B < 0, 0, 7 - rows % 3)
+    prefix_B, length_B = rows // 17 - 1, torch.where(rows % 10 == 0, 70, 1 + rows % 5)
+    shared_B = torch.where(prefix_B < 0, 0, 7 - rows % 3)
     shared_B[18:30] += 2 * rows[:12]
-    texts = [TRUNK * 2 for _ in rows]
+    texts = [PREFIX * 2 for _ in rows]
 
     def logits(chosen: torch.Tensor) -> torch.Tensor:
         own, none_B = reader.room(len(chosen), 71), torch.zeros_like(chosen)
-        seen = (shared_B[chosen], trunk, trunk_B[chosen])
+        seen = (shared_B[chosen], prefix, prefix_B[chosen])
         parts = [texts[i][i % 9 :][: length_B[i]] for i in chosen.tolist()]
         row_N = torch.arange(len(chosen))
         read = reader.read(decode.Rows(own, none_B, *seen), row_N, parts, predict=True)
@@ -93,13 +95,13 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(compiled, name):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_prompts_of_all_lengths_are_read(compiled, threads):
-    """Alone and behind a trunk, shorter and longer than what passes the layers together."""
+    """Alone and behind a shared prefix, shorter and longer than what passes the layers together."""
     model = random_model(FAST["qwen3"])
     fast, plain = engine_of(model, 512), torch_engine(model, max_length=512)
     lengths = (1, 2, 15, 16, 17, 62, 63, 64, 65, 66, 129, 200)
     prompts = [tuple(2 + (i + 3 * n) % 37 for i in range(n)) for n in lengths]
-    prompts += [(*TRUNK * 4, *prompt) for prompt in prompts for _ in range(2)]
-    requests = [Request(p, 3, seed=i, watch_ids=(3, 4)) for i, p in enumerate(prompts)]
+    prompts += [(*PREFIX * 4, *prompt) for prompt in prompts for _ in range(2)]
+    requests = [Request(p, 3, seed=i, token_prob_ids=(3, 4)) for i, p in enumerate(prompts)]
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)

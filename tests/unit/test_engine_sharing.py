@@ -11,7 +11,7 @@ from engine_models import FAST, engine_of, forward_logprobs, in_double, random_m
 
 from genac.engines import cache, decoder, local
 from genac.engines.base import Completion, Request
-from genac.engines.local import folds
+from genac.engines.local import inline_prefixes
 from genac.prefixes import trees
 
 FAMILIES = ["llama", "llama biased, tied", "qwen2", "qwen3", "gemma", "mistral"]
@@ -24,10 +24,10 @@ def words(seed: int, count: int) -> Ids:
     return tuple(np.random.default_rng(seed).integers(5, 40, count).tolist())
 
 
-def states(cuts: tuple[int, ...], thoughts: int, seed: int = 0) -> list[Ids]:
+def states(cuts: tuple[int, ...], rationales: int, seed: int = 0) -> list[Ids]:
     """What a critic asks: prefixes of one response, each followed by the question (2, 3, 4)."""
     response = words(seed, 90)
-    return [(*response[:cut], 2, 3, 4) for cut in cuts for _ in range(thoughts)]
+    return [(*response[:cut], 2, 3, 4) for cut in cuts for _ in range(rationales)]
 
 
 def group(length: int, size: int, seed: int = 1) -> list[Ids]:
@@ -53,7 +53,7 @@ SETS: dict[str, list[Ids]] = {
         *continuations((33, 50), 2),
         *group(30, 6),
     ],
-    # Torch cannot read these apart: a prompt of one token has no trunk to read.
+    # Torch cannot read these apart: a prompt of one token has no shared prefix to read.
     "one token": [(7,), *states((8, 30), 2), words(0, 1), (7,), *group(9, 3), words(1, 1), *LONE],
 }
 APART = [name for name in SETS if name != "one token"]
@@ -69,18 +69,20 @@ def requests_of(prompts: list[Ids], longest: int = 11) -> list[Request]:
             temperature=(1.0, 0.7, 0.0, 1.2, 1.0)[i % 5],
             top_p=(1.0, 0.8, 1.0)[i % 3],
             stop_ids=(35,) if i % 4 == 3 else (),
-            watch_ids=((), (6, 30, 7), (39,))[i % 3],
+            token_prob_ids=((), (6, 30, 7), (39,))[i % 3],
         )
         for i, prompt in enumerate(prompts)
     ]
 
 
-@pytest.fixture(params=["apart", "folded", "native"])
+@pytest.fixture(params=["apart", "inlined", "native"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How trunks are read: by torch, apart from their rows or copied into them, or in C++."""
+    """How shared prefixes are read: by torch, apart from their rows or copied into them,
+    or in C++.
+    """
     if request.param != "native":
         monkeypatch.setattr(decoder, "native", lambda loaded: None)
-        monkeypatch.setattr(local, "FOLD_BELOW", MANY if request.param == "folded" else 0)
+        monkeypatch.setattr(local, "INLINE_PREFIX_BELOW", MANY if request.param == "inlined" else 0)
     return request.param
 
 
@@ -102,11 +104,13 @@ def agree_with_transformers(model: Any, requests: list[Request], done: list[Comp
     exact = in_double(model)
     for request, completion in zip(requests, done, strict=True):
         of = (exact, request.prompt_ids, completion.ids, request.temperature)
-        said = forward_logprobs(*of, request.top_p)[np.arange(len(completion.ids)), completion.ids]
-        np.testing.assert_allclose(completion.logprobs, said, atol=1e-4)
+        answer = forward_logprobs(*of, request.top_p)[
+            np.arange(len(completion.ids)), completion.ids
+        ]
+        np.testing.assert_allclose(completion.logprobs, answer, atol=1e-4)
         logp = forward_logprobs(*of)
-        watched = np.exp(logp[:, list(request.watch_ids)])
-        np.testing.assert_allclose(completion.watched, watched, atol=1e-4)
+        token_probs = np.exp(logp[:, list(request.token_prob_ids)])
+        np.testing.assert_allclose(completion.token_probs, token_probs, atol=1e-4)
         if request.temperature == 0:
             assert completion.ids == tuple(logp.argmax(-1).tolist())
 
@@ -117,7 +121,7 @@ def agree_with_transformers(model: Any, requests: list[Request], done: list[Comp
 @pytest.mark.parametrize("name", APART)
 def test_sharing_does_not_change_completions(model, way, name):
     requests = requests_of(SETS[name])
-    assert way == "native" or folds(trees(SETS[name], 512)) == (way == "folded")
+    assert way == "native" or inline_prefixes(trees(SETS[name], 512)) == (way == "inlined")
     agree_with_transformers(model, requests, both_ways(model, requests))
 
 
@@ -131,27 +135,27 @@ def test_every_family(family, way):
     model = random_model(FAST[family])
     prompts = [*states((12, 30, 50), 2), *group(20, 4), *LONE, *continuations((20, 21), 3)]
     requests = requests_of(prompts)
-    assert way == "native" or folds(trees(prompts, 512)) == (way == "folded")
+    assert way == "native" or inline_prefixes(trees(prompts, 512)) == (way == "inlined")
     agree_with_transformers(model, requests, both_ways(model, requests))
 
 
 def test_a_prompt_that_is_the_beginning_of_another(model, way):
-    """It sees some of the trunk only; what lies behind must stay hidden from it."""
+    """It sees some of the shared prefix only; what lies behind must stay hidden from it."""
     long = words(0, 60)
     prompts = [long[:n] for n in (60, 59, 31, 30) for _ in range(3)]
     requests = requests_of(prompts)
-    assert way == "native" or folds(trees(prompts, 512)) == (way == "folded")
+    assert way == "native" or inline_prefixes(trees(prompts, 512)) == (way == "inlined")
     agree_with_transformers(model, requests, both_ways(model, requests))
 
 
-def test_long_completions_behind_a_shared_trunk(model, way):
+def test_long_completions_behind_a_shared_prefix(model, way):
     prompts = [*states((12, 60), 3), *group(30, 4)]
     requests = [Request(p, 30 + i, seed=i) for i, p in enumerate(prompts)]
     agree_with_transformers(model, requests, both_ways(model, requests))
 
 
-@pytest.mark.parametrize("way", ["apart", "folded"], indirect=True)  # C++ knows fp32 only
-def test_half_precision_reads_trunks(model, way):
+@pytest.mark.parametrize("way", ["apart", "inlined"], indirect=True)  # C++ knows fp32 only
+def test_half_precision_reads_prefixes(model, way):
     requests = [Request(p, 6, seed=i) for i, p in enumerate(SETS["ragged"])]
     done = engine_of(model, CONTEXT, dtype=torch.bfloat16).generate(requests)
     off = [
@@ -182,7 +186,9 @@ def test_a_tree_waits_until_there_is_room_for_all_of_it(model, way):
 
 
 def test_small_trees_fill_the_places_that_become_free(model, way):
-    """Trees of two rows with limits far apart: trunks come and go while others are read."""
+    """Trees of two rows with limits far apart: shared prefixes come and go while others
+    are read.
+    """
     prompts = [p for i in range(9) for p in group(50 - 5 * i, 2, seed=20 + i)]
     limits = [3, 40, 2, 30, 25, 1, 7, 4, 20] * 2
     requests = [Request(p, n, seed=n) for p, n in zip(prompts, limits, strict=True)]
@@ -196,7 +202,7 @@ def test_more_of_one_prompt_than_rows(model, way):
 # --- reading in pieces --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["apart", "folded"], indirect=True)  # torch's reading only
+@pytest.mark.parametrize("way", ["apart", "inlined"], indirect=True)  # torch's reading only
 @pytest.mark.parametrize(("name", "at_once"), [("ragged", 1), ("ragged", 100), ("mixed", 16)])
 def test_reading_in_pieces(model, way, name, at_once, monkeypatch):
     requests = requests_of(SETS[name])
@@ -234,7 +240,7 @@ def test_a_group_reads_its_prompt_once(model, way):
 
 def test_states_read_their_response_once(model, way):
     requests = [Request(p, 1, seed=i) for i, p in enumerate(states((50, 60, 80), 2))]
-    # 60 tokens of trunk, 20 more of the longest state, three times the question.
+    # 60 tokens of shared prefix, 20 more of the longest state, three times the question.
     assert tokens_read(model, requests) == 60 + 20 + 3 * 3
     assert tokens_read(model, requests, share=False) == 2 * (53 + 63 + 83)
 
@@ -257,16 +263,17 @@ def test_each_part_of_a_split_prompt_is_read(model):
     assert tokens_read(model, requests, max_rows=3) == 3 * 60
 
 
-def test_trunks_of_all_lengths_are_read_once(model, way):
+def test_prefixes_of_all_lengths_are_read_once(model, way):
     prompts = [p for n in (2, 30, 61) for p in group(n, 4, seed=n)]
     requests = [Request(p, 1, seed=i) for i, p in enumerate(prompts)]
     assert tokens_read(model, requests) == 2 + 30 + 61
 
 
-# --- when trunks are read apart -----------------------------------------------------------------
+# --- when shared prefixes are read apart
+# -----------------------------------------------------------------
 
 
-def test_long_trunks_of_many_rows_are_read_apart():
-    assert not folds(trees(group(100, 8), 512))
-    assert folds(trees(group(10, 8), 512))  # short
-    assert folds(trees([words(s, 100) for s in range(8)], 512))  # not shared
+def test_long_prefixes_of_many_rows_are_read_apart():
+    assert not inline_prefixes(trees(group(100, 8), 512))
+    assert inline_prefixes(trees(group(10, 8), 512))  # short
+    assert inline_prefixes(trees([words(s, 100) for s in range(8)], 512))  # not shared

@@ -43,7 +43,7 @@ def engine() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "answer"),
     [
         (["b"], ["b", "c"]),
         (["b", "c"], ["b", "c", "ans="]),  # a run of them ends with the first other token
@@ -51,15 +51,15 @@ def engine() -> Any:
         (["1"], ["b", "c", "ans=", "e", "f", "1"]),  # nothing follows within the budget
     ],
 )
-def test_the_token_behind_a_line_is_the_last(lines, said):
+def test_the_token_behind_a_line_is_the_last(lines, answer):
     engine = talking("a", "b", "c", "ans=", "e", "f", "1", "2")
     done = asked(engine, "a", line_ids=tuple(ids_of(*lines)))
-    assert done.ids == tuple(ids_of(*said))
-    assert done.finish == ("stop" if len(said) < 6 else "length")
+    assert done.ids == tuple(ids_of(*answer))
+    assert done.finish == ("stop" if len(answer) < 6 else "length")
 
 
 @pytest.mark.parametrize(
-    ("stop", "said"),
+    ("stop", "answer"),
     [
         ("b", ["b"]),
         ("bc", ["b", "c"]),
@@ -70,10 +70,10 @@ def test_the_token_behind_a_line_is_the_last(lines, said):
         ("f1", ["b", "c", "ans=", "e", "f", "1"]),  # with the last token of the budget
     ],
 )
-def test_the_token_that_completes_a_stop_string_is_the_last(stop, said):
+def test_the_token_that_completes_a_stop_string_is_the_last(stop, answer):
     done = asked(talking("a", "b", "c", "ans=", "e", "f", "1", "2"), "a", stop=(stop,))
-    assert done.ids == tuple(ids_of(*said)) and done.finish == "stop"
-    assert len(done.logprobs) == len(said)
+    assert done.ids == tuple(ids_of(*answer)) and done.finish == "stop"
+    assert len(done.logprobs) == len(answer)
 
 
 @pytest.mark.parametrize("stop", ["12", "cb", "bce", "abc", "a", "ba"])
@@ -109,18 +109,18 @@ def test_every_request_has_strings_of_its_own():
 def test_stops_are_where_a_search_finds_them(engine):
     """Sampled text, in which stop strings of all lengths lie across tokens."""
     free = engine.generate([Request((5, 6), 24, seed=s) for s in range(40)])
-    requests, wanted = [], []
+    requests, expected = [], []
     for seed, done in enumerate(free):
         text = TOKENIZER.decode(done.ids)
         low, length = seed % 11, 1 + seed % 7
         stop = (text[low : low + length], "never said")
         ends = [n for n in range(1, 25) if stop[0] in TOKENIZER.decode(done.ids[:n])]
         requests.append(Request((5, 6), 24, seed=seed, stop=stop))
-        wanted.append(done.ids[: ends[0]])
+        expected.append(done.ids[: ends[0]])
     together = engine.generate(requests)
-    assert [c.ids for c in together] == wanted
+    assert [c.ids for c in together] == expected
     assert {c.finish for c in together} == {"stop"}
-    assert len({len(ids) for ids in wanted}) > 5
+    assert len({len(ids) for ids in expected}) > 5
     for request, done in zip(requests[:5], together, strict=False):
         same(done, engine.generate([request])[0])
 

@@ -14,7 +14,7 @@ from genac.config.models import OptimizerConfig
 from genac.config.run import RolloutConfig, StatesConfig
 from genac.critics.monte_carlo import MonteCarloValue
 from genac.evals.cost import Cost
-from genac.evals.critic import evaluate_critic, floors
+from genac.evals.critic import evaluate_critic, trivial_baselines
 from genac.evals.ground_truth import (
     FIRST_PROBLEM,
     NoPanel,
@@ -113,43 +113,45 @@ def fixed(panel: Panel, values: list[float | None]) -> FixedCritic:
 
 
 def test_a_perfect_critic(panel):
-    found = evaluate_critic(fixed(panel, [0.8, 0.2, 0.6, 0.4]), panel)
-    assert found["mse"] == found["mse_parsed"] == found["mae"] == 0
-    assert found["mse_interval"] == (0, 0) and found["parse_rate"] == 1
-    assert found["pearson"] == pytest.approx(1) and found["explained_variance"] == pytest.approx(1)
-    assert found["auc_within_problem"] == found["auc_ceiling"] == 1.0
-    assert (found["states"], found["problems"]) == (4, 2)
+    result = evaluate_critic(fixed(panel, [0.8, 0.2, 0.6, 0.4]), panel)
+    assert result["mse"] == result["mse_parsed"] == result["mae"] == 0
+    assert result["mse_interval"] == (0, 0) and result["parse_rate"] == 1
+    assert result["pearson"] == pytest.approx(1) and result["explained_variance"] == pytest.approx(
+        1
+    )
+    assert result["auc_within_problem"] == result["auc_ceiling"] == 1.0
+    assert (result["states"], result["problems"]) == (4, 2)
     # v (1 - v) / 4 for 0.8, 0.2, 0.6, 0.4
-    assert found["mse_noise"] == pytest.approx((0.16 + 0.16 + 0.24 + 0.24) / 16)
+    assert result["mse_noise"] == pytest.approx((0.16 + 0.16 + 0.24 + 0.24) / 16)
 
 
 def test_a_missing_score_is_an_error_of_one(panel):
-    found = evaluate_critic(fixed(panel, [0.7, None, 0.6, None]), panel)
-    assert found["mse"] == pytest.approx((0.01 + 1 + 0 + 1) / 4)
-    assert found["mse_parsed"] == pytest.approx(0.005) and found["parse_rate"] == 0.5
-    assert found["mse"] > floors(panel)["mse_constant"]
+    result = evaluate_critic(fixed(panel, [0.7, None, 0.6, None]), panel)
+    assert result["mse"] == pytest.approx((0.01 + 1 + 0 + 1) / 4)
+    assert result["mse_parsed"] == pytest.approx(0.005) and result["parse_rate"] == 0.5
+    assert result["mse"] > trivial_baselines(panel)["mse_constant"]
 
 
 def test_silence_looks_like_no_skill(panel):
-    found = evaluate_critic(fixed(panel, [None] * 4), panel)
-    assert found["mse"] == 1 and found["parse_rate"] == 0
-    assert found["auc_within_problem"] == 0.5
+    result = evaluate_critic(fixed(panel, [None] * 4), panel)
+    assert result["mse"] == 1 and result["parse_rate"] == 0
+    assert result["auc_within_problem"] == 0.5
 
 
 def test_auc_is_inside_a_problem_and_leaves_the_start_out(panel):
     """The second problem has one state after the start: no ranking; the first is reversed."""
-    found = evaluate_critic(fixed(panel, [0.1, 0.2, 0.9, 0.9]), panel)
-    assert found["auc_within_problem"] == 0.0
+    result = evaluate_critic(fixed(panel, [0.1, 0.2, 0.9, 0.9]), panel)
+    assert result["auc_within_problem"] == 0.0
     starts_only = panel_of([0.8, 0.2, 0.6, 0.4], [0] * 4, [1.0, 0.0, 1.0, 0.0])
-    found = evaluate_critic(fixed(starts_only, [0.5] * 4), starts_only)
-    assert found["auc_within_problem"] is None and found["mse"] == pytest.approx(0.05)
+    result = evaluate_critic(fixed(starts_only, [0.5] * 4), starts_only)
+    assert result["auc_within_problem"] is None and result["mse"] == pytest.approx(0.05)
 
 
 def test_noise_is_taken_off_known_values_only(panel):
     """Errors .01 and 0 less the variances .16/4 and .24/4; missing ones stay 1."""
-    found = evaluate_critic(fixed(panel, [0.7, None, 0.6, None]), panel)
-    assert found["mse_corrected"] == pytest.approx((0.01 - 0.04 + 1 + 0 - 0.06 + 1) / 4)
-    assert found["mse_corrected_interval"][0] <= found["mse_corrected"]
+    result = evaluate_critic(fixed(panel, [0.7, None, 0.6, None]), panel)
+    assert result["mse_corrected"] == pytest.approx((0.01 - 0.04 + 1 + 0 - 0.06 + 1) / 4)
+    assert result["mse_corrected_interval"][0] <= result["mse_corrected"]
 
 
 def test_error_by_part_of_the_response(panel):
@@ -163,19 +165,19 @@ def test_error_by_part_of_the_response(panel):
 def test_top1_in_pools_of_one_problem():
     """Two later states per problem: the first problem is ranked rightly, the second wrongly."""
     panel = panel_of([0.8, 0.2, 0.6, 0.4], [1, 2, 1, 2], [1.0, 0.0, 1.0, 0.0])
-    found = evaluate_critic(fixed(panel, [0.9, 0.1, 0.2, None]), panel)["top1_by_pool"]
-    assert found["2"]["accuracy"] == 1.0 and found["2"]["chance"] == 0.5
-    found = evaluate_critic(fixed(panel, [0.9, 0.1, 0.2, 0.3]), panel)["top1_by_pool"]
-    assert found["2"]["accuracy"] == 0.5 and found["2"]["interval"] == (0.0, 1.0)
-    assert found["4"] == {"accuracy": None, "interval": None, "chance": None}
+    result = evaluate_critic(fixed(panel, [0.9, 0.1, 0.2, None]), panel)["top1_by_pool"]
+    assert result["2"]["accuracy"] == 1.0 and result["2"]["chance"] == 0.5
+    result = evaluate_critic(fixed(panel, [0.9, 0.1, 0.2, 0.3]), panel)["top1_by_pool"]
+    assert result["2"]["accuracy"] == 0.5 and result["2"]["interval"] == (0.0, 1.0)
+    assert result["4"] == {"accuracy": None, "interval": None, "chance": None}
 
 
 def test_two_critics_on_one_panel_are_compared_problem_by_problem(panel):
     good = evaluate_critic(fixed(panel, [0.7, 0.3, 0.5, 0.5]), panel)
     bad = evaluate_critic(fixed(panel, [0.6, 0.4, 0.4, 0.6]), panel)
-    found = compare([good], [bad], "mse", "ratio")
-    assert [found[k] for k in ("value", "low", "high")] == pytest.approx([0.25] * 3)
-    assert found["by_training"] == pytest.approx([0.25])
+    result = compare([good], [bad], "mse", "ratio")
+    assert [result[k] for k in ("value", "low", "high")] == pytest.approx([0.25] * 3)
+    assert result["by_training"] == pytest.approx([0.25])
     gap = compare([good], [good], "auc_within_problem", "difference")
     assert gap["value"] == 0.0
 
@@ -194,17 +196,17 @@ def test_panels_of_one_training_are_resampled_together(panel):
     assert none["value"] == 1.0
 
 
-def test_floors_by_hand(panel):
+def test_trivial_baselines_by_hand(panel):
     """Variance of 0.8, 0.2, 0.6, 0.4, and squared distance to the rates 1/2, 1/2, 1/4, 1/4."""
-    found = floors(panel)
-    assert found["mse_constant"] == pytest.approx(0.05)
-    assert found["mse_success_rate"] == pytest.approx((0.09 + 0.09 + 0.1225 + 0.0225) / 4)
+    result = trivial_baselines(panel)
+    assert result["mse_constant"] == pytest.approx(0.05)
+    assert result["mse_success_rate"] == pytest.approx((0.09 + 0.09 + 0.1225 + 0.0225) / 4)
 
 
 # --- panel ----------------------------------------------------------------------------------------
 
 
-def test_build_panel_keeps_two_sided_problems_and_unique_states(tokenizer, tiny_model):
+def test_build_panel_keeps_problems_with_mixed_outcomes_and_unique_states(tokenizer, tiny_model):
     """Responses x, y: both outcomes everywhere. One line each, so one unique state a problem."""
     actor = actor_of(tokenizer, tiny_model, "xy")
     panel = build_panel(actor, world_of(EchoTask({"x": 1.0})), StatesConfig(), 3, 4)
@@ -260,7 +262,7 @@ def test_a_panel_of_another_actor_tokenizer_or_task_is_refused(tokenizer, tiny_m
         load_panel(file, world_of(EchoTask({"x": 1.0}, count=2)), actor)
 
 
-def test_too_few_two_sided_problems_make_no_panel(tokenizer, tiny_model):
+def test_too_few_problems_with_mixed_outcomes_make_no_panel(tokenizer, tiny_model):
     actor = actor_of(tokenizer, tiny_model, "xy")
     with pytest.raises(NoPanel, match="1 held-out problem"):
         build_panel(actor, world_of(EchoTask({"x": 1.0}, count=1)), StatesConfig(), 3, 4)
@@ -277,11 +279,11 @@ def test_revalue_keeps_the_states(tokenizer, tiny_model):
 
 
 def test_rollout_metrics_by_hand():
-    found = rollout_metrics(groups_of([[1.0, 0.0], [1.0, None], [0.0, 0.0]]))
-    assert found["reward"] == pytest.approx(0.4) and found["reward_none_rate"] == pytest.approx(
+    result = rollout_metrics(groups_of([[1.0, 0.0], [1.0, None], [0.0, 0.0]]))
+    assert result["reward"] == pytest.approx(0.4) and result["reward_none_rate"] == pytest.approx(
         1 / 6
     )
-    assert found["frac_reward_zero_std"] == pytest.approx(2 / 3) and found["num_tokens"] == 6
+    assert result["frac_reward_zero_std"] == pytest.approx(2 / 3) and result["num_tokens"] == 6
     nothing = rollout_metrics(groups_of([[None, None]]))
     assert nothing["reward"] is None and nothing["reward_none_rate"] == 1
 
@@ -289,11 +291,11 @@ def test_rollout_metrics_by_hand():
 def test_critic_metrics_by_hand(panel):
     """0.9 and 0.3 within a right and a wrong response; one missing; one at the start."""
     estimates = [Estimate(s, v) for s, v in zip(panel.states, (0.9, 0.3, None, 0.5), strict=True)]
-    found = critic_metrics(estimates)
-    assert found["critic/parse_failure_rate"] == 0.25
-    assert found["critic/advantage_gap"] == pytest.approx(0.6)
-    assert found["critic/mse"] == pytest.approx((0.01 + 0.09 + 0.25) / 3)
-    assert found["critic/auc_within_problem"] == 1.0
+    result = critic_metrics(estimates)
+    assert result["critic/parse_failure_rate"] == 0.25
+    assert result["critic/advantage_gap"] == pytest.approx(0.6)
+    assert result["critic/mse"] == pytest.approx((0.01 + 0.09 + 0.25) / 3)
+    assert result["critic/auc_within_problem"] == 1.0
     assert critic_metrics([]) == {}
     assert critic_metrics([Estimate(panel.states[0], None)])["critic/parse_failure_rate"] == 1
 
@@ -325,5 +327,5 @@ def test_a_problem_is_told_apart_by_its_id():
     same = [
         State(make_rollout((5, 6), problem=Problem("p", "", "")), s.start, 2) for s in panel.states
     ]
-    found = evaluate_critic(FixedCritic(lambda s: 0.5), Panel(same, panel.values, [0.5] * 4))
-    assert found["problems"] == 1 and found["mse_interval"] == pytest.approx((0.05, 0.05))
+    result = evaluate_critic(FixedCritic(lambda s: 0.5), Panel(same, panel.values, [0.5] * 4))
+    assert result["problems"] == 1 and result["mse_interval"] == pytest.approx((0.05, 0.05))

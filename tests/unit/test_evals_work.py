@@ -19,9 +19,11 @@ def test_a_response_is_read_once_and_trained_three_times():
     assert work(it, "ppo", MODEL, MODEL)["critic_sampling"].flops == flops - 2 * 7 * 5 * 6
 
 
-def test_thoughts_branch_from_a_trunk_that_is_read_once():
-    """One state at the start: the trunk is the prompt; half of the thoughts learn."""
-    it = Iteration(1, 2, prompt=4, response=6, states=1, samples=2, thought=3, question=1, learn=2)
+def test_rationales_suffix_from_a_prefix_that_is_read_once():
+    """One state at the start: the shared prefix is the prompt; half of the rationales learn."""
+    it = Iteration(
+        1, 2, prompt=4, response=6, states=1, samples=2, rationale=3, question=1, learn=2
+    )
     todo = work(it, "genac", MODEL, MODEL)
     tokens, pairs = 2 * 4 + 4 * 4, 2 * 4**2 / 2 + 4 * 4 * (4 + 2)
     forward = 2 * 100 * tokens + 2 * 7 * 5 * 12 + 4 * 2 * 10 * pairs
@@ -33,11 +35,11 @@ def test_thoughts_branch_from_a_trunk_that_is_read_once():
 def test_continuations_write_what_is_left():
     """Two states: K = 3 continuations of 6 and of 3 tokens."""
     it = Iteration(1, 1, prompt=4, response=6, states=2, continuations=3)
-    found = work(it, "vineppo", MODEL, MODEL)["critic_sampling"]
+    result = work(it, "vineppo", MODEL, MODEL)["critic_sampling"]
     tokens, pairs = 3 * 9, 3 * (6 * (4 + 3) + 3 * (7 + 1.5))
-    trunk = 4 + 3
-    forward = 2 * 100 * (trunk + tokens) + 2 * 7 * 5 * 27 + 4 * 2 * 10 * (trunk**2 / 2 + pairs)
-    assert found.flops == pytest.approx(forward)
+    prefix = 4 + 3
+    forward = 2 * 100 * (prefix + tokens) + 2 * 7 * 5 * 27 + 4 * 2 * 10 * (prefix**2 / 2 + pairs)
+    assert result.flops == pytest.approx(forward)
 
 
 def test_waves_and_seconds():

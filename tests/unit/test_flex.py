@@ -17,17 +17,17 @@ from torch.nn.attention.flex_attention import flex_attention
 from genac.models.packed import flex as module
 from genac.models.packed.attention import attention
 from genac.models.packed.flex import BLOCK, block_tables, flexes, listed
-from genac.models.packed.plan import Stretch, TreePlan
+from genac.models.packed.plan import Segment, TreePlan
 from genac.native.library import library
 
 
-def plan_of(seed: int, trunks: int = 3, device: torch.device = CPU) -> TreePlan:
-    """Trunks of up to 500 tokens with branches of one to 300 behind parts of them."""
+def plan_of(seed: int, prefixes: int = 3, device: torch.device = CPU) -> TreePlan:
+    """Shared prefixes of up to 500 tokens with suffixes of one to 300 behind parts of them."""
     rng, forest = np.random.default_rng(seed), []
-    for _ in range(trunks):
-        trunk = int(rng.integers(1, 500))
-        branch = lambda t=trunk: (int(rng.integers(0, t + 1)), int(rng.choice([1, 17, 128, 300])))  # noqa: E731
-        forest.append((trunk, [branch() for _ in range(int(rng.integers(0, 4)))]))
+    for _ in range(prefixes):
+        prefix = int(rng.integers(1, 500))
+        suffix = lambda t=prefix: (int(rng.integers(0, t + 1)), int(rng.choice([1, 17, 128, 300])))  # noqa: E731
+        forest.append((prefix, [suffix() for _ in range(int(rng.integers(0, 4)))]))
     return plan_from(forest, device)
 
 
@@ -48,7 +48,7 @@ def test_blocks_are_those_that_hold_something_to_see(seed):
 
 def test_wholly_seen_blocks_are_found_and_listed_apart():
     # 300 tokens, then 128 on a block boundary that see 256 of them: two whole blocks.
-    plan = TreePlan(512, (Stretch(0, 384), Stretch(384, 128, 0, 256)), CPU)
+    plan = TreePlan(512, (Segment(0, 384), Segment(384, 128, 0, 256)), CPU)
     some, whole = block_tables(plan.table)
     count, columns = listed(whole, CPU)
     assert count.flatten().tolist() == [0, 1, 2, 2]
@@ -63,8 +63,8 @@ def test_the_mask_of_tokens_is_the_plans(seed):
     plan = plan_of(seed)
     token, none = torch.arange(plan.length), torch.tensor(0)
     sees: Any = plan.blocks.mask_mod
-    found = sees(none, none, token[:, None], token)
-    assert torch.equal(found, plan.seen)
+    result = sees(none, none, token[:, None], token)
+    assert torch.equal(result, plan.seen)
 
 
 @pytest.mark.slow
@@ -79,8 +79,8 @@ def test_compiled_it_gives_what_a_dense_mask_gives():
         compiled = torch.compile(flex_attention, dynamic=False)
         out = compiled(q, k, v, block_mask=plan.blocks, **options)
     mask = plan.dense(torch.float32)
-    wanted = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **options)
-    torch.testing.assert_close(out, wanted, atol=1e-5, rtol=1e-5)
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **options)
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ def test_no_head_shape_falls_back_to_the_uncompiled_attention(monkeypatch):
     torch._dynamo.reset()
     module.compiled.cache_clear()
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
-    plan = plan_of(0, trunks=1)
+    plan = plan_of(0, prefixes=1)
     try:
         with torch.no_grad():
             for heads, keys, dim in ((h, k, d) for d in (16, 32, 64) for h, k in ((4, 2), (2, 2))):
@@ -120,22 +120,22 @@ class Failing(torch.autograd.Function):
 
 @pytest.mark.parametrize("fails", [True, False])
 def test_it_is_tried_forward_and_backward_before_it_is_used(fails, monkeypatch):
-    asked = []
+    queries = []
 
     def kernel(q, k, v, **options):
-        asked.append(options)
+        queries.append(options)
         return Failing.apply(q) if fails else q + k.sum() + v.sum()
 
     monkeypatch.setattr(module, "compiled", lambda: kernel)
     module.works.cache_clear()
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as answer:
         warnings.simplefilter("always")
         for _ in range(2):
             assert module.works(CPU, torch.float32, 4, 2, 16) is not fails
     module.works.cache_clear()
-    assert len(asked) == (1 if fails else 2) and asked[0]["enable_gqa"]  # two rows, tried once
-    told = [str(w.message) for w in said]
-    assert len(told) == fails and all("no Triton here" in t and "GENAC_FLEX=0" in t for t in told)
+    assert len(queries) == (1 if fails else 2) and queries[0]["enable_gqa"]  # two rows, tried once
+    rows = [str(w.message) for w in answer]
+    assert len(rows) == fails and all("no Triton here" in t and "GENAC_FLEX=0" in t for t in rows)
 
 
 def test_it_is_for_gpus(monkeypatch):
@@ -157,15 +157,15 @@ def test_on_a_gpu_output_and_gradients_are_those_of_a_dense_mask(dtype, monkeypa
     plan = plan_of(3, device=torch.device("cuda"))
     made = torch.Generator().manual_seed(0)
     drawn = [torch.randn(1, h, plan.length, 32, generator=made) for h in (4, 2, 2, 4)]
-    found = []
+    results = []
     for way in ("1", "0"):
         monkeypatch.setenv("GENAC_FLEX", way)
         leaves = [x.to("cuda", dtype).requires_grad_() for x in drawn[:3]]
         assert way == "0" or flexes(leaves[0], leaves[1])
         out, _ = attention(None, leaves[0], leaves[1], leaves[2], None, plan=plan)
         grad = drawn[3].to("cuda", dtype).transpose(1, 2)
-        found.append([out.detach(), *torch.autograd.grad(out, leaves, grad)])
+        results.append([out.detach(), *torch.autograd.grad(out, leaves, grad)])
     close = (
         {"atol": 3e-2, "rtol": 3e-2} if dtype is torch.bfloat16 else {"atol": 1e-3, "rtol": 1e-3}
     )
-    torch.testing.assert_close(*found, **close)
+    torch.testing.assert_close(*results, **close)

@@ -83,9 +83,9 @@ def model_of(name: str = "qwen3, grouped") -> Any:
 
 
 def row(*forest: tuple[int, list[tuple[int, int]]]) -> tuple[Tensor, Tensor, TreePlan]:
-    """Ids, positions and plan of trunks with their branches (shared, own length)."""
+    """Ids, positions and plan of shared prefixes with their suffixes (shared, own length)."""
     plan = plan_of(forest)
-    position = torch.cat([torch.arange(s.shared, s.shared + s.length) for s in plan.stretches])
+    position = torch.cat([torch.arange(s.shared, s.shared + s.length) for s in plan.segments])
     made = torch.Generator().manual_seed(plan.length)
     return torch.randint(0, VOCAB, (plan.length,), generator=made), position, plan
 
@@ -110,12 +110,12 @@ def outcome(base: Any, compute: Callable[..., Tensor], packed: Any) -> dict[str,
     return {"hidden states": hidden.detach(), **grads}
 
 
-def close(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+def close(result: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Equal up to the rounding of fp32 sums, whose size the largest entry tells."""
-    assert set(found) == set(wanted)
-    for name, value in wanted.items():
+    assert set(result) == set(expected)
+    for name, value in expected.items():
         most = max(1.0, float(value.abs().max()))
-        torch.testing.assert_close(found[name], value, rtol=0, atol=3e-5 * most, msg=name)
+        torch.testing.assert_close(result[name], value, rtol=0, atol=3e-5 * most, msg=name)
 
 
 @pytest.fixture
@@ -129,28 +129,28 @@ def threads() -> Iterator[Callable[[int], None]]:
 
 
 @needs_compiler
-@pytest.mark.parametrize("packed", [SEVERAL, SINGLE], ids=["several trunks", "one token"])
+@pytest.mark.parametrize("packed", [SEVERAL, SINGLE], ids=["several shared prefixes", "one token"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_hidden_states_and_gradients_are_those_of_transformers(threads, name, packed):
     base = model_of(name).base_model
     assert fusable(base)
-    wanted = outcome(base, as_transformers_does, packed)
-    assert len(wanted) == 1 + len(list(base.parameters()))
+    expected = outcome(base, as_transformers_does, packed)
+    assert len(expected) == 1 + len(list(base.parameters()))
     threads(1)
-    found = outcome(base, fused, packed)
-    close(found, wanted)
+    result = outcome(base, fused, packed)
+    close(result, expected)
     threads(2)
-    torch.testing.assert_close(outcome(base, fused, packed), found, rtol=0, atol=0)
+    torch.testing.assert_close(outcome(base, fused, packed), result, rtol=0, atol=0)
 
 
 @needs_compiler
 def test_gradient_checkpointing_keeps_a_layers_input_only():
     model = model_of().train()
-    wanted, most = outcome(model.base_model, fused, SEVERAL), kept_numbers(model)
+    expected, most = outcome(model.base_model, fused, SEVERAL), kept_numbers(model)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     assert fusable(model.base_model)
     again = outcome(model.base_model, fused, SEVERAL)
-    torch.testing.assert_close(again, wanted, rtol=0, atol=0)
+    torch.testing.assert_close(again, expected, rtol=0, atol=0)
     tokens, queries, keys = SEVERAL[2].length, 4 * DIM, DIM
     kept = HIDDEN + queries + 2 * keys + queries + 4 + 2 * INNER  # beside the input
     assert most - kept_numbers(model) == LAYERS * tokens * kept
@@ -173,14 +173,14 @@ def kept_numbers(model: Any) -> int:
 @needs_compiler
 def test_frozen_weights_get_no_gradient_and_the_others_theirs():
     base = model_of("llama, biased, grouped, tied").base_model
-    wanted = outcome(base, fused, SEVERAL)
+    expected = outcome(base, fused, SEVERAL)
     for name, parameter in base.named_parameters():
         frozen = "layers.0" in name and ("mlp" in name or "bias" in name or "norm" in name)
         parameter.requires_grad_(not frozen)
     base.zero_grad(set_to_none=True)
-    found = outcome(base, fused, SEVERAL)
-    assert 0 < len(found) < len(wanted)
-    torch.testing.assert_close(found, {name: wanted[name] for name in found}, rtol=0, atol=0)
+    result = outcome(base, fused, SEVERAL)
+    assert 0 < len(result) < len(expected)
+    torch.testing.assert_close(result, {name: expected[name] for name in result}, rtol=0, atol=0)
 
 
 # --- in the learner ------------------------------------------------------------------------------
@@ -192,9 +192,9 @@ def family_samples(loss: str = "sft") -> list[Sample]:
         prompt = tuple(rng.integers(3, VOCAB, length).tolist())
         for own in (30, 17, 5):
             ids = prompt + tuple(rng.integers(3, VOCAB, own).tolist())
-            mask = (np.arange(len(ids)) >= length).astype(np.float32)
+            weights = (np.arange(len(ids)) >= length).astype(np.float32)
             targets = rng.random(len(ids)).astype(np.float32) if loss == "value" else None
-            samples.append(Sample(ids, mask, loss, targets=targets))
+            samples.append(Sample(ids, weights, loss, targets=targets))
     return samples
 
 
@@ -237,12 +237,12 @@ def test_logprobs_are_those_of_the_engine(name):
     model = model_of(name).eval()
     engine = engine_of(model, max_length=96)
     prompts = [tuple(range(3, 3 + n)) for n in (4, 9, 20)]
-    for prompt, found in zip(prompts, engine.generate(requests_of(prompts)), strict=True):
-        ids = prompt + found.ids
-        mask = (np.arange(len(ids)) >= len(prompt)).astype(np.float32)
-        samples = [Sample(ids, mask, "sft"), Sample(ids[:-1], mask[:-1], "sft")]
+    for prompt, result in zip(prompts, engine.generate(requests_of(prompts)), strict=True):
+        ids = prompt + result.ids
+        weights = (np.arange(len(ids)) >= len(prompt)).astype(np.float32)
+        samples = [Sample(ids, weights, "sft"), Sample(ids[:-1], weights[:-1], "sft")]
         row = learner_of(model).logprobs(samples)[0]
-        np.testing.assert_allclose(row[len(prompt) :], found.logprobs, atol=1e-5)
+        np.testing.assert_allclose(row[len(prompt) :], result.logprobs, atol=1e-5)
 
 
 def requests_of(prompts: list[tuple[int, ...]]) -> list[Request]:
@@ -360,9 +360,9 @@ def test_autocast_and_a_missing_compiler_leave_layers_to_transformers(monkeypatc
 
 def test_models_left_to_transformers_learn_all_the_same(monkeypatch):
     samples = family_samples()
-    found = learner_of(model_of())
-    found.learn(samples, 0)
+    result = learner_of(model_of())
+    result.learn(samples, 0)
     monkeypatch.setattr(learning, "fusable", lambda base: False)
-    wanted = learner_of(model_of())
-    wanted.learn(samples, 0)
-    close(gradients_of(found), gradients_of(wanted))
+    expected = learner_of(model_of())
+    expected.learn(samples, 0)
+    close(gradients_of(result), gradients_of(expected))

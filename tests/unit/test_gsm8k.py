@@ -36,8 +36,8 @@ def written(folder: Path, labelled: list[dict]) -> Path:
         "test": [{"question": "?", "answer": text} for text in SOLUTIONS[2:]],
         "model_solutions": labelled,
     }
-    for name, found in texts.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    for name, result in texts.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in result))
     return folder
 
 

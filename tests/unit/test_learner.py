@@ -32,13 +32,13 @@ def random_samples(count: int = 9, vocab: int = 40, score: bool = False) -> list
     rng, samples = np.random.default_rng(0), []
     for length in rng.integers(4, 30, count):
         ids = tuple(int(i) for i in rng.integers(3, vocab, length))
-        mask = (rng.random(length) < 0.6).astype(np.float32)
-        mask[-1], mask[0] = 1.0, 0.0
+        weights = (rng.random(length) < 0.6).astype(np.float32)
+        weights[-1], weights[0] = 1.0, 0.0
         target = ScoreTarget(int(length) - 2, SCORE_IDS, tuple(rng.random(11).tolist()))
         samples.append(
             Sample(
                 ids,
-                mask,
+                weights,
                 "score" if score else "policy",
                 advantages=rng.normal(size=length).astype(np.float32),
                 old_logprobs=(-4 + 0.3 * rng.normal(size=length)).astype(np.float32),
@@ -56,9 +56,9 @@ def gradients(learner: Learner) -> dict[str, torch.Tensor]:
 
 
 def close_gradients(one: Learner, other: Learner) -> None:
-    mine, theirs = gradients(one), gradients(other)
-    assert mine.keys() == theirs.keys()
-    for name, value in mine.items():
+    own, theirs = gradients(one), gradients(other)
+    assert own.keys() == theirs.keys()
+    for name, value in own.items():
         torch.testing.assert_close(value, theirs[name], atol=2e-6, rtol=1e-4, msg=name)
 
 
@@ -109,11 +109,11 @@ def test_engine_and_learner_agree(tiny_model, temperature):
     requests = [Request((5, 6, 7 + i), 20, seed=i, temperature=temperature) for i in range(6)]
     for request, done in zip(requests, engine.generate(requests), strict=True):
         ids = request.prompt_ids + done.ids
-        mask = np.ones(len(ids), np.float32)
-        mask[:3] = 0
-        found = learner.logprobs([Sample(ids, mask, "policy", temperature=temperature)])[0]
-        np.testing.assert_allclose(found[3:], done.logprobs, atol=1e-4)
-        assert not found[:3].any()
+        weights = np.ones(len(ids), np.float32)
+        weights[:3] = 0
+        result = learner.logprobs([Sample(ids, weights, "policy", temperature=temperature)])[0]
+        np.testing.assert_allclose(result[3:], done.logprobs, atol=1e-4)
+        assert not result[:3].any()
 
 
 # --- the losses against plain autograd -----------------------------------------------------------
@@ -130,7 +130,7 @@ def test_policy_loss_equals_plain_autograd(tiny_model, loss_type, kind):
     for s in samples:
         logits = plain(torch.tensor([s.ids])).logits[0, :-1] / s.temperature
         entropy = torch.distributions.Categorical(logits=logits).entropy()
-        logp, keep = logprobs_of(plain, s)[1:], torch.tensor(s.mask)[1:] != 0
+        logp, keep = logprobs_of(plain, s)[1:], torch.tensor(s.weights)[1:] != 0
         old, ref, advantage = (
             torch.tensor(x)[1:] for x in (s.old_logprobs, s.ref_logprobs, s.advantages)
         )
@@ -145,27 +145,27 @@ def test_policy_loss_equals_plain_autograd(tiny_model, loss_type, kind):
         loss = torch.stack([row.mean() for row in rows]).mean()
     loss.backward()
     assert measured["loss"] == pytest.approx(loss.item(), rel=1e-4)
-    wanted = learner_of(plain)
-    for copied, original in zip(wanted.model.parameters(), plain.parameters(), strict=True):
+    expected = learner_of(plain)
+    for copied, original in zip(expected.model.parameters(), plain.parameters(), strict=True):
         copied.grad = original.grad
-    close_gradients(learner, wanted)
+    close_gradients(learner, expected)
 
 
 def test_token_and_sequence_means_weigh_lengths_differently(tiny_model):
     """Two sequences of 1 and 3 tokens with advantages 1 and -1, on-policy: the loss by hand."""
-    found = {}
+    result = {}
     for loss_type in ("token", "sequence"):
         learner = learner_of(tiny_model, loss_type=loss_type)
         samples = []
         for length, advantage in ((1, 1.0), (3, -1.0)):
             ids = tuple(range(3, 5 + length))
-            mask = np.array([0, 0, *[1] * length], np.float32)
-            bare = Sample(ids, mask, "policy")
+            weights = np.array([0, 0, *[1] * length], np.float32)
+            bare = Sample(ids, weights, "policy")
             old = learner.logprobs([bare])[0]
-            samples.append(replace(bare, old_logprobs=old, advantages=mask * advantage))
-        found[loss_type] = learner.learn(samples, seed=0)["loss"]
-    assert found["token"] == pytest.approx(-(1 - 3) / 4, abs=1e-5)
-    assert found["sequence"] == pytest.approx(0.0, abs=1e-5)
+            samples.append(replace(bare, old_logprobs=old, advantages=weights * advantage))
+        result[loss_type] = learner.learn(samples, seed=0)["loss"]
+    assert result["token"] == pytest.approx(-(1 - 3) / 4, abs=1e-5)
+    assert result["sequence"] == pytest.approx(0.0, abs=1e-5)
 
 
 def test_score_target_gradient_is_that_of_the_expected_reward(tiny_model):
@@ -185,10 +185,10 @@ def test_score_target_gradient_is_that_of_the_expected_reward(tiny_model):
         expected = expected + (probs[list(SCORE_IDS)] * torch.tensor(rewards)).sum() / 2
     (-expected).backward()
     assert measured["loss"] == pytest.approx(-expected.item(), rel=1e-5)
-    wanted = learner_of(plain)
-    for copied, original in zip(wanted.model.parameters(), plain.parameters(), strict=True):
+    required = learner_of(plain)
+    for copied, original in zip(required.model.parameters(), plain.parameters(), strict=True):
         copied.grad = original.grad
-    close_gradients(learner, wanted)
+    close_gradients(learner, required)
 
 
 def test_score_target_draws_probability_to_the_best_score(tiny_model):
@@ -210,8 +210,8 @@ def test_score_target_draws_probability_to_the_best_score(tiny_model):
 
 
 def test_sft_loss_falls(tiny_model):
-    mask = np.array([0, 0, 1, 1, 1, 1], np.float32)
-    samples = [Sample((i, 3, i, i, i, 1), mask, "sft") for i in range(5, 13)]
+    weights = np.array([0, 0, 1, 1, 1, 1], np.float32)
+    samples = [Sample((i, 3, i, i, i, 1), weights, "sft") for i in range(5, 13)]
     learner = learner_of(tiny_model, rate=1e-2)
     losses = [learner.learn(samples, seed=s)["loss"] for s in range(60)]
     assert losses[0] > 3 and losses[-1] < 0.05
@@ -231,18 +231,18 @@ def test_value_head_fits_values_by_prefix(tiny_model, head, outputs):
     for step in range(80):
         learner.learn(samples, seed=step)
     values = learner.values(sequences)
-    for row, wanted in zip(values, (0.2, 0.7), strict=True):
-        assert row[1] == pytest.approx(wanted, abs=0.05)
-        assert row[3] == pytest.approx(wanted, abs=0.05)
+    for row, expected in zip(values, (0.2, 0.7), strict=True):
+        assert row[1] == pytest.approx(expected, abs=0.05)
+        assert row[3] == pytest.approx(expected, abs=0.05)
 
 
 def test_value_targets_are_read_at_the_prefix_before_the_token(tiny_model):
     model = ValueModel(tiny_model, 1)
     torch.nn.init.normal_(model.head.weight)
     learner = Learner(model, OptimizerConfig(), head="mse")
-    ids, mask = (5, 6, 7, 8), np.array([0, 0, 1, 0], np.float32)
+    ids, weights = (5, 6, 7, 8), np.array([0, 0, 1, 0], np.float32)
     value = float(learner.values([ids])[0][2])
-    s = Sample(ids, mask, "value", targets=np.array([9, 9, 0.25, 9], np.float32))
+    s = Sample(ids, weights, "value", targets=np.array([9, 9, 0.25, 9], np.float32))
     assert learner.learn([s], 0)["loss"] == pytest.approx((value - 0.25) ** 2, rel=1e-4)
 
 
@@ -281,7 +281,7 @@ def test_mixtures_are_an_error_however_they_fall_into_microbatches(tiny_model, t
 
 def test_nothing_to_train_is_no_step(tiny_model):
     learner = learner_of(tiny_model)
-    empty = replace(random_samples(1)[0], mask=np.zeros(4, np.float32), ids=(5, 6, 7, 8))
+    empty = replace(random_samples(1)[0], weights=np.zeros(4, np.float32), ids=(5, 6, 7, 8))
     assert learner.learn([empty], seed=0) == {} and learner.learn([], seed=0) == {}
     assert learner.steps == 0
 
@@ -297,10 +297,12 @@ def test_minibatches_epochs_and_warmup_count_steps(tiny_model):
 def test_clipping_stops_the_gradient(tiny_model):
     """A token whose probability already rose beyond 1 + epsilon_high is not pushed further."""
     learner = learner_of(tiny_model)
-    ids, mask = (5, 6, 7), np.array([0, 0, 1], np.float32)
-    now = learner.logprobs([Sample(ids, mask, "policy")])[0]
-    raised = Sample(ids, mask, "policy", advantages=mask, old_logprobs=now - np.float32(1) * mask)
+    ids, weights = (5, 6, 7), np.array([0, 0, 1], np.float32)
+    now = learner.logprobs([Sample(ids, weights, "policy")])[0]
+    raised = Sample(
+        ids, weights, "policy", advantages=weights, old_logprobs=now - np.float32(1) * weights
+    )
     measured = learner.learn([raised], seed=0)
     assert measured["grad_norm"] == 0.0 and measured["clip_ratio/high_mean"] == 1.0
-    lowered = replace(raised, old_logprobs=now + np.float32(1) * mask)
+    lowered = replace(raised, old_logprobs=now + np.float32(1) * weights)
     assert learner_of(tiny_model).learn([lowered], seed=0)["grad_norm"] > 0

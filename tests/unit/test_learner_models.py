@@ -108,15 +108,15 @@ def samples_of(model: Any, temperature: float = 1.0) -> list[Sample]:
     rng, samples = np.random.default_rng(0), []
     for length in (5, 9, 12):
         ids = tuple(int(i) for i in rng.integers(2, VOCAB, length))
-        mask = np.r_[np.zeros(2), np.ones(length - 2)].astype(np.float32)
+        weights = np.r_[np.zeros(2), np.ones(length - 2)].astype(np.float32)
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1].float()
         logp = torch.log_softmax(logits / temperature, -1)
         picked = logp.gather(-1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
-        advantages = mask * rng.normal(size=length).astype(np.float32)
+        advantages = weights * rng.normal(size=length).astype(np.float32)
         samples.append(
             Sample(
-                ids, mask, "policy", advantages, np.r_[0, picked].astype(np.float32) * mask,
+                ids, weights, "policy", advantages, np.r_[0, picked].astype(np.float32) * weights,
                 temperature=temperature,
             )
         )  # fmt: skip
@@ -149,12 +149,12 @@ def test_one_seed_gives_one_loss_and_one_gradient(name, loss, checkpointing):
         torch.nn.init.normal_(model.head.weight)
         samples = [replace(s, targets=np.full(len(s.ids), 0.3, np.float32)) for s in samples]
     head = "mse" if loss == "value" else None
-    found = []
+    results = []
     for seed in (0, 1):  # of torch's generator, which dropout would draw from
         learner = learner_of(model, head, gradient_checkpointing=checkpointing)
         torch.manual_seed(seed)
-        found.append((learner.learn(samples, seed=0), learner.model.state_dict()))
-    (first, weights), (second, others) = found
+        results.append((learner.learn(samples, seed=0), learner.model.state_dict()))
+    (first, weights), (second, others) = results
     assert first == second
     for key, value in weights.items():
         torch.testing.assert_close(value, others[key], rtol=0, atol=0)
@@ -248,8 +248,8 @@ def test_training_sees_what_the_model_itself_says(name):
     learner = learner_of(model)
     assert learner.plain == plain
     samples = samples_of(model, temperature=0.7)
-    for sample, found in zip(samples, learner.logprobs(samples), strict=True):
-        np.testing.assert_allclose(found, sample.old_logprobs, atol=1e-5)
+    for sample, result in zip(samples, learner.logprobs(samples), strict=True):
+        np.testing.assert_allclose(result, sample.old_logprobs, atol=1e-5)
     measured = learner.learn(samples, seed=0)
     assert measured["sampling/sampling_logp_difference/mean"] < 1e-5
 
@@ -272,8 +272,8 @@ def test_a_factor_by_no_name_is_seen_on_either_side_of_the_head(kind):
     model = Scaled(LlamaConfig(**SHAPE)).eval()
     assert not plain_head(model)
     learner, samples = learner_of(model), samples_of(model)
-    for sample, found in zip(samples, learner.logprobs(samples), strict=True):
-        np.testing.assert_allclose(found, sample.old_logprobs, atol=1e-5)
+    for sample, result in zip(samples, learner.logprobs(samples), strict=True):
+        np.testing.assert_allclose(result, sample.old_logprobs, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["cohere2", "gemma2", "gemma4, nested", "llama"])
@@ -286,15 +286,15 @@ def test_only_trained_tokens_pass_the_head(name):
     head = learner.model.get_output_embeddings()
     head.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[:-1].numel()))
     learner.learn(samples, seed=0)
-    trained = int(sum(s.mask[1:].sum() for s in samples)) + len(samples)
+    trained = int(sum(s.weights[1:].sum() for s in samples)) + len(samples)
     assert sum(rows) <= 2 * trained  # a plain one is asked again for its gradient
     plain, loss = copy.deepcopy(model), 0.0
-    count = sum(int(s.mask[1:].sum()) for s in samples)
+    count = sum(int(s.weights[1:].sum()) for s in samples)
     for s in samples:
         logits = plain(input_ids=torch.tensor([s.ids]), use_cache=False).logits[0, :-1].float()
         logp = torch.log_softmax(logits, -1).gather(-1, torch.tensor(s.ids[1:])[:, None])[:, 0]
         ratio = (logp - torch.tensor(s.old_logprobs[1:])).exp()
-        gain = ratio * torch.tensor(s.advantages[1:]) * torch.tensor(s.mask[1:])
+        gain = ratio * torch.tensor(s.advantages[1:]) * torch.tensor(s.weights[1:])
         score = (torch.softmax(logits[2], -1)[[3, 4]] * torch.tensor([0.2, 0.9])).sum()
         loss = loss - gain.sum() / count - score / len(samples)
     loss.backward()

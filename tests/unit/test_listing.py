@@ -25,9 +25,9 @@ def make(path, steps=2, age=0.0, config=CONFIG):
 
 def test_a_run_that_logs_is_running_then_interrupted_then_finished(tmp_path):
     run = make(tmp_path / "a", age=1e6)
-    found = status(run)
-    assert (found.state, found.stage, found.step, found.steps) == ("running", "joint", 1, 40)
-    assert found.algorithm == "genac" and found.result == "reward 0.250"
+    result = status(run)
+    assert (result.state, result.stage, result.step, result.steps) == ("running", "joint", 1, 40)
+    assert result.algorithm == "genac" and result.result == "reward 0.250"
     later = time.time() + 3600
     assert status(run, now=later).state == "interrupted"
     run.write_summary({"algorithm": "genac", "success_before": 0.25, "success_after": 0.5})
@@ -47,8 +47,8 @@ def test_a_run_with_long_steps_is_given_time(tmp_path):
 def test_damaged_runs_are_listed_with_the_reason(tmp_path):
     run = make(tmp_path / "a")
     (run.path / "config.json").write_text("{")
-    found = list_runs(tmp_path)
-    assert [one.state for one in found] == ["unreadable"] and "config.json" in found[0].result
+    result = list_runs(tmp_path)
+    assert [one.state for one in result] == ["unreadable"] and "config.json" in result[0].result
 
 
 def test_runs_below_the_folder_are_found_and_models_are_not(tmp_path):
@@ -56,8 +56,8 @@ def test_runs_below_the_folder_are_found_and_models_are_not(tmp_path):
     make(tmp_path / "deep" / "er" / "two")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    found = [str(one.path.relative_to(tmp_path)) for one in list_runs(tmp_path)]
-    assert found == ["deep/er/two", "one"]
+    results = [str(one.path.relative_to(tmp_path)) for one in list_runs(tmp_path)]
+    assert results == ["deep/er/two", "one"]
 
 
 def test_only_the_end_of_long_metrics_is_read(tmp_path):
@@ -72,8 +72,8 @@ def test_the_verb_prints_every_run_and_refuses_what_is_no_folder(tmp_path, capsy
     monkeypatch.setenv("COLUMNS", "200")
     make(tmp_path / "one")
     assert main(["ls", str(tmp_path)]) == 0
-    told = capsys.readouterr().out
-    assert "one" in told and "running" in told and "2/40" in told
+    text = capsys.readouterr().out
+    assert "one" in text and "running" in text and "2/40" in text
     assert main(["ls", str(tmp_path / "nowhere")]) == 2
     assert "not a folder" in capsys.readouterr().err
 

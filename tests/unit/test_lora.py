@@ -64,8 +64,8 @@ def test_the_engine_samples_from_the_merged_weights(folder):
     sample = Sample(
         ASK.prompt_ids + done.ids, np.r_[np.zeros(3), np.ones(8)].astype(np.float32), "sft"
     )
-    found = model.learner.logprobs([sample])[0][3:]
-    np.testing.assert_allclose(found, done.logprobs, atol=1e-5)
+    result = model.learner.logprobs([sample])[0][3:]
+    np.testing.assert_allclose(result, done.logprobs, atol=1e-5)
 
 
 def test_a_saved_model_is_an_ordinary_one(folder, tmp_path):
@@ -115,9 +115,9 @@ def test_a_value_head_beside_adapters(folder, tmp_path):
         one.learner.learn([Sample(IDS, ONES, "value", targets=targets)], step)
     one.save_model(tmp_path / "critic")
     other = model(tmp_path / "critic", is_trained=True, rank=0)
-    wanted, found = one.learner.values([IDS])[0], other.learner.values([IDS])[0]
-    assert abs(wanted[1:] - 0.5).max() > 0.01
-    np.testing.assert_allclose(found[1:], wanted[1:], atol=1e-5)
+    expected, result = one.learner.values([IDS])[0], other.learner.values([IDS])[0]
+    assert abs(expected[1:] - 0.5).max() > 0.01
+    np.testing.assert_allclose(result[1:], expected[1:], atol=1e-5)
 
 
 def test_heads_and_embeddings_take_no_adapter(folder):
@@ -167,10 +167,10 @@ def test_one_base_under_two_sets_of_adapters(folder, tmp_path):
     actor = runtime(folder)
     actor.learner.learn([Sample(IDS, ONES, "sft")], 0)
     actor.publish(1)
-    wanted = actor.sampler.generate([ASK])[0].logprobs
+    expected = actor.sampler.generate([ASK])[0].logprobs
     critic = critic_on(actor, folder)
-    mine, theirs = (dict(r.model.named_parameters()) for r in (actor, critic))
-    for name, parameter in mine.items():
+    own, theirs = (dict(r.model.named_parameters()) for r in (actor, critic))
+    for name, parameter in own.items():
         same = parameter.data_ptr() == theirs[name].data_ptr()
         assert same == (".lora_" not in name), name
     plain = runtime(folder, rank=0).sampler.generate([ASK])[0].logprobs
@@ -180,7 +180,7 @@ def test_one_base_under_two_sets_of_adapters(folder, tmp_path):
         critic.learner.learn([other], step)
     critic.publish(1)
     actor.publish(2)  # from weights that the critic's training must not have touched
-    np.testing.assert_array_equal(actor.sampler.generate([ASK])[0].logprobs, wanted)
+    np.testing.assert_array_equal(actor.sampler.generate([ASK])[0].logprobs, expected)
     critic.save_model(tmp_path / "critic")
     again = critic_on(actor, tmp_path / "critic", is_trained=True)
     one, two = (r.sampler.generate([ASK])[0].logprobs for r in (critic, again))

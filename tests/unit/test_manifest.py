@@ -13,7 +13,7 @@ from genac.runs import manifest
 from genac.runs.files import sweep
 from genac.runs.manifest import DONE, damaged, digest, is_finished, read_done, suspects, write_done
 from genac.runs.store import Run
-from genac.stages.artifacts import adopt, ensure
+from genac.stages.artifacts import build_once, import_metrics
 
 KEY = {"seed": 0}
 
@@ -33,7 +33,7 @@ def never(run: Run) -> None:
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Path:
-    return ensure(tmp_path, "base", KEY, build)
+    return build_once(tmp_path, "base", KEY, build)
 
 
 def test_a_stage_lists_all_its_files_and_is_used_as_it_is(stage, tmp_path):
@@ -42,7 +42,7 @@ def test_a_stage_lists_all_its_files_and_is_used_as_it_is(stage, tmp_path):
     assert json.loads((stage / DONE).read_text())["key"] == KEY
     (stage / "model" / "README.md").write_text("a card")
     (stage / "report.html").write_text("a report")
-    assert ensure(tmp_path, "base", KEY, never) == stage
+    assert build_once(tmp_path, "base", KEY, never) == stage
 
 
 @pytest.mark.parametrize("name", ["model/weights", "metrics.jsonl", "config.json"])
@@ -57,7 +57,7 @@ def test_a_damaged_stage_is_refused_by_the_files_name(stage, tmp_path, name, dam
         changed = {"flip": bytes([data[0] ^ 1]) + data[1:], "longer": data + b"\n", "empty": b""}
         file.write_bytes(changed[damage])
     with pytest.raises(ValueError, match=rf"{name} .*delete the folder .*made|makes it again"):
-        ensure(tmp_path, "base", KEY, never)
+        build_once(tmp_path, "base", KEY, never)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_damaged_stage_is_refused_by_the_files_name(stage, tmp_path, name, dam
 def test_a_damaged_list_is_refused_by_its_name(stage, tmp_path, content):
     (stage / DONE).write_text(content, encoding="latin-1")
     with pytest.raises(ValueError, match=r"done\.json .*delete it"):
-        ensure(tmp_path, "base", KEY, never)
+        build_once(tmp_path, "base", KEY, never)
     assert DONE in suspects(stage)
 
 
@@ -74,7 +74,7 @@ def test_a_half_built_stage_goes_on_under_its_own_key(stage, tmp_path):
     (stage / DONE).unlink()
     for text in ("[1]", '{"seed": 1}'):
         (stage / "config.json").write_text(text)
-        ensure(tmp_path, "base", KEY, lambda run: None)
+        build_once(tmp_path, "base", KEY, lambda run: None)
         assert Run.open(stage).config() == KEY
         (stage / DONE).unlink()
 
@@ -129,11 +129,11 @@ def test_when_a_run_is_finished(tmp_path, summary, environment, done, ended):
 def test_a_stages_metrics_are_copied_again_where_the_copy_is_not_the_same(stage, tmp_path):
     run = Run.create(tmp_path / "run", {"name": "a"}, {})
     for _ in range(2):
-        adopt(run, stage)
+        import_metrics(run, stage)
         assert len(run.metrics("base")) == 1 and len(run.events("alarm")) == 1
     text = (run.path / "metrics.jsonl").read_text()
     (run.path / "metrics.jsonl").write_text(text.replace('"step": 0', '"step": 5'))
-    adopt(run, stage)
+    import_metrics(run, stage)
     assert (run.path / "metrics.jsonl").read_text() == text
 
 

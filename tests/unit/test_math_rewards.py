@@ -44,16 +44,16 @@ HOSTILE = [
 
 
 def integers() -> list[Pair]:
-    found = []
+    results = []
     for n in (*range(-6, 31), 100, 999, 1000, 123456, -2024):
         right = [f"\\boxed{{{n}}}", f"the answer is {n}.", f"${n}$", f"\\boxed{{{n}.0}}"]
         wrong = [f"\\boxed{{{n + 1}}}", f"the answer is {n}1.", "no idea"]
-        found += [(str(n), text, 1.0) for text in right] + [(str(n), text, 0.0) for text in wrong]
-    return found
+        results += [(str(n), text, 1.0) for text in right] + [(str(n), text, 0.0) for text in wrong]
+    return results
 
 
 def fractions() -> list[Pair]:
-    found = []
+    results = []
     for a, b in ((1, 2), (3, 4), (-5, 8), (7, 20), (9, 16), (11, 5)):
         gold = f"\\frac{{{a}}}{{{b}}}"
         right = [
@@ -64,9 +64,9 @@ def fractions() -> list[Pair]:
             f"\\dfrac{{{a}}}{{{b}}}",
         ]
         wrong = [f"\\frac{{{b}}}{{{a}}}", f"{a / b + 0.5}", f"{a}"]
-        found += [(gold, f"\\boxed{{{text}}}", 1.0) for text in right]
-        found += [(gold, f"\\boxed{{{text}}}", 0.0) for text in wrong]
-    return found
+        results += [(gold, f"\\boxed{{{text}}}", 1.0) for text in right]
+        results += [(gold, f"\\boxed{{{text}}}", 0.0) for text in wrong]
+    return results
 
 
 def expressions() -> list[Pair]:
@@ -129,13 +129,15 @@ def test_the_table_is_judged_as_by_math_verify_alone(tmp_path):
         [sys.executable, "-c", ALONE, str(file)], capture_output=True, text=True, check=True
     )
     alone = json.loads(answer.stdout)
-    found: list[Outcome] = []
+    results: list[Outcome] = []
     with Verifier(task(tmp_path)) as verifier:
-        thread = threading.Thread(target=lambda: found.extend(verifier.verify(items(PAIRS))))
+        thread = threading.Thread(target=lambda: results.extend(verifier.verify(items(PAIRS))))
         thread.start()
         thread.join()
-    assert [o.reward for o in found] == alone
-    wrong = [(*pair, o.reward) for pair, o in zip(PAIRS, found, strict=True) if o.reward != pair[2]]
+    assert [o.reward for o in results] == alone
+    wrong = [
+        (*pair, o.reward) for pair, o in zip(PAIRS, results, strict=True) if o.reward != pair[2]
+    ]
     assert not wrong
 
 
@@ -146,12 +148,12 @@ def test_hostile_responses_cost_their_time_limit_at_most(tmp_path):
     with Verifier(task(tmp_path), time_limit=limit) as verifier:
         verifier.verify(items(mixed[1:2]))  # the worker has started
         began = time.monotonic()
-        found = verifier.verify(items(mixed))
+        result = verifier.verify(items(mixed))
         took = time.monotonic() - began
     # Each may take its limit and a new process; one that hangs would take for ever.
     assert took < len(HOSTILE) * (limit + 20)
-    assert [o.reward for o in found[1::2]] == [1.0] * len(HOSTILE)
-    for text, outcome in zip(HOSTILE, found[::2], strict=True):
+    assert [o.reward for o in result[1::2]] == [1.0] * len(HOSTILE)
+    for text, outcome in zip(HOSTILE, result[::2], strict=True):
         assert outcome.reward != 1.0 or "5" in text, text[:40]
         assert outcome.reward is not None or outcome.reason, text[:40]
 

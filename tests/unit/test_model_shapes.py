@@ -79,7 +79,7 @@ def test_the_padding_id_changes_nothing(tmp_path, family):
     torch.manual_seed(0)
     source = AutoModelForCausalLM.from_config(FAMILIES[family](**shape | {"pad_token_id": None}))
     source.save_pretrained(tmp_path)
-    file, found = tmp_path / "config.json", []
+    file, results = tmp_path / "config.json", []
     samples = [replace(s, ids=(*s.ids[:-2], VOCAB - 1, 1)) for s in samples_of(source.eval())]
     requests = [Request((5, 6, 7), 4, seed=0), Request((5, 6, 7, 8, 9), 4, seed=1)]
     for pad in (None, 0, 1, -1, VOCAB, VOCAB + 5):
@@ -93,10 +93,10 @@ def test_the_padding_id_changes_nothing(tmp_path, family):
         loss = learner.learn(samples, seed=0)
         model.save_pretrained(tmp_path / "again")
         load_model(str(tmp_path / "again"))
-        found.append((written, loss, [p.detach().clone() for p in model.parameters()]))
-    for written, loss, weights in found[1:]:
-        assert (written, loss) == found[0][:2]
-        for one, other in zip(weights, found[0][2], strict=True):
+        results.append((written, loss, [p.detach().clone() for p in model.parameters()]))
+    for written, loss, weights in results[1:]:
+        assert (written, loss) == results[0][:2]
+        for one, other in zip(weights, results[0][2], strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
@@ -115,8 +115,8 @@ def test_runtimes_of_nested_and_projected_models(tmp_path, tokenizer, name):
         before = actor.probe((5, 6, 7))
         ids, first = (5, 6, 7, *done.ids), 3
         old = np.r_[np.zeros(first), done.logprobs].astype(np.float32)
-        mask = (np.arange(len(ids)) >= first).astype(np.float32)
-        measured = actor.learner.learn([Sample(ids, mask, "policy", mask, old)], seed=0)
+        weights = (np.arange(len(ids)) >= first).astype(np.float32)
+        measured = actor.learner.learn([Sample(ids, weights, "policy", weights, old)], seed=0)
         actor.publish(1)
     assert measured["sampling/sampling_logp_difference/mean"] < 1e-4
     assert before.shape == (VOCAB,) and abs(actor.probe((5, 6, 7)) - before).max() > 0

@@ -174,10 +174,10 @@ def test_tree_attention_refuses_every_array_of_another_kind(name):
     arrays = {x: torch.zeros(plan.length, 2, 8) for x in ("q", "k", "v", "out", "grad")}
     arrays |= {"lse": torch.zeros(plan.length, 2)}
     arrays |= {x: torch.zeros(plan.length, 2, 8) for x in ("dq", "dk", "dv")}
-    attend(plan.table, plan.families, 1.0, **arrays)
+    attend(plan.table, plan.prefix_groups, 1.0, **arrays)
     for other in (arrays[name][:-1], arrays[name].double(), arrays[name].mT.contiguous().mT):
         with pytest.raises(ValueError, match=f"^{'(q|k|v|lse)' if name == 'q' else name} is "):
-            attend(plan.table, plan.families, 1.0, **arrays | {name: other})
+            attend(plan.table, plan.prefix_groups, 1.0, **arrays | {name: other})
 
 
 @needs_compiler

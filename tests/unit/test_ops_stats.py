@@ -105,8 +105,8 @@ def test_auc_within_is_not_fooled_by_knowing_the_problem_only():
 def top1(groups, pool_size, draws=50, **options):
     """(accuracy, chance) over the pools of all groups."""
     rng = np.random.default_rng(0)
-    found = [stats.pool_hits(s, v, pool_size, draws, rng, **options) for s, v in groups]
-    hits, chance, pools = (sum(column) for column in zip(*found, strict=True))
+    results = [stats.pool_hits(s, v, pool_size, draws, rng, **options) for s, v in groups]
+    hits, chance, pools = (sum(column) for column in zip(*results, strict=True))
     return (hits / pools, chance / pools) if pools else (None, None)
 
 

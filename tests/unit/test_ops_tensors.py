@@ -39,8 +39,8 @@ def test_entropy_by_hand():
     rows = [[0.0, 0, 0, 0], [math.log(2), 0, 0, inf], [3.0, inf, inf, inf]]
     logits = torch.tensor(rows, requires_grad=True)
     _, entropy = stats(logits, torch.zeros(3, dtype=torch.long), entropy_grad=True)
-    wanted = torch.tensor([math.log(4), 1.5 * math.log(2), 0])
-    torch.testing.assert_close(entropy, wanted, atol=1e-6, rtol=0)
+    expected = torch.tensor([math.log(4), 1.5 * math.log(2), 0])
+    torch.testing.assert_close(entropy, expected, atol=1e-6, rtol=0)
     entropy.sum().backward()
     assert logits.grad is not None and logits.grad.isfinite().all()
 

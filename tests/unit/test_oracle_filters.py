@@ -11,7 +11,7 @@ from genac.config.run import RunConfig
 from genac.stages.traces.endpoint import agrees, best_reasoning, distinct, reasoning_of, trace
 from genac.stages.traces.files import in_turn
 from genac.stages.traces.states import Candidate, CandidateInputs, third
-from genac.types import Thought
+from genac.types import Rationale
 
 
 def candidate(value: float | None = 0.5, problem: str = "p", partial: str = "x") -> Candidate:
@@ -19,8 +19,8 @@ def candidate(value: float | None = 0.5, problem: str = "p", partial: str = "x")
     return Candidate(shown, partial, (1, 2), "start", 0.25, "2K", 1.0, value)
 
 
-def thought(text: str) -> Thought:
-    return Thought((1,), (2,), np.zeros(1, np.float32), text, None)
+def rationale(text: str) -> Rationale:
+    return Rationale((1,), (2,), np.zeros(1, np.float32), text, None)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_agreement_within_the_tolerance(score: int, value: float | None, kept: b
 
 def test_the_critics_own_words_are_those_nearest_to_the_value() -> None:
     def best(*texts: str) -> tuple[str, str]:
-        return best_reasoning(candidate(0.5), [thought(t) for t in texts], 0.2)
+        return best_reasoning(candidate(0.5), [rationale(t) for t in texts], 0.2)
 
     near, far = "Near. <answer>6</answer>", "Far. <answer>9</answer>"
     assert best(far, near) == ("Near.\n", "")
@@ -64,8 +64,8 @@ def test_the_critics_own_words_are_those_nearest_to_the_value() -> None:
 
 def test_copies_are_dropped_within_a_problem_only() -> None:
     def pair(problem: str, partial: str, words: str):
-        found = candidate(problem=problem, partial=partial)
-        return found, trace(found, words, 5)
+        result = candidate(problem=problem, partial=partial)
+        return result, trace(result, words, 5)
 
     kept = distinct(
         [

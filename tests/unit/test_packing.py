@@ -84,7 +84,7 @@ def learner_of(model: Any, tokens: int = 8192, head: str | None = None, **loss: 
 
 
 def family_ids() -> list[tuple[int, ...]]:
-    """Responses to one prompt, states of one of them, twins, a stranger, another family."""
+    """Responses to one prompt, states of one of them, twins, a stranger, another prefix group."""
     rng = np.random.default_rng(1)
 
     def draw(length: int) -> tuple[int, ...]:
@@ -107,8 +107,8 @@ def samples_of(loss: str) -> list[Sample]:
 
     for ids in family_ids():
         size = len(ids)
-        mask = (rng.random(size) < 0.6) * stream(0.5, 1.5, size)
-        mask[-1], mask[0] = 1.0, 0.0
+        weights = (rng.random(size) < 0.6) * stream(0.5, 1.5, size)
+        weights[-1], weights[0] = 1.0, 0.0
         streams: dict[str, Any] = {}
         if loss == "score":
             streams = {
@@ -124,7 +124,7 @@ def samples_of(loss: str) -> list[Sample]:
         elif loss == "value":
             streams = {"targets": stream(0, 1, size)}
         heat = float(rng.choice([0.75, 1.0, 1.25]))  # float32 holds these
-        samples.append(Sample(ids, mask.astype(np.float32), loss, temperature=heat, **streams))
+        samples.append(Sample(ids, weights.astype(np.float32), loss, temperature=heat, **streams))
     return samples
 
 
@@ -154,14 +154,14 @@ def padded_tokens(samples: list[Sample]) -> int:
 def test_logprobs_and_gradients_are_those_of_each_sequence_alone(exact, name, tokens):
     model, samples = model_of(name), samples_of("sft")
     learner = learner_of(model, tokens)
-    found = learner.logprobs(samples)
+    result = learner.logprobs(samples)
     assert learner.processed_tokens < sum(len(s.ids) for s in samples) / 1.3  # it did share
     loss, weights = torch.zeros(()).double(), 0
-    for sample, row in zip(samples, found, strict=True):
-        mask = torch.tensor(sample.mask[1:]).double()
+    for sample, row in zip(samples, result, strict=True):
+        mask = torch.tensor(sample.weights[1:]).double()
         logp = logprobs_alone(model, sample)
-        wanted = np.r_[0, (logp * (mask != 0)).detach().numpy()]
-        np.testing.assert_allclose(row, wanted, rtol=1e-9)
+        expected = np.r_[0, (logp * (mask != 0)).detach().numpy()]
+        np.testing.assert_allclose(row, expected, rtol=1e-9)
         loss, weights = loss - (mask * logp).sum(), weights + int((mask != 0).sum())
     (loss / weights).backward()
     measured = learner._minibatch(samples)
@@ -184,7 +184,7 @@ def test_the_policy_loss_is_that_of_each_sequence_alone(exact):
             of_sample.append(expected + (1 - p.sum()) * score.otherwise)
         scored += [sum(of_sample)] if of_sample else []
         entropy = torch.distributions.Categorical(logits=logits[:-1]).entropy()
-        logp, mask = logprobs_alone(model, s), torch.tensor(s.mask[1:])
+        logp, mask = logprobs_alone(model, s), torch.tensor(s.weights[1:])
         old, ref, gain = (
             torch.tensor(x)[1:] for x in (s.old_logprobs, s.ref_logprobs, s.advantages)
         )
@@ -209,8 +209,8 @@ def test_values_are_those_of_each_sequence_alone(tiny_model, head, outputs):
     for ids, row in zip(sequences, values, strict=True):
         out = model(torch.tensor([ids]))[0].detach()
         centres = (torch.arange(51) + 0.5) / 51
-        wanted = out[:, 0] if head == "mse" else torch.softmax(out, -1) @ centres
-        np.testing.assert_allclose(row[1:], wanted.numpy(), atol=2e-5)
+        expected = out[:, 0] if head == "mse" else torch.softmax(out, -1) @ centres
+        np.testing.assert_allclose(row[1:], expected.numpy(), atol=2e-5)
     assert learner.processed_tokens < sum(map(len, sequences)) / 1.3
 
 
@@ -285,8 +285,8 @@ def test_a_model_that_does_not_pack_takes_padded_rows(exact, name, options):
     assert not packs(model, max(len(s.ids) for s in samples))
     learner = learner_of(model)
     for sample, row in zip(samples, learner.logprobs(samples), strict=True):
-        wanted = logprobs_alone(model, sample).detach() * (torch.tensor(sample.mask[1:]) != 0)
-        np.testing.assert_allclose(row[1:], wanted, rtol=1e-9)
+        expected = logprobs_alone(model, sample).detach() * (torch.tensor(sample.weights[1:]) != 0)
+        np.testing.assert_allclose(row[1:], expected, rtol=1e-9)
     assert learner.processed_tokens == padded_tokens(samples)
     if "attention_dropout" not in options:
         assert learner.learn(samples, seed=0)["loss"] == pytest.approx(
@@ -317,8 +317,8 @@ def test_a_window_as_long_as_the_sequence_hides_nothing(exact, length):
 
 
 def test_shared_tokens_are_counted_once():
-    trunk = tuple(range(5, 15))
-    sequences = [trunk, trunk[:6], trunk, (*trunk[:5], 20, 21), (25, 26, 27)]
+    prefix = tuple(range(5, 15))
+    sequences = [prefix, prefix[:6], prefix, (*prefix[:5], 20, 21), (25, 26, 27)]
     samples = [Sample(ids, np.ones(len(ids), np.float32), "sft") for ids in sequences]
     learner = learner_of(model_of("llama"))
     learner.logprobs(samples)

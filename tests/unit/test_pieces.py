@@ -107,17 +107,17 @@ def test_the_critics_words_are_what_it_wrote(tiny_model, name):
     tokenizer = TOKENIZERS[name]
     text = f"{WORDS}\n<answer>7</answer>"
     critic = critic_of(tokenizer, tiny_model, lambda request: says(tokenizer, text))
-    ((thought,),) = critic.think([(5, 6)], seed=0)
-    assert thought.text == tokenizer.decode(list(thought.completion_ids)) == text
-    assert thought.value == 0.7 and thought.score_at is not None
+    ((rationale,),) = critic.think([(5, 6)], seed=0)
+    assert rationale.text == tokenizer.decode(list(rationale.completion_ids)) == text
+    assert rationale.value == 0.7 and rationale.score_at is not None
     (seven,) = encoded(tokenizer, "a7")[len(encoded(tokenizer, "a")) :]
-    assert thought.completion_ids[thought.score_at] == seven
+    assert rationale.completion_ids[rationale.score_at] == seven
     shown = {"id": "p", "prompt": "3", "answer": "7"}
-    asked = Candidate(shown, "x", (1, 2), "start", 0.25, "2K", 1.0, 0.7)
-    reasoning, why = best_reasoning(asked, [thought], 0.2)
+    queries = Candidate(shown, "x", (1, 2), "start", 0.25, "2K", 1.0, 0.7)
+    reasoning, why = best_reasoning(queries, [rationale], 0.2)
     assert (reasoning, why) == (WORDS + "\n", "")
     learnt = completion_ids(critic, reasoning, 7)
-    assert learnt[: len(thought.completion_ids)] == thought.completion_ids
+    assert learnt[: len(rationale.completion_ids)] == rationale.completion_ids
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -145,6 +145,6 @@ def test_a_stored_response_shows_its_characters(tmp_path, name):
     run.write_rollouts("joint", 0, [rollout], tokenizer.decode)
     estimates = [Estimate(state, 0.5) for state in states]
     run.write_estimates("joint", 0, estimates, {}, decode=tokenizer.decode)
-    found = run.trajectory(0)
-    assert found.tokens is not None and "".join(found.tokens) == WORDS
-    assert "".join(step.text for step in found.steps) == WORDS
+    result = run.trajectory(0)
+    assert result.tokens is not None and "".join(result.tokens) == WORDS
+    assert "".join(step.text for step in result.steps) == WORDS

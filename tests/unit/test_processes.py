@@ -28,17 +28,17 @@ prompts = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8).map(tuple
 
 
 @given(prompts, st.integers(1, 4))
-def test_every_sequence_has_one_worker(found: list[tuple[int, ...]], workers: int) -> None:
-    out = partition.of_sequences(found, workers)
+def test_every_sequence_has_one_worker(results: list[tuple[int, ...]], workers: int) -> None:
+    out = partition.partition_sequences(results, workers)
     assert len(out) == workers
-    assert sorted(i for part in out for i in part) == list(range(len(found)))
+    assert sorted(i for part in out for i in part) == list(range(len(results)))
     assert all(part == sorted(part) for part in out)
 
 
 def test_groups_stay_together_and_loads_are_equal() -> None:
     # Eight problems with four responses each, on four workers: two whole problems for each.
     requests = [Request((problem,) * 20, 30, seed=i) for problem in range(8) for i in range(4)]
-    out = partition.of_requests(requests, 4)
+    out = partition.partition_requests(requests, 4)
     assert [len(part) for part in out] == [8] * 4
     for part in out:
         problems = [requests[i].prompt_ids[0] for i in part]
@@ -48,21 +48,23 @@ def test_groups_stay_together_and_loads_are_equal() -> None:
 def test_one_large_group_is_divided_and_its_neighbours_stay_neighbours() -> None:
     # The states of one response: each is the beginning of the next.
     response = tuple(range(64))
-    out = partition.of_requests([Request(response[: 4 + 4 * i], 50, seed=i) for i in range(16)], 2)
+    out = partition.partition_requests(
+        [Request(response[: 4 + 4 * i], 50, seed=i) for i in range(16)], 2
+    )
     assert all(6 <= len(part) <= 10 for part in out)
     neighbours = sum(b - a == 1 for part in out for a, b in itertools.pairwise(part))
     assert neighbours >= 11  # sixteen in two shares of about two pieces each
 
 
 def test_long_sequences_weigh_more() -> None:
-    out = partition.of_sequences([(1,) * 90, *[(i,) * 30 for i in range(2, 5)]], 2)
+    out = partition.partition_sequences([(1,) * 90, *[(i,) * 30 for i in range(2, 5)]], 2)
     assert sorted(map(len, out)) == [1, 3]
 
 
 def sample(ids: tuple[int, ...], loss: str = "policy") -> Sample:
     length = len(ids)
     streams = {
-        "mask": np.ones(length, np.float32),
+        "weights": np.ones(length, np.float32),
         "advantages": np.linspace(-1, 1, length).astype(np.float32),
         "old_logprobs": np.full(length, -1.0, np.float32),
     }
@@ -73,8 +75,8 @@ def test_an_idle_sample_changes_no_gradient_and_no_total(tiny_model) -> None:
     learner = Learner(tiny_model, OptimizerConfig(), LossConfig(entropy_coef=0.1))
     own = [sample((3, 4, 5, 6)), sample((7, 8))]
     counts = {"token": 4.0, "sequence": 2.0, "score": 1.0}
-    found = []
-    for samples in (own, [*own, partition.idle(own[0])]):
+    results = []
+    for samples in (own, [*own, partition.dummy_sample(own[0])]):
         learner.optimizer.zero_grad()
         total = 0.0
         for rows, _ in learner._microbatches(samples):
@@ -82,13 +84,13 @@ def test_an_idle_sample_changes_no_gradient_and_no_total(tiny_model) -> None:
                 loss, _ = learner._loss("policy", rows, counts)
                 loss.backward()
             total += float(loss.detach())
-        found.append((total, [p.grad.clone() for p in learner.parameters]))
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
-    for a, b in zip(found[0][1], found[1][1], strict=True):
+        results.append((total, [p.grad.clone() for p in learner.parameters]))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-6)
+    for a, b in zip(results[0][1], results[1][1], strict=True):
         torch.testing.assert_close(a, b)
     # One that is computed by itself reaches every weight, since other processes wait for each.
     learner.optimizer.zero_grad()
-    (rows,) = [rows for rows, _ in learner._microbatches([partition.idle(own[0])])]
+    (rows,) = [rows for rows, _ in learner._microbatches([partition.dummy_sample(own[0])])]
     loss, _ = learner._loss("policy", rows, counts)
     loss.backward()
     assert float(loss.detach()) == 0

@@ -79,15 +79,15 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    found = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(found))
-    found.address = f"http://127.0.0.1:{server.server_port}"
+    result = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(result))
+    result.address = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", found.address)
-    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", found.address)
-    monkeypatch.setenv("HF_ENDPOINT", found.address)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", result.address)
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", result.address)
+    monkeypatch.setenv("HF_ENDPOINT", result.address)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    yield found
+    yield result
     server.shutdown()
     server.server_close()
 
@@ -104,17 +104,17 @@ def model(tiny_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_a_model_folder_reaches_the_hub_as_it_is(hub, model):
-    told = push([str(model), "me/thing", "--private"])
+    answer = push([str(model), "me/thing", "--private"])
     assert hub.created[0]["name"] == "thing" and hub.created[0]["visibility"] == "private"
     assert hub.tokens == {"Bearer hf_secret"}
-    wanted = {f"/api/models/me/thing:{n}": (model / n).read_bytes() for n in listed(model)}
-    assert hub.files == wanted and not any(".cache" in name for name in wanted)
-    assert f"{hub.address}/me/thing" in told and "model.safetensors" in told
+    expected = {f"/api/models/me/thing:{n}": (model / n).read_bytes() for n in listed(model)}
+    assert hub.files == expected and not any(".cache" in name for name in expected)
+    assert f"{hub.address}/me/thing" in answer and "model.safetensors" in answer
 
 
 def test_a_dry_run_lists_and_uploads_nothing(hub, model):
-    told = push([str(model), "me/thing", "--dry-run"])
-    assert "nothing uploaded" in told and "model.safetensors" in told
+    answer = push([str(model), "me/thing", "--dry-run"])
+    assert "nothing uploaded" in answer and "model.safetensors" in answer
     assert not hub.tokens
 
 
@@ -157,8 +157,8 @@ def test_a_refusal_of_the_hub_says_what_to_do(hub, model, status, remedy, monkey
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     hub.status = status
     assert main(["push", str(model), "me/thing"]) == 2
-    told = capsys.readouterr().err
-    assert f"status {status}" in told and remedy in told and "hf_secret" not in told
+    text = capsys.readouterr().err
+    assert f"status {status}" in text and remedy in text and "hf_secret" not in text
 
 
 def test_no_network(hub, model, monkeypatch, capsys):
@@ -179,16 +179,16 @@ def test_no_token(model, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "answer"),
     [
         (["MODEL", "a/b/c"], "'a/b/c' is no repository name"),
         (["MODEL", "me/thing", "--only", "actor"], "--only actor chooses"),
         (["NOTHING", "me/thing"], "neither a finished run nor a model folder"),
     ],
 )
-def test_what_cannot_be_pushed(model, tmp_path, arguments, told):
+def test_what_cannot_be_pushed(model, tmp_path, arguments, answer):
     places = {"MODEL": str(model), "NOTHING": str(tmp_path / "nothing")}
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=answer):
         push([places.get(a, a) for a in arguments])
 
 

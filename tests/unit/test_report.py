@@ -26,8 +26,8 @@ HOSTILE = "</script><script>alert(1)</script></pre>\ud800\0"
 
 def charts(page):
     """The data of every chart, by title; a title of two stages holds the first."""
-    found = re.findall(r'<script type="application/json">(.*?)</script>', page)
-    data = [json.loads(one) for one in found]
+    result = re.findall(r'<script type="application/json">(.*?)</script>', page)
+    data = [json.loads(one) for one in result]
     return {one["title"]: one for one in reversed(data)}
 
 
@@ -49,7 +49,7 @@ def test_a_full_run_has_every_section_small_and_self_contained(tmp_path):
         "Held-out success went from 31.0 % [27.0, 35.0] to 72.0 % [68.0, 76.0]",
         "a clear gain",
         "+41.0 points",
-        "best floor 0.090",
+        "best trivial baseline 0.090",
         "critic sampling",
         "train the critic longer before the actor",
         "so far right",
@@ -198,9 +198,9 @@ def test_several_runs_are_overlaid_seeds_as_bands(tmp_path):
     for seed in (0, 1):
         full_run(tmp_path / "runs" / f"a-seed{seed}", steps=2, seed=seed, output_dir=f"a{seed}")
     full_run(tmp_path / "runs" / "b", steps=2, algorithm="grpo", name="other")
-    told = report([str(tmp_path / "runs")])  # a folder of runs stands for them
+    text = report([str(tmp_path / "runs")])  # a folder of runs stands for them
     page = (tmp_path / "runs" / "report.html").read_text()
-    assert told.startswith(f"{tmp_path / 'runs' / 'report.html'} (1.")  # MB
+    assert text.startswith(f"{tmp_path / 'runs' / 'report.html'} (1.")  # MB
     assert "3 runs of 2 configurations" in page
     drawn = charts(page)["Entropy"]
     assert [one["name"] for one in drawn["series"]] == ["toy", "other"]
@@ -284,9 +284,10 @@ def test_the_best_is_named_with_those_that_cannot_be_told_from_it(tmp_path):
         return load(made.path)
 
     a, b, c = run("a", 0.8, 0.7, 0.9), run("b", 0.75, 0.65, 0.85), run("c", 0.5, 0.4, 0.6)
-    told = ranking(grouped([c, b, a]))
+    answer = ranking(grouped([c, b, a]))
     assert (
-        told == "Highest held-out success: a, 80.0 % [70.0, 90.0]; its interval overlaps that of b."
+        answer
+        == "Highest held-out success: a, 80.0 % [70.0, 90.0]; its interval overlaps that of b."
     )
     assert ranking(grouped([c, a])).endswith(", apart from all others.")
 
@@ -337,10 +338,10 @@ def test_errors_of_every_version_with_intervals_where_they_are_known(tmp_path):
     run.write_summary(
         {"critic": {**SUMMARY["critic"], "stages": stages, "after_joint": {"mse": 0.2}}}
     )
-    found = errors(grouped([load(run.path)])[0])
-    assert found["best constant"] == {"mean": 0.11, "low": None, "high": None}
-    assert found["after SFT (stage 1)"] == {"mean": 0.08, "low": 0.07, "high": 0.09}
-    assert found["after joint training"]["mean"] == 0.2
+    result = errors(grouped([load(run.path)])[0])
+    assert result["best constant"] == {"mean": 0.11, "low": None, "high": None}
+    assert result["after SFT (stage 1)"] == {"mean": 0.08, "low": 0.07, "high": 0.09}
+    assert result["after joint training"]["mean"] == 0.2
 
 
 def test_reliability_bins_of_seeds_are_weighted_by_their_states():

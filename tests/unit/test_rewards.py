@@ -91,13 +91,15 @@ def test_math_judges_equivalence_also_outside_the_main_thread():
         ("$$", "7", None),
         ("7", "no idea", 0.0),
     ]
-    found: list[float | None] = []
+    results: list[float | None] = []
     thread = threading.Thread(
-        target=lambda: found.extend(score(Problem("p", "?", gold), text) for gold, text, _ in rows)
+        target=lambda: results.extend(
+            score(Problem("p", "?", gold), text) for gold, text, _ in rows
+        )
     )
     thread.start()
     thread.join()
-    assert found == [reward for *_, reward in rows]
+    assert results == [reward for *_, reward in rows]
 
 
 def test_trl_functions_get_the_keywords_they_accept():
@@ -165,18 +167,18 @@ def test_a_bad_response_costs_only_itself(tmp_path):
     """Hang, exception, death of the process, and None, from a thread that is not the main one."""
     task = file_task(tmp_path, user("misbehaving"))
     texts = ["fine", "hang", "fine", "raise", "none", "die", "fine", "\ud800" * 10**5]
-    found: list[Outcome] = []
+    results: list[Outcome] = []
     with Verifier(task, time_limit=0.5) as verifier:
-        judge = lambda: found.extend(verifier.verify([(PROBLEM, text) for text in texts]))  # noqa: E731
+        judge = lambda: results.extend(verifier.verify([(PROBLEM, text) for text in texts]))  # noqa: E731
         start = time.perf_counter()
         thread = threading.Thread(target=judge)
         thread.start()
         thread.join()
         assert time.perf_counter() - start < 20
-    assert [o.reward for o in found] == [0.25, None, 0.25, None, None, None, 0.25, 0.25]
-    assert found[0].reason == ""
+    assert [o.reward for o in results] == [0.25, None, 0.25, None, None, None, 0.25, 0.25]
+    assert results[0].reason == ""
     reasons = ["more than 0.5 s", "raised KeyError", "returned None", "process died"]
-    for outcome, reason in zip((found[1], *found[3:6]), reasons, strict=True):
+    for outcome, reason in zip((results[1], *results[3:6]), reasons, strict=True):
         assert reason in outcome.reason
 
 
@@ -242,16 +244,16 @@ def test_many_responses_are_judged_side_by_side(tmp_path, monkeypatch):
     monkeypatch.setattr(verifying.Slot, "run", counted)
     texts = ["fine"] * 18 + ["hang", "none", "hang", "die"] + ["fine"] * 18
     with Verifier(file_task(tmp_path, user("misbehaving")), time_limit=0.5) as verifier:
-        found = verifier.verify([(PROBLEM, text) for text in texts])
+        result = verifier.verify([(PROBLEM, text) for text in texts])
         assert len(slots) == 2
         with pytest.raises(ValueError, match="misbehaving"):
             verifier.verify([(PROBLEM, t) for t in ["fine"] * 20 + ["big"] + ["fine"] * 20])
         assert verifier.verify([(PROBLEM, "fine")]) == [Outcome(0.25)]
-    assert [o.reward for o in found] == [
+    assert [o.reward for o in result] == [
         None if t in ("hang", "none", "die") else 0.25 for t in texts
     ]
-    assert "0.5 s" in found[18].reason and "0.5 s" in found[20].reason
-    assert "died" in found[21].reason
+    assert "0.5 s" in result[18].reason and "0.5 s" in result[20].reason
+    assert "died" in result[21].reason
 
 
 def test_weighted_rewards():

@@ -87,8 +87,8 @@ def test_a_thought_that_the_chat_template_opens_is_open_until_the_response_close
     for reward in ("match", "format"):
         task = FileTask(str(data), heldout_fraction=0.0, reward=reward)
         for template, rewards in expected.items():
-            chatty, said = byte_tokenizer(template), iter(texts)
-            engine = ScriptedEngine(lambda _, said=said, t=chatty: says(t, next(said)))
+            chatty, answer = byte_tokenizer(template), iter(texts)
+            engine = ScriptedEngine(lambda _, answer=answer, t=chatty: says(t, next(answer)))
             actor = runtime_with(engine, chatty, tiny_model)
             with Verifier(task) as verifier:
                 world = World(task, verifier, RolloutConfig(num_generations=2), 0)
@@ -109,9 +109,9 @@ def test_the_tags_of_a_thought_are_read_where_the_tokenizer_calls_them_special(
     chatty = byte_tokenizer(CHAT + tags[0] if opened else CHAT)
     chatty.add_special_tokens({"extra_special_tokens": ["<|user|>", "<|assistant|>", *tags]})
     begin = "" if opened else tags[0]
-    said = [f"{begin}\\boxed{{5}}", f"{begin}\\boxed{{5}}[/THINK]4", f"{begin}4[/THINK]5"]
-    said = [*said, r"\boxed{5}<eos>"]
-    texts = iter(said)
+    rows = [f"{begin}\\boxed{{5}}", f"{begin}\\boxed{{5}}[/THINK]4", f"{begin}4[/THINK]5"]
+    rows = [*rows, r"\boxed{5}<eos>"]
+    texts = iter(rows)
     engine = ScriptedEngine(lambda _: says(chatty, next(texts)))
     task = FileTask(str(data), heldout_fraction=0.0)
     with Verifier(task) as verifier:
@@ -119,7 +119,7 @@ def test_the_tags_of_a_thought_are_read_where_the_tokenizer_calls_them_special(
         actor = runtime_with(engine, chatty, tiny_model)
         group = collect(actor, world, problems_at(world, "train", 0, 1), "s")[0]
     assert [r.reward for r in group] == [0, 0, 1, 0 if opened else 1]
-    assert [r.text for r in group] == [*said[:3], r"\boxed{5}"]
+    assert [r.text for r in group] == [*rows[:3], r"\boxed{5}"]
 
 
 def test_prompts_go_through_the_chat_template_where_there_is_one(tokenizer):
@@ -131,8 +131,8 @@ def test_prompts_go_through_the_chat_template_where_there_is_one(tokenizer):
     assert encode_prompt(tokenizer, Problem("p", messages, "")) == tuple(tokenizer.encode("2+3\n"))
 
 
-@pytest.mark.parametrize(("configured", "wanted"), [(None, (1,)), (1, (1,)), ([7, 1], (1, 7))])
-def test_stop_ids_are_those_of_tokenizer_and_model(tokenizer, tiny_model, configured, wanted):
+@pytest.mark.parametrize(("configured", "expected"), [(None, (1,)), (1, (1,)), ([7, 1], (1, 7))])
+def test_stop_ids_are_those_of_tokenizer_and_model(tokenizer, tiny_model, configured, expected):
     tiny_model.generation_config.eos_token_id = configured
     runtime = runtime_with(None, tokenizer, tiny_model)
-    assert stop_ids(runtime) == wanted
+    assert stop_ids(runtime) == expected

@@ -161,7 +161,7 @@ def test_long_rows_are_left_out_and_counted_where_that_is_asked_for(recipe):
     task = setup.world.task
     kept = sorted(p.id for split in splits_of(task).values() for p in split)
     assert kept == ["file-1", "file-2", "file-4"]
-    assert task.account()["removed"]["overlong"] == 2
+    assert task.row_counts()["removed"]["overlong"] == 2
     again = splits_of(make_world(cfg).task)
     assert again == splits_of(task)  # whoever makes the task again gets the same one
     actor = Path(cfg.actor.model_name_or_path)

@@ -11,7 +11,7 @@ import pytest
 
 from genac.runs.files import alone
 from genac.runs.store import Run, atomic_write, environment, stable_hash
-from genac.types import Estimate, Problem, Rollout, State, Thought
+from genac.types import Estimate, Problem, Rationale, Rollout, State
 
 NO_SPACE = "No space left on device"
 
@@ -140,10 +140,10 @@ def test_estimates_come_back_with_advantage_step_text_and_missing_values(tmp_pat
     rollout = make_rollout()
     probs = np.zeros(11, dtype=np.float32)
     probs[[6, 8]] = 0.5
-    thought = Thought((1,), (2,), np.zeros(1, np.float32), "so far right", 0.8, 0, probs)
-    told = Estimate(State(rollout, 0, 2), 0.8, (thought,), version=3)
+    rationale = Rationale((1,), (2,), np.zeros(1, np.float32), "so far right", 0.8, 0, probs)
+    answer = Estimate(State(rollout, 0, 2), 0.8, (rationale,), version=3)
     missing = Estimate(State(rollout, 2, 3), None)
-    run.write_estimates("joint", 0, [told, missing], {(0, 0, 0): 0.2}, decode=written)
+    run.write_estimates("joint", 0, [answer, missing], {(0, 0, 0): 0.2}, decode=written)
     first, second = run.table("estimates", "joint", 0)
     assert first["step_text"] == "<3><4>" and first["rationale"] == "so far right"
     assert first["advantage"] == 0.2 and first["critic_version"] == 3
@@ -233,9 +233,9 @@ def test_stable_hash_ignores_order_and_sees_content():
 
 
 def test_environment_is_serialisable_and_names_versions():
-    found = environment()
-    assert found["versions"]["numpy"] == np.__version__ and found["cpus"] >= 1
-    json.dumps(found, allow_nan=False)
+    result = environment()
+    assert result["versions"]["numpy"] == np.__version__ and result["cpus"] >= 1
+    json.dumps(result, allow_nan=False)
 
 
 def test_importing_the_store_imports_nothing_heavy():

@@ -18,13 +18,13 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaTokenizer, PreT
 
 from genac.config.models import GenerativeConfig, LossConfig, OptimizerConfig
 from genac.critics.generative import GenerativeCritic
-from genac.critics.reinforce import thought_sample
+from genac.critics.reinforce import rationale_sample
 from genac.critics.scores import ScoreTokens, score_tokens
 from genac.engines.base import Completion
 from genac.learner import Learner
 from genac.models import tiny
 from genac.ops.losses import critic_reward
-from genac.types import SCORE_VALUES, Sample, ScoreTarget, State, Thought
+from genac.types import SCORE_VALUES, Rationale, Sample, ScoreTarget, State
 
 DIGITS = ScoreTokens(tuple(range(3, 13)))  # of the gradients' model: token 3 is "0", 4 is "1"
 FIRST = np.zeros(10)
@@ -47,13 +47,13 @@ def critic_of(tokenizer: Any, model: Any, script: Any, **cfg: Any) -> Generative
     return GenerativeCritic(runtime, runtime, GenerativeConfig(**options), seed=0)
 
 
-def says_score(tokenizer: Any, written: str, forked: np.ndarray | None) -> Completion:
+def says_score(tokenizer: Any, written: str, probe_probs: np.ndarray | None) -> Completion:
     """FIRST at the score's place and AFTER behind it; elsewhere what nobody should read."""
     text = f"ok<answer>{written}</answer>"
     done = says(tokenizer, text, np.full(10, 0.1))
     at = tokenizer.encode(f"ok<answer>{written[0]}", add_special_tokens=False)
-    done.watched[len(at) - 1], done.watched[len(at)] = FIRST, AFTER
-    return Completion(done.ids, done.logprobs, done.finish, done.watched, forked)
+    done.token_probs[len(at) - 1], done.token_probs[len(at)] = FIRST, AFTER
+    return Completion(done.ids, done.logprobs, done.finish, done.token_probs, probe_probs)
 
 
 def state() -> State:
@@ -66,9 +66,9 @@ def state() -> State:
 def test_ten_is_one_token_or_two(tokenizer, split):
     whole, byte, two = (score_tokens(t) for t in (tokenizer, byte_tokenizer(), split))
     assert whole and whole.one is None and tokenizer.decode(whole.ids) == "012345678910"
-    for found, of in ((byte, byte_tokenizer()), (two, split)):
-        assert found and of.decode(list(found.ids)) == "0123456789"
-        assert found.one is not None and of.decode([found.one]) == "1"
+    for result, of in ((byte, byte_tokenizer()), (two, split)):
+        assert result and of.decode(list(result.ids)) == "0123456789"
+        assert result.one is not None and of.decode([result.one]) == "1"
 
 
 def test_a_closing_tag_that_is_written_otherwise_alone():
@@ -77,8 +77,8 @@ def test_a_closing_tag_that_is_written_otherwise_alone():
     llama = LlamaTokenizer().train_new_from_iterator(texts * 4, 300)
     alone, whole = llama.tokenize("</answer>"), llama.tokenize("<answer>10</answer>")
     assert whole[-len(alone) :] != alone
-    found = score_tokens(llama)
-    assert found and llama.convert_ids_to_tokens(list(found.ids)) == list("0123456789")
+    result = score_tokens(llama)
+    assert result and llama.convert_ids_to_tokens(list(result.ids)) == list("0123456789")
 
 
 def test_digits_that_are_unknown_are_no_scores():
@@ -102,18 +102,18 @@ def test_digits_that_melt_into_the_tags_are_no_scores(glued):
 def test_one_and_ten_share_the_first_token_by_hand():
     """p(1) = p(8) = 1/2 of the scores' mass; behind the 1, 0.6 : 0.3 for the 0."""
     probs, after_one = DIGITS.read(FIRST, AFTER)
-    wanted = np.zeros(11)
-    wanted[[1, 8, 10]] = 1 / 6, 1 / 2, 1 / 3
-    np.testing.assert_allclose(probs, wanted)
+    expected = np.zeros(11)
+    expected[[1, 8, 10]] = 1 / 6, 1 / 2, 1 / 3
+    np.testing.assert_allclose(probs, expected)
     np.testing.assert_allclose(after_one, [0.3, 0.6])
-    thought = Thought((), (), np.zeros(0), "", 0.8, 0, probs, after_one)
-    assert thought.expected == pytest.approx(0.1 / 6 + 0.4 + 1 / 3)  # 0.75
+    rationale = Rationale((), (), np.zeros(0), "", 0.8, 0, probs, after_one)
+    assert rationale.expected == pytest.approx(0.1 / 6 + 0.4 + 1 / 3)  # 0.75
 
 
 def test_eleven_tokens_need_nothing_behind_the_first():
-    watched = np.arange(11, dtype=np.float32)
-    probs, after_one = ScoreTokens(tuple(range(11))).read(watched, None)
-    np.testing.assert_array_equal(probs, watched / watched.sum())
+    token_probs = np.arange(11, dtype=np.float32)
+    probs, after_one = ScoreTokens(tuple(range(11))).read(token_probs, None)
+    np.testing.assert_array_equal(probs, token_probs / token_probs.sum())
     assert after_one is None
 
 
@@ -125,34 +125,34 @@ def test_no_mass_on_any_end_of_a_one_is_no_error():
 
 @pytest.mark.parametrize("written", ["10", "1", "8"])
 def test_the_value_is_the_same_whatever_was_written(split, tiny_model, written):
-    """What follows a 1 is read behind the 1 that was written, or from the engine's fork."""
-    forked = AFTER if written == "8" else None
-    script = lambda request: says_score(split, written, forked)  # noqa: E731
+    """What follows a 1 is read behind the 1 that was written, or from the engine's probe."""
+    probe_probs = AFTER if written == "8" else None
+    script = lambda request: says_score(split, written, probe_probs)  # noqa: E731
     critic = critic_of(split, tiny_model, script, readout="expected")
     (estimate,) = critic.estimate([state()], 0)
     assert estimate.value == pytest.approx(0.75)
-    assert estimate.thoughts[0].value == int(written) / 10
+    assert estimate.rationales[0].value == int(written) / 10
     (request,) = critic.runtime.engine.asked  # type: ignore[union-attr]
-    ids = estimate.thoughts[0].completion_ids
-    one, at = split.convert_tokens_to_ids("1"), estimate.thoughts[0].score_at
-    assert request.fork(ids) == (None if written[0] == "1" else (at, one))
-    assert request.fork(ids[:-1]) is None  # no score, nothing to ask
+    ids = estimate.rationales[0].completion_ids
+    one, at = split.convert_tokens_to_ids("1"), estimate.rationales[0].score_at
+    assert request.probe(ids) == (None if written[0] == "1" else (at, one))
+    assert request.probe(ids[:-1]) is None  # no score, nothing to ask
 
 
-def test_a_sampled_readout_asks_for_no_fork(split, tiny_model):
+def test_a_sampled_readout_asks_for_no_probe(split, tiny_model):
     script = lambda request: says_score(split, "8", None)  # noqa: E731
     critic = critic_of(split, tiny_model, script)
     (estimate,) = critic.estimate([state()], 0)
     (request,) = critic.runtime.engine.asked  # type: ignore[union-attr]
-    assert request.fork is None and not request.watch_ids
-    assert estimate.value == 0.8 and estimate.thoughts[0].score_probs is None
+    assert request.probe is None and not request.token_prob_ids
+    assert estimate.value == 0.8 and estimate.rationales[0].score_probs is None
 
 
-def test_one_token_scores_ask_for_no_fork(tokenizer, tiny_model):
+def test_one_token_scores_ask_for_no_probe(tokenizer, tiny_model):
     script = lambda request: says(tokenizer, "<answer>10</answer>", np.eye(11)[10])  # noqa: E731
     critic = critic_of(tokenizer, tiny_model, script, readout="expected")
     assert critic.estimate([state()], 0)[0].value == 1.0
-    assert critic.runtime.engine.asked[0].fork is None  # type: ignore[union-attr]
+    assert critic.runtime.engine.asked[0].probe is None  # type: ignore[union-attr]
 
 
 def test_a_warning_where_digits_are_not_tokens_and_only_there(split, tiny_model):
@@ -171,26 +171,26 @@ def test_a_warning_where_digits_are_not_tokens_and_only_there(split, tiny_model)
 # --- the exact gradient ---------------------------------------------------------------------------
 
 
-def thought_of(written: tuple[int, ...], first: np.ndarray, after: np.ndarray) -> Thought:
-    """A thought of two tokens, the score and a closing token; prompt (13, 14)."""
+def rationale_of(written: tuple[int, ...], first: np.ndarray, after: np.ndarray) -> Rationale:
+    """A rationale of two tokens, the score and a closing token; prompt (13, 14)."""
     probs, after_one = DIGITS.read(first, after)
     ids = (20, *written, 21)
-    return Thought((13, 14), ids, np.zeros(len(ids), np.float32), "", 0.5, 1, probs, after_one)
+    return Rationale((13, 14), ids, np.zeros(len(ids), np.float32), "", 0.5, 1, probs, after_one)
 
 
-def sample_of(thought: Thought, target: float) -> Sample:
+def sample_of(rationale: Rationale, target: float) -> Sample:
     cfg = GenerativeConfig(exact_score_gradient=True, reasoning_weight=0.0)
-    return thought_sample(thought, 0.0, target, DIGITS, cfg)
+    return rationale_sample(rationale, 0.0, target, DIGITS, cfg)
 
 
 def test_targets_by_hand():
     """Target 1: R(1) = 0.19, R(8) = 0.96, R(10) = 1. A first 1 is worth 0.3 * 0.19 + 0.6 * 1."""
     rewards = [1 - (1 - i / 10) ** 2 for i in range(11)]
-    (first,) = sample_of(thought_of((11,), FIRST, AFTER), 1.0).scores
+    (first,) = sample_of(rationale_of((11,), FIRST, AFTER), 1.0).scores
     assert first.at == 3 and first.ids == DIGITS.ids and first.otherwise == 0
     assert first.rewards == pytest.approx([0, 0.657, *rewards[2:10]])
     for written in ((4, 3), (4,)):
-        sample = sample_of(thought_of(written, FIRST, AFTER), 1.0)
+        sample = sample_of(rationale_of(written, FIRST, AFTER), 1.0)
         assert sample.scores[0] == first
         second = ScoreTarget(4, DIGITS.ids, (1.0, *[0.0] * 9), sample.scores[1].otherwise)
         assert sample.scores[1:] == (second,) and second.otherwise == pytest.approx(0.19)
@@ -199,7 +199,9 @@ def test_targets_by_hand():
 def test_tokens_trained_exactly_are_not_trained_twice():
     cfg = GenerativeConfig(exact_score_gradient=True, reasoning_weight=0.25)
     masks = [
-        thought_sample(thought_of(written, FIRST, AFTER), 0.5, 1.0, DIGITS, cfg).mask.tolist()
+        rationale_sample(
+            rationale_of(written, FIRST, AFTER), 0.5, 1.0, DIGITS, cfg
+        ).weights.tolist()
         for written in ((11,), (4, 3), (4,))
     ]
     quarter = [0, 0, 0.25]
@@ -238,7 +240,7 @@ def expected_reward(model: Any, target: float) -> torch.Tensor:
 @torch.no_grad()
 def slopes(model: Any, target: float, directions: list[list[torch.Tensor]]) -> list[float]:
     """Central differences of the enumerated expectation, in float64."""
-    found, step = [], 1e-5
+    results, step = [], 1e-5
     for direction in directions:
         values = []
         for sign in (1, -1):
@@ -246,22 +248,24 @@ def slopes(model: Any, target: float, directions: list[list[torch.Tensor]]) -> l
             for parameter, d in zip(moved.parameters(), direction, strict=True):
                 parameter += sign * step * d
             values.append(float(expected_reward(moved, target)))
-        found.append((values[0] - values[1]) / (2 * step))
-    return found
+        results.append((values[0] - values[1]) / (2 * step))
+    return results
 
 
-def learned(model: Any, thought: Thought, target: float) -> list[torch.Tensor]:
-    """The gradient that the learner follows upwards, of one thought."""
+def learned(model: Any, rationale: Rationale, target: float) -> list[torch.Tensor]:
+    """The gradient that the learner follows upwards, of one rationale."""
     optimizer = OptimizerConfig(learning_rate=1e-3, weight_decay=0.0, max_grad_norm=1e9)
     learner = Learner(copy.deepcopy(model), optimizer, LossConfig())
-    learner.learn([sample_of(thought, target)], seed=0)
+    learner.learn([sample_of(rationale, target)], seed=0)
     zero = torch.zeros(())
     return [zero if p.grad is None else -p.grad for p in learner.model.parameters()]
 
 
 @pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
 def test_the_gradient_is_that_of_the_expected_reward(target):
-    """Over the draw of the first token: with p(1) a thought writes a 1 and trains what follows."""
+    """Over the draw of the first token: with p(1) a rationale writes a 1 and trains what
+    follows.
+    """
     model, rng = double_model(), torch.Generator().manual_seed(0)
     with torch.no_grad():
         first, after = (
@@ -270,7 +274,7 @@ def test_the_gradient_is_that_of_the_expected_reward(target):
         )
     p1 = float(first[1])
     other, one, ten = (
-        learned(model, thought_of(written, first, after), target)
+        learned(model, rationale_of(written, first, after), target)
         for written in ((11,), (4,), (4, 3))
     )
     torch.testing.assert_close(one, ten)  # what was drawn behind the 1 does not matter
@@ -283,10 +287,10 @@ def test_the_gradient_is_that_of_the_expected_reward(target):
         sum(float((g * d).sum()) for g, d in zip(expected, direction, strict=True))
         for direction in directions
     ]
-    wanted = slopes(model, target, directions)
-    assert along == pytest.approx(wanted, rel=1e-4, abs=1e-7)
+    required = slopes(model, target, directions)
+    assert along == pytest.approx(required, rel=1e-4, abs=1e-7)
     without = [
         sum(float((g * d).sum()) for g, d in zip(other, direction, strict=True))
         for direction in directions
     ]
-    assert without != pytest.approx(wanted, rel=1e-3, abs=1e-7)  # the second token is needed
+    assert without != pytest.approx(required, rel=1e-3, abs=1e-7)  # the second token is needed

@@ -1,4 +1,4 @@
-"""A saved critic as an object: several thoughts, seeds, chat prompts, and what does not fit."""
+"""A saved critic as an object: several rationales, seeds, chat prompts, and what does not fit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genac import Critic
 from genac.config.models import CriticConfig
 from genac.critics.prompts import template
 from genac.scoring import read_card, spread
-from genac.types import Thought
+from genac.types import Rationale
 
 GRID = np.arange(11) / 10
 
@@ -45,13 +45,13 @@ def critic(folder: Path) -> Critic:
     return Critic.from_pretrained(folder, device="cpu", precision="fp32", batch_size=3)
 
 
-def test_thoughts_are_as_many_as_asked_for(critic):
-    assert len(critic.score("a+3>", "a=").thoughts) == critic.thoughts == 2
-    judged = critic.score("a+3>", "a=", thoughts=5)
-    assert len(judged.thoughts) == len(judged.values) == 5
-    assert judged.rationale == judged.thoughts[0] and len(set(judged.thoughts)) > 1
-    with pytest.raises(ValueError, match="thoughts is 0"):
-        critic.score("a+3>", "a=", thoughts=0)
+def test_rationales_are_as_many_as_asked_for(critic):
+    assert len(critic.score("a+3>", "a=").rationales) == critic.rationales == 2
+    judged = critic.score("a+3>", "a=", rationales=5)
+    assert len(judged.rationales) == len(judged.values) == 5
+    assert judged.rationale == judged.rationales[0] and len(set(judged.rationales)) > 1
+    with pytest.raises(ValueError, match="rationales is 0"):
+        critic.score("a+3>", "a=", rationales=0)
 
 
 def test_a_judgement_is_its_own_whatever_stands_beside_it(critic):
@@ -82,20 +82,21 @@ def test_text_beyond_the_context_is_refused_with_the_numbers(critic):
 
 
 def test_spread_by_hand():
-    def thought(value: float | None, *scores: int) -> Thought:
+    def rationale(value: float | None, *scores: int) -> Rationale:
         probs = np.bincount(scores, minlength=11) / len(scores) if scores else None
-        return Thought((1,), (2,), np.zeros(1, np.float32), "", value, 0, probs)
+        return Rationale((1,), (2,), np.zeros(1, np.float32), "", value, 0, probs)
 
-    assert spread([thought(0.2, 2), thought(0.8, 8)]) == pytest.approx(0.3)  # between thoughts
-    assert spread([thought(0.2, 2, 8)]) == pytest.approx(0.3)  # within one
-    assert spread([thought(0.2), thought(0.8), thought(None)]) == pytest.approx(0.3)
-    assert spread([thought(0.2)]) is None  # one sampled score says nothing of its spread
+    # between rationales
+    assert spread([rationale(0.2, 2), rationale(0.8, 8)]) == pytest.approx(0.3)
+    assert spread([rationale(0.2, 2, 8)]) == pytest.approx(0.3)  # within one
+    assert spread([rationale(0.2), rationale(0.8), rationale(None)]) == pytest.approx(0.3)
+    assert spread([rationale(0.2)]) is None  # one sampled score says nothing of its spread
 
 
 def test_describe_is_json_and_holds_the_prompt(critic):
-    said = json.loads(json.dumps(critic.describe()))
-    assert said["prompt"]["text"] == template("compact").text
-    assert (said["thoughts"], said["success_rate"], said["actor_size"]) == (2, 0.5, "1K")
+    answer = json.loads(json.dumps(critic.describe()))
+    assert answer["prompt"]["text"] == template("compact").text
+    assert (answer["rationales"], answer["success_rate"], answer["actor_size"]) == (2, 0.5, "1K")
 
 
 def test_what_is_no_generative_critic_is_refused(tmp_path, tiny_folder):
@@ -122,6 +123,6 @@ def test_a_name_the_hub_does_not_give(monkeypatch):
 
 def test_only_so_many_problems_are_remembered(critic, monkeypatch):
     monkeypatch.setattr("genac.critics.prompts.REMEMBERED", 2)
-    wanted = [critic.prompt(f"{'a' * n}>", "b") for n in range(1, 6)]
-    assert wanted == [critic.prompt(f"{'a' * n}>", "b") for n in range(1, 6)]
+    expected = [critic.prompt(f"{'a' * n}>", "b") for n in range(1, 6)]
+    assert expected == [critic.prompt(f"{'a' * n}>", "b") for n in range(1, 6)]
     assert len(critic._critic.prompts._problems) <= 2

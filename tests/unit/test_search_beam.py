@@ -42,25 +42,25 @@ class Opinion(Critic):
         self.tokenizer, self.asked = tokenizer, []
 
     def estimate(self, states: list[State], step: int) -> list[Estimate]:
-        found = []
+        results = []
         for state in states:
             problem = state.rollout.problem
             assert (problem.answer, problem.extras, state.rollout.reward) == ("", {}, None)
             prefix = state.rollout.response_ids[: state.start]
             text = self.tokenizer.decode(prefix, skip_special_tokens=True)
             self.asked.append(text)
-            found.append(Estimate(state, OPINION[text]))
-        return found
+            results.append(Estimate(state, OPINION[text]))
+        return results
 
 
 @pytest.fixture
 def search(tokenizer: Any, tiny_model: Any) -> Searcher:
-    told: dict[str, int] = {}
+    row: dict[str, int] = {}
 
     def script(request: Request) -> Completion:
         prompt = len(tokenizer.encode("a>"))
         text = tokenizer.decode(request.prompt_ids[prompt:])
-        number = told[text] = told.get(text, -1) + 1
+        number = row[text] = row.get(text, -1) + 1
         told_now = STORY[text][number % len(STORY[text])]
         # What ends in a line is what the limit ended there: no token behind it was seen.
         done = says(tokenizer, told_now)
@@ -71,25 +71,25 @@ def search(tokenizer: Any, tiny_model: Any) -> Searcher:
     return Searcher(actor, Opinion(tokenizer), rollout, StatesConfig(splitter="newline"))
 
 
-def texts(found: list[Any]) -> list[tuple[str, float | None]]:
-    return [(c.rollout.text, c.value) for c in found]
+def texts(results: list[Any]) -> list[tuple[str, float | None]]:
+    return [(c.rollout.text, c.value) for c in results]
 
 
 def test_beam_search_by_hand(search):
     """Round 1 keeps d and e. Round 2: d goes on to x (0.2) or ends, keeping its 0.6; e goes on to y
     (0.9) or z (0.3): y and the ended d are kept. Round 3: y ends and keeps 0.9; the same ending
     twice is one candidate."""
-    found = beam_search(search, [PROBLEM], n=4, width=2)
-    assert texts(found[0]) == [("e\ny\nans=", 0.9), ("d\nans=", 0.6)]
+    result = beam_search(search, [PROBLEM], n=4, width=2)
+    assert texts(result[0]) == [("e\ny\nans=", 0.9), ("d\nans=", 0.6)]
     # Causal: asked at boundaries only, never after the last segment.
     assert search.critic.asked == ["", "b\n", "c\n", "d\n", "e\n", "d\nx\n", "e\ny\n", "e\nz\n"]
 
 
 def test_beam_search_that_judges_ends(search):
-    found = beam_search(search, [PROBLEM], n=4, width=2, at="end")
+    result = beam_search(search, [PROBLEM], n=4, width=2, at="end")
     # The ended d is now worth 0.05, so z (0.3) is kept beside y; z's story is not told.
     assert search.critic.asked[4:8] == ["d\nx\n", "d\nans=", "e\ny\n", "e\nz\n"]
-    assert texts(found[0])[0] == ("e\ny\nans=", 0.7)
+    assert texts(result[0])[0] == ("e\ny\nans=", 0.7)
 
 
 STORY["e\nz\n"] = ["ans=<eos>", "ans=<eos>"]
@@ -97,9 +97,9 @@ OPINION["e\nz\nans="] = 0.1
 
 
 def test_a_beam_of_one_is_greedy_in_the_critic(search):
-    found = beam_search(search, [PROBLEM], n=2, width=1)
+    result = beam_search(search, [PROBLEM], n=2, width=1)
     # b and c are offered; c has no score and loses to 0.1, and b's story is short.
-    assert texts(found[0]) == [("b\nans=", 0.1)]
+    assert texts(result[0]) == [("b\nans=", 0.1)]
 
 
 def told_search(tokenizer: Any, model: Any, story: Any, opinion: Any) -> Searcher:
@@ -122,9 +122,9 @@ def told_search(tokenizer: Any, model: Any, story: Any, opinion: Any) -> Searche
 
 
 def test_a_response_of_one_segment_has_the_value_of_the_empty_prefix(tokenizer, tiny_model):
-    told = iter(["ans=<eos>", "b\nans=<eos>"])
+    answer = iter(["ans=<eos>", "b\nans=<eos>"])
     opinions = {"": 0.5, "b\n": 0.2}
-    search = told_search(tokenizer, tiny_model, lambda text: next(told), opinions.__getitem__)
+    search = told_search(tokenizer, tiny_model, lambda text: next(answer), opinions.__getitem__)
     assert texts(beam_search(search, [PROBLEM], n=2, width=1)[0]) == [("ans=", 0.5)]
 
 
@@ -132,23 +132,23 @@ def test_a_blank_line_belongs_to_the_segment_before_it(tokenizer, tiny_model):
     """Both first branches are b and a blank line. At that boundary the second branch begins with
     yet another blank line, so it is not of this boundary; the first goes on from the c that was
     seen."""
-    asked: list[str] = []
+    queries: list[str] = []
     again = iter(["\n\nx\nans=<eos>"])
     story = {"": "b\n\nc\nans=<eos>", "b\n\nc": "\nans=<eos>", "b\n\nc\nans=": "<eos>"}
 
     def opinion(text: str) -> float:
-        asked.append(text)
+        queries.append(text)
         return 0.5
 
     search = told_search(
         tokenizer, tiny_model, lambda text: story.get(text) or next(again, "ans=<eos>"), opinion
     )
-    [[found]] = beam_search(search, [PROBLEM], n=2, width=1)
-    assert found.rollout.text == "b\n\nc\nans=" and found.rollout.finish == "stop"
-    assert len(found.rollout.logprobs) == len(found.rollout.response_ids)
-    ids = found.rollout.response_ids
-    states = split([found.rollout], search.states, tokenizer)
-    assert list(dict.fromkeys(asked)) == [tokenizer.decode(ids[: s.start]) for s in states]
+    [[result]] = beam_search(search, [PROBLEM], n=2, width=1)
+    assert result.rollout.text == "b\n\nc\nans=" and result.rollout.finish == "stop"
+    assert len(result.rollout.logprobs) == len(result.rollout.response_ids)
+    ids = result.rollout.response_ids
+    states = split([result.rollout], search.states, tokenizer)
+    assert list(dict.fromkeys(queries)) == [tokenizer.decode(ids[: s.start]) for s in states]
 
 
 STORY["b\n"] = ["ans=<eos>", "ans=<eos>"]
@@ -167,9 +167,9 @@ def test_segments_by_length_and_the_response_limit(search, tokenizer):
 
     windows = StatesConfig(splitter="window", window=3)
     cut = Searcher(actor, Half(), RolloutConfig(max_completion_length=7), windows)
-    found = beam_search(cut, [PROBLEM], n=2)
-    assert [len(c.rollout.response_ids) for c in found[0]] == [7]
-    assert found[0][0].rollout.finish == "length"
+    result = beam_search(cut, [PROBLEM], n=2)
+    assert [len(c.rollout.response_ids) for c in result[0]] == [7]
+    assert result[0][0].rollout.finish == "length"
     assert {r.max_new_tokens for r in actor.engine.asked} == {3, 1}
 
 

@@ -15,18 +15,18 @@ COST = {"actor_tokens": 10.0, "critic_tokens": 20.0, "tokens": 30.0, "flops": 60
 
 def row(method: str, spent: float) -> dict[str, Any]:
     """A row that beats, in two of four problems, a vote that spent so many tokens."""
-    mine = {"method": method, "n": 2, "success": 0.5, "low": 0.0, "high": 1.0, **COST}
-    mine["by_problem"] = [1.0, 1.0, 0.0, 0.0]
+    own = {"method": method, "n": 2, "success": 0.5, "low": 0.0, "high": 1.0, **COST}
+    own["by_problem"] = [1.0, 1.0, 0.0, 0.0]
     vote = {"n": 256, "tokens": spent, "flops": 2 * spent, "by_problem": [0.0] * 4}
-    return mine | {f"majority_at_equal_{u}": beside(mine, vote, u) for u in ("tokens", "flops")}
+    return own | {f"majority_at_equal_{u}": beside(own, vote, u) for u in ("tokens", "flops")}
 
 
 @pytest.mark.parametrize(("spent", "funded"), [(29.9, False), (30.0, True)])
 def test_a_vote_that_could_not_be_funded_says_so(spent, funded):
-    found = row("beam", spent)
-    assert found["majority_at_equal_tokens"]["funded"] is funded
-    assert found["majority_at_equal_flops"]["funded"] is funded
-    assert line(found).count("< equal") == (0 if funded else 2)
+    result = row("beam", spent)
+    assert result["majority_at_equal_tokens"]["funded"] is funded
+    assert result["majority_at_equal_flops"]["funded"] is funded
+    assert line(result).count("< equal") == (0 if funded else 2)
 
 
 def test_a_row_with_an_unfunded_vote_has_no_mean_over_runs():

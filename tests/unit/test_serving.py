@@ -26,7 +26,7 @@ NASTY = 'quote " brace } </answer>\n\x00\u2028 half \ud800 and \U0001f600'
 class Scripted:
     """Judges by the length of the partial response; can be held up, and fails on demand."""
 
-    thoughts = 1
+    rationales = 1
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -43,7 +43,7 @@ class Scripted:
         return (len(texts), len(partial))
 
     def judge(
-        self, prompts: Sequence[Ids], seeds: Sequence[int], thoughts: int | None = None
+        self, prompts: Sequence[Ids], seeds: Sequence[int], rationales: int | None = None
     ) -> list[Judgement]:
         self.busy.set()
         assert self.open.wait(20)
@@ -51,7 +51,7 @@ class Scripted:
         if any(partial == 13 for _, partial in prompts):
             raise RuntimeError("out of memory")
         return [
-            Judgement(partial / 100, NASTY, None, (NASTY,) * (thoughts or 1), (seed / 10,))
+            Judgement(partial / 100, NASTY, None, (NASTY,) * (rationales or 1), (seed / 10,))
             for (_, partial), seed in zip(prompts, seeds, strict=True)
         ]
 
@@ -69,11 +69,11 @@ def serving(critic: Any, **limits: Any) -> Iterator[Callable[..., tuple[int, Any
 
         def call(path: str, body: Any = None) -> tuple[int, Any]:
             data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-            asked = urllib.request.Request(
+            request = urllib.request.Request(
                 address + path, data, {"content-type": "application/json"}
             )
             try:
-                with urllib.request.urlopen(asked, timeout=20) as reply:
+                with urllib.request.urlopen(request, timeout=20) as reply:
                     return reply.status, json.loads(reply.read())
             except urllib.error.HTTPError as error:
                 return error.code, json.loads(error.read())
@@ -94,13 +94,13 @@ def item(partial: str, **more: Any) -> dict[str, Any]:
 
 def test_one_several_and_chat_messages():
     with serving(Scripted()) as call:
-        status, one = call("/score", item("x" * 50, seed=7, thoughts=2))
+        status, one = call("/score", item("x" * 50, seed=7, rationales=2))
         assert status == 200
         assert one == {
             "value": 0.5,
             "spread": None,
             "rationale": NASTY,
-            "thoughts": [NASTY, NASTY],
+            "rationales": [NASTY, NASTY],
             "values": [0.7],
         }
         chat = {"problem": [{"role": "user", "content": "2+3"}], "partial_response": "xx"}
@@ -116,9 +116,9 @@ def test_health_and_card():
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "told"),
+    ("body", "status", "answer"),
     [
-        (item("x", thoughts=9), 413, "1 items x 9 thoughts is more than 8"),
+        (item("x", rationales=9), 413, "1 items x 9 rationales is more than 8"),
         ({"items": [item("x")] * 9}, 413, "split the request"),
         (item("x" * 200), 413, "204 characters; at most 100"),
         (item("too long"), 413, "900 tokens"),
@@ -131,10 +131,10 @@ def test_health_and_card():
         (item("odd"), 500, "RuntimeError"),
     ],
 )
-def test_refusals(body, status, told):
+def test_refusals(body, status, answer):
     with serving(Scripted(), max_batch=8, max_characters=100) as call:
-        found, reply = call("/score", body)
-        assert found == status and told in reply["error"]
+        result, reply = call("/score", body)
+        assert result == status and answer in reply["error"]
         assert call("/score", item("xx"))[1]["value"] == 0.02  # the next one is answered
 
 
@@ -164,8 +164,8 @@ def test_what_waits_together_is_judged_together_and_the_queue_has_an_end():
         status, reply = call("/score", item("x"))
         assert status == 429 and "3 requests wait already" in reply["error"]
         critic.open.set()
-        found = [f.result(20) for f in (first, *waiting)]
-        assert [(s, r["value"]) for s, r in found] == [
+        results = [f.result(20) for f in (first, *waiting)]
+        assert [(s, r["value"]) for s, r in results] == [
             (200, 0.01),
             (200, 0.02),
             (200, 0.03),
@@ -180,14 +180,14 @@ def test_batches_stay_within_their_limit_and_of_one_kind():
         critic.open.clear()
         futures = [pool.submit(call, "/score", item("x"))]
         assert critic.busy.wait(20)
-        bodies = [{"items": [item("xx")] * 3}, {"items": [item("xx")] * 2}, item("x", thoughts=2)]
+        bodies = [{"items": [item("xx")] * 3}, {"items": [item("xx")] * 2}, item("x", rationales=2)]
         for number, body in enumerate(bodies, 1):
             futures.append(pool.submit(call, "/score", body))
             while call("/health")[1]["queued"] < number:
                 pass
         critic.open.set()
         assert [f.result(20)[0] for f in futures] == [200] * 4
-        # 3 + 2 rows pass 4, and two thoughts are another kind of call.
+        # 3 + 2 rows pass 4, and two rationales are another kind of call.
         assert critic.batches == [1, 3, 2, 1]
 
 

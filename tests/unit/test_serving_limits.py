@@ -224,7 +224,10 @@ def test_headers_that_never_come_are_not_waited_for(head: bytes) -> None:
         (b'{"problem": "p", "partial_response": "x", "success_rate": 1e999}', "success_rate"),
         (b'{"problem": "p", "partial_response": "x", "seed": %s}' % (b"1" * 400), "seed"),
         (b'{"problem": "p", "partial_response": "x", "seed": %s}' % (b"1" * 9000), "JSON"),
-        (b'{"problem": "p", "partial_response": "x", "thoughts": %s}' % (b"9" * 99), "thoughts"),
+        (
+            b'{"problem": "p", "partial_response": "x", "rationales": %s}' % (b"9" * 99),
+            "rationales",
+        ),
         (b'{"problem": "p", "partial_response": "x", "problem": "q"}', "twice"),
         (b'{"problem": "\xff", "partial_response": "x"}', "UTF-8"),
         ('{"problem": "p", "partial_response": "x"}'.encode("utf-16"), "UTF-8"),

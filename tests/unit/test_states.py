@@ -88,10 +88,10 @@ def test_a_state_does_not_depend_on_what_comes_after_it(tokenizer, splitter):
         make_rollout([*head, *tail], logprobs=logprobs[: len(head) + 4])
         for tail in ((20, 21, 22, 23), (30, 31, 32, 33))
     )
-    mine, theirs = (
+    own, theirs = (
         {s.key for s in split([r], cfg, tokenizer) if s.start <= len(head)} for r in (one, other)
     )
-    assert mine == theirs and len(mine) >= 2
+    assert own == theirs and len(own) >= 2
 
 
 def test_thin():
@@ -101,8 +101,8 @@ def test_thin():
 
 
 @given(st.lists(st.integers(1, 500), unique=True, max_size=60), st.integers(1, 20))
-def test_thin_keeps_the_first_and_an_even_spread(found, limit):
-    given_starts = [0, *sorted(found)]
+def test_thin_keeps_the_first_and_an_even_spread(result, limit):
+    given_starts = [0, *sorted(result)]
     kept = thin(given_starts, limit)
     assert kept[0] == 0 and len(kept) == min(limit, len(given_starts))
     assert kept == sorted(set(kept)) and set(kept) <= set(given_starts)

@@ -164,15 +164,15 @@ def test_training_rows_that_hold_a_benchmark_problem_are_left_out(tmp_path):
     )
     kept = sorted(task.problem("train", i).text for i in range(task.size("train")))
     assert kept == sorted(row["prompt"] for row in TRAINING[2:])
-    account = task.account()
-    assert account["train"] == 3 and list(account["removed"].values()) == [2]
+    row_counts = task.row_counts()
+    assert row_counts["train"] == 3 and list(row_counts["removed"].values()) == [2]
     assert pickle.loads(pickle.dumps(task)).decontaminate == task.decontaminate
 
 
 def test_a_held_out_source_is_never_trained_on(tmp_path):
     task = FileTask(saved(tmp_path, TRAINING, "t"), heldout=saved(tmp_path, BENCHMARK, "h"))
     assert (task.size("train"), task.size("heldout")) == (3, 2)
-    assert task.account()["removed"] == {"heldout": 2}
+    assert task.row_counts()["removed"] == {"heldout": 2}
     assert task.problem("heldout", 0).id.startswith("file-heldout-")
 
 
@@ -196,7 +196,7 @@ def test_system_messages_hide_no_problem(tmp_path):
     held = saved(tmp_path, [{"prompt": chat, "answer": "5"}], "h")
     rows = [{"prompt": text, "answer": "5"}, {"prompt": "3 + 4?", "answer": "7"}]
     task = FileTask(saved(tmp_path, rows, "t"), heldout=held)
-    assert task.account()["removed"] == {"heldout": 1}
+    assert task.row_counts()["removed"] == {"heldout": 1}
 
 
 def test_a_reference_with_parts_reaches_verls_function_whole(tmp_path):

@@ -253,7 +253,7 @@ def test_a_begun_answer_hides_no_problem_of_another_source(tmp_path):
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows_)))
     (tmp_path / "test.jsonl").write_text(json.dumps({"prompt": "2+3?", "answer": "5"}))
     task = FileTask(str(tmp_path / "train.jsonl"), heldout=str(tmp_path / "test.jsonl"))
-    assert task.account()["removed"] == {"heldout": 1}
+    assert task.row_counts()["removed"] == {"heldout": 1}
     assert problem_texts(str(tmp_path / "train.jsonl")) == ["2+3?", "9?"]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from genac.runs.store import Run
 from genac.runs.trajectory import group_of, parse_address
-from genac.types import Estimate, Problem, Rollout, State, Thought
+from genac.types import Estimate, Problem, Rationale, Rollout, State
 from genac.ui.viewer.digest import judged
 from genac.ui.viewer.tree import tree
 
@@ -24,8 +24,10 @@ def estimate(response, start, end, value, text="fine"):
     probs = np.zeros(11)
     probs[[2, 8]] = 0.5
     ids = (65, 66)
-    thought = Thought((9, 9, start), ids, np.array([-0.1, -2.0], np.float32), text, value, 1, probs)
-    return Estimate(State(response, start, end), value, (thought,), version=3)
+    rationale = Rationale(
+        (9, 9, start), ids, np.array([-0.1, -2.0], np.float32), text, value, 1, probs
+    )
+    return Estimate(State(response, start, end), value, (rationale,), version=3)
 
 
 def decode(ids):
@@ -51,9 +53,9 @@ def test_a_stored_response_comes_back_with_everything_that_was_said_of_it(run):
         decode=decode,
         critic_decode=decode,
     )
-    found = run.trajectory(4)
-    assert found.address == "joint/4/0/0" and found.tokens == ("<3>", "<4>", "<5>")
-    first, last = found.steps
+    result = run.trajectory(4)
+    assert result.address == "joint/4/0/0" and result.tokens == ("<3>", "<4>", "<5>")
+    first, last = result.steps
     assert (first.text, first.value, first.after) == ("<3><4>", 0.9, 0.2)
     assert (last.value, last.after, last.change) == (0.2, 1.0, 0.8)  # at the end, the reward
     assert first.critic_prompt == "<9><9><0>" and first.rationale == "fine"
@@ -61,7 +63,7 @@ def test_a_stored_response_comes_back_with_everything_that_was_said_of_it(run):
     assert first.rationale_logprobs == pytest.approx((-0.1, -2.0), abs=1e-3)
     assert first.score_probs is not None and first.score_probs[2] == 0.5
     assert first.spread == pytest.approx(0.3)  # half at 0.2, half at 0.8
-    assert found.worst == 0
+    assert result.worst == 0
 
 
 def test_without_decoders_texts_are_missing_and_nothing_fails(run):
@@ -72,10 +74,10 @@ def test_without_decoders_texts_are_missing_and_nothing_fails(run):
     assert step.text == "<3><4><5>"  # from the response's own tokens
 
 
-def test_several_thoughts_are_kept_apart(run):
+def test_several_rationales_are_kept_apart(run):
     one = rollout()
     twice = estimate(one, 0, 3, 0.5)
-    both = Estimate(twice.state, 0.5, twice.thoughts * 2, 3)
+    both = Estimate(twice.state, 0.5, twice.rationales * 2, 3)
     store(run, [one], [both], critic_decode=decode)
     step = run.trajectory(4).steps[0]
     assert step.rationale_tokens == ("<65>", "<66>", "\n---\n", "<65>", "<66>")
@@ -115,11 +117,11 @@ def test_the_reward_is_no_part_of_the_largest_fall(run, values, worst, fall):
     """Page and list agree on it."""
     one = rollout(ids=(3, 4, 5, 6), reward=0.0)
     store(run, [one], [estimate(one, s, s + 1, v) for s, v in enumerate(values)])
-    found = run.trajectory(4)
-    assert found.worst == worst
+    result = run.trajectory(4)
+    assert result.worst == worst
     assert judged(run, "joint", 4)[0]["fall"] == pytest.approx([fall])
     if worst is not None:
-        assert -found.steps[worst].change == pytest.approx(fall)
+        assert -result.steps[worst].change == pytest.approx(fall)
 
 
 def test_observed_success_counts_the_responses_that_share_the_prefix(run):
@@ -206,23 +208,23 @@ def test_tokens_are_escaped_as_all_text(run):
     one = rollout()
     run.write_rollouts("joint", 4, [one], lambda ids: "<script>`| |")
     run.write_estimates("joint", 4, [estimate(one, 0, 3, 0.5)], {})
-    found = run.trajectory(4)
-    html, text = found.to_html(tokens=True), found.to_markdown(tokens=True)
+    result = run.trajectory(4)
+    html, text = result.to_html(tokens=True), result.to_markdown(tokens=True)
     assert "<script>" not in html and "&lt;script&gt;`|·|" in html
     assert "\n           0.61        -  <script>`|·|\n" in text
 
 
 @pytest.mark.parametrize("known", [(True, True), (True, False)])
-def test_entropies_of_thoughts_are_kept_where_all_are_known(run, known):
+def test_entropies_of_rationales_are_kept_where_all_are_known(run, known):
     one = rollout()
-    asked = estimate(one, 0, 3, 0.5)
-    said = tuple(
-        replace(asked.thoughts[0], entropies=np.array([0.25, 1.5], np.float32) if k else None)
+    queries = estimate(one, 0, 3, 0.5)
+    rows = tuple(
+        replace(queries.rationales[0], entropies=np.array([0.25, 1.5], np.float32) if k else None)
         for k in known
     )
-    store(run, [one], [replace(asked, thoughts=said)], critic_decode=decode)
-    found = run.trajectory(4).steps[0].rationale_entropies
-    assert found == ((0.25, 1.5, None, 0.25, 1.5) if all(known) else None)
+    store(run, [one], [replace(queries, rationales=rows)], critic_decode=decode)
+    result = run.trajectory(4).steps[0].rationale_entropies
+    assert result == ((0.25, 1.5, None, 0.25, 1.5) if all(known) else None)
 
 
 def test_entropies_that_an_engine_did_not_report_are_null(run):

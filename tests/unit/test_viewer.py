@@ -30,9 +30,9 @@ def run(finished, tmp_path):
 
 @pytest.fixture
 def index(run):
-    found = Index(run)
-    found.refresh()
-    return found
+    result = Index(run)
+    result.refresh()
+    return result
 
 
 @pytest.fixture
@@ -45,10 +45,10 @@ def client(run):
 def settle(client):
     """Asks until all steps are read, as the page does."""
     for _ in range(20):
-        found = client.get("/api/run").json()
-        if found["indexed"]["done"] == found["indexed"]["total"]:
-            return found
-    raise AssertionError(found)
+        result = client.get("/api/run").json()
+        if result["indexed"]["done"] == result["indexed"]["total"]:
+            return result
+    raise AssertionError(result)
 
 
 def places(page):
@@ -128,9 +128,9 @@ def test_a_bounded_refresh_reads_the_newest_and_goes_on_later(run):
 def test_a_bounded_search_goes_on_where_it_stopped(run):
     index = Index(run, clock=iter(range(1000)).__next__)
     index.refresh()
-    found = [index.page(Filters(q="version"), budget=0.5) for _ in range(3)]
-    assert [page["searched"]["done"] for page in found] == [1, 2, 3]
-    assert [page["total"] for page in found] == [4, 8, 12]
+    results = [index.page(Filters(q="version"), budget=0.5) for _ in range(3)]
+    assert [page["searched"]["done"] for page in results] == [1, 2, 3]
+    assert [page["total"] for page in results] == [4, 8, 12]
 
 
 def test_what_a_running_run_appends_drops_and_rewrites_is_taken_in(run, index):
@@ -168,8 +168,8 @@ def test_a_foreign_file_is_named(run):
     run.table_path("rollouts", "joint", 0).write_bytes(encode([(1, "x")], columns))
     index = Index(run)
     index.refresh()
-    told = "rollouts/joint-000000.parquet could not be read: the file lacks group, member"
-    assert index.notes() == [told]
+    text = "rollouts/joint-000000.parquet could not be read: the file lacks group, member"
+    assert index.notes() == [text]
     assert index.page(Filters(step_max=0))["total"] == 4  # known from the estimates
 
 
@@ -185,8 +185,8 @@ def test_a_column_of_another_type_is_named(run):
     path.write_bytes(encode([(0, 0, 0, 2, "high")], columns))
     index = Index(run)
     index.refresh()
-    told = "the column value holds string, not numbers, and is left out"
-    assert index.notes() == [f"estimates/joint-000000.parquet: {told}"]
+    text = "the column value holds string, not numbers, and is left out"
+    assert index.notes() == [f"estimates/joint-000000.parquet: {text}"]
 
 
 def test_opening_a_run_does_not_import_pandas(run):
@@ -228,38 +228,43 @@ def test_an_older_run_shows_the_same_list(run, index):
 
 
 def test_the_run_in_a_few_words(client):
-    found = settle(client)
-    assert found["algorithm"] == "genac" and found["status"] == "running"
-    assert (found["step"], found["steps"], found["responses"], found["states"]) == (20, 40, 12, 36)
-    assert found["unparsable"] == 3 and found["missing"] == []
+    result = settle(client)
+    assert result["algorithm"] == "genac" and result["status"] == "running"
+    assert (result["step"], result["steps"], result["responses"], result["states"]) == (
+        20,
+        40,
+        12,
+        36,
+    )
+    assert result["unparsable"] == 3 and result["missing"] == []
 
 
 def test_a_trajectory_has_its_states_and_siblings(client):
-    found = client.get("/api/trajectory/joint/20/0/1").json()
-    assert [s["value"] for s in found["steps"]] == [0.5, 0.8, 0.2] and found["worst"] == 1
-    assert found["siblings"] == [{"member": 0, "reward": 1.0}, {"member": 1, "reward": 0.0}]
-    state = found["steps"][1]
+    result = client.get("/api/trajectory/joint/20/0/1").json()
+    assert [s["value"] for s in result["steps"]] == [0.5, 0.8, 0.2] and result["worst"] == 1
+    assert result["siblings"] == [{"member": 0, "reward": 1.0}, {"member": 1, "reward": 0.0}]
+    state = result["steps"][1]
     assert state["critic_prompt"] == "t7 t1 " and len(state["score_probs"]) == 11
     assert state["observed"] == 0.5 and state["observed_count"] == 2
-    assert found["steps"][2]["observed"] is None  # behind the second step they differ
+    assert result["steps"][2]["observed"] is None  # behind the second step they differ
 
 
 def test_entropies_come_with_the_tokens_and_an_older_run_has_none(client, run):
-    found = client.get("/api/trajectory/joint/20/0/1").json()
-    assert found["entropies"] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1.25])
-    assert found["steps"][1]["rationale_entropies"] == pytest.approx([0.3, 0.9])
+    result = client.get("/api/trajectory/joint/20/0/1").json()
+    assert result["entropies"] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1.25])
+    assert result["steps"][1]["rationale_entropies"] == pytest.approx([0.3, 0.9])
     without_entropies(run, 20)
-    found = client.get("/api/trajectory/joint/20/0/1").json()
-    assert found["entropies"] is None and len(found["logprobs"]) == 6
-    assert found["steps"][1]["rationale_entropies"] is None
+    result = client.get("/api/trajectory/joint/20/0/1").json()
+    assert result["entropies"] is None and len(result["logprobs"]) == 6
+    assert result["steps"][1]["rationale_entropies"] is None
 
 
 def test_one_state_at_every_version_of_the_critic(client):
-    found = client.get("/api/versions/joint/10/0/1", params={"start": 2}).json()
-    assert [state["critic_version"] for state in found] == [20, 10, 0]
+    result = client.get("/api/versions/joint/10/0/1", params={"start": 2}).json()
+    assert [state["critic_version"] for state in result] == [20, 10, 0]
     # Its own judgement where there is one; elsewhere response 0 comes first, with the same prefix.
-    assert [state["value"] for state in found] == [0.7, 0.8, 0.7]
-    assert found[1]["address"] == "joint/10/0/1"
+    assert [state["value"] for state in result] == [0.7, 0.8, 0.7]
+    assert result[1]["address"] == "joint/10/0/1"
     later = client.get("/api/versions/joint/10/0/1", params={"start": 4}).json()
     assert [state["value"] for state in later] == [0.2] * 3
     assert client.get("/api/versions/joint/10/0/1", params={"start": 3}).status_code == 422
@@ -270,10 +275,10 @@ def test_another_critics_words_stand_behind_the_runs_own_of_that_step(run):
     (run.path / "judged" / "empty").mkdir()
     with TestClient(make_app(run)) as client:
         settle(client)
-        found = client.get("/api/versions/joint/10/0/1", params={"start": 2}).json()
+        result = client.get("/api/versions/joint/10/0/1", params={"start": 2}).json()
         elsewhere = client.get("/api/versions/joint/20/0/1", params={"start": 2}).json()
-    told = [(s["judge"], s["critic_version"], s["value"]) for s in found]
-    assert told == [
+    rows = [(s["judge"], s["critic_version"], s["value"]) for s in result]
+    assert rows == [
         (None, 20, 0.7),
         (None, 10, 0.8),
         ("second", 99, pytest.approx(0.7)),
@@ -287,8 +292,8 @@ def test_stages_are_told_apart_and_the_later_one_comes_first(run):
     append(run, 40, "critic_rl")
     with TestClient(make_app(run)) as client:
         settle(client)
-        found = client.get("/api/versions/critic_rl/10/0/1", params={"start": 2}).json()
-    assert [(s["stage"], s["critic_version"], s["value"]) for s in found] == [
+        result = client.get("/api/versions/critic_rl/10/0/1", params={"start": 2}).json()
+    assert [(s["stage"], s["critic_version"], s["value"]) for s in result] == [
         ("joint", 20, 0.7),
         ("joint", 10, 0.7),
         ("joint", 0, 0.7),
@@ -298,8 +303,8 @@ def test_stages_are_told_apart_and_the_later_one_comes_first(run):
 
 
 def test_the_tree_over_http(client):
-    found = client.get("/api/tree/joint/0/0").json()
-    assert [node["members"] for node in found["nodes"]] == [[0, 1], [0], [0], [1], [1]]
+    result = client.get("/api/tree/joint/0/0").json()
+    assert [node["members"] for node in result["nodes"]] == [[0, 1], [0], [0], [1], [1]]
 
 
 @pytest.mark.parametrize("format", ["html", "md"])
@@ -314,15 +319,15 @@ def test_exports_download_and_escape(client, format):
 
 @pytest.mark.parametrize("format", ["html", "md"])
 def test_exports_hold_the_tokens_on_demand(client, run, format):
-    asked = {"format": format, "tokens": "true"}
-    told = client.get("/api/export/joint/20/0/1", params=asked).text
+    queries = {"format": format, "tokens": "true"}
+    text = client.get("/api/export/joint/20/0/1", params=queries).text
     cell = "t21·<br><small>0.30 / 0.75<" if format == "html" else "       0.30     0.75  t21·\n"
-    assert cell in told and "entropy in nats (mean 0.62)" in told  # of 0.5 and 0.75
+    assert cell in text and "entropy in nats (mean 0.62)" in text  # of 0.5 and 0.75
     critic = "t41·<br><small>0.22 / 0.90<" if format == "html" else "       0.22     0.90  t41·\n"
-    assert told.count(critic) == 3
+    assert text.count(critic) == 3
     without_entropies(run, 20)
-    told = client.get("/api/export/joint/20/0/1", params=asked).text
-    assert "entropy is not recorded in this run" in told and "0.75" not in told
+    text = client.get("/api/export/joint/20/0/1", params=queries).text
+    assert "entropy is not recorded in this run" in text and "0.75" not in text
 
 
 @pytest.mark.parametrize(
@@ -374,9 +379,9 @@ def test_another_host_name_is_refused_unless_the_user_opened_the_server(run):
 def test_an_empty_a_missing_and_a_truncated_run_are_shown_as_they_are(tmp_path, run):
     (tmp_path / "empty").mkdir()
     with TestClient(make_app(Run(tmp_path / "empty"))) as client:
-        found = settle(client)
-        assert found["status"] == "unreadable" and len(found["missing"]) == 2
-        assert "config.json is missing" in found["missing"][0]
+        result = settle(client)
+        assert result["status"] == "unreadable" and len(result["missing"]) == 2
+        assert "config.json is missing" in result["missing"][0]
         assert client.get("/api/rollouts").json()["rows"] == []
     (run.path / "config.json").write_text('{"algori')
     with TestClient(make_app(run)) as client:
@@ -397,32 +402,32 @@ def test_the_viewer_writes_nothing(client, run):
 def test_the_terminal_lists_and_shows_one_response(run, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     assert main(["view", "--terminal", str(run.path), "--outcome", "wrong", "--sort", "drop"]) == 0
-    told = capsys.readouterr().out
-    assert "joint/20/1/1" in told and "8?1" in told and "6 of 6 responses" in told
+    text = capsys.readouterr().out
+    assert "joint/20/1/1" in text and "8?1" in text and "6 of 6 responses" in text
     assert main(["view", "--terminal", str(run.path), "joint/20/0/1"]) == 0
-    told = capsys.readouterr().out
-    assert "expected answer 1" in told and "largest fall" in told and HOSTILE[:20] in told
-    assert "entropy" not in told
+    text = capsys.readouterr().out
+    assert "expected answer 1" in text and "largest fall" in text and HOSTILE[:20] in text
+    assert "entropy" not in text
 
 
 def test_the_terminal_shows_tokens_on_demand(run, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
-    asked = ["view", "--terminal", str(run.path), "joint/20/0/1", "--tokens"]
-    assert main(asked) == 0
-    told = capsys.readouterr().out
-    assert "the actor's tokens: probability, and entropy in nats (mean 0.62)" in told
-    rows = [line.split() for line in told.splitlines()]
+    queries = ["view", "--terminal", str(run.path), "joint/20/0/1", "--tokens"]
+    assert main(queries) == 0
+    text = capsys.readouterr().out
+    assert "the actor's tokens: probability, and entropy in nats (mean 0.62)" in text
+    rows = [line.split() for line in text.splitlines()]
     assert ["t21·", "0.30", "0.75"] in rows and rows.count(["t41·", "0.22", "0.90"]) == 3
     without_entropies(run, 20)
-    assert main(asked) == 0
-    told = capsys.readouterr().out
-    assert "entropy is not recorded in this run" in told
-    assert ["t21·", "0.30", "-"] in [line.split() for line in told.splitlines()]
+    assert main(queries) == 0
+    text = capsys.readouterr().out
+    assert "entropy is not recorded in this run" in text
+    assert ["t21·", "0.30", "-"] in [line.split() for line in text.splitlines()]
     older(run, 20)  # numbers in the place of the actor's tokens, and none of the critic's
-    assert main(asked) == 0
-    told = capsys.readouterr().out
-    assert ["#21", "0.30", "-"] in [line.split() for line in told.splitlines()]
-    assert told.count("the critic's tokens: not in this run") == 3
+    assert main(queries) == 0
+    text = capsys.readouterr().out
+    assert ["#21", "0.30", "-"] in [line.split() for line in text.splitlines()]
+    assert text.count("the critic's tokens: not in this run") == 3
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ PROBLEM = Problem("p", "3+4=>", "SECRET7")
 def test_the_oracle_sees_the_reference_answer_only_on_purpose() -> None:
     blind = oracle_prompt(PROBLEM, "a=>", ICC, 100)
     assert "SECRET7" not in blind and "correct answer, for you alone" not in blind
-    told = oracle_prompt(PROBLEM, "a=>", ICC, 100, answer="SECRET7 {problem}")
-    assert told.count("SECRET7") == 1 and told.count("3+4=>") == 1
+    answer = oracle_prompt(PROBLEM, "a=>", ICC, 100, answer="SECRET7 {problem}")
+    assert answer.count("SECRET7") == 1 and answer.count("3+4=>") == 1
     assert "SECRET7" not in plain_prompt(ZERO_SHOT, PROBLEM, "a=>", ICC)
 
 
@@ -58,7 +58,7 @@ def test_notes_come_first() -> None:
 
 @pytest.mark.parametrize(
     ("name", "used"),
-    [("paper", "paper"), ("trunk-first", "trunk-first"), ("compact", "zero-shot")],
+    [("paper", "paper"), ("prefix-first", "prefix-first"), ("compact", "zero-shot")],
 )
 def test_the_runs_prompt_is_used_where_it_explains_the_score(name: str, used: str) -> None:
     assert zero_shot_template(name).name == used

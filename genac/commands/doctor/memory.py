@@ -30,7 +30,7 @@ from genac.commands.doctor.model_bytes import (
 )
 from genac.config.run import RunConfig
 from genac.critics import critic_class
-from genac.engines.scheduler import TURN_OVER_BELOW
+from genac.engines.scheduler import REFILL_BELOW
 from genac.models.heads import vocabulary
 from genac.models.loading import parameter_count
 from genac.ops.tensors import CHUNK_TOKENS, KEPT_LOGITS
@@ -90,22 +90,22 @@ def demands(
     branches = kind.continues_states or cfg.evaluate.panel_problems > 0
     read = longest if branches else lengths.prompt
     sizes = (read, longest, new)
-    found = [language(actor, "actor", sizes, rows, bf16, Trained.of(actor, cfg.actor, where))]
+    results = [language(actor, "actor", sizes, rows, bf16, Trained.of(actor, cfg.actor, where))]
     if kind.needs_traces:
-        thought = cfg.critic.generative.max_new_tokens
-        read = max(1, min(lengths.question + new, models["critic"].limit - thought))
+        rationale = cfg.critic.generative.max_new_tokens
+        read = max(1, min(lengths.question + new, models["critic"].limit - rationale))
         critic = models["critic"].model
-        sizes = (read, read + thought, thought)
+        sizes = (read, read + rationale, rationale)
         how = Trained.of(critic, cfg.critic, where)
-        found.append(language(critic, "critic", sizes, rows, bf16, how))
+        results.append(language(critic, "critic", sizes, rows, bf16, how))
     elif kind.learns:
         critic = models["critic"].model
-        found.append(value_head(critic, longest, bf16, Trained.of(critic, cfg.critic, where)))
+        results.append(value_head(critic, longest, bf16, Trained.of(critic, cfg.critic, where)))
     if cfg.actor.loss.beta:
         how, count = Trained.of(actor, cfg.actor, where), parameter_count(actor)
         engine = 0 if where.resting else engine_bytes(actor, bf16, how.stored)
-        found.append(Demand("reference", count, count * how.stored // how.shares + engine))
-    return [with_microbatch(cfg, demand) for demand in found]
+        results.append(Demand("reference", count, count * how.stored // how.shares + engine))
+    return [with_microbatch(cfg, demand) for demand in results]
 
 
 def with_microbatch(cfg: RunConfig, demand: Demand) -> Demand:
@@ -138,7 +138,7 @@ def language(
     read, longest, new = lengths
     count, vocab = parameter_count(model), vocabulary(model)
     engine, resting = engine_bytes(model, bf16, how.stored), how.where.resting
-    cache = round(cache_bytes(model, longest, bf16) * (1 + TURN_OVER_BELOW))
+    cache = round(cache_bytes(model, longest, bf16) * (1 + REFILL_BELOW))
     return Demand(
         role,
         count,

@@ -99,8 +99,8 @@ FULL = Trained()
 
 def adapter_count(model: Any, cfg: LoraConfig) -> int:
     """Parameters of the adapters: rank * (in + out) for each linear layer that gets one."""
-    found = [m for n, m in model.named_modules() if n.split(".")[-1] in cfg.target_modules]
-    return sum(cfg.rank * (m.in_features + m.out_features) for m in found)
+    results = [m for n, m in model.named_modules() if n.split(".")[-1] in cfg.target_modules]
+    return sum(cfg.rank * (m.in_features + m.out_features) for m in results)
 
 
 def engine_bytes(model: Any, bf16: bool, stored: int = FLOAT) -> int:
@@ -146,7 +146,9 @@ def decoding_bytes(model: Any, read: int, length: int, bf16: bool) -> int:
 
 
 def reading_bytes(model: Any, read: int, bf16: bool, cpu: bool = True) -> int:
-    """Prompts are read READ_AT_ONCE tokens at a time, each against a trunk of up to `read`."""
+    """Prompts are read READ_AT_ONCE tokens at a time, each against a shared prefix of up
+    to `read`.
+    """
     if not Decoder.supports(model, read):
         return 0
     heads = heads_of(model)

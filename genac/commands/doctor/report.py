@@ -31,7 +31,7 @@ from genac.engines import local
 from genac.models.loading import parameter_count
 from genac.runtime import Hardware
 from genac.stages.traces.endpoint import check as check_endpoint
-from genac.tasks import account, make_task
+from genac.tasks import make_task, row_counts
 from genac.tasks.base import SPLITS, Task
 from genac.tasks.check import check
 
@@ -64,45 +64,47 @@ class Findings:
 def examine(cfg: RunConfig, gpu_gib: float | None = None) -> tuple[list[str], bool]:
     """The findings about a recipe, and whether none of them is a FAIL. `gpu_gib`: for a run on a
     GPU of that memory, wherever this is asked."""
-    found, hardware = Findings(), None
-    versions(found)
-    threads(found, cfg)
-    with found.attempt("device"):
+    result, hardware = Findings(), None
+    versions(result)
+    threads(result, cfg)
+    with result.attempt("device"):
         hardware = Hardware.resolve(cfg.hardware) if gpu_gib is None else elsewhere(cfg)
-        found.add("ok", f"device: {named(hardware, gpu_gib)}")
-    with found.attempt("task"):
+        result.add("ok", f"device: {named(hardware, gpu_gib)}")
+    with result.attempt("task"):
         task = make_task(cfg.task, cfg.seed)
-        splits(found, cfg, task)
-        gold(found, cfg, task)
-        oracle(found, cfg, task)
-    with found.attempt("models"):
+        splits(result, cfg, task)
+        gold(result, cfg, task)
+        oracle(result, cfg, task)
+    with result.attempt("models"):
         models = candidates(cfg)
-        tokenizers(found, cfg, models)
+        tokenizers(result, cfg, models)
         lengths = measure(cfg, models)
-        contexts(found, cfg, models, lengths)
+        contexts(result, cfg, models, lengths)
         if hardware is not None:
             free = free_bytes(hardware) if gpu_gib is None else round(gpu_gib * 2**30)
             ask = partial(memory.demands, cfg, models, lengths, bf16=hardware.bf16)
             needs = ask(where=spread(hardware))
             more = more_processes(cfg, hardware, free, ask)
-            fits(found, cfg, needs, free, hardware, more)
+            fits(result, cfg, needs, free, hardware, more)
             if gpu_gib is None:
-                disk(found, cfg, needs)
-    return found.lines, not any(line.startswith("FAIL") for line in found.lines)
+                disk(result, cfg, needs)
+    return result.lines, not any(line.startswith("FAIL") for line in result.lines)
 
 
 # --- the machine ---------------------------------------------------------------------------------
 
 
-def versions(found: Findings) -> None:
+def versions(result: Findings) -> None:
     """Installed packages against the ranges that genac was installed with."""
     try:
         own = metadata.metadata("genac")
     except metadata.PackageNotFoundError:
-        found.add("warn", "versions: genac is not installed, so none is checked; pip install -e .")
+        result.add("warn", "versions: genac is not installed, so none is checked; pip install -e .")
         return
-    python, wanted = platform.python_version(), SpecifierSet(own["Requires-Python"] or "")
-    found.judge(wanted.contains(python, prereleases=True), f"python {python}", f"needs {wanted}")
+    python, expected = platform.python_version(), SpecifierSet(own["Requires-Python"] or "")
+    result.judge(
+        expected.contains(python, prereleases=True), f"python {python}", f"needs {expected}"
+    )
     for need in map(Requirement, metadata.requires("genac") or ()):
         if need.marker is not None and not need.marker.evaluate({"extra": ""}):
             continue
@@ -112,10 +114,10 @@ def versions(found: Findings) -> None:
             version = None
         fits = version is not None and need.specifier.contains(version, prereleases=True)
         if not fits or need.name in ("torch", "transformers"):
-            found.judge(fits, f"{need.name} {version or 'is missing'}", f"pip install '{need}'")
+            result.judge(fits, f"{need.name} {version or 'is missing'}", f"pip install '{need}'")
 
 
-def threads(found: Findings, cfg: RunConfig) -> None:
+def threads(result: Findings, cfg: RunConfig) -> None:
     """Threads of matrix products against the cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processes = max(1, cfg.hardware.processes)
@@ -125,7 +127,7 @@ def threads(found: Findings, cfg: RunConfig) -> None:
     each = f" in each of {processes} processes" if processes > 1 else ""
     text = f"threads: {number}{each} on {cores} cores (OMP_NUM_THREADS {omp})"
     remedy = f"they wait for each other: set hardware.threads {share}"
-    found.judge(number * processes <= max(cores or 1, processes), text, remedy, "warn")
+    result.judge(number * processes <= max(cores or 1, processes), text, remedy, "warn")
 
 
 def elsewhere(cfg: RunConfig) -> Hardware:
@@ -171,7 +173,7 @@ def more_processes(
 
 
 def fits(
-    found: Findings,
+    result: Findings,
     cfg: RunConfig,
     needs: Sequence[memory.Demand],
     free: int,
@@ -186,12 +188,12 @@ def fits(
         if d.engine:
             caches = f"works in {as_text(d.peak)}, engine and caches ({d.rows} rows) included"
         text = f"{d.role} holds {as_text(d.held)}{part}, {caches} ({d.tokens} tokens)"
-        found.add("ok", f"memory: {text}")
+        result.add("ok", f"memory: {text}")
     need = memory.total(needs)
     each = f" by each of {hardware.processes} processes" if hardware.processes > 1 else ""
     text = f"memory: about {as_text(need)} needed{each}, {as_text(free)} free"
     remedy = cheaper(cfg, needs, memory.smaller(needs, ROOMY * free), more)
-    found.judge(need <= ROOMY * free, text, remedy, "FAIL" if need > free else "warn")
+    result.judge(need <= ROOMY * free, text, remedy, "FAIL" if need > free else "warn")
 
 
 def cheaper(
@@ -215,88 +217,88 @@ def cheaper(
     return f"lower {', '.join(changed)}; no result changes"
 
 
-def disk(found: Findings, cfg: RunConfig, needs: Sequence[memory.Demand]) -> None:
+def disk(result: Findings, cfg: RunConfig, needs: Sequence[memory.Demand]) -> None:
     """Checkpoints and models of the run folder and of the stages before it, per file system."""
     critics = [d for d in needs if d.role == "critic"]
     early = [*(() if cfg.actor.model_name_or_path else needs[:1]), *critics, *critics]
-    asked: dict[int, tuple[Path, int]] = {}
+    queries: dict[int, tuple[Path, int]] = {}
     for key, models in ((cfg.output_dir, needs), (cfg.stages.folder, early)):
         place = next(p for p in (Path(key).absolute(), *Path(key).absolute().parents) if p.exists())
-        place, before = asked.get(place.stat().st_dev, (place, 0))
-        asked[place.stat().st_dev] = (place, before + memory.checkpoint_bytes(models))
-    for place, need in asked.values():
+        place, before = queries.get(place.stat().st_dev, (place, 0))
+        queries[place.stat().st_dev] = (place, before + memory.checkpoint_bytes(models))
+    for place, need in queries.values():
         free = shutil.disk_usage(place).free
         text = f"disk: about {as_text(need)} of checkpoints at {place}, {as_text(free)} free"
         remedy = f"free {as_text(max(0, need - free))}, or move output_dir or stages.folder"
-        found.judge(need < free, text, remedy)
+        result.judge(need < free, text, remedy)
 
 
 # --- the task ------------------------------------------------------------------------------------
 
 
-def splits(found: Findings, cfg: RunConfig, task: Task) -> None:
+def splits(result: Findings, cfg: RunConfig, task: Task) -> None:
     """Both splits hold problems, and enough of them."""
     for split in SPLITS:
         size = "unlimited" if task.size(split) is None else task.size(split)
         remedy = "add rows, or change task.options.heldout_fraction"
-        found.judge(size != 0, f"task: {size} {split} problems", remedy)
-    for name, count in account(task).get("removed", {}).items():
-        found.add("ok", f"task: {count} training rows left out that hold a problem of {name}")
-    size, asked = task.size("heldout"), cfg.evaluate.num_problems
-    if size and size < asked:
-        text = f"evaluate.num_problems is {asked} but there are {size} held-out problems"
-        found.add("warn", f"{text}, which are asked again; lower it to {size}")
+        result.judge(size != 0, f"task: {size} {split} problems", remedy)
+    for name, count in row_counts(task).get("removed", {}).items():
+        result.add("ok", f"task: {count} training rows left out that hold a problem of {name}")
+    size, queries = task.size("heldout"), cfg.evaluate.num_problems
+    if size and size < queries:
+        text = f"evaluate.num_problems is {queries} but there are {size} held-out problems"
+        result.add("warn", f"{text}, which are asked again; lower it to {size}")
 
 
-def gold(found: Findings, cfg: RunConfig, task: Task) -> None:
+def gold(result: Findings, cfg: RunConfig, task: Task) -> None:
     """Gold answers score 1 and corrupted ones less, where the task can demonstrate."""
     proof, name = check(task, time_limit=cfg.task.verify_seconds), cfg.task.reward or cfg.task.name
     if not proof.judged:
-        found.add("warn", f"reward {name!r} is not tried on gold answers: {proof.reason}")
+        result.add("warn", f"reward {name!r} is not tried on gold answers: {proof.reason}")
         return
     # A user's reward may want more than the bare reference answer, a format for example.
     level = "warn" if cfg.task.reward else "FAIL"
     text = f"reward {name!r}: {proof.full} of {proof.judged} gold answers score 1"
     remedy = f"{proof.reason}; compare the reward with the answers in the data"
-    found.judge(proof.full == proof.judged, text, remedy, level)
+    result.judge(proof.full == proof.judged, text, remedy, level)
     text = f"reward {name!r}: {proof.fooled} of {proof.judged} corrupted answers score as high"
-    found.judge(proof.fooled == 0, text, "it does not tell right from wrong: correct it", level)
+    result.judge(proof.fooled == 0, text, "it does not tell right from wrong: correct it", level)
 
 
-def oracle(found: Findings, cfg: RunConfig, task: Task) -> None:
+def oracle(result: Findings, cfg: RunConfig, task: Task) -> None:
     """Traces for the critic and checks for the base model need an oracle."""
     stages = cfg.stages
     traces = critic_class(cfg.critic.kind).needs_traces and stages.sft.epochs > 0
     traces = traces and stages.synthesize.oracle in ("task", "calibrated")
-    with found.attempt("endpoint"):
+    with result.attempt("endpoint"):
         check_endpoint(cfg)
     base = not cfg.actor.model_name_or_path and stages.base.check_fraction > 0
     if traces or base:
-        with found.attempt("oracle" if traces else "oracle (set stages.base.check_fraction 0)"):
+        with result.attempt("oracle" if traces else "oracle (set stages.base.check_fraction 0)"):
             task.oracle(task.problem("train", 0), "", None)
 
 
 # --- the models ----------------------------------------------------------------------------------
 
 
-def tokenizers(found: Findings, cfg: RunConfig, models: Mapping[str, Candidate]) -> None:
+def tokenizers(result: Findings, cfg: RunConfig, models: Mapping[str, Candidate]) -> None:
     """Sizes, end-of-sequence and padding tokens, and whether actor and critic understand scores."""
     for role, m in models.items():
         text = f"{role}: {size_text(parameter_count(m.model))} parameters, context {m.limit}"
         if m.tokenizer is None:
             remedy = f"lengths are guessed at {LETTERS} characters per token: download the model"
-            found.add("warn", f"{text}, tokenizer not at hand; {remedy}")
+            result.add("warn", f"{text}, tokenizer not at hand; {remedy}")
             continue
         eos, pad = m.tokenizer.eos_token, m.tokenizer.pad_token
         text = f"{text}, {len(m.tokenizer)} tokens, eos {eos!r}, padding {pad!r}"
         remedy = f"its embedding has {m.vocabulary} rows only: resize it, or take its own tokenizer"
-        found.judge(len(m.tokenizer) <= m.vocabulary, text, remedy)
+        result.judge(len(m.tokenizer) <= m.vocabulary, text, remedy)
     actor, critic = models["actor"].tokenizer, models.get("critic", models["actor"]).tokenizer
     kind = critic_class(cfg.critic.kind)
     if critic is not None and actor is not None and kind.reads_actor_tokens:
         same = critic.get_vocab() == actor.get_vocab()
         text = f"critic: {'the' if same else 'not the'} vocabulary of the actor"
-        found.judge(same, text, "a value head reads the actor's tokens: start both from one model")
+        result.judge(same, text, "a value head reads the actor's tokens: start both from one model")
     g = cfg.critic.generative
     exact = kind.needs_traces and (g.readout == "expected" or g.exact_score_gradient)
     if exact and critic is not None:
@@ -307,11 +309,11 @@ def tokenizers(found: Findings, cfg: RunConfig, models: Mapping[str, Candidate])
         elif scores.one is not None:
             text = "critic: scores 0..9 are one token each, 10 two"
         remedy = "expected readout and exact gradient need that; scores are read as sampled"
-        found.judge(scores is not None, text, remedy, "warn")
+        result.judge(scores is not None, text, remedy, "warn")
 
 
 def contexts(
-    found: Findings, cfg: RunConfig, models: Mapping[str, Candidate], lengths: Lengths
+    result: Findings, cfg: RunConfig, models: Mapping[str, Candidate], lengths: Lengths
 ) -> None:
     """Prompts and what is written after them, against the models' contexts."""
     new, kind = cfg.rollout.max_completion_length, critic_class(cfg.critic.kind)
@@ -321,17 +323,17 @@ def contexts(
         remedy = f"lower rollout.max_completion_length to {limit - lengths.prompt}"
         if limit <= lengths.prompt:
             remedy = "drop long prompts, or use a longer context (actor.tiny.max_length)"
-        found.judge(lengths.prompt + new <= limit, text, remedy)
+        result.judge(lengths.prompt + new <= limit, text, remedy)
     if lengths.gold:
         text = f"actor: the longest gold answer takes {lengths.gold} of {new} tokens"
         remedy = f"raise rollout.max_completion_length to {lengths.gold + 1} or more"
-        found.judge(lengths.gold < new, text, remedy, "warn")
+        result.judge(lengths.gold < new, text, remedy, "warn")
     if kind.needs_traces:
-        thought, limit = cfg.critic.generative.max_new_tokens, models["critic"].limit
-        room = limit - thought - lengths.question
-        text = f"prompt {lengths.question} + response {new} + thought {thought} of {limit}"
+        rationale, limit = cfg.critic.generative.max_new_tokens, models["critic"].limit
+        room = limit - rationale - lengths.question
+        text = f"prompt {lengths.question} + response {new} + rationale {rationale} of {limit}"
         remedy = f"responses get no value behind token {room}: lower max_new_tokens or the response"
         if room < 0:
             remedy = "nothing fits: lower critic.generative.max_new_tokens, or set prompt compact"
         level = "warn" if room >= 0 else "FAIL"
-        found.judge(room >= new, f"critic context: {text}", remedy, level)
+        result.judge(room >= new, f"critic context: {text}", remedy, level)

@@ -1,12 +1,13 @@
-"""Attention over packed trees: a trunk once, branches that leave it, and nothing between branches.
+"""Attention over packed trees: a shared prefix once, suffixes that leave it, and nothing between
+suffixes.
 
-The stretches of a packed row attend in blocks: every stretch causally to itself, every branch to
-the part of its trunk that it has seen. Blocks are merged by their log-sum-exp in the forward pass;
-the backward pass of each block needs only the merged output and log-sum-exp (the decomposition
-that blockwise and ring attention use, 2310.01889). On devices without the block kernel the same
-attention is one product under a dense mask.
+The segments of a packed row attend in blocks: every segment causally to itself, every suffix to
+the part of its shared prefix that it has seen. Blocks are merged by their log-sum-exp in the
+forward pass; the backward pass of each block needs only the merged output and log-sum-exp (the
+decomposition that blockwise and ring attention use, 2310.01889). On devices without the block
+kernel the same attention is one product under a dense mask.
 
-Shapes: _H head, _L token of the packed row, _D head dimension, _B stretch, _S token of a stretch.
+Shapes: _H head, _L token of the packed row, _D head dimension, _B segment, _S token of a segment.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ class BlockAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: TreePlan, scale: float) -> Tensor:
         out, lse = torch.empty_like(q), q.new_empty(q.shape[:2], dtype=accumulator(q))
         for index, valid in plan.groups:
-            mine = [gathered(x, index) for x in (q, k, v)]
-            part, part_lse = attend(mine[0], mine[1], mine[2], None, True, scale)
+            own = [gathered(x, index) for x in (q, k, v)]
+            part, part_lse = attend(own[0], own[1], own[2], None, True, scale)
             scattered(out, part, index, valid)
             scattered(lse, part_lse, index, valid)
-        for c in plan.crossings:
-            rows, trunk = slice(c.start, c.end), slice(c.low, c.high)
+        for c in plan.prefix_blocks:
+            rows, prefix = slice(c.start, c.end), slice(c.low, c.high)
             mask = cast(c.mask, q)
             part, part_lse = attend(
-                block(q[rows]), block(k[trunk]), block(v[trunk]), mask, False, scale
+                block(q[rows]), block(k[prefix]), block(v[prefix]), mask, False, scale
             )
             part, part_lse = part[0].transpose(0, 1), part_lse[0].transpose(0, 1)
             share = torch.sigmoid(part_lse - lse[rows])
@@ -68,18 +69,18 @@ class BlockAttention(torch.autograd.Function):
             part_grad, *parts = (gathered(x, index) for x in (grad, q, k, v, out, lse))
             if valid is not None:  # padding takes part in nothing
                 part_grad = part_grad * valid[:, None, :, None]
-            found = backward(part_grad, parts, None, True, scale)
+            result = backward(part_grad, parts, None, True, scale)
             # A padded key is a copy of the last one, and what flowed to it is nothing.
-            for total, part in zip((dq, dk, dv), found, strict=True):
+            for total, part in zip((dq, dk, dv), result, strict=True):
                 scattered(total, part, index, valid)
-        for c in plan.crossings:
-            rows, trunk = slice(c.start, c.end), slice(c.low, c.high)
-            places = (rows, rows, trunk, trunk, rows, rows)
+        for c in plan.prefix_blocks:
+            rows, prefix = slice(c.start, c.end), slice(c.low, c.high)
+            places = (rows, rows, prefix, prefix, rows, rows)
             part_grad, *parts = (
                 block(x[at]) for x, at in zip((grad, q, k, v, out, lse), places, strict=True)
             )
-            found = backward(part_grad, parts, cast(c.mask, q), False, scale)
-            for total, part, at in zip((dq, dk, dv), found, (rows, trunk, trunk), strict=True):
+            result = backward(part_grad, parts, cast(c.mask, q), False, scale)
+            for total, part, at in zip((dq, dk, dv), result, (rows, prefix, prefix), strict=True):
                 total[at] += part[0].transpose(0, 1)
         return dq, dk, dv, None, None
 
@@ -92,7 +93,7 @@ class FusedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: TreePlan, scale: float) -> Tensor:
         out, lse = torch.empty_like(q), q.new_empty(q.shape[:2])
-        attend_native(plan.table, plan.families, scale, q=q, k=k, v=v, out=out, lse=lse)
+        attend_native(plan.table, plan.prefix_groups, scale, q=q, k=k, v=v, out=out, lse=lse)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.plan, ctx.scale = plan, scale
         return out
@@ -103,7 +104,7 @@ class FusedAttention(torch.autograd.Function):
         arrays = dict(zip(names, ctx.saved_tensors, strict=True))
         dq, dk, dv = (torch.empty_like(arrays[name]) for name in ("q", "k", "v"))
         arrays |= {"grad": grad, "dq": dq, "dk": dk, "dv": dv}
-        attend_native(plan.table, plan.families, ctx.scale, **arrays)
+        attend_native(plan.table, plan.prefix_groups, ctx.scale, **arrays)
         return dq, dk, dv, None, None
 
 

@@ -1,7 +1,7 @@
 """Packed trees through PyTorch's FlexAttention, for GPUs: blocks that no token sees cost nothing.
 
 What a token sees stands in three numbers per token; which blocks hold anything to see is worked out
-from the plan's stretches, so that no mask of the whole row is ever made.
+from the plan's segments, so that no mask of the whole row is ever made.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ SMALLEST = 16  # numbers per head that its kernels take
 KERNELS = 64
 
 
-def block_mask(stretches: Tensor, device: torch.device) -> BlockMask:
+def block_mask(segments: Tensor, device: torch.device) -> BlockMask:
     """Which blocks of keys each block of queries reads, and which token of them each token sees.
 
-    stretches (S, 4): start, length, trunk, shared of the stretches, which fill the row.
+    segments (S, 4): start, length, shared prefix, shared of the segments, which fill the row.
     """
-    some, whole = block_tables(stretches)
-    start, length, trunk, shared = stretches.T
-    columns = torch.stack([start, trunk, trunk + shared]).to(torch.int32)
+    some, whole = block_tables(segments)
+    start, length, prefix, shared = segments.T
+    columns = torch.stack([start, prefix, prefix + shared]).to(torch.int32)
     start_L, low_L, high_L = columns.repeat_interleave(length, 1).to(device)
 
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -45,25 +45,25 @@ def block_mask(stretches: Tensor, device: torch.device) -> BlockMask:
     )
 
 
-def block_tables(stretches: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def block_tables(segments: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """(N, N) of BLOCK x BLOCK tokens: whether some query sees some key, and every query every key.
 
     A block that reaches beyond the row never counts as wholly seen.
     """
-    count = -(-int(stretches[:, 1].sum()) // BLOCK)
+    count = -(-int(segments[:, 1].sum()) // BLOCK)
     some = np.zeros((count, count), bool)
     rows = np.zeros((count, count), np.int64)  # queries of a block that see a whole block of keys
-    for start, length, trunk, shared in stretches.tolist():
-        seen = trunk + shared
+    for start, length, prefix, shared in segments.tolist():
+        seen = prefix + shared
         for block in range(start // BLOCK, (start + length - 1) // BLOCK + 1):
             first = max(start, block * BLOCK)
             last = min(start + length, (block + 1) * BLOCK) - 1
             some[block, start // BLOCK : last // BLOCK + 1] = True
-            # Whole blocks of its own stretch that end before the first of these queries.
+            # Whole blocks of its own segment that end before the first of these queries.
             rows[block, -(-start // BLOCK) : (first + 1) // BLOCK] += last - first + 1
             if shared:
-                some[block, trunk // BLOCK : (seen - 1) // BLOCK + 1] = True
-                rows[block, -(-trunk // BLOCK) : seen // BLOCK] += last - first + 1
+                some[block, prefix // BLOCK : (seen - 1) // BLOCK + 1] = True
+                rows[block, -(-prefix // BLOCK) : seen // BLOCK] += last - first + 1
     return some, rows == BLOCK
 
 

@@ -11,23 +11,28 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from genac.models.packed.flex import block_mask
 
-CROSSING_TOKENS = 256  # branch tokens per block against the trunk: a small mask, few calls
-WASTE = 1.25  # stretches are padded to a common length while that costs at most this factor
+# suffix tokens per block against the shared prefix: a small mask, few calls
+PREFIX_BLOCK_TOKENS = 256
+WASTE = 1.25  # segments are padded to a common length while that costs at most this factor
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Consecutive tokens of the packed row that attend causally, behind `shared` trunk tokens."""
+class Segment:
+    """Consecutive tokens of the packed row that attend causally, behind `shared` shared prefix
+    tokens.
+    """
 
     start: int
     length: int
-    trunk: int = 0  # where the trunk starts
+    prefix: int = 0  # where the shared prefix starts
     shared: int = 0  # how much of it is seen
 
 
 @dataclass(frozen=True)
-class Crossing:
-    """Tokens start..end against the trunk from..to, under an additive mask where they differ."""
+class PrefixBlock:
+    """Tokens start..end against the shared prefix from..to, under an additive mask where they
+    differ.
+    """
 
     start: int
     end: int
@@ -41,26 +46,26 @@ class TreePlan:
     """Who sees whom in one packed row of `length` tokens."""
 
     length: int
-    stretches: tuple[Stretch, ...]
+    segments: tuple[Segment, ...]
     device: torch.device
 
     @cached_property
     def groups(self) -> list[tuple[Tensor, Tensor | None]]:
-        """Stretches of similar length: token indices (B, S), and which of them are not padding
-        (None = all). Padding repeats a stretch's last token.
+        """Segments of similar length: token indices (B, S), and which of them are not padding
+        (None = all). Padding repeats a segment's last token.
         """
-        order = sorted(self.stretches, key=lambda s: -s.length)
+        order = sorted(self.segments, key=lambda s: -s.length)
         out, current, total = [], [], 0
-        for stretch in order:
-            padded = (len(current) + 1) * (current[0].length if current else stretch.length)
-            if current and padded > WASTE * (total + stretch.length):
+        for segment in order:
+            padded = (len(current) + 1) * (current[0].length if current else segment.length)
+            if current and padded > WASTE * (total + segment.length):
                 out.append(current)
                 current, total = [], 0
-            current.append(stretch)
-            total += stretch.length
+            current.append(segment)
+            total += segment.length
         return [self._indices(group) for group in [*out, current] if group]
 
-    def _indices(self, group: list[Stretch]) -> tuple[Tensor, Tensor | None]:
+    def _indices(self, group: list[Segment]) -> tuple[Tensor, Tensor | None]:
         length = torch.tensor([s.length for s in group], device=self.device)[:, None]
         start = torch.tensor([s.start for s in group], device=self.device)[:, None]
         offset = torch.arange(group[0].length, device=self.device)
@@ -69,55 +74,57 @@ class TreePlan:
         return index, None if bool(valid.all()) else valid
 
     @cached_property
-    def crossings(self) -> list[Crossing]:
-        """Branches against trunks, neighbours of one trunk together."""
-        out: list[Crossing] = []
-        current: list[Stretch] = []
-        for stretch in self.stretches:
+    def prefix_blocks(self) -> list[PrefixBlock]:
+        """Suffixes against shared prefixes, neighbours of one shared prefix together."""
+        out: list[PrefixBlock] = []
+        current: list[Segment] = []
+        for segment in self.segments:
             fits = (
                 current
-                and current[-1].start + current[-1].length == stretch.start
-                and current[-1].trunk == stretch.trunk
+                and current[-1].start + current[-1].length == segment.start
+                and current[-1].prefix == segment.prefix
                 and (
-                    all(stretch.shared == s.shared for s in current)
-                    or self._tokens(current) < CROSSING_TOKENS
+                    all(segment.shared == s.shared for s in current)
+                    or self._tokens(current) < PREFIX_BLOCK_TOKENS
                 )
             )
-            if not stretch.shared:
+            if not segment.shared:
                 continue
             if not fits and current:
-                out.append(self._crossing(current))
+                out.append(self._prefix_block(current))
                 current = []
-            current.append(stretch)
-        return [*out, self._crossing(current)] if current else out
+            current.append(segment)
+        return [*out, self._prefix_block(current)] if current else out
 
     @staticmethod
-    def _tokens(stretches: list[Stretch]) -> int:
-        return sum(s.length for s in stretches)
+    def _tokens(segments: list[Segment]) -> int:
+        return sum(s.length for s in segments)
 
-    def _crossing(self, group: list[Stretch]) -> Crossing:
-        start, low = group[0].start, group[0].trunk
+    def _prefix_block(self, group: list[Segment]) -> PrefixBlock:
+        start, low = group[0].start, group[0].prefix
         end, most = start + self._tokens(group), max(s.shared for s in group)
         if all(s.shared == most for s in group):
-            return Crossing(start, end, low, low + most, None)
+            return PrefixBlock(start, end, low, low + most, None)
         shared = torch.tensor(
             [s.shared for s in group for _ in range(s.length)], device=self.device
         )
         hidden = torch.arange(most, device=self.device) >= shared[:, None]
-        return Crossing(start, end, low, low + most, additive(hidden))
+        return PrefixBlock(start, end, low, low + most, additive(hidden))
 
     @cached_property
     def table(self) -> Tensor:
-        """(stretches, 4): start, length, trunk, shared."""
-        rows = [(s.start, s.length, s.trunk, s.shared) for s in self.stretches]
+        """(segments, 4): start, length, shared prefix, shared."""
+        rows = [(s.start, s.length, s.prefix, s.shared) for s in self.segments]
         return torch.tensor(rows, dtype=torch.long)
 
     @cached_property
-    def families(self) -> Tensor:
-        """The first stretch of each family (tokens that no other reads), and behind the last."""
-        starts, low = [len(self.stretches)], self.length
-        for number, s in reversed(list(enumerate(self.stretches))):
-            low = min(low, s.trunk if s.shared else s.start)
+    def prefix_groups(self) -> Tensor:
+        """The first segment of each prefix group (tokens that no other reads), and behind
+        the last.
+        """
+        starts, low = [len(self.segments)], self.length
+        for number, s in reversed(list(enumerate(self.segments))):
+            low = min(low, s.prefix if s.shared else s.start)
             if low >= s.start:
                 starts.append(number)
         return torch.tensor(starts[::-1], dtype=torch.long)
@@ -143,10 +150,10 @@ class TreePlan:
     def seen(self) -> Tensor:
         """(L, L), True where a token sees another."""
         seen = torch.zeros(self.length, self.length, dtype=torch.bool, device=self.device)
-        for s in self.stretches:
+        for s in self.segments:
             rows = slice(s.start, s.start + s.length)
             seen[rows, rows] = torch.ones(s.length, s.length, device=self.device).tril().bool()
-            seen[rows, s.trunk : s.trunk + s.shared] = True
+            seen[rows, s.prefix : s.prefix + s.shared] = True
         return seen
 
 

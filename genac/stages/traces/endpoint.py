@@ -28,7 +28,7 @@ from genac.seeding import derive_seed
 from genac.stages.traces.files import Trace, in_turn, write_traces
 from genac.stages.traces.inputs import TraceInputs
 from genac.stages.traces.states import Candidate, candidates, third
-from genac.types import Thought
+from genac.types import Rationale
 
 Found = tuple[Candidate, Trace]
 REASONS = (
@@ -45,8 +45,8 @@ REASONS = (
 def check(cfg: RunConfig) -> None:
     """Refuses, before anything is computed, an endpoint that could not be asked."""
     stage = cfg.stages.synthesize
-    wanted = critic_class(cfg.critic.kind).needs_traces and cfg.stages.sft.epochs
-    if stage.oracle != "endpoint" or not wanted:
+    expected = critic_class(cfg.critic.kind).needs_traces and cfg.stages.sft.epochs
+    if stage.oracle != "endpoint" or not expected:
         return
     with_key(cfg)
     if stage.endpoint.dry_run:
@@ -76,7 +76,7 @@ def from_endpoint(inputs: TraceInputs, run: Run) -> None:
     endpoint, prompts = with_key(cfg), prompts_of(cfg, some)
     file = answers_file(cfg.stages.folder, endpoint.cfg)
     replies, bill = endpoint.ask(prompts, file)
-    dropped, found = Counter[str](), []
+    dropped, results = Counter[str](), []
     for candidate, prompt in zip(some, prompts, strict=True):
         reply = replies.get(prompt)
         if reply is None or reply.refused:
@@ -88,8 +88,8 @@ def from_endpoint(inputs: TraceInputs, run: Run) -> None:
         elif not agrees(score, candidate, cfg.stages.synthesize.tolerance):
             dropped["disagrees"] += 1
         else:
-            found.append((candidate, trace(candidate, reasoning, score)))
-    keep(cfg, run, some, found, dropped, account(bill))
+            results.append((candidate, trace(candidate, reasoning, score)))
+    keep(cfg, run, some, results, dropped, usage(bill))
     print(f"oracle: {described(bill)}", flush=True)
 
 
@@ -123,7 +123,7 @@ def planned(cfg: RunConfig, actor: Path) -> str:
     return plan(endpoint.cfg, prompts, [*known])
 
 
-def account(bill: Bill) -> dict[str, float]:
+def usage(bill: Bill) -> dict[str, float]:
     return {
         "oracle/answers": bill.prompts - bill.unanswered,
         "oracle/new_answers": bill.new,
@@ -165,24 +165,24 @@ def from_continuations(inputs: TraceInputs, run: Run) -> None:
         )
         for c in some
     ]
-    dropped, found, bare = Counter[str](), [], 0
-    thoughts = critic.think(prompts, derive_seed(cfg.seed, "rationale"))
-    for candidate, mine in zip(some, thoughts, strict=True):
+    dropped, results, bare = Counter[str](), [], 0
+    rationales = critic.think(prompts, derive_seed(cfg.seed, "rationale"))
+    for candidate, own in zip(some, rationales, strict=True):
         score = int(10 * candidate.known + 0.5)
-        reasoning, reason = best_reasoning(candidate, mine, stage.tolerance)
+        reasoning, reason = best_reasoning(candidate, own, stage.tolerance)
         if reason and not stage.bare_scores:
             dropped[reason] += 1
             continue
         bare += bool(reason)
-        found.append((candidate, trace(candidate, reasoning, score)))
-    keep(cfg, run, some, found, dropped, {"bare": bare})
+        results.append((candidate, trace(candidate, reasoning, score)))
+    keep(cfg, run, some, results, dropped, {"bare": bare})
 
 
 def best_reasoning(
-    candidate: Candidate, thoughts: Sequence[Thought], tolerance: float
+    candidate: Candidate, rationales: Sequence[Rationale], tolerance: float
 ) -> tuple[str, str]:
     """The reasoning whose score is nearest to the state's value, or "" and why there is none."""
-    scored = [(t, parse_score(t.text)) for t in thoughts]
+    scored = [(t, parse_score(t.text)) for t in rationales]
     read = [(abs(s / (SCORES - 1) - candidate.known), t) for t, s in scored if s is not None]
     if not read:
         return "", "unparsable"
@@ -217,11 +217,11 @@ def trace(c: Candidate, reasoning: str, score: int) -> Trace:
     return Trace(c.problem, c.partial, c.partial_ids, c.success_rate, reasoning, score, target)
 
 
-def distinct(found: Sequence[Found]) -> list[Found]:
+def distinct(results: Sequence[Found]) -> list[Found]:
     """One trace per problem and partial text, and per problem and wording."""
     seen: set[tuple[str, str, str]] = set()
     kept = []
-    for candidate, one in found:
+    for candidate, one in results:
         text, wording = one.problem["id"], " ".join(one.reasoning.split())
         marks = {(text, "partial", one.partial)}
         if wording:
@@ -236,7 +236,7 @@ def keep(
     cfg: RunConfig,
     run: Run,
     some: Sequence[Candidate],
-    found: Sequence[Found],
+    results: Sequence[Found],
     dropped: Counter[str],
     more: dict[str, float],
 ) -> None:
@@ -244,22 +244,22 @@ def keep(
 
     ValueError where nothing is left; answers are kept, so another tolerance costs nothing.
     """
-    unlike = distinct(found)
+    unlike = distinct(results)
     chosen = in_turn(
         unlike,
         lambda pair: (third(pair[0].known), pair[0].position, pair[1].score),
         cfg.stages.synthesize.num_states,
         cfg.seed,
     )
-    dropped["duplicate"] += len(found) - len(unlike)
+    dropped["duplicate"] += len(results) - len(unlike)
     dropped["unbalanced"] += len(unlike) - len(chosen)
     counts = {f"dropped/{reason}": dropped[reason] for reason in REASONS}
     run.event("oracle", candidates=len(some), traces=len(chosen), **counts, **more)
-    said = ", ".join(f"{dropped[r]} {r}" for r in REASONS if dropped[r]) or "nothing"
-    print(f"oracle: {len(chosen)} of {len(some)} traces kept; dropped: {said}", flush=True)
+    text = ", ".join(f"{dropped[r]} {r}" for r in REASONS if dropped[r]) or "nothing"
+    print(f"oracle: {len(chosen)} of {len(some)} traces kept; dropped: {text}", flush=True)
     if not chosen:
         raise ValueError(
-            f"no trace is left of {len(some)} states (dropped: {said}); look at the answers, then "
+            f"no trace is left of {len(some)} states (dropped: {text}); look at the answers, then "
             "change the model, its prompt (endpoint.notes), max_tokens, or tolerance"
         )
     write_traces(run.path / "traces.jsonl", [one for _, one in chosen])

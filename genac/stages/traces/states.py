@@ -112,8 +112,8 @@ def build(inputs: CandidateInputs, run: Run) -> None:
     )
     values: Sequence[float | None] = [None] * len(chosen)
     if cfg.continuations:
-        found = monte_carlo_values(actor, world, chosen, cfg.continuations, "synthesize")
-        values = [v.value for v in found]
+        result = monte_carlo_values(actor, world, chosen, cfg.continuations, "synthesize")
+        values = [v.value for v in result]
     rate = sum(r.reward or 0.0 for r in rollouts) / len(rollouts)
     size = setup.cfg.critic.generative.icc.actor_size or size_text(parameter_count(actor.model))
     rows = []

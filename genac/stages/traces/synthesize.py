@@ -82,8 +82,8 @@ def trace(
     if cfg.oracle == "outcome":
         reasoning, score = "", round(10 * (target or 0.0))
     else:
-        told = rate if setup.cfg.critic.generative.icc.enabled else None
-        answer = world.task.oracle(rollout.problem, partial, told)
+        reply = rate if setup.cfg.critic.generative.icc.enabled else None
+        answer = world.task.oracle(rollout.problem, partial, reply)
         reasoning, score = answer.reasoning, answer.score
     problem = {
         "id": rollout.problem.id,
@@ -99,5 +99,5 @@ def calibrated(traces: list[Trace]) -> list[Trace]:
     for t in traces:
         if t.target is not None:
             returns[t.score].append(t.target)
-    table = {score: round(10 * sum(found) / len(found)) for score, found in returns.items()}
+    table = {score: round(10 * sum(result) / len(result)) for score, result in returns.items()}
     return [replace(t, score=table.get(t.score, t.score)) for t in traces]

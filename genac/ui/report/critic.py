@@ -1,4 +1,6 @@
-"""What the critic sees: its error beside the floors, calibration, its scores, and its curves."""
+"""What the critic sees: its error beside the trivial baselines, calibration, its scores, and its
+curves.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,12 @@ from genac.ui.report.charts import Chart, Series, figure, grid
 from genac.ui.report.folder import VALUES, Folder, part
 from genac.ui.report.groups import Group, pool
 
-FLOORS = {
+TRIVIAL_BASELINES = {
     "mse_constant": "best constant",
     "mse_success_rate": "problem's success rate",
 }
 ERRORS = {
-    **FLOORS,
+    **TRIVIAL_BASELINES,
     "mse_untrained": "untrained critic",
     "mse_sft": "after SFT (stage 1)",
     "mse_rl": "after critic RL (stage 2)",
@@ -45,29 +47,31 @@ def versions(folder: Folder) -> dict[str, Mapping[str, Any]]:
     """The panel's numbers of each version of the critic that was judged."""
     critic = part(folder.summary, "critic")
     stages = part(critic, "stages")
-    found = {key: part(critic if key == "after_joint" else stages, key) for key in VERSIONS}
-    if not found["sft"] and not found["rl"] and "calibration" in critic:
-        found["rl"] = critic  # the only version that was judged
-    return {key: value for key, value in found.items() if value}
+    result = {key: part(critic if key == "after_joint" else stages, key) for key in VERSIONS}
+    if not result["sft"] and not result["rl"] and "calibration" in critic:
+        result["rl"] = critic  # the only version that was judged
+    return {key: value for key, value in result.items() if value}
 
 
 def errors(group: Group) -> dict[str, dict[str, Any]]:
-    """Label -> error: floors first, then each version; over several seeds mean and range."""
-    told = {label: [] for label in (*ERRORS.values(), VERSIONS["after_joint"])}
+    """Label -> error: trivial baselines first, then each version; over several seeds mean and
+    range.
+    """
+    row = {label: [] for label in (*ERRORS.values(), VERSIONS["after_joint"])}
     for folder in group.folders:
         critic = part(folder.summary, "critic")
         stages = part(critic, "stages")
         for key, label in ERRORS.items():
             stage = part(stages, key.removeprefix("mse_"))
-            told[label].append(measured(stage) or measured(critic, key))
-        told[VERSIONS["after_joint"]].append(measured(part(critic, "after_joint")))
-    pooled = {label: pool([v for v in values if v]) for label, values in told.items()}
+            row[label].append(measured(stage) or measured(critic, key))
+        row[VERSIONS["after_joint"]].append(measured(part(critic, "after_joint")))
+    pooled = {label: pool([v for v in values if v]) for label, values in row.items()}
     return {label: value for label, value in pooled.items() if value}
 
 
 def error_chart(groups: Sequence[Group]) -> str:
-    """Errors on the panel beside the floors. The untrained critic, whose error is near 1 as it
-    writes no scores, is left to the table: it would squeeze the others together.
+    """Errors on the panel beside the trivial baselines. The untrained critic, whose error is near 1
+    as it writes no scores, is left to the table: it would squeeze the others together.
     """
     series = []
     for group in groups:
@@ -83,8 +87,9 @@ def error_chart(groups: Sequence[Group]) -> str:
             "Critic error against Monte-Carlo values",
             series,
             x="mean squared error",
-            says="On held-out states. Left of the floors is better than looking at no response. "
-            "After joint training the actor, its states and its floors are others.",
+            says="On held-out states. Left of the trivial baselines is better than looking at no "
+            "response. "
+            "After joint training the actor, its states and its trivial baselines are others.",
             band=curves.SEEDS if _several(groups) else curves.PROBLEMS,
         )
     )
@@ -106,11 +111,11 @@ def page(groups: Sequence[Group]) -> str:
 
 def _reliability(groups: Sequence[Group]) -> str:
     if len(groups) == 1:
-        found: dict[str, list] = {}
+        result: dict[str, list] = {}
         for folder in groups[0].folders:
             for key, numbers in versions(folder).items():
-                found.setdefault(key, []).append(numbers.get("calibration"))
-        pairs = [(VERSIONS[k], v, i) for i, k in enumerate(VERSIONS) if (v := found.get(k))]
+                result.setdefault(key, []).append(numbers.get("calibration"))
+        pairs = [(VERSIONS[k], v, i) for i, k in enumerate(VERSIONS) if (v := result.get(k))]
         says = "predicted against actual success, by tenths. On the dashed line: calibrated."
     else:
         pairs = [
@@ -212,23 +217,23 @@ def _panels(groups: Sequence[Group]) -> str:
     if without:
         parts.append(f'<p class="muted">Without a critic: {esc(", ".join(without))}.</p>')
     if unjudged:
-        told = (
+        text = (
             "No critic's error against Monte-Carlo values in summary.json (no panel was judged): "
         )
-        parts.append(note(f"{told}{', '.join(unjudged)}."))
+        parts.append(note(f"{text}{', '.join(unjudged)}."))
     return "".join(parts)
 
 
 def _panel(folder: Folder) -> str:
-    """The numbers of each version of the critic; those of the floors hold for the panel before
-    joint training and stand beside the version that it starts from.
+    """The numbers of each version of the critic; those of the trivial baselines hold for the panel
+    before joint training and stand beside the version that it starts from.
     """
     critic = part(folder.summary, "critic")
-    told = {"untrained": part(part(critic, "stages"), "untrained"), **versions(folder)}
-    columns = {key: dict(_flat(value)) for key, value in told.items() if value}
-    floors = {key: estimate(critic[key]) for key in FLOORS if key in critic}
+    row = {"untrained": part(part(critic, "stages"), "untrained"), **versions(folder)}
+    columns = {key: dict(_flat(value)) for key, value in row.items() if value}
+    trivial_baselines = {key: estimate(critic[key]) for key in TRIVIAL_BASELINES if key in critic}
     start = columns.setdefault("rl" if "rl" in columns or not columns else list(columns)[-1], {})
-    start |= {key: value for key, value in floors.items() if key not in start}
+    start |= {key: value for key, value in trivial_baselines.items() if key not in start}
     keys = dict.fromkeys(key for column in columns.values() for key in column)
     rows = [[esc(key), *(esc(c.get(key, "-")) for c in columns.values())] for key in keys]
     head = ["panel", *(VERSIONS.get(key, key) for key in columns)]

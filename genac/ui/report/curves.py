@@ -71,11 +71,11 @@ CRITIC = (
     ),
     Curve("Critic reward", {"critic/reward": "R_v"}, "1 - (value - reward)²; missing counts 0."),
     Curve(
-        "Length of thoughts",
-        {"critic/thought_length": "tokens"},
+        "Length of rationales",
+        {"critic/rationale_length": "tokens"},
         "At its limit, scores go missing.",
     ),
-    Curve("Critic entropy", {"critic/entropy": "entropy"}, "Nats per token of its thoughts."),
+    Curve("Critic entropy", {"critic/entropy": "entropy"}, "Nats per token of its rationales."),
     Curve(
         "Responses the critic was not used for",
         {"critic/gated": "gated"},
@@ -128,8 +128,8 @@ def derived(group: Group, stage: str, key: str) -> list[Point]:
 
 def drawn(groups: Sequence[Group], stage: str, curves: Sequence[Curve]) -> tuple[str, list[str]]:
     """The charts of a stage whose metrics were logged, and the titles of the others."""
-    asked = [curve for curve in curves if stage == "joint" or not curve.joint_only]
-    figures = {curve.title: _figure(groups, stage, curve) for curve in asked}
+    queries = [curve for curve in curves if stage == "joint" or not curve.joint_only]
+    figures = {curve.title: _figure(groups, stage, curve) for curve in queries}
     return grid(list(figures.values())), [title for title, svg in figures.items() if not svg]
 
 
@@ -175,7 +175,7 @@ def alarms(
     groups: Sequence[Group], stage: str, place: Callable[[Group, int], float | None] | None = None
 ) -> list[tuple[float, str]]:
     """(x, what fired) of every alarm of a stage, of several runs with the run's name."""
-    found: dict[tuple[float, str], None] = {}
+    result: dict[tuple[float, str], None] = {}
     many = sum(len(group.folders) for group in groups) > 1
     for group in groups:
         for folder in group.folders:
@@ -186,8 +186,8 @@ def alarms(
                 x = place(group, int(step)) if place else float(step)
                 if x is not None:
                     name = f" ({folder.place})" if many else ""
-                    found[x, f"alarm {alarm.get('alarm')}{name}"] = None
-    return sorted(found)
+                    result[x, f"alarm {alarm.get('alarm')}{name}"] = None
+    return sorted(result)
 
 
 def success(groups: Sequence[Group]) -> str:
@@ -255,8 +255,8 @@ def budgets(groups: Sequence[Group]) -> str:
         for folder in group.folders
         if not steps(folder.lines("joint"), "eval/success")
     ]
-    told = note(f"Without a curve, as no eval/success was logged: {', '.join(without)}.")
-    return grid(figures) + (told if without else "")
+    text = note(f"Without a curve, as no eval/success was logged: {', '.join(without)}.")
+    return grid(figures) + (text if without else "")
 
 
 def absent(titles: Sequence[str], stage: str) -> str:

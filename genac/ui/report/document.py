@@ -62,11 +62,11 @@ def _found(paths: Sequence[Path | str]) -> list[Path]:
     """The run folders meant, each once."""
     if not paths:
         raise ValueError(f"no run to report on: name at least one run folder; {USAGE}")
-    found: dict[Path, None] = {}
+    result: dict[Path, None] = {}
     for path in map(Path, paths):
         inside = [] if (path / "config.json").exists() or not path.is_dir() else list_runs(path)
-        found |= dict.fromkeys([one.path for one in inside if one.path != path] or [path])
-    return list(found)
+        result |= dict.fromkeys([one.path for one in inside if one.path != path] or [path])
+    return list(result)
 
 
 def document(folders: Sequence[Folder]) -> str:
@@ -143,15 +143,15 @@ def _header(groups: Sequence[Group]) -> str:
 
 def _missing(folder: Folder, named: bool) -> str:
     name = f"{folder.place}: " if named else ""
-    return "".join(note(name + told) for told in dict.fromkeys(folder.missing))
+    return "".join(note(name + answer) for answer in dict.fromkeys(folder.missing))
 
 
 def _alarms(groups: Sequence[Group]) -> str:
-    found = [(f.place, alarm) for g in groups for f in g.folders for alarm in f.alarms]
-    if not found:
+    result = [(f.place, alarm) for g in groups for f in g.folders for alarm in f.alarms]
+    if not result:
         return '<p class="muted">No alarm was raised.</p>'
     keys = ("alarm", "stage", "step", "message", "remedy")
-    rows = [[esc(place), *(esc(number(a.get(key))) for key in keys)] for place, a in found]
+    rows = [[esc(place), *(esc(number(a.get(key))) for key in keys)] for place, a in result]
     if sum(len(group.folders) for group in groups) == 1:
         return table(keys, [row[1:] for row in rows])
     return table(("run", *keys), rows)
@@ -266,10 +266,10 @@ def library() -> str | None:
     """Observable Plot and d3 (both ISC) as pyobsplot (MIT) holds them: a module that leaves them in
     `window`, here as a plain script. None where pyobsplot is not installed; it is not imported.
     """
-    found = util.find_spec("pyobsplot")
-    if found is None or not found.submodule_search_locations:
+    result = util.find_spec("pyobsplot")
+    if result is None or not result.submodule_search_locations:
         return None
-    file = Path(found.submodule_search_locations[0]) / "static" / "static-widget.js"
+    file = Path(result.submodule_search_locations[0]) / "static" / "static-widget.js"
     module = file.read_text(encoding="utf-8")
     return f"(() => {{\n{re.sub(r'export {[^}]*};', '', module)}\n}})();"
 

@@ -99,17 +99,17 @@ def load(path: Path | str) -> Folder:
     return folder
 
 
-def _progress(found: Status) -> str:
+def _progress(result: Status) -> str:
     """What a reader must know of a run that has not ended."""
-    if found.state not in ("running", "interrupted"):
+    if result.state not in ("running", "interrupted"):
         return ""
-    if found.step is None:
+    if result.step is None:
         where = "it has logged no step yet"
     else:
-        of = f" of {found.steps}" if found.steps else ""
-        ago = f", {seconds(max(0.0, time.time() - found.updated))} ago" if found.updated else ""
-        where = f"its last line is stage {found.stage}, step {found.step + 1}{of}{ago}"
-    if found.state == "running":
+        of = f" of {result.steps}" if result.steps else ""
+        ago = f", {seconds(max(0.0, time.time() - result.updated))} ago" if result.updated else ""
+        where = f"its last line is stage {result.stage}, step {result.step + 1}{of}{ago}"
+    if result.state == "running":
         return f"This run is still being written: {where}. What follows is of that moment."
     return f"This run did not finish: {where}. The command that started it resumes it."
 

@@ -45,12 +45,12 @@ class Group:
 
 def grouped(folders: Sequence[Folder]) -> list[Group]:
     """Groups in the order of their first runs."""
-    found: dict[str, list[Folder]] = {}
+    result: dict[str, list[Folder]] = {}
     for folder in folders:
         flat = {k: v for k, v in flatten(folder.config).items() if k not in OF_A_RUN}
         key = json.dumps(flat, sort_keys=True, default=str) if flat else str(folder.run.path)
-        found.setdefault(key, []).append(folder)
-    members = [tuple(sorted(one, key=_seed)) for one in found.values()]
+        result.setdefault(key, []).append(folder)
+    members = [tuple(sorted(one, key=_seed)) for one in result.values()]
     names = _names(members)
     return [Group(n, m, i) for i, (n, m) in enumerate(zip(names, members, strict=True))]
 
@@ -68,10 +68,10 @@ def _names(members: Sequence[tuple[Folder, ...]]) -> list[str]:
         rivals = [index for index, other in enumerate(names) if other == name]
         apart = differences([members[index][0] for index in rivals])
         for place, index in enumerate(rivals):
-            told = [
+            rows = [
                 f"{key.rpartition('.')[2]}={row[place]}" for key, row in list(apart.items())[:2]
             ]
-            names[index] = f"{name} ({', '.join(told) or members[index][0].place})"
+            names[index] = f"{name} ({', '.join(rows) or members[index][0].place})"
     places = [_common([folder.place for folder in one]) for one in members]
     return [n if names.count(n) == 1 else f"{n} [{p}]" for n, p in zip(names, places, strict=True)]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from genac.runs.numbers import is_number, mean, number, percent, seconds
 from genac.ui.html import esc, note, table, tiles
-from genac.ui.report.critic import FLOORS, measured
+from genac.ui.report.critic import TRIVIAL_BASELINES, measured
 from genac.ui.report.folder import Folder, part
 from genac.ui.report.groups import BUDGETS, Group, at_equal, of_group, over_steps, pool, success
 
@@ -16,8 +16,8 @@ COSTS = ("tokens", "FLOPs", "seconds")
 
 def critic_error(group: Group) -> dict[str, Any] | None:
     """The error of the critic that joint training starts from."""
-    found = [measured(part(folder.summary, "critic")) for folder in group.folders]
-    return pool([one for one in found if one])
+    results = [measured(part(folder.summary, "critic")) for folder in group.folders]
+    return pool([one for one in results if one])
 
 
 def spent(folder: Folder, what: str) -> float | None:
@@ -54,12 +54,12 @@ def sentence(group: Group) -> str:
         return _so_far(group)
     judged = [folder for folder in group.folders if success(folder, "after")]
     many = len(judged) > 1
-    told = f"{len(judged)} seeds, lowest and highest" if many else "95 % intervals"
-    told += "" if many else _over(judged[0])
+    text = f"{len(judged)} seeds, lowest and highest" if many else "95 % intervals"
+    text += "" if many else _over(judged[0])
     if len(judged) < len(group.folders):
-        told += f"; {len(group.folders) - len(judged)} without a final evaluation"
+        text += f"; {len(group.folders) - len(judged)} without a final evaluation"
     return (
-        f"Held-out success went from {in_percent(before)} to {in_percent(after)} ({told}): "
+        f"Held-out success went from {in_percent(before)} to {in_percent(after)} ({text}): "
         f"{_verdict(before, after)}"
     )
 
@@ -96,14 +96,23 @@ def headline(group: Group) -> str:
         shown = [percent(one["mean"]) if one else "?" for one in (before, after)]
         cells.append(("held-out success", " → ".join(shown), gain))
     if error := critic_error(group):
-        floors = [
+        trivial_baselines = [
             m
             for f in group.folders
-            for k in FLOORS
+            for k in TRIVIAL_BASELINES
             if (m := mean(part(f.summary, "critic").get(k)))
         ]
         known = [] if error["low"] is None else [f"[{error['low']:.3f}, {error['high']:.3f}]"]
-        best = ", ".join([*known, *([f"best floor {min(floors):.3f}"] if floors else [])])
+        best = ", ".join(
+            [
+                *known,
+                *(
+                    [f"best trivial baseline {min(trivial_baselines):.3f}"]
+                    if trivial_baselines
+                    else []
+                ),
+            ]
+        )
         cells.append(("critic's squared error", f"{error['mean']:.3f}", best))
     cells += _cost_tiles(group)
     fired = [alarm for folder in group.folders for alarm in folder.alarms]
@@ -130,7 +139,7 @@ def _cost_tiles(group: Group) -> list[tuple[str, str, str]]:
 
 def ranking(groups: Sequence[Group]) -> str:
     """Which configuration did best, and which cannot be told from it, in words."""
-    ranked = [(group, found) for group in _ranked(groups) if (found := of_group(group, "after"))]
+    ranked = [(group, result) for group in _ranked(groups) if (result := of_group(group, "after"))]
     if not ranked:
         return "No run has a final evaluation yet."
     (best, top), others = ranked[0], ranked[1:]
@@ -155,10 +164,10 @@ def _ranked(groups: Sequence[Group]) -> list[Group]:
 def comparison(groups: Sequence[Group]) -> str:
     """One row per configuration, the best first; success also at budgets that every run reached."""
     folders = [folder for group in groups for folder in group.folders]
-    found = {budget: at_equal(folders, budget) for budget in BUDGETS}
-    reached = {name: limit for name, (limit, _) in found.items() if limit is not None}
+    result = {budget: at_equal(folders, budget) for budget in BUDGETS}
+    reached = {name: limit for name, (limit, _) in result.items() if limit is not None}
     places = [str(folder.run.path) for folder in folders]
-    equal = [dict(zip(places, found[name][1], strict=True)) for name in reached]
+    equal = [dict(zip(places, result[name][1], strict=True)) for name in reached]
     head = [
         *("configuration", "seeds", "success before", "success after"),
         *(f"at {number(round(limit))} {name}" for name, limit in reached.items()),
@@ -210,5 +219,5 @@ def cost(folder: Folder) -> str:
         amounts = [esc(number(column.get(role))) for column in columns]
         rows.append((esc(role.replace("_", " ")), *amounts, bar if share else ""))
     missing = [key for key in ("tokens", "flops", "seconds") if not part(folder.summary, key)]
-    told = note(f"summary.json lacks {', '.join(missing)} by role.") if missing else ""
-    return (table(("role", *COSTS, "share of time"), rows) if rows else "") + told
+    text = note(f"summary.json lacks {', '.join(missing)} by role.") if missing else ""
+    return (table(("role", *COSTS, "share of time"), rows) if rows else "") + text

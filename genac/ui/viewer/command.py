@@ -53,13 +53,13 @@ def ls(arguments: Sequence[str]) -> None:
     parser = Parser(prog="genac ls", add_help=True)
     parser.add_argument("folder", nargs="?", default="runs")
     folder = parser.parse_args(list(arguments)).folder
-    found = list_runs(folder)
-    if not found:
+    result = list_runs(folder)
+    if not result:
         print(f"{folder} holds no runs")
         return
     from genac.ui.viewer.terminal import runs
 
-    runs(found)
+    runs(result)
 
 
 def _options() -> Parser:

@@ -189,15 +189,15 @@ class Index:
                 self._problems.setdefault(("", key), {}).update(some)
 
     def _scan(self) -> dict[Key, tuple]:
-        found: dict[Key, list] = {}
+        result: dict[Key, list] = {}
         self._misnamed = []
         for place, folder in enumerate(FOLDERS):
             keys, problems = step_files(self.run.path, folder)
             self._misnamed += problems
             for key in keys:
                 if (stamp := _stamp(self.run.table_path(folder, *key))) is not None:
-                    found.setdefault(key, [None, None])[place] = stamp
-        return {key: tuple(stamps) for key, stamps in found.items()}
+                    result.setdefault(key, [None, None])[place] = stamp
+        return {key: tuple(stamps) for key, stamps in result.items()}
 
     def _forget(self, key: Key) -> None:
         self.version += 1
@@ -337,9 +337,9 @@ def _stamp(path: Path) -> tuple | None:
 
 
 def _one(cursor: Any) -> int:
-    found = cursor.fetchone()
-    assert found is not None
-    return found[0]
+    result = cursor.fetchone()
+    assert result is not None
+    return result[0]
 
 
 def _rows(cursor: Any) -> list[dict[str, Any]]:

@@ -90,10 +90,10 @@ def _failures(app: FastAPI) -> None:
     @app.exception_handler(ValueError)
     @app.exception_handler(OSError)
     def refused(request: Request, error: Exception) -> JSONResponse:
-        told = str(error)
+        text = str(error)
         if isinstance(error, ValidationError):
-            told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        return StrictJSON({"detail": told}, 422)
+            text = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        return StrictJSON({"detail": text}, 422)
 
 
 def _run_routes(app: FastAPI, run: Run, index: Index) -> None:
@@ -117,9 +117,9 @@ def _response_routes(app: FastAPI, run: Run, index: Index) -> None:
 
     def opened(stage: str, step: int, group: int) -> list[Trajectory]:
         """The responses of a group; what could not be read of them is noted for the page."""
-        found = run.group(stage, step, group)
-        index.note((stage, step), found[0].problems)
-        return found
+        result = run.group(stage, step, group)
+        index.note((stage, step), result[0].problems)
+        return result
 
     @app.get("/api/trajectory/{stage}/{step}/{group}/{member}")
     def trajectory(stage: str, step: int, group: int, member: int) -> Response:
@@ -130,9 +130,9 @@ def _response_routes(app: FastAPI, run: Run, index: Index) -> None:
 
     @app.get("/api/tree/{stage}/{step}/{group}")
     def siblings(stage: str, step: int, group: int) -> Response:
-        found = opened(stage, step, group)
-        about = {"problem_id": found[0].problem_id, "prompt": found[0].prompt}
-        return StrictJSON(about | {"answer": found[0].answer, "nodes": tree(found)})
+        result = opened(stage, step, group)
+        about = {"problem_id": result[0].problem_id, "prompt": result[0].prompt}
+        return StrictJSON(about | {"answer": result[0].answer, "nodes": tree(result)})
 
     @app.get("/api/versions/{stage}/{step}/{group}/{member}")
     def versions(stage: str, step: int, group: int, member: int, start: int) -> Response:
@@ -155,8 +155,8 @@ def _response_routes(app: FastAPI, run: Run, index: Index) -> None:
 
 def describe(run: Run, index: Index) -> dict[str, Any]:
     """The run in a few words, how much of it was read, and what is missing."""
-    found, (done, total) = status(run), index.indexed()
-    missing = [found.result] if found.state == "unreadable" else []
+    result, (done, total) = status(run), index.indexed()
+    missing = [result.result] if result.state == "unreadable" else []
     missing += index.notes()
     if not total:
         missing.append(
@@ -166,12 +166,12 @@ def describe(run: Run, index: Index) -> dict[str, Any]:
     return {
         "name": run.path.resolve().name,
         "path": str(run.path),
-        "status": found.state,
-        "algorithm": found.algorithm,
-        "stage": found.stage,
-        "step": found.step,
-        "steps": found.steps,
-        "result": "" if found.state == "unreadable" else found.result,
+        "status": result.state,
+        "algorithm": result.algorithm,
+        "stage": result.stage,
+        "step": result.step,
+        "steps": result.steps,
+        "result": "" if result.state == "unreadable" else result.result,
         "missing": missing,
         "indexed": {"done": done, "total": total},
         "version": index.version,
@@ -187,18 +187,18 @@ def same_state(
     """
     group = run.group(*address[:3])
     own = _member(group, address[3])
-    wanted = {prefix(own, step) for step in own.steps if step.start == start}
-    if not wanted:
+    expected = {prefix(own, step) for step in own.steps if step.start == start}
+    if not expected:
         raise ValueError(f"{own.address} has no state at token {start}")
     others = [p for p in index.occurrences(own.problem_id, VERSIONS) if p != address[:3]]
     responses = chain([own], group, *(run.group(*place, JUDGEMENT) for place in others))
-    found: dict[Any, dict[str, Any]] = {}
+    result: dict[Any, dict[str, Any]] = {}
     for one in responses:
         for state in one.steps:
-            if state.asked and prefix(one, state) in wanted:
-                found.setdefault((one.stage, state.critic_version), _judgement(one, state))
-    asked = {j: said for j in run.judges() if (said := _also(run, index, j, own, start))}
-    every = [*found.values(), *asked.values()]
+            if state.asked and prefix(one, state) in expected:
+                result.setdefault((one.stage, state.critic_version), _judgement(one, state))
+    queries = {j: answer for j in run.judges() if (answer := _also(run, index, j, own, start))}
+    every = [*result.values(), *queries.values()]
     return sorted(every, key=lambda state: newest_first(state["stage"], state["step"]))
 
 
@@ -214,8 +214,8 @@ def _also(run: Run, index: Index, judge: str, own: Trajectory, start: int) -> di
         return None
     index.note((own.stage, own.step), group[0].problems)
     steps = (s for one in group if one.member == own.member for s in one.steps)
-    said = next((s for s in steps if s.start == start and s.asked), None)
-    return None if said is None else _judgement(own, said, judge)
+    answer = next((s for s in steps if s.start == start and s.asked), None)
+    return None if answer is None else _judgement(own, answer, judge)
 
 
 def _judgement(one: Trajectory, state: Step, judge: str | None = None) -> dict[str, Any]:

@@ -95,8 +95,8 @@ def response(console: Console, one: Trajectory, tokens: bool = False) -> None:
         line = Text.assemble(
             cell(step), "  ", Text(printable(step.text.rstrip("\n")), style="bold")
         )
-        told = f"   advantage {signed(step.advantage)}, value moves {signed(step.change)}"
-        console.print(line + Text(told, style="dim"))
+        text = f"   advantage {signed(step.advantage)}, value moves {signed(step.change)}"
+        console.print(line + Text(text, style="dim"))
         if index == one.worst:
             console.print(Text("      largest fall of the response", style="yellow"))
         if step.rationale:
@@ -104,32 +104,32 @@ def response(console: Console, one: Trajectory, tokens: bool = False) -> None:
         if tokens:
             drawn(console, "the actor's tokens", one.tokens_of(step))
             if step.asked:
-                drawn(console, "the critic's tokens", step.thought_tokens())
+                drawn(console, "the critic's tokens", step.drawn_rationale())
 
 
-def drawn(console: Console, title: str, found: Sequence[Token]) -> None:
+def drawn(console: Console, title: str, results: Sequence[Token]) -> None:
     """One line per token with its probability and the entropy of what it was drawn from."""
-    told = recorded(found) if found else "not in this run"
-    console.print(Text(f"      {title}: {told}", style="dim"))
-    if not found:
+    text = recorded(results) if results else "not in this run"
+    console.print(Text(f"      {title}: {text}", style="dim"))
+    if not results:
         return
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 6))
     table.add_column("token")
     for name in ("probability", "entropy"):
         table.add_column(name, justify="right")
-    for token in found:
+    for token in results:
         table.add_row(Text(visible(token.text)), likelihood(token.logprob), nats(token.entropy))
     console.print(table)
 
 
-def runs(found: Sequence[Status]) -> None:
+def runs(results: Sequence[Status]) -> None:
     """`genac ls`: one line per run."""
     console = Console()
     table = Table(box=None, header_style="bold")
     for name in ("run", "status", "algorithm", "stage", "step", "result"):
         table.add_column(name, overflow="fold", no_wrap=name != "result")
     styles = {"running": "green", "interrupted": "yellow", "unreadable": "red"}
-    for one in found:
+    for one in results:
         step = "" if one.step is None else str(one.step + 1)
         table.add_row(
             Text(printable(str(one.path))),

@@ -1,6 +1,6 @@
-"""Cells, the units of an experiment: each is done once, kept on disk, and several run at a time.
+"""Jobs, the units of an experiment: each is done once, kept on disk, and several run at a time.
 
-A cell is a function of JSON-able arguments with a JSON-able result. What is finished is read back,
+A job is a function of JSON-able arguments with a JSON-able result. What is finished is read back,
 so an interrupted experiment goes on where it stopped; delete the folder to measure again.
 """
 
@@ -25,24 +25,24 @@ Arguments = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Cells:
-    """Finished cells lie in `folder`; up to `processes` workers of one CPU thread do the others."""
+class Jobs:
+    """Finished jobs lie in `folder`; up to `processes` workers of one CPU thread do the others."""
 
     folder: Path
     processes: int = 1
-    commits: set[str] = field(default_factory=set)  # of the code that did the cells read so far
+    commits: set[str] = field(default_factory=set)  # of the code that did the jobs read so far
 
     def map(self, function: Callable[..., Any], items: Sequence[Arguments]) -> list[Any]:
         """function(**item) for each item, in order; equal items are done once.
 
-        ValueError names the cell that failed and its log; finished cells stay.
+        ValueError names the job that failed and its log; finished jobs stay.
         """
         files = [self.file(function, item) for item in items]
-        open_cells = {f: i for f, i in zip(files, items, strict=True) if not f.exists()}
-        if open_cells:
+        open_jobs = {f: i for f, i in zip(files, items, strict=True) if not f.exists()}
+        if open_jobs:
             self.folder.mkdir(parents=True, exist_ok=True)
-            print(f"{function.__name__}: {len(open_cells)} of {len(set(files))} cells", flush=True)
-            self._work(function, open_cells)
+            print(f"{function.__name__}: {len(open_jobs)} of {len(set(files))} jobs", flush=True)
+            self._work(function, open_jobs)
         rows = [json.loads(f.read_text()) for f in files]
         self.commits.update(row["commit"] for row in rows)
         return [row["result"] for row in rows]
@@ -50,9 +50,9 @@ class Cells:
     def file(self, function: Callable[..., Any], item: Arguments) -> Path:
         return self.folder / f"{function.__name__}-{stable_hash(item)}.json"
 
-    def _work(self, function: Callable[..., Any], cells: dict[Path, Arguments]) -> None:
+    def _work(self, function: Callable[..., Any], jobs: dict[Path, Arguments]) -> None:
         if self.processes == 1:
-            for file, item in cells.items():
+            for file, item in jobs.items():
                 one(function, item, file, commit())
             return
         begin, done, name = time.monotonic(), 0, commit()
@@ -62,13 +62,13 @@ class Cells:
             self.processes, mp_context=spawn, initializer=leave_with_parent
         )
         with single_threads(), workers as pool:
-            waiting = {pool.submit(one, function, i, f, name): f for f, i in cells.items()}
+            waiting = {pool.submit(one, function, i, f, name): f for f, i in jobs.items()}
             try:
                 for future in as_completed(waiting):
                     future.result()
                     done += 1
                     passed = time.monotonic() - begin
-                    print(f"  {done}/{len(cells)} after {passed:.0f} s", flush=True)
+                    print(f"  {done}/{len(jobs)} after {passed:.0f} s", flush=True)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -86,7 +86,7 @@ def leave_with_parent() -> None:
 
 
 def one(function: Callable[..., Any], item: Arguments, file: Path, name: str) -> None:
-    """Does one cell with the code of commit `name`; what it prints goes to a log beside it."""
+    """Does one job with the code of commit `name`; what it prints goes to a log beside it."""
     log, begin = file.with_suffix(".log"), time.monotonic()
     try:
         with (

@@ -20,14 +20,14 @@ FAMILIES = {**FAST, **SLOW}
 def tries(token: int, back: int) -> Any:
     """At each completion's end: `token` in the place `back` before its last, where there is one."""
 
-    def fork(ids: tuple[int, ...]) -> tuple[int, int] | None:
+    def probe(ids: tuple[int, ...]) -> tuple[int, int] | None:
         return (len(ids) - 1 - back, token) if len(ids) > back else None
 
-    return fork
+    return probe
 
 
-def requests_of(forks: bool = True) -> list[Request]:
-    """States of two responses and lone prompts; ends, temperatures and places of forks differ."""
+def requests_of(probes: bool = True) -> list[Request]:
+    """States of two responses and lone prompts; ends, temperatures and places of probes differ."""
     rng = np.random.default_rng(0)
     one, other = (tuple(rng.integers(5, 40, 40).tolist()) for _ in range(2))
     prompts = [(*r[:cut], 2, 3) for r in (one, other) for cut in (0, 9, 20, 40) for _ in range(2)]
@@ -38,8 +38,8 @@ def requests_of(forks: bool = True) -> list[Request]:
             seed=i,
             temperature=(1.0, 0.7, 0.0)[i % 3],
             stop_ids=(35, 12) if i % 2 else (),
-            watch_ids=WATCH[: 1 + i % 4],
-            fork=tries(5 + i, i % 4) if forks and i % 5 else None,
+            token_prob_ids=WATCH[: 1 + i % 4],
+            probe=tries(5 + i, i % 4) if probes and i % 5 else None,
         )
         for i, prompt in enumerate([*prompts, (7,), (8, 9)])
     ]
@@ -50,30 +50,30 @@ def agree_with_transformers(model: Any, requests: list[Request], options: dict[s
     for request, done in zip(
         requests, engine_of(model, CONTEXT, **options).generate(requests), strict=True
     ):
-        found = request.fork(done.ids) if request.fork else None
-        assert (done.forked is None) == (found is None)
-        if found is None or done.forked is None:
+        result = request.probe(done.ids) if request.probe else None
+        assert (done.probe_probs is None) == (result is None)
+        if result is None or done.probe_probs is None:
             continue
-        place, token = found
+        place, token = result
         tried = (*done.ids[:place], token)
         # The reference wants a token behind the one whose prediction is asked.
         logp = forward_logprobs(exact, request.prompt_ids, (*tried, 0), request.temperature or 1.0)
         np.testing.assert_allclose(
-            done.forked, np.exp(logp[-1, list(request.watch_ids)]), atol=1e-4
+            done.probe_probs, np.exp(logp[-1, list(request.token_prob_ids)]), atol=1e-4
         )
         read += 1
     assert read >= 8
 
 
-@pytest.mark.parametrize("fold", [0, 10_000])
+@pytest.mark.parametrize("inline", [0, 10_000])
 @pytest.mark.parametrize("rows", [3, 512])
-@pytest.mark.parametrize("sprint", [0, 2, 128])
-def test_a_fork_is_what_transformers_says(fold, rows, sprint, monkeypatch):
-    """Few rows: some leave and others enter while a fork is being read. `sprint`: tokens that one
-    call of the C++ may write, 0 = torch."""
-    monkeypatch.setattr(local, "FOLD_BELOW", fold)
-    monkeypatch.setattr(scheduler, "SPRINT", sprint)
-    if not sprint:
+@pytest.mark.parametrize("tokens_per_call", [0, 2, 128])
+def test_a_probe_is_what_transformers_says(inline, rows, tokens_per_call, monkeypatch):
+    """Few rows: some leave and others enter while a probe is being read. `decode_many`: tokens that
+    one call of the C++ may write, 0 = torch."""
+    monkeypatch.setattr(local, "INLINE_PREFIX_BELOW", inline)
+    monkeypatch.setattr(scheduler, "TOKENS_PER_CALL", tokens_per_call)
+    if not tokens_per_call:
         monkeypatch.setattr(decoder, "native", lambda loaded: None)
     model = random_model(FAST["qwen3"])
     agree_with_transformers(model, requests_of(), {"max_rows": rows})
@@ -85,26 +85,27 @@ def test_in_every_family(family):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
-def test_forks_change_no_completion(family):
+def test_probes_change_no_completion(family):
     model = random_model(FAMILIES[family])
-    plain = engine_of(model, CONTEXT).generate(requests_of(forks=False))
-    forked = engine_of(model, CONTEXT, max_rows=4).generate(requests_of())
-    for one, other in zip(plain, forked, strict=True):
+    plain = engine_of(model, CONTEXT).generate(requests_of(probes=False))
+    probe_probs = engine_of(model, CONTEXT, max_rows=4).generate(requests_of())
+    for one, other in zip(plain, probe_probs, strict=True):
         same(one, other)
 
 
-def test_a_fork_is_asked_once_of_the_whole_completion():
-    asked: list[tuple[int, ...]] = []
-    request = Request((5, 6), 7, seed=3, watch_ids=WATCH, fork=asked.append)  # append gives None
+def test_a_probe_is_asked_once_of_the_whole_completion():
+    queries: list[tuple[int, ...]] = []
+    # append gives None
+    request = Request((5, 6), 7, seed=3, token_prob_ids=WATCH, probe=queries.append)
     (done,) = engine_of(random_model(FAST["llama"])).generate([request])
-    assert asked == [done.ids] and done.forked is None
+    assert queries == [done.ids] and done.probe_probs is None
 
 
-def test_a_fork_costs_one_token_and_a_model_that_cannot_rewind_reads_again():
+def test_a_probe_costs_one_token_and_a_model_that_cannot_rewind_reads_again():
     fast, slow = (engine_of(random_model(c)) for c in (FAST["llama"], SLOW["gpt_neox"]))
-    request = Request((5, 6, 7), 6, seed=1, watch_ids=WATCH)
+    request = Request((5, 6, 7), 6, seed=1, token_prob_ids=WATCH)
     for engine, cost in ((fast, 1), (slow, 3 + 4 + 1)):
         engine.generate([request])
         before = engine.processed_tokens
-        engine.generate([replace(request, fork=tries(9, 1))])
+        engine.generate([replace(request, probe=tries(9, 1))])
         assert engine.processed_tokens - before == before + cost

@@ -1,4 +1,4 @@
-"""Cells: done once, resumed, and loud when they fail; stages built by one process at a time."""
+"""Jobs: done once, resumed, and loud when they fail; stages built by one process at a time."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genac.stages.artifacts import ensure
-from paper.cells import Cells
+from genac.stages.artifacts import build_once
 from paper.downstream import first, samples_ratio, tune
+from paper.jobs import Jobs
 from paper.verdicts import above, below, brackets, verdict
 
 
@@ -31,14 +31,14 @@ def noted(log: str, value: int) -> int:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_equal_cells_are_done_once_and_kept(tmp_path: Path, processes: int):
+def test_equal_jobs_are_done_once_and_kept(tmp_path: Path, processes: int):
     log = str(tmp_path / "log")
     items = [{"log": log, "value": v} for v in (2, 3, 2)]
-    assert Cells(tmp_path / "cells", processes).map(noted, items) == [4, 9, 4]
-    again = Cells(tmp_path / "cells", processes)
+    assert Jobs(tmp_path / "jobs", processes).map(noted, items) == [4, 9, 4]
+    again = Jobs(tmp_path / "jobs", processes)
     assert again.map(noted, [*items, {"log": log, "value": 5}]) == [4, 9, 4, 25]
     assert sorted(Path(log).read_text().split()) == ["2", "3", "5"]
-    assert len(again.commits) == 1 and not list((tmp_path / "cells").glob("*.log"))
+    assert len(again.commits) == 1 and not list((tmp_path / "jobs").glob("*.log"))
 
 
 def sleeps(folder: str, number: int) -> None:
@@ -58,10 +58,10 @@ def test_workers_end_with_their_parent(tmp_path: Path):
     """Killed without a chance to say so."""
     code = (
         f"import sys; sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}\n"
-        "from test_experiments_cells import Cells, Path, sleeps\n"
+        "from test_experiments_jobs import Jobs, Path, sleeps\n"
         "if __name__ == '__main__':\n"
         f"    items = [{{'folder': {str(tmp_path)!r}, 'number': n}} for n in (0, 1)]\n"
-        f"    Cells(Path({str(tmp_path / 'cells')!r}), 2).map(sleeps, items)\n"
+        f"    Jobs(Path({str(tmp_path / 'jobs')!r}), 2).map(sleeps, items)\n"
     )
     script = tmp_path / "parent.py"
     script.write_text(code)
@@ -82,12 +82,12 @@ def until(true: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.05)
 
 
-def test_a_failing_cell_names_its_log_and_others_stay(tmp_path: Path):
-    cells, log = Cells(tmp_path / "cells"), str(tmp_path / "log")
+def test_a_failing_job_names_its_log_and_others_stay(tmp_path: Path):
+    jobs, log = Jobs(tmp_path / "jobs"), str(tmp_path / "log")
     with pytest.raises(ValueError, match=r"noted failed: RuntimeError.*its log is .*\.log"):
-        cells.map(noted, [{"log": log, "value": v} for v in (2, 13, 5)])
-    assert cells.file(noted, {"log": log, "value": 2}).exists()
-    assert not cells.file(noted, {"log": log, "value": 13}).exists()
+        jobs.map(noted, [{"log": log, "value": v} for v in (2, 13, 5)])
+    assert jobs.file(noted, {"log": log, "value": 2}).exists()
+    assert not jobs.file(noted, {"log": log, "value": 13}).exists()
 
 
 def test_a_stage_is_built_by_one_and_awaited_by_the_other(tmp_path: Path):
@@ -98,7 +98,7 @@ def test_a_stage_is_built_by_one_and_awaited_by_the_other(tmp_path: Path):
         time.sleep(0.2)
 
     threads = [
-        threading.Thread(target=ensure, args=(tmp_path, "base", {"seed": 0}, build))
+        threading.Thread(target=build_once, args=(tmp_path, "base", {"seed": 0}, build))
         for _ in range(3)
     ]
     for thread in threads:
@@ -129,10 +129,10 @@ def test_verdicts():
 
 def test_an_interval_alone_is_not_enough_for_a_verdict():
     """One training on the other side of the mark leaves it undecided."""
-    found = {"value": 0.5, "low": 0.4, "high": 0.6, "by_training": [0.45, 0.55]}
-    assert below(found, 0.7) and not above(found, 0.7) and not below(found, 0.55)
-    assert not below(found | {"by_training": [0.3, 0.9]}, 0.7)
-    assert above(found, 0.3) and not above(found | {"by_training": [0.2, 0.9]}, 0.3)
+    result = {"value": 0.5, "low": 0.4, "high": 0.6, "by_training": [0.45, 0.55]}
+    assert below(result, 0.7) and not above(result, 0.7) and not below(result, 0.55)
+    assert not below(result | {"by_training": [0.3, 0.9]}, 0.7)
+    assert above(result, 0.3) and not above(result | {"by_training": [0.2, 0.9]}, 0.3)
     empty = {"value": None, "low": None, "high": None, "by_training": [None]}
     assert not below(empty, 1) and not above(empty, 1) and brackets(empty) == "-"
 
@@ -144,7 +144,7 @@ def test_settings_fixed_beforehand_are_not_tuned(tmp_path):
         "b": {"like": "a", "credit": {"gate": "none"}},
     }
     plan: Any = SimpleNamespace(
-        values={"methods": methods, "tuning_seeds": []}, cells=Cells(tmp_path, 1)
+        values={"methods": methods, "tuning_seeds": []}, jobs=Jobs(tmp_path, 1)
     )
     best, grid = tune(plan)
     assert grid == {} and best["a"] == {"credit": {"lam": 0.5}}
