@@ -33,7 +33,7 @@ lint: setup      ## ruff: format and rules, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: setup     ## pyright on genac
+types: setup     ## pyright on genac and paper
 	$(BIN)/pyright
 
 check: lint types test  ## what CI runs

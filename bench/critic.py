@@ -62,7 +62,7 @@ def main() -> None:
 def rows(name: str, result: dict) -> tuple[list[str], list[list]]:
     """A cell as a table."""
     out = []
-    for kind, unit in (("scoring", "values/s"), ("training", "thoughts/s")):
+    for kind, unit in (("scoring", "values/s"), ("training", "rationales/s")):
         gain = result[f"{kind}_speedup"]
         spread = f"[{gain['low']:.2f}, {gain['high']:.2f}]"
         shared, separate = result[f"{kind}_shared"], result[f"{kind}_separate"]

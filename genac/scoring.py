@@ -158,8 +158,7 @@ class Critic:
             raise ValueError(
                 f"the critic's prompt has at least {len(ids)} tokens, and its context leaves room "
                 f"for {room} beside a rationale of {self._critic.cfg.max_new_tokens}; give a "
-                f"shorter "
-                "problem or partial response"
+                "shorter problem or partial response"
             )
         return ids
 

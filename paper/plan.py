@@ -85,13 +85,16 @@ def read_plan(file: str | Path) -> Plan:
 
 
 def results_folder(home: str | Path) -> Path:
-    """Where finished work of an experiment lies. ValueError where it lies there under an old name:
-    it would be done again.
+    """Where finished work of an experiment lies. ValueError where an older version left work there:
+    its configs had other keys, so none of it would be read.
     """
     folder = Path(home) / "jobs"
     for old, new in RENAMED["experiment folder"].items():
         if new == folder.name and (Path(home) / old).is_dir() and not folder.exists():
-            raise ValueError(f"{Path(home) / old} is called {new} now: rename that folder")
+            raise ValueError(
+                f"{Path(home) / old} holds work of an older version, which is called {new} now and "
+                "has other configs: delete it, or set another folder in the plan"
+            )
     return folder
 
 

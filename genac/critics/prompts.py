@@ -52,10 +52,11 @@ class Template:
     version: int
     text: str
     icc: str  # filled with size and rate, and put where {icc} stands
+    hashed_as: str = ""  # the name under which critics were trained with this text, if another
 
     @cached_property
     def hash(self) -> str:
-        parts = f"{self.name}\0{self.version}\0{self.text}\0{self.icc}"
+        parts = f"{self.hashed_as or self.name}\0{self.version}\0{self.text}\0{self.icc}"
         return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
@@ -75,6 +76,7 @@ TEMPLATES = {
         f"Problem:\n{PROBLEM}\n\nPartial solution:\n{RESPONSE}\n\n"
         f"(The partial solution ends here.) {TASK}\n\n{STEPS}\n{{icc}}\nYour judgement:\n",
         "5. " + ICC + "\n",
+        hashed_as="trunk-first",
     ),
     # For tiny word-level models, which know no English: the shared prefix and a question of a few
     # tokens.

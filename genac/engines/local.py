@@ -144,7 +144,7 @@ class LocalEngine:
         return done if runner.can_rewind else probed(self.generate, requests, done)
 
     def _steps(self, inline: bool) -> NativeCache | Cache | TransformersRunner | RereadSteps:
-        """An empty batch's model. fold: as in Cache."""
+        """An empty batch's model. inline: as in Cache."""
         if self.decoder is None:
             return RereadSteps(self.model) if self._rereads else TransformersRunner(self.model)
         if self.decoder.native is not None:

@@ -88,8 +88,7 @@ def with_mixed_outcomes(actor: Runtime, world: World, expected: int) -> list[Gro
         )
     warnings.warn(
         f"the panel has {len(results)} problems with both outcomes instead of {expected}: "
-        f"intervals "
-        "are wide",
+        "intervals are wide",
         stacklevel=2,
     )
     return results

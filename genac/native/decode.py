@@ -56,14 +56,14 @@ class Draws:
             pointer(self.limit_N, INT, each, "limit_N"),
             pointer(self.stop_NS, INT, (requests, stops), "stop_NS"),
             pointer(self.line_NS, INT, (requests, lines), "line_NS"),
-            pointer(self.token_prob_NW, INT, (requests, token_probs), "watch_NW"),
+            pointer(self.token_prob_NW, INT, (requests, token_probs), "token_prob_NW"),
             pointer(self.temperature_N, REAL, each, "temperature_N"),
             pointer(self.uniform_NT, REAL, (requests, width), "uniform_NT"),
             pointer(self.tokens_NT, INT, (requests, width), "tokens_NT"),
             pointer(self.length_N, INT, each, "length_N"),
             pointer(self.logprobs_NT, REAL, (requests, width), "logprobs_NT"),
             pointer(self.entropies_NT, REAL, (requests, width), "entropies_NT"),
-            pointer(self.token_probs_NTW, REAL, (requests, width, token_probs), "watched_NTW"),
+            pointer(self.token_probs_NTW, REAL, (requests, width, token_probs), "token_probs_NTW"),
             pointer(self.stopped_N, torch.bool, each, "stopped_N"),
             pointer(self.ended_B, torch.bool, running, "ended_B"),
             -1,
@@ -92,8 +92,8 @@ class Rows:
         if self.prefix is not None and self.prefix_B is not None:
             prefix = self.prefix
             batch.trunk_capacity, batch.trunk_stride = prefix.shape[-2], prefix.stride(0)
-            batch.trunk = pointer(prefix, REAL, (None, *form), "trunk", strided=True)
-            batch.trunk_of = pointer(self.prefix_B, INT, count, "trunk_B")
+            batch.trunk = pointer(prefix, REAL, (None, *form), "prefix", strided=True)
+            batch.trunk_of = pointer(self.prefix_B, INT, count, "prefix_B")
         return batch
 
     @property

@@ -169,9 +169,8 @@ def require_fitting(setup: Setup) -> None:
         if rows := unasked(problems, builder, limit - generative.max_new_tokens, conditioning):
             warn(
                 f"the critic's prompt about {rows} exceeds its context of {limit} beside a "
-                f"rationale "
-                f"of {generative.max_new_tokens} tokens: their states get no value; lower "
-                "critic.generative.max_new_tokens or use a critic with a longer context"
+                f"rationale of {generative.max_new_tokens} tokens: their states get no value; "
+                "lower critic.generative.max_new_tokens or use a critic with a longer context"
             )
 
 

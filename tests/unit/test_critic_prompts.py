@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import replace
 from typing import Any
@@ -294,3 +295,10 @@ def test_a_state_beyond_the_context_is_dropped_or_cut_and_counted(
         "critic/unasked_rate": 0.5 if queries == 1 else 0.0,
         "critic/truncated_rate": 0.0 if queries == 1 else 0.5,
     }
+
+
+def test_a_template_that_was_renamed_keeps_the_hash_of_its_text():
+    """Critics hold the hash of the text that they were trained under."""
+    now = template("prefix-first")
+    old = f"trunk-first\0{now.version}\0{now.text}\0{now.icc}"
+    assert now.hash == hashlib.sha256(old.encode()).hexdigest()[:12]

@@ -71,11 +71,11 @@ def test_a_table_with_old_columns_is_shown_and_says_so(tmp_path: Path, monkeypat
     assert older("column", ["value"]) == []
 
 
-def test_finished_work_of_an_experiment_under_an_old_name_is_not_done_again(tmp_path, monkeypatch):
+def test_work_of_an_experiment_under_an_old_name_is_named(tmp_path, monkeypatch):
     folder = results_folder(tmp_path)
     monkeypatch.setitem(renamed.RENAMED, "experiment folder", {"old": folder.name})
     (tmp_path / "old").mkdir()
-    with pytest.raises(ValueError, match=f"old is called {folder.name} now"):
+    with pytest.raises(ValueError, match=f"older version, which is called {folder.name} now"):
         results_folder(tmp_path)
     folder.mkdir()
     assert results_folder(tmp_path) == folder

@@ -241,8 +241,8 @@ def fusable(base: Any) -> bool:
 
 
 def known(base: Any) -> bool:
-    """Whether a model is of a prefix group and of widths that layers.cpp computes, and nobody
-    replaced, split or hooked any part of its layers. Embedding and rotary module are called as they
+    """Whether a model is of a family and of widths that layers.cpp computes, and nobody replaced,
+    split or hooked any part of its layers. Embedding and rotary module are called as they
     are.
     """
     config = base.config

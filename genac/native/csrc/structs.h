@@ -2,7 +2,7 @@
 // same fields in the same order, in genac/native/structs.py; sizes are compared when the library is
 // loaded.
 //
-// Arrays are dense and row-major unless a stride stands beside them.
+// Arrays are dense and row-major unless a stride stands beside them. A trunk is a shared prefix.
 #pragma once
 
 #include <cstdint>
