@@ -62,9 +62,11 @@ def train(cfg: RunConfig) -> list[float]:
         scored = [r.reward for r in rollouts if r.reward is not None]
         reward = sum(scored) / max(1, len(scored))
         missing = sum(estimate.value is None for estimate in estimates)
+        earned = metrics.get("critic/reward")  # None where the critic learnt nothing in this step
         print(
             f"step {step}: reward {reward:.2f}, critic's reward "
-            f"{metrics.get('critic/reward', 0.0):.3f}, {missing} of {len(states)} values missing"
+            f"{'-' if earned is None else f'{earned:.3f}'}, "
+            f"{missing} of {len(states)} values missing"
         )
         rewards += [reward] if step >= first_joint else []
     return rewards

@@ -56,7 +56,7 @@ def judge_states(arguments: Sequence[str]) -> str:
         cfg = recorded(run.path, run.config())
         actor = Setup.of(cfg).actor(run.path / "actor")
         judge_all(run, place, waiting, actor, load_critic(cfg, source, actor), own)
-    return told(run, place, keys, len(waiting))
+    return judged_line(run, place, keys, len(waiting))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -169,7 +169,7 @@ def rollout_of(row: dict[str, Any], actor: Runtime) -> Rollout:
     )
 
 
-def told(run: Run, place: str, keys: Sequence[tuple[str, int]], new: int) -> str:
+def judged_line(run: Run, place: str, keys: Sequence[tuple[str, int]], new: int) -> str:
     """How many values there are now, and how far they are from the run's own."""
     apart, states, values = [], 0, 0
     for key in keys:
