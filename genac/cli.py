@@ -29,7 +29,6 @@ USAGE = """genac VERB [ARGUMENTS]
   eval benchmarks MODEL [NAME ...]          avg@k and pass@k of a run's actor or any model on data
                                             sets (none named: AIME24/25, AMC23, MATH500, Minerva,
                                             OlympiadBench)
-  compare FILE                              several algorithms and seeds of one recipe, as a table
   score CRITIC PROBLEM PARTIAL              a saved critic's value and reasoning for a partial
                                             solution; \\n in the texts is a line break,
                                             but not before a letter (LaTeX's \\neq):
@@ -102,12 +101,6 @@ def evaluate(arguments: Sequence[str]) -> None:
     from genac.commands.eval_run import evaluate_run
 
     print(evaluate_run(one(arguments, "eval RUN")))
-
-
-def compare(arguments: Sequence[str]) -> None:
-    from genac.commands.compare import compare as run_compare
-
-    print(run_compare(one(arguments, "compare FILE"), arguments[1:]))
 
 
 def score(arguments: Sequence[str]) -> None:
@@ -185,7 +178,6 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "sft": stage("sft"),
     "pretrain-critic": stage("pretrain-critic"),
     "eval": evaluate,
-    "compare": compare,
     "score": score,
     "generate": prints("commands.generate", "generate"),
     "serve": serve,

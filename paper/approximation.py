@@ -14,10 +14,9 @@ from __future__ import annotations
 from typing import Any
 
 from genac.config.algorithms import merge
-from genac.config.recipes import expand
 from paper.approximation_report import IN, TOLD_IN, report
 from paper.critics import bring_up, judged, panel_made, value_regression
-from paper.plan import Findings, Plan
+from paper.plan import Findings, Plan, expand
 
 NOT_OVERRIDES = ("like", "stage", "grid")
 

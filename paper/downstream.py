@@ -1,12 +1,12 @@
 """Joint RL by every method in a regime where credit matters, at equal samples, tokens and seconds.
 
-Plan: `methods` (name -> overrides with a `grid`), tuned on `tuning_seeds` by late success (none:
-every grid has one point) and then run on `seeds`; `bases` (seeds of base model and critic stages,
-taken in turn by the runs); `columns` (held-out tasks by name -> options); `against` (the value-free
-method whose final success is the mark to reach); `ours`, `rivals` and `ppo_forms` (whom the
-verdicts compare) and `pairs` (one variant against another), of which a plan may have either. Exact
-values in place of a critic are a method like the others here: nearly what a perfect critic would
-give.
+Plan: `methods` (name -> overrides with a `grid`; `like` takes another's tuned settings) and
+`against` (the method whose final success is the mark to reach). All else may be left out:
+`tuning_seeds` (each grid's best point by late success is taken; none: every grid has one point),
+`bases` (seeds of base model and critic stages, taken in turn by the runs; none: every run makes its
+own), `columns` (held-out tasks by name -> options), `ours`, `rivals` and `ppo_forms` (whom the
+verdicts compare) and `pairs` (one variant against another). Exact values in place of a critic are a
+method like the others here: nearly what a perfect critic would give.
 """
 
 from __future__ import annotations
@@ -17,20 +17,11 @@ from typing import Any
 import numpy as np
 
 from genac.config.algorithms import merge
-from genac.config.recipes import expand
 from genac.config.run import RunConfig
 from genac.critics import critic_class
 from paper.downstream_report import highest, mean_known, report
-from paper.plan import Findings, Plan
-from paper.runs import (
-    columns,
-    difference,
-    interval,
-    joint_run,
-    placed,
-)
-
-BUDGETS = ("samples", "tokens", "seconds")
+from paper.plan import Findings, Plan, expand
+from paper.runs import BUDGETS, columns, difference, interval, joint_run, placed
 
 
 def run(plan: Plan) -> Findings:
@@ -50,7 +41,7 @@ def run(plan: Plan) -> Findings:
     }
     result = plan.jobs.map(joint_run, [{"config": c} for c in configs.values()])
     results = dict(zip(configs, result, strict=True))
-    tasks = plan.values["columns"]
+    tasks = plan.values.get("columns", {})
     scores = plan.jobs.map(
         columns,
         [
@@ -66,7 +57,7 @@ def run(plan: Plan) -> Findings:
 
 def run_config(plan: Plan, values: dict[str, Any], seed: int) -> dict[str, Any]:
     """A run's config: joint training is the seed's own, base and critic are one of `bases`."""
-    bases = plan.values["bases"]
+    bases = plan.values.get("bases") or [seed]
     stages = {"stages": {"seed": bases[seed % len(bases)]}}
     return placed(plan.config(values, stages, seed=seed), plan.folder)
 
@@ -78,7 +69,7 @@ def tune(plan: Plan) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
         if "like" not in variant:
             for name, values in expand({method: variant}).items():
                 jobs[method, name] = values
-    seeds = plan.values["tuning_seeds"]
+    seeds = plan.values.get("tuning_seeds", [])
     if not seeds and len(jobs) > len({method for method, _ in jobs}):
         raise ValueError("tuning_seeds is empty, so every method's grid must have one point")
     items = [
@@ -133,7 +124,9 @@ def summary(
         "mean_over_training": interval([float(np.mean(r["curve"]["success"])) for r in runs]),
         "responses_before": responses_before(cfg),
         "columns": {c: interval([s[c] for s in scores]) for c in scores[0]},
-        "column_mean": interval([float(np.mean(list(s.values()))) for s in scores]),
+        "column_mean": interval([float(np.mean(list(s.values()))) for s in scores])
+        if scores[0]
+        else None,
         "per_step": {
             kind: float(np.median([sum(s.values()) for s in result])) / steps
             for kind, result in spent.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -194,18 +194,19 @@ def introduction(plan: Plan, table: dict[str, Any]) -> str:
     usual = ends[plan.values["against"]]
     longer = [f"{name} {end:.0f}" for name, end in ends.items() if end != usual]
     chosen = "Settings were fixed beforehand."
-    if plan.values["tuning_seeds"]:
+    if tuning := plan.values.get("tuning_seeds"):
         chosen = (
-            "Every method at the best point of its grid (late success on seeds "
-            f"{plan.values['tuning_seeds']}, in the JSON)."
+            f"Every method at the best point of its grid (late success on seeds {tuning}, in the "
+            "JSON)."
         )
     if longer:
         chosen += f" Trained for longer, on so many responses: {', '.join(longer)}."
     return (
         f"Held-out success after {usual:.0f} responses, seeds {plan.seeds} over base models "
-        f"{plan.values['bases']}: mean [95 % t interval over seeds]. {chosen} Tokens and seconds "
-        "are those of joint training; what a critic's earlier stages cost is not in them (the "
-        "responses they used are a column), nor are VinePPO's continuations counted as samples."
+        f"{plan.values.get('bases', 'of their own')}: mean [95 % t interval over seeds]. {chosen} "
+        "Tokens and seconds are those of joint training; what a critic's earlier stages cost is "
+        "not in them (the responses they used are a column), nor are VinePPO's continuations "
+        "counted as samples."
     )
 
 
@@ -213,63 +214,83 @@ def text(
     plan: Plan, table: dict[str, Any], settings: dict[str, Any], compared: dict[str, Any]
 ) -> str:
     against = plan.values["against"]
-    head = [
-        introduction(plan, table),
-        "",
-        "| method | settings | final | its worst seed | mean over training | "
-        f"{len(plan.values['columns'])} columns | equal tokens | equal seconds "
-        f"| samples to {against}'s final, {against} = 1 | responses before | tokens, s per step |",
-        "|---" * 11 + "|",
-    ]
-    rows = []
+    return "\n".join(
+        [
+            introduction(plan, table),
+            "",
+            *results_table(plan, table, settings),
+            *columns_table(table),
+            "",
+            "The critic as its actor improves: mean (value - return), squared error against "
+            "returns, by quarter of training.",
+            "",
+            "| method | first | second | third | last |",
+            "|---" * 5 + "|",
+            *staleness(table),
+            "",
+            f"Final success less that of {against}, paired by seed: "
+            + "; ".join(f"{n} {show(row['minus_against'])}" for n, row in table.items())
+            + ".",
+            *distances(plan, table, compared),
+        ]
+    )
+
+
+def results_table(plan: Plan, table: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """One row per method, the best final success first."""
+    against, columns = plan.values["against"], len(plan.values.get("columns", {}))
+    cells: dict[str, Callable[[dict[str, Any]], str]] = {
+        "final": lambda row: show(row["final"]),
+        "its worst seed": lambda row: f"{min(row['final']['values']):.2f}",
+        "mean over training": lambda row: show(row["mean_over_training"]),
+        **({f"{columns} columns": lambda row: show(row["column_mean"])} if columns else {}),
+        "equal tokens": lambda row: show(row["at_equal"]["tokens"]),
+        "equal seconds": lambda row: show(row["at_equal"]["seconds"]),
+        f"samples to {against}'s final, {against} = 1": lambda row: part(row["samples_ratio"]),
+        "responses before": lambda row: str(row["responses_before"]),
+        "tokens, s per step": lambda row: (
+            f"{row['per_step']['tokens']:,.0f}, {row['per_step']['seconds']:.2f}"
+        ),
+    }
+    lines = [f"| method | settings | {' | '.join(cells)} |", "|---" * (2 + len(cells)) + "|"]
     for name, row in sorted(table.items(), key=lambda item: -item[1]["final"]["mean"]):
-        rows.append(
-            f"| {name} | {', '.join(f'{k} {v:g}' for k, v in settings[name].items())} "
-            f"| {show(row['final'])} | {min(row['final']['values']):.2f} "
-            f"| {show(row['mean_over_training'])} "
-            f"| {show(row['column_mean'])} | {show(row['at_equal']['tokens'])} "
-            f"| {show(row['at_equal']['seconds'])} | {part(row['samples_ratio'])} "
-            f"| {row['responses_before']} "
-            f"| {row['per_step']['tokens']:,.0f}, {row['per_step']['seconds']:.2f} |"
-        )
-    columns_head = list(table[against]["columns"])
-    more = [
+        chosen = ", ".join(f"{key} {value:g}" for key, value in settings[name].items())
+        lines.append(f"| {name} | {chosen} | {' | '.join(f(row) for f in cells.values())} |")
+    return lines
+
+
+def columns_table(table: dict[str, Any]) -> list[str]:
+    """Success on each of the plan's other held-out tasks, if it has any."""
+    columns = list(next(iter(table.values()))["columns"])
+    if not columns:
+        return []
+    return [
         "",
-        "| column | " + " | ".join(columns_head) + " |",
-        "|---" * (1 + len(columns_head)) + "|",
+        f"| column | {' | '.join(columns)} |",
+        "|---" * (1 + len(columns)) + "|",
         *(
-            f"| {name} | " + " | ".join(show(row["columns"][c], 2) for c in columns_head) + " |"
+            f"| {name} | {' | '.join(show(row['columns'][c], 2) for c in columns)} |"
             for name, row in table.items()
         ),
-        "",
-        "The critic as its actor improves: mean (value - return), squared error against returns, "
-        "by quarter of training.",
-        "",
-        "| method | first | second | third | last |",
-        "|---" * 5 + "|",
-        *staleness(table),
-        "",
-        f"Final success less that of {against}, paired by seed: "
-        + "; ".join(f"{n} {show(row['minus_against'])}" for n, row in table.items())
-        + ".",
-        *distances(plan, table, compared),
     ]
-    return "\n".join([*head, *rows, *more])
 
 
 def distances(plan: Plan, table: dict[str, Any], compared: dict[str, Any]) -> list[str]:
     """What GenAC has more than those it is compared with."""
     if not compared:
         return []
-    ours, kinds = table[plan.values["ours"]], ("final", "mean_over_training", "column_mean")
+    kinds = {"final": "final", "mean_over_training": "mean over training"}
+    if columns := len(plan.values.get("columns", {})):
+        kinds["column_mean"] = f"{columns} columns"
+    ours = table[plan.values["ours"]]
     rows = [
         f"| {name} | "
         + " | ".join(show(difference(ours[k]["values"], row[k]["values"])) for k in kinds)
         + " |"
         for name, row in compared.items()
     ]
-    head = f"final | mean over training | {len(plan.values['columns'])} columns"
-    return ["", f"| GenAC less this, paired by seed | {head} |", "|---" * 4 + "|", *rows]
+    head = f"| GenAC less this, paired by seed | {' | '.join(kinds.values())} |"
+    return ["", head, "|---" * (1 + len(kinds)) + "|", *rows]
 
 
 def mean_known(values: Sequence[float | None]) -> float | None:

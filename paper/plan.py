@@ -8,6 +8,7 @@ write (NAME.json, NAME.md, NAME.svg), `folder` where jobs and runs are kept, `se
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import platform
@@ -82,6 +83,24 @@ def read_plan(file: str | Path) -> Plan:
         raise ValueError(f"{file}: seeds is empty; give at least one, and several for an interval")
     jobs = Jobs(results_folder(values["folder"]), values.get("processes", 1))
     return Plan(values, read_recipe(values["recipe"]), jobs)
+
+
+def expand(variants: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Variants with a `grid` (dotted key -> values): every combination under its own name."""
+    out: dict[str, dict[str, Any]] = {}
+    for name, variant in variants.items():
+        grid = variant.get("grid", {})
+        plain = {k: v for k, v in variant.items() if k != "grid"}
+        for values in itertools.product(*grid.values()):
+            chosen = plain
+            for key, value in zip(grid, values, strict=True):
+                nested: Any = value
+                for part in reversed(key.split(".")):
+                    nested = {part: nested}
+                chosen = merge(chosen, nested)
+            label = ",".join(f"{k.split('.')[-1]}={v}" for k, v in zip(grid, values, strict=True))
+            out[f"{name},{label}" if label else name] = chosen
+    return out
 
 
 def results_folder(home: str | Path) -> Path:

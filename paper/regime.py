@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from genac.config.recipes import expand
 from paper.figures import dots
-from paper.plan import Findings, Plan
+from paper.plan import Findings, Plan, expand
 from paper.runs import difference, interval, joint_run, placed, show
 
 MEASURES = {"final": "final success", "mean": "mean over training"}

@@ -13,11 +13,11 @@ from genac.ops.stats import mean_interval
 from genac.runs.store import Run, stable_hash
 
 Interval = dict[str, Any]
+BUDGETS = ("samples", "tokens", "seconds")  # of joint training, at which methods are compared
 
 
 def joint_run(config: dict[str, Any]) -> dict[str, Any]:
     """A job: a whole run. -> held-out success before, during and after, and its cost."""
-    from genac.commands.compare import curve
     from genac.stages.pipeline import train
 
     cfg = RunConfig(**config)
@@ -34,6 +34,20 @@ def joint_run(config: dict[str, Any]) -> dict[str, Any]:
         },
         "folder": cfg.output_dir,
     }
+
+
+def curve(run: Run, cfg: RunConfig) -> dict[str, list[float]]:
+    """Held-out success against each budget of joint training, from its start."""
+    per_step = cfg.rollout.num_prompts * cfg.rollout.num_generations
+    out: dict[str, list[float]] = {key: [0.0] for key in BUDGETS}
+    out["success"] = [run.summary()["success_before"]["mean"]]
+    for row in run.metrics("joint"):
+        if row.get("eval/success") is not None:
+            out["success"].append(row["eval/success"])
+            out["samples"].append(float((row["step"] + 1) * per_step))
+            out["tokens"].append(row["cost/tokens"])
+            out["seconds"].append(row["cost/seconds"])
+    return out
 
 
 def columns(

@@ -9,7 +9,6 @@ Precedence, weakest first: field defaults, algorithm, preset, recipe, per_algori
 
 from __future__ import annotations
 
-import itertools
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -192,24 +191,6 @@ def typed_paths(arguments: Sequence[str]) -> list[str]:
     """The arguments with ~/ and ~user/ at the beginning of one, or behind its =, expanded."""
     parts = [item.partition("=") if item.startswith("--") else ("", "", item) for item in arguments]
     return [f"{key}{equals}{at_home(value)}" for key, equals, value in parts]
-
-
-def expand(variants: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Variants with a `grid` (dotted key -> values): every combination under its own name."""
-    out = {}
-    for name, variant in variants.items():
-        grid = variant.get("grid", {})
-        plain = {k: v for k, v in variant.items() if k != "grid"}
-        for values in itertools.product(*grid.values()):
-            chosen = plain
-            for key, value in zip(grid, values, strict=True):
-                nested: Any = value
-                for part in reversed(key.split(".")):
-                    nested = {part: nested}
-                chosen = merge(chosen, nested)
-            label = ",".join(f"{k.split('.')[-1]}={v}" for k, v in zip(grid, values, strict=True))
-            out[f"{name},{label}" if label else name] = chosen
-    return out
 
 
 def as_yaml(cfg: RunConfig) -> str:

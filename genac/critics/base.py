@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from genac.config.models import CriticConfig, OptimizerConfig
+from genac.config.models import OptimizerConfig
 from genac.config.run import RunConfig
 from genac.rollout import World
 from genac.runtime import Hardware, ModelSpec, Runtime
@@ -66,11 +66,6 @@ class Critic:
     def build(cls, inputs: CriticInputs) -> Critic:
         """The configured critic. Raises ValueError where config, task or folder do not fit it."""
         raise NotImplementedError
-
-    @classmethod
-    def settings(cls, cfg: CriticConfig) -> dict[str, Any]:
-        """What a reader of a comparison must know of the critic, by name."""
-        return {}
 
     @property
     def samples_with(self) -> Runtime | None:

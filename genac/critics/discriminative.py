@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
-from genac.config.models import CriticConfig, DiscriminativeConfig
+from genac.config.models import DiscriminativeConfig
 from genac.credit import values_of_row
 from genac.critics.base import CriticInputs, Metrics, TrainableCritic, pooled_returns
 from genac.distributed.build import build
@@ -42,10 +41,6 @@ class DiscriminativeCritic(TrainableCritic):
         spec = inputs.spec(head=cfg.head, bins=cfg.bins, trained=trained)
         runtime = build(spec, inputs.hardware)
         return cls(runtime, cfg, inputs.cfg.credit.gamma, inputs.cfg.seed)
-
-    @classmethod
-    def settings(cls, cfg: CriticConfig) -> dict[str, Any]:
-        return {"head": cfg.discriminative.head, "targets": cfg.discriminative.targets}
 
     def estimate(self, states: Sequence[State], step: int) -> list[Estimate]:
         """One forward pass per response, whatever the number of its states."""

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from genac.config.models import CriticConfig
 from genac.critics.base import Critic, CriticInputs, unique_states
 from genac.rollout import World, request, response_text
 from genac.runtime import Runtime
@@ -84,10 +82,6 @@ class MonteCarloCritic(Critic):
     @classmethod
     def build(cls, inputs: CriticInputs) -> MonteCarloCritic:
         return cls(inputs.actor, inputs.world, inputs.cfg.critic.num_continuations)
-
-    @classmethod
-    def settings(cls, cfg: CriticConfig) -> dict[str, Any]:
-        return {"continuations": cfg.num_continuations}
 
     @property
     def samples_with(self) -> Runtime:

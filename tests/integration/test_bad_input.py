@@ -89,7 +89,6 @@ def test_command_line(
         (["eval", "nowhere"], ["nowhere", "no run"]),
         (["report", "nowhere"], ["nowhere"]),
         (["score", "nowhere", "3 a+4>", ""], ["nowhere", "critic.json"]),
-        (["compare", "nowhere.yaml"], ["nowhere.yaml"]),
     ],
     ids=str,
 )

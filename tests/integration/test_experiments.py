@@ -13,7 +13,7 @@ from micro import MICRO
 from genac.config.algorithms import merge
 from paper.downstream_report import highest
 from paper.page import BEGIN, END, update_page
-from paper.plan import EXPERIMENTS, read_plan, run_experiment
+from paper.plan import EXPERIMENTS, expand, read_plan, run_experiment
 
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"
 PANEL = {"evaluate": {"panel_problems": 3, "panel_continuations": 3}}
@@ -56,6 +56,18 @@ def result(file: Path) -> dict[str, Any]:
 def test_every_plan_of_the_repository_can_be_read():
     plans = [p for p in PAPER.glob("*.yaml") if "experiment" in yaml.safe_load(p.read_text())]
     assert {read_plan(p).values["experiment"] for p in plans} == set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize(
+    "file", [p for p in sorted(PAPER.glob("*.yaml")) if "methods" in p.read_text()], ids=str
+)
+def test_every_method_of_a_plan_resolves_at_every_point_of_its_grid(file, monkeypatch):
+    monkeypatch.chdir(PAPER.parents[1])
+    plan = read_plan(file)
+    for name, variant in plan.values["methods"].items():
+        own = {k: v for k, v in variant.items() if k != "like"}
+        configs = [plan.config(values).model_dump_json() for values in expand({name: own}).values()]
+        assert len(set(configs)) == len(configs)
 
 
 def test_a_plan_without_seeds_or_of_no_experiment_is_refused(folder):
@@ -167,11 +179,13 @@ def test_a_comparison_of_pairs_alone_claims_nothing_of_genac(folder):
     methods = {k: merge(METHODS["grpo"], {"grid": {"actor.optimizer.learning_rate": [rate]}})
                for k, rate in (("slow", 1e-3), ("fast", 2e-3))}  # fmt: skip
     file = micro_plan(
-        folder, "downstream", seeds=[0, 1], bases=[0], tuning_seeds=[], methods=methods,
-        columns={"same": {}}, against="slow", pairs=[["fast", "slow"]],
+        folder, "downstream", seeds=[0, 1], methods=methods, against="slow",
+        pairs=[["fast", "slow"]],
     )  # fmt: skip
-    (row,) = result(file)["rows"]
+    results = result(file)
+    (row,) = results["rows"]
     assert row["claim"].startswith("(ours) fast above slow") and "worst seed" in row["ours"]
+    assert results["methods"]["fast"]["column_mean"] is None
 
 
 def test_the_highest_bias_is_that_of_a_whole_window_of_known_steps():
