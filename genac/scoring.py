@@ -20,6 +20,7 @@ from genac.config.recipes import explain
 from genac.config.run import HardwareConfig
 from genac.critics.generative import GenerativeCritic
 from genac.critics.prompts import Context
+from genac.runs.manifest import require_saved
 from genac.runtime import Hardware, ModelSpec, build
 from genac.seeding import derive_seed
 from genac.types import SCORE_VALUES, Message, Problem, Rationale
@@ -66,9 +67,11 @@ class Critic:
 
         device and precision: auto = bf16 on a GPU where there is one, else fp32 on the CPU (with
         `threads` threads, 0 = torch's own choice). batch_size: rationales written side by side; it
-        changes memory and speed, not values. ValueError where there is no generative critic.
+        changes memory and speed, not values. ValueError where there is no generative critic, or
+        where a file of it is not as the run wrote it.
         """
         place = local_folder(folder)
+        require_saved(place)
         saved = read_card(place)
         cfg = critic_config(saved, place)
         if batch_size < 1:

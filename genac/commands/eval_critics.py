@@ -32,9 +32,9 @@ from genac.evals.critic import POOLS, evaluate_critic, trivial_baselines
 from genac.evals.ground_truth import NoPanel, Panel
 from genac.evals.policy import evaluate_policy
 from genac.models.loading import parameter_count
+from genac.runs.manifest import require_saved
 from genac.runs.store import Run, atomic_write
 from genac.runtime import Runtime
-from genac.stages.contents import require_saved
 from genac.stages.finish import require_trained
 from genac.stages.panels import stored_panel
 from genac.stages.setup import Setup, evaluated_here, make_world

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from genac.critics.saved import critic_card
 from genac.hub.model_cards import CARD, run_of, write_cards, write_critic_card
+from genac.runs.manifest import require_saved
 from genac.runs.store import Run
 
 ROLES = ("actor", "critic")
@@ -24,6 +25,8 @@ def push(arguments: Sequence[str]) -> str:
     check_name(args.repo_id)
     source = Path(args.source)
     places = destinations(source, args.repo_id, args.only)
+    for folder, _ in places:
+        require_saved(folder)
     lines = [] if args.dry_run else refresh(source)
     for folder, repo in places:
         files = listed(folder)

@@ -36,6 +36,11 @@ def plain(value: Any) -> Any:
     return value
 
 
+def revive(obj: dict[str, Any]) -> dict[str, Any]:
+    """Metrics with "nan" and "inf" read back as numbers."""
+    return {k: float(v) if isinstance(v, str) and v in NONFINITE else v for k, v in obj.items()}
+
+
 def encodable(text: str) -> str:
     """The text with lone surrogates (an actor can write them) replaced, as UTF-8 demands."""
     return text.encode("utf-8", "replace").decode("utf-8")

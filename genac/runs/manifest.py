@@ -130,6 +130,15 @@ def require(folder: Path, parts: tuple[str, ...], remedy: str) -> None:
         raise ValueError(f"{folder / name} {reason}, says {folder / DONE}; {remedy}")
 
 
+def require_saved(folder: Path) -> None:
+    """ValueError where a model that a finished stage or run saved is not as it was written."""
+    folder = folder if folder.name else folder.absolute()
+    owner = folder.parent
+    if (owner / DONE).exists():
+        remedy = f"restore it, or delete {folder} and run again the command that wrote {owner}"
+        require(owner, (f"{folder.name}/", "config.json"), remedy)
+
+
 def is_finished(folder: Path) -> bool:
     """Whether a run or a stage came to its end. Runs of older versions, which did not record what
     their files held, end with a summary."""

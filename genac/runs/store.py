@@ -29,12 +29,12 @@ from typing import Any
 
 from genac.runs.checked import file_name, read_group, step_files
 from genac.runs.files import (
-    NONFINITE,
     append_line,
     atomic_write,
     read_json,
     read_lines,
     repair_tail,
+    revive,
     stable_hash,
     tail_lines,
     write_json,
@@ -144,13 +144,13 @@ class Run:
         """Every logged line (of one stage), without the half line of a killed writer. ValueError
         where a line lacks its stage or step.
         """
-        lines = [revive(obj) for obj in self._logged()]
+        lines = [revive(obj) for _, obj in self._logged()]
         return [line for line in lines if stage in (None, line["stage"])]
 
-    def _logged(self) -> list[dict[str, Any]]:
+    def _logged(self) -> list[tuple[str, dict[str, Any]]]:
         path = self.path / "metrics.jsonl"
-        lines = [obj for _, obj in read_lines(path)]
-        for number, line in enumerate(lines, start=1):
+        lines = read_lines(path)
+        for number, (_, line) in enumerate(lines, start=1):
             step = line.get("step")
             whole = isinstance(step, int) and not isinstance(step, bool)
             if not whole or not isinstance(line.get("stage"), str):
@@ -287,9 +287,7 @@ class Run:
     def truncate_after(self, stage: str, step: int) -> None:
         """Drops what `stage` logged after `step`: a resumed run will do those steps again."""
         path = self.path / "metrics.jsonl"
-        self._logged()
-        lines = read_lines(path)
-        kept = [raw for raw, obj in lines if obj["stage"] != stage or obj["step"] <= step]
+        kept = [raw for raw, obj in self._logged() if obj["stage"] != stage or obj["step"] <= step]
         if path.exists():
             atomic_write(path, "".join(line + "\n" for line in kept))
         for folder in ("rollouts", "estimates", *map(self.judged, self.judges())):
@@ -346,8 +344,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def revive(obj: dict[str, Any]) -> dict[str, Any]:
-    """Metrics with "nan" and "inf" read back as numbers."""
-    return {k: float(v) if isinstance(v, str) and v in NONFINITE else v for k, v in obj.items()}

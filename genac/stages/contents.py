@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from genac.config.run import RunConfig, TaskConfig
-from genac.runs.manifest import DONE, MODELS, digest, require
+from genac.runs.manifest import DONE, MODELS, digest, require_saved
 from genac.tasks.answers import BUILTIN
 from genac.tasks.rewards import VERL, WEIGHTED
 from genac.tasks.sources import SOURCES
@@ -113,14 +113,6 @@ def model_key(path: str | Path) -> str:
         if folder.name == "model":
             return folder.resolve().parent.name
     return model_digest(path) or str(path)
-
-
-def require_saved(folder: Path) -> None:
-    """ValueError where a model that a finished stage or run saved is not as it was written."""
-    owner = folder.parent
-    if (owner / DONE).exists():
-        remedy = f"restore it, or delete {folder} and run again the command that wrote {owner}"
-        require(owner, (f"{folder.name}/", "config.json"), remedy)
 
 
 # --- data and models ------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from genac.config.run import RunConfig
 from genac.critics import critic_class
 from genac.evals.critic import brief, evaluate_critic, trivial_baselines
 from genac.evals.ground_truth import Panel, revalue
-from genac.evals.policy import evaluate_policy
+from genac.evals.policy import PolicyScore, evaluate_policy
 from genac.hub.model_cards import write_cards
 from genac.hub.origins import hub_models
 from genac.runs.files import alone, sweep
@@ -82,17 +82,14 @@ def train(cfg: RunConfig) -> Path:
 
 def train_in(setup: Setup, early: Setup, run: Run, name: str) -> None:
     """The results of a run, whose config's hash is `name`, into its open folder."""
-    cfg = setup.cfg
-    started = time.perf_counter()
+    cfg, started = setup.cfg, time.perf_counter()
     # 1 the stages before joint training, each skipped when its output exists
     ready = prepare(early)
     for folder in ready.folders:
         import_metrics(run, folder)
     # 2 where we start
     actor = setup.actor(ready.actor)
-    before = evaluate_policy(
-        actor, setup.world, cfg.evaluate.num_problems, cfg.evaluate.num_samples
-    )
+    before = held_out(setup, actor)
     panel = fixed_panel(early, ready.actor, actor)
     report = critic_report(early, ready, actor, panel, before.mean)
     # 3 joint training
@@ -100,7 +97,7 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str) -> None:
     reference = setup.actor(ready.actor) if cfg.actor.loss.beta else None
     loop = joint.train(setup, run, actor, critic, reference, name)
     # 4 where we arrived
-    after = evaluate_policy(actor, setup.world, cfg.evaluate.num_problems, cfg.evaluate.num_samples)
+    after = held_out(setup, actor)
     if panel is not None and critic.learns:
         later = revalue(panel, actor, early.world, cfg.evaluate.panel_continuations)
         report["after_joint"] = brief(evaluate_critic(critic, later)) | trivial_baselines(later)
@@ -124,6 +121,12 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str) -> None:
             **loop.cost.state(),
         }
     )
+
+
+def held_out(setup: Setup, actor: Runtime) -> PolicyScore:
+    """Success on the held-out problems of the run's evaluation."""
+    size = setup.cfg.evaluate
+    return evaluate_policy(actor, setup.world, size.num_problems, size.num_samples)
 
 
 def prepare(setup: Setup) -> Prepared:

@@ -20,6 +20,7 @@ from genac.config.run import RunConfig
 from genac.hub.files import place_card, unedited
 from genac.hub.model_cards import CARD, critic_text, data_section, front_matter, table
 from genac.hub.origins import base_model, hub_models, named, start_of, without_folders
+from genac.runs.manifest import write_done
 
 
 @dataclass
@@ -116,6 +117,14 @@ def test_a_dry_run_lists_and_uploads_nothing(hub, model):
     answer = push([str(model), "me/thing", "--dry-run"])
     assert "nothing uploaded" in answer and "model.safetensors" in answer
     assert not hub.tokens
+
+
+def test_a_damaged_model_of_a_finished_run_is_not_uploaded(hub, model):
+    write_done(model.parent, {})
+    (model / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(ValueError, match=r"model\.safetensors has 7 bytes where .*restore it"):
+        push([str(model), "me/thing"])
+    assert not hub.tokens and not (model / CARD).exists()
 
 
 def as_critic(folder: Path) -> Path:

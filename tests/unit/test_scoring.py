@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from genac import Critic
+from genac.cli import main
 from genac.config.models import CriticConfig
 from genac.critics.prompts import template
+from genac.runs.manifest import write_done
 from genac.scoring import read_card, spread
 from genac.types import Rationale
 
@@ -113,6 +115,18 @@ def test_what_is_no_generative_critic_is_refused(tmp_path, tiny_folder):
         Critic.from_pretrained(folder)
     with pytest.raises(ValueError, match="batch_size is 0"):
         Critic.from_pretrained(save_critic_folder(tiny_folder, tmp_path / "new"), batch_size=0)
+
+
+@pytest.mark.parametrize("verb", ["score", "serve"])
+@pytest.mark.parametrize("name", ["model.safetensors", "critic.json"])
+def test_a_damaged_critic_of_a_finished_run_is_refused(verb, name, tiny_folder, tmp_path, capsys):
+    saved = save_critic_folder(tiny_folder, tmp_path / "critic")
+    write_done(tmp_path, {})
+    data = (saved / name).read_bytes()
+    (saved / name).write_bytes(data[:-1] + b"\0")
+    assert main([verb, str(saved), *(["a+3>", "a="] if verb == "score" else [])]) == 2
+    message = capsys.readouterr().err
+    assert f"{saved / name} is not as it was written" in message and "restore it" in message
 
 
 def test_a_name_the_hub_does_not_give(monkeypatch):
