@@ -30,25 +30,11 @@ def report(
     shifts = list(dict.fromkeys(shift for _, shift in table))
     critics = list(dict.fromkeys(critic for critic, _ in table))
     gen, sft = plan.values["generative"], plan.values["generative_sft"]
-    ratios = {s: compare(table[gen, s], table[best, s], "mse", "ratio") for s in shifts}
-    aucs = {
-        s: compare(table[gen, s], table[best, s], "auc_within_problem", "difference")
-        for s in shifts
-    }
-    stage2 = {s: compare(table[gen, s], table[sft, s], "mse", "difference") for s in shifts}
-    pools = {s: top1_by_pool(table[gen, s], table[best, s]) for s in shifts}
     summary = {
         critic: {shift: across(table[critic, shift]) for shift in shifts} for critic in critics
     }
-    figures = {
-        "mse_ratio_by_shift": ratios,
-        "mse_ratio_without_shifted_rate": {
-            s: compare(table[gen + TOLD_IN, s], table[best, s], "mse", "ratio") for s in shifts
-        },
-        "auc_gap_by_shift": aucs,
-        "top1_by_pool": pools,
-        "rl_minus_sft_by_shift": stage2,
-    }
+    figures = comparisons(table, shifts, gen, sft, best)
+    pools = figures["top1_by_pool"]
     baseline = float(np.mean([p["mse_constant"] for (_, s), p in panels.items() if s == IN]))
     return Findings(
         figures,
@@ -71,6 +57,27 @@ def report(
             "tuning": chosen,
         },
     )
+
+
+def comparisons(
+    table: dict[tuple[str, str], list[dict[str, Any]]],
+    shifts: list[str],
+    gen: str,
+    sft: str,
+    best: str,
+) -> dict[str, Any]:
+    """The generative critic against the best head and against its own SFT, by shift."""
+
+    def by_shift(a: str, b: str, key: str, how: str) -> dict[str, Any]:
+        return {s: compare(table[a, s], table[b, s], key, how) for s in shifts}
+
+    return {
+        "mse_ratio_by_shift": by_shift(gen, best, "mse", "ratio"),
+        "mse_ratio_without_shifted_rate": by_shift(gen + TOLD_IN, best, "mse", "ratio"),
+        "auc_gap_by_shift": by_shift(gen, best, "auc_within_problem", "difference"),
+        "top1_by_pool": {s: top1_by_pool(table[gen, s], table[best, s]) for s in shifts},
+        "rl_minus_sft_by_shift": by_shift(gen, sft, "mse", "difference"),
+    }
 
 
 def top1_by_pool(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from paper.figures import dots
 from paper.plan import Findings, Plan
 from paper.verdicts import verdict
 
-BENCH = Path(__file__).parents[2] / "bench" / "step.py"
+BENCH = Path(__file__).parents[1] / "bench" / "step.py"
 KINDS = ("tokens", "flops", "seconds")
 
 
@@ -28,7 +28,7 @@ def run(plan: Plan) -> Findings:
     default = dict(plan.recipe)
     items = [{"arguments": a, "inputs": inputs, "recipe": default} for a in jobs.values()]
     result = plan.jobs.map(step_cost, items)
-    return report(plan, dict(zip(jobs, result, strict=True)))
+    return report(dict(zip(jobs, result, strict=True)))
 
 
 def step_cost(arguments: list[str], inputs: str, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -48,48 +48,7 @@ def step_cost(arguments: list[str], inputs: str, recipe: dict[str, Any]) -> dict
         return json.loads(file.read_text())["cost_relative_to_ppo"]
 
 
-def report(plan: Plan, result: dict[str, dict[str, Any]]) -> Findings:
-    rows = [
-        {
-            "claim": f"an iteration of {name} costs {word} {factor:g} times PPO's",
-            "ours": "; ".join(
-                f"{shape}: tokens {c[name]['tokens']['value']:.2f}, FLOPs "
-                f"{c[name]['flops']['value']:.2f}, seconds {told(c[name]['seconds'])}"
-                for shape, c in result.items()
-            ),
-            "verdict": "-",
-        }
-        for name, factor, word in (("genac", 2.1, "about"), ("vineppo", 4.0, "over"))
-    ]
-    spent = {
-        shape: [c[name]["seconds"]["value"] for name in ("genac", "vineppo")]
-        for shape, c in result.items()
-    }
-    below = {
-        shape: c["genac"]["seconds"]["high"] < c["vineppo"]["seconds"]["low"]
-        for shape, c in result.items()
-    }
-    rows.append(
-        {
-            "claim": "GenAC costs less than VinePPO",
-            "ours": "; ".join(f"{s}: {a:.2f} against {b:.2f}" for s, (a, b) in spent.items()),
-            "verdict": verdict(all(below.values()), not any(below.values())),
-        }
-    )
-    lines = [
-        "Cost of one iteration relative to PPO's; seconds as the median of the rounds' ratios "
-        "[their range], tokens and FLOPs as counted where they are computed (2 N per token read or "
-        "written, 6 N per token trained).",
-        "",
-        "| shape | method | tokens | FLOPs | seconds |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {shape} | {method} | {row['tokens']['value']:.2f} | {row['flops']['value']:.2f} "
-            f"| {told(row['seconds'])} |"
-            for shape, methods in result.items()
-            for method, row in methods.items()
-        ),
-    ]
+def report(result: dict[str, dict[str, Any]]) -> Findings:
     drawn = {
         kind: {
             f"{shape}: {m}": {"mean": row[kind]["value"], "low": None}
@@ -99,8 +58,52 @@ def report(plan: Plan, result: dict[str, dict[str, Any]]) -> Findings:
         for kind in KINDS
     }
     svg = dots("Cost of an iteration, PPO = 1", drawn)
-    return Findings({"cost_relative_to_ppo": result}, rows, "\n".join(lines), {"": svg})
+    return Findings({"cost_relative_to_ppo": result}, verdicts(result), table(result), {"": svg})
 
 
-def told(row: dict[str, float]) -> str:
+def verdicts(result: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+    rows = [
+        {
+            "claim": f"an iteration of {name} costs {word} {factor:g} times PPO's",
+            "ours": "; ".join(
+                f"{shape}: tokens {c[name]['tokens']['value']:.2f}, FLOPs "
+                f"{c[name]['flops']['value']:.2f}, seconds {in_brackets(c[name]['seconds'])}"
+                for shape, c in result.items()
+            ),
+            "verdict": "-",
+        }
+        for name, factor, word in (("genac", 2.1, "about"), ("vineppo", 4.0, "over"))
+    ]
+    seconds = {s: (c["genac"]["seconds"], c["vineppo"]["seconds"]) for s, c in result.items()}
+    below = [ours["high"] < theirs["low"] for ours, theirs in seconds.values()]
+    shown = [f"{s}: {a['value']:.2f} against {b['value']:.2f}" for s, (a, b) in seconds.items()]
+    return [
+        *rows,
+        {
+            "claim": "GenAC costs less than VinePPO",
+            "ours": "; ".join(shown),
+            "verdict": verdict(all(below), not any(below)),
+        },
+    ]
+
+
+def table(result: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        "Cost of one iteration relative to PPO's; seconds as the median of the rounds' ratios "
+        "[their range], tokens and FLOPs as counted where they are computed (2 N per token read or "
+        "written, 6 N per token trained).",
+        "",
+        "| shape | method | tokens | FLOPs | seconds |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {shape} | {method} | {row['tokens']['value']:.2f} | {row['flops']['value']:.2f} "
+            f"| {in_brackets(row['seconds'])} |"
+            for shape, methods in result.items()
+            for method, row in methods.items()
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def in_brackets(row: dict[str, float]) -> str:
     return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"

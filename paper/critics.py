@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from genac.rollout import response_text
 from genac.runs.store import Run
 from genac.runtime import Runtime
 from genac.seeding import derive_seed
-from genac.stages.artifacts import build_once
-from genac.stages.critic_rl import stage_groups, stage_world
+from genac.stages.critic_rl import CriticRLInputs, stage_groups, stage_world
+from genac.stages.inputs import StageInputs
 from genac.stages.panels import stored_panel
 from genac.stages.pipeline import prepare
 from genac.stages.setup import Setup, make_world, save_critic
@@ -76,43 +77,49 @@ def judged(
 def value_regression(config: Config, actor: str, targets: str, learning_rate: float) -> str:
     """A value head trained on labels without noise, with the stage's rollouts and steps.
 
-    targets: "exact" (the actor's own probability of finishing rightly) or "oracle" (the score that
-    the SFT traces end with). What it cannot learn then is not the noise of returns.
+    targets: "actor_likelihood" (the actor's own probability of finishing rightly) or "oracle" (the
+    score that the SFT traces end with). What it cannot learn then is not the noise of returns.
     """
-    cfg = RunConfig(**config)
-    setup, stage = Setup.of(cfg), cfg.stages.critic_rl
-    key = {"config": config, "actor": actor, "targets": targets, "learning_rate": learning_rate}
-
-    def build(run: Run) -> None:
-        runtime, world = setup.actor(actor), stage_world(setup)
-        optimizer = setup.critic_optimizer(learning_rate)
-        critic = setup.critic(actor, runtime, optimizer, stage.steps if stage.decay else None)
-        assert critic.runtime is not None
-        run.truncate_after("regression", -1)  # an interrupted one starts again
-        for step in range(stage.steps):
-            rollouts = [r for group in stage_groups(setup, world, runtime, step) for r in group]
-            states = split(rollouts, cfg.states, runtime.tokenizer)
-            result = teacher(setup, runtime, targets).estimate(states, -1)
-            states = [e.state for e in result if e.value is not None]
-            labels = [e.value for e in result if e.value is not None]
-            samples = [
-                value_sample(
-                    rollout, [states[i].start for i in places], [labels[i] for i in places]
-                )
-                for rollout, places in by_rollout(states)
-            ]
-            seed = derive_seed(cfg.seed, "regression", step)
-            run.log("regression", step, critic.runtime.learner.learn(samples, seed))
-        save_critic(critic, cfg, run.path / "model")
-
-    return str(build_once(cfg.stages.folder, "regression", key, build) / "model")
+    if targets not in ("actor_likelihood", "oracle"):
+        raise ValueError(f"targets is {targets!r}; use actor_likelihood or oracle")
+    stage = CriticRLInputs.of(RunConfig(**config), Path(actor), Path(actor))
+    inputs = RegressionInputs(stage.cfg, stage.digests, stage, targets, learning_rate)
+    return str(inputs.folder(regress) / "model")
 
 
-def teacher(setup: Setup, actor: Runtime, targets: str) -> Critic:
-    """Whose values a regression learns."""
-    if targets == "actor_likelihood":
-        return ActorLikelihoodCritic(actor, setup.world)
-    return OracleCritic(actor, setup.world, None)
+@dataclass(frozen=True)
+class RegressionInputs(StageInputs):
+    stage = "regression"
+
+    critic_rl: CriticRLInputs  # whose rollouts and steps these are
+    targets: str
+    learning_rate: float
+
+
+def regress(inputs: RegressionInputs, run: Run) -> None:
+    setup = inputs.setup()
+    cfg, stage = setup.cfg, setup.cfg.stages.critic_rl
+    actor, world = setup.actor(inputs.critic_rl.actor.path), stage_world(setup)
+    optimizer = setup.critic_optimizer(inputs.learning_rate)
+    decay = stage.steps if stage.decay else None
+    critic = setup.critic(inputs.critic_rl.start.path, actor, optimizer, decay)
+    assert critic.runtime is not None
+    teacher: Critic = OracleCritic(actor, world, None)
+    if inputs.targets == "actor_likelihood":
+        teacher = ActorLikelihoodCritic(actor, world)
+    run.truncate_after("regression", -1)  # an interrupted one starts again
+    for step in range(stage.steps):
+        rollouts = [r for group in stage_groups(setup, world, actor, step) for r in group]
+        states = split(rollouts, cfg.states, actor.tokenizer)
+        estimates = teacher.estimate(states, -1)
+        known = [(e.state, e.value) for e in estimates if e.value is not None]
+        samples = [
+            value_sample(rollout, [known[i][0].start for i in at], [known[i][1] for i in at])
+            for rollout, at in by_rollout([state for state, _ in known])
+        ]
+        seed = derive_seed(cfg.seed, "regression", step)
+        run.log("regression", step, critic.runtime.learner.learn(samples, seed))
+    save_critic(critic, cfg, run.path / "model")
 
 
 # --- predictors without a model -------------------------------------------------------------------

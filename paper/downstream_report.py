@@ -33,22 +33,6 @@ def report(
         (one, other): difference(table[one]["final"]["values"], table[other]["final"]["values"])
         for one, other in plan.values.get("pairs", [])
     }
-    last = table[against]["curve"]["samples"][-1]  # what was trained for longer is cut there
-    svg = lines(
-        "Held-out success against actor samples",
-        {
-            method: [
-                (at, success)
-                for at, success in zip(
-                    row["curve"]["samples"], row["curve"]["success"], strict=True
-                )
-                if at <= last
-            ]
-            for method, row in table.items()
-        },
-        "responses of the actor",
-        "held-out success",
-    )
     figures = {
         "rl_final_success": {m: row["final"] for m, row in table.items()},
         "rl_samples_ratio_to_grpo": {m: row["samples_ratio"] for m, row in table.items()},
@@ -63,7 +47,7 @@ def report(
         "\n".join(
             [text(plan, table, settings, compared), *(pair_line(*p, g) for p, g in pairs.items())]
         ),
-        {"": svg, "staleness": staleness_drawing(table)},
+        {"": success_drawing(table, against), "staleness": staleness_drawing(table)},
         {"methods": table, "settings": settings, "tuning_grid": grid},
     )
 
@@ -144,6 +128,17 @@ def part(ratio: dict[str, float | None]) -> str:
     """0.45 [0.40, 0.52]; "-" for an end that lies beyond the budget."""
     value, low, high = (shown(ratio[k], 2) for k in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
+
+
+def success_drawing(table: dict[str, Any], against: str) -> str:
+    """Success by samples; what was trained for longer than `against` is cut at its end."""
+    last = table[against]["curve"]["samples"][-1]
+    series = {}
+    for method, row in table.items():
+        points = zip(row["curve"]["samples"], row["curve"]["success"], strict=True)
+        series[method] = [(at, success) for at, success in points if at <= last]
+    title = "Held-out success against actor samples"
+    return lines(title, series, "responses of the actor", "held-out success")
 
 
 def staleness_drawing(table: dict[str, Any]) -> str:

@@ -8,13 +8,15 @@ traces and then learns from the returns of all actors in turn; it is judged on a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from genac.config.run import RunConfig
 from genac.runs.store import Run
-from genac.stages.artifacts import build_once
-from genac.stages.critic_rl import stage_groups, stage_world, subset
-from genac.stages.setup import Setup, save_critic
+from genac.stages.critic_rl import CriticRLInputs, stage_groups, stage_world, subset
+from genac.stages.inputs import Artifact, StageInputs
+from genac.stages.setup import save_critic
 from genac.states import split
 from paper.approximation_report import pooled
 from paper.critics import bring_up, judged, panel_made
@@ -117,30 +119,41 @@ def taught_by_many(
     config: dict[str, Any], start: str, actors: list[str], rates: list[float]
 ) -> str:
     """A job: critic RL with several frozen actors in turn, told the rate of the one it judges."""
-    cfg = RunConfig(**config)
-    setup, stage = Setup.of(cfg), cfg.stages.critic_rl
-    key = {"config": config, "start": start, "actors": actors, "rates": rates}
+    stage = CriticRLInputs.of(RunConfig(**config), Path(start), Path(actors[0]))
+    models = tuple(Artifact.model(path) for path in actors)
+    inputs = MixedRLInputs(stage.cfg, stage.digests, stage, models, tuple(rates))
+    return str(inputs.folder(train_mixed) / "model")
 
-    def build(run: Run) -> None:
-        runtimes = [setup.actor(path) for path in actors]
-        steps, world = stage.steps * len(actors), stage_world(setup)
-        decay = steps if stage.decay else None
-        critic: Any = setup.critic(
-            start, runtimes[0], setup.critic_optimizer(stage.learning_rate), decay
-        )
-        run.truncate_after("critic_rl", -1)  # an interrupted one starts again
-        for step in range(steps):
-            actor, rate = runtimes[step % len(actors)], rates[step % len(actors)]
-            rollouts = [r for group in stage_groups(setup, world, actor, step) for r in group]
-            states = split(rollouts, cfg.states, actor.tokenizer)
-            critic.set_success_rate(rate)
-            chosen = subset(states, stage.max_states, f"{cfg.seed}/{step}")
-            estimates = critic.estimate(chosen, step)
-            run.log("critic_rl", step, critic.learn(estimates, step))
-            critic.runtime.publish(step + 1)
-        save_critic(critic, cfg, run.path / "model")
 
-    return str(build_once(cfg.stages.folder, "critic_rl_mixed", key, build) / "model")
+@dataclass(frozen=True)
+class MixedRLInputs(StageInputs):
+    """Critic RL with several actors; the problems of a step are those of the stage."""
+
+    stage = "critic_rl_mixed"
+
+    critic_rl: CriticRLInputs
+    actors: tuple[Artifact, ...]
+    rates: tuple[float, ...]  # success of each actor
+
+
+def train_mixed(inputs: MixedRLInputs, run: Run) -> None:
+    setup = inputs.setup()
+    cfg, stage, world = setup.cfg, setup.cfg.stages.critic_rl, stage_world(setup)
+    actors = [setup.actor(model.path) for model in inputs.actors]
+    steps, optimizer = stage.steps * len(actors), setup.critic_optimizer(stage.learning_rate)
+    decay = steps if stage.decay else None
+    critic: Any = setup.critic(inputs.critic_rl.start.path, actors[0], optimizer, decay)
+    run.truncate_after("critic_rl", -1)  # an interrupted one starts again
+    for step in range(steps):
+        actor = actors[step % len(actors)]
+        rollouts = [r for group in stage_groups(setup, world, actor, step) for r in group]
+        states = split(rollouts, cfg.states, actor.tokenizer)
+        critic.set_success_rate(inputs.rates[step % len(actors)])
+        chosen = subset(states, stage.max_states, f"{cfg.seed}/{step}")
+        estimates = critic.estimate(chosen, step)
+        run.log("critic_rl", step, critic.learn(estimates, step))
+        critic.runtime.publish(step + 1)
+    save_critic(critic, cfg, run.path / "model")
 
 
 # --- the summary ----------------------------------------------------------------------------------

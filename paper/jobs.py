@@ -48,7 +48,7 @@ class Jobs:
         return [row["result"] for row in rows]
 
     def file(self, function: Callable[..., Any], item: Arguments) -> Path:
-        return self.folder / f"{function.__name__}-{stable_hash(item)}.json"
+        return self.folder / f"{function.__name__}-{stable_hash(counted(item))}.json"
 
     def _work(self, function: Callable[..., Any], jobs: dict[Path, Arguments]) -> None:
         if self.processes == 1:
@@ -72,6 +72,17 @@ class Jobs:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+
+def counted(item: Arguments) -> Arguments:
+    """What tells jobs apart: the arguments, and what the files that a config names hold."""
+    if "config" not in item:
+        return item
+    from genac.config.run import RunConfig
+    from genac.stages.contents import contents
+
+    digests = contents(RunConfig(**item["config"]))
+    return item | {"contents": digests} if digests else item
 
 
 def leave_with_parent() -> None:

@@ -13,6 +13,7 @@ problems, from nothing, the same number of states. Plan: `tasks` (name -> task s
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,27 +90,17 @@ def learnt(
         learning_rate=learning_rate, warmup_steps=50, tokens_per_microbatch=8192
     )
     hardware = Hardware.resolve(HardwareConfig())
+    spec = ModelSpec("critic", str(start), optimizer, decay_steps=steps)
     critic = None
     if generative:
-        runtime = build(ModelSpec("critic", str(start), optimizer, decay_steps=steps), hardware)
+        runtime = build(spec, hardware)
         settings = GenerativeConfig(
             prompt="compact", max_new_tokens=8 + 4 * max(lengths), readout="expected",
             icc=ICCConfig(enabled=False),
         )  # fmt: skip
         critic = GenerativeCritic(runtime, runtime, settings, seed)
     else:
-        runtime = build(
-            ModelSpec(
-                "critic",
-                str(start),
-                optimizer,
-                head="mse",
-                bins=51,
-                trained=False,
-                decay_steps=steps,
-            ),
-            hardware,
-        )
+        runtime = build(replace(spec, head="mse", bins=51, trained=False), hardware)
     losses = []
     for step in range(steps):
         samples = [

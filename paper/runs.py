@@ -11,6 +11,7 @@ import numpy as np
 from genac.config.run import RunConfig
 from genac.ops.stats import mean_interval
 from genac.runs.store import Run, stable_hash
+from paper.jobs import counted
 
 Interval = dict[str, Any]
 BUDGETS = ("samples", "tokens", "seconds")  # of joint training, at which methods are compared
@@ -67,9 +68,10 @@ def columns(
 
 
 def placed(cfg: RunConfig, folder: Path) -> dict[str, Any]:
-    """The config with a run folder of its own, named by what it is."""
+    """The config with a run folder of its own, named by what it is and by what its files hold."""
     values = cfg.model_dump()
-    name = stable_hash({k: v for k, v in values.items() if k not in ("output_dir", "name")})
+    named = {k: v for k, v in values.items() if k not in ("output_dir", "name")}
+    name = stable_hash(counted({"config": named}))
     return values | {"output_dir": str(folder / "runs" / name)}
 
 

@@ -130,6 +130,8 @@ def counted(value: Any) -> Any:
     """A field of inputs as the hash counts it."""
     if isinstance(value, Artifact):
         return value.digest
+    if isinstance(value, tuple):
+        return [counted(item) for item in value]
     return value.name if isinstance(value, StageInputs) else value
 
 

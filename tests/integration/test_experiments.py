@@ -11,6 +11,7 @@ import yaml
 from micro import MICRO
 
 from genac.config.algorithms import merge
+from paper.critics import value_regression
 from paper.downstream_report import highest
 from paper.page import BEGIN, END, update_page
 from paper.plan import EXPERIMENTS, expand, read_plan, run_experiment
@@ -130,7 +131,9 @@ def test_approximation(folder):
         },
         regression={
             "exact labels": {
-                "overrides": {"algorithm": "ppo"}, "targets": "exact", "learning_rate": 1e-3,
+                "overrides": {"algorithm": "ppo"},
+                "targets": "actor_likelihood",
+                "learning_rate": 1e-3,
             }
         },
         predictors=["oracle", "actor_likelihood", "hindsight", "rate"],
@@ -140,6 +143,11 @@ def test_approximation(folder):
     assert set(results["critics"]) >= {"generative", "sft", "head", "exact labels", "oracle"}
     assert set(results["top1_by_pool"]["none"]) == {"2", "4", "8", "16"}
     assert len(results["tuning"]["grid"]) == 3
+
+
+def test_targets_of_no_known_teacher_are_refused():
+    with pytest.raises(ValueError, match="targets is 'exact'; use actor_likelihood or oracle"):
+        value_regression({}, "actor", "exact", 1e-3)
 
 
 def test_downstream(folder):

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genac.config.run import RunConfig
 from genac.stages.artifacts import build_once
 from paper.downstream import first, samples_ratio, tune
 from paper.jobs import Jobs
+from paper.runs import placed
 from paper.verdicts import above, below, brackets, verdict
 
 
@@ -39,6 +41,17 @@ def test_equal_jobs_are_done_once_and_kept(tmp_path: Path, processes: int):
     assert again.map(noted, [*items, {"log": log, "value": 5}]) == [4, 9, 4, 25]
     assert sorted(Path(log).read_text().split()) == ["2", "3", "5"]
     assert len(again.commits) == 1 and not list((tmp_path / "jobs").glob("*.log"))
+
+
+def test_a_file_that_a_config_names_tells_jobs_apart_by_what_it_holds(tmp_path: Path):
+    data = tmp_path / "problems.jsonl"
+    item = {"config": {"task": {"name": "file", "path": str(data)}}}
+    data.write_text('{"prompt": "1+1", "answer": "2"}\n')
+    jobs, runs = Jobs(tmp_path), tmp_path / "runs"
+    before = jobs.file(noted, item), placed(RunConfig(**item["config"]), runs)
+    data.write_text('{"prompt": "1+2", "answer": "3"}\n')
+    after = jobs.file(noted, item), placed(RunConfig(**item["config"]), runs)
+    assert before[0] != after[0] and before[1]["output_dir"] != after[1]["output_dir"]
 
 
 def sleeps(folder: str, number: int) -> None:
