@@ -91,9 +91,9 @@ class Rows:
         batch.shared = pointer(self.shared_B, INT, count, "shared_B")
         if self.prefix is not None and self.prefix_B is not None:
             prefix = self.prefix
-            batch.trunk_capacity, batch.trunk_stride = prefix.shape[-2], prefix.stride(0)
-            batch.trunk = pointer(prefix, REAL, (None, *form), "prefix", strided=True)
-            batch.trunk_of = pointer(self.prefix_B, INT, count, "prefix_B")
+            batch.prefix_capacity, batch.prefix_stride = prefix.shape[-2], prefix.stride(0)
+            batch.prefix = pointer(prefix, REAL, (None, *form), "prefix", strided=True)
+            batch.prefix_of = pointer(self.prefix_B, INT, count, "prefix_B")
         return batch
 
     @property

@@ -36,8 +36,8 @@ class CDecoderModel(Structure):
 
 class CDecoderBatch(Structure):
     _fields_ = [
-        *integers("rows capacity stride trunk_capacity trunk_stride"),
-        *pointers("own trunk length shared trunk_of token logits"),
+        *integers("rows capacity stride prefix_capacity prefix_stride"),
+        *pointers("own prefix length shared prefix_of token logits"),
     ]
 
 
@@ -77,7 +77,7 @@ class CTrainedLayer(Structure):
 
 
 class CSegment(Structure):
-    _fields_ = [*integers("start length trunk shared")]
+    _fields_ = [*integers("start length prefix shared")]
 
 
 class CTokenRows(Structure):

@@ -66,7 +66,7 @@ def test_every_struct_of_the_boundary_has_one_mirror():
     ("old", "new", "message"),
     [
         ("struct Texts {", "struct Texts {\n    Int more;", "struct Texts has 48 bytes.*40 bytes"),
-        ("Int start, length, trunk", "int start, length, trunk", "struct Segment has 16 bytes"),
+        ("Int start, length, prefix", "int start, length, prefix", "struct Segment has 16 bytes"),
         ("enum Activation : Int { SILU, GELU_TANH", "enum Activation : Int { GELU_TANH, SILU",
          "activation 'silu' has number 1.*0"),
     ],

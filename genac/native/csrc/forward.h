@@ -1,6 +1,6 @@
 // A decoder's forward: what Decoder.forward computes, without some forty operations per layer. Up
 // to DECODE_CHUNK tokens of any rows pass the layers together; each attends to what it sees of its
-// row's trunk and to the row's own tokens up to itself.
+// row's prefix and to the row's own tokens up to itself.
 #pragma once
 
 #include "kv_span.h"
@@ -60,11 +60,11 @@ static inline KVSpan own_span(const DecoderModel &m, const DecoderBatch &b, Int 
     return {keys, keys + m.kv_heads * size, 0};
 }
 
-// The same of the row's trunk, which is only read.
-static inline KVSpan trunk_span(const DecoderModel &m, const DecoderBatch &b, Int row, Int layer,
+// The same of the row's prefix, which is only read.
+static inline KVSpan prefix_span(const DecoderModel &m, const DecoderBatch &b, Int row, Int layer,
                                 Int head, Int seen) {
-    Int size = b.trunk_capacity * m.dim, place = layer * 2 * m.kv_heads + head;
-    float *keys = (float *)b.trunk + b.trunk_of[row] * b.trunk_stride + place * size;
+    Int size = b.prefix_capacity * m.dim, place = layer * 2 * m.kv_heads + head;
+    float *keys = (float *)b.prefix + b.prefix_of[row] * b.prefix_stride + place * size;
     return {keys, keys + m.kv_heads * size, seen};
 }
 
@@ -89,27 +89,28 @@ struct RowSpan {
     KVSpan own;
 };
 
-// What the queries q of one head, at most TILE that have one trunk, read from it and from their own
+// What the queries q of one head, at most TILE of one prefix, read from it and from their own
 // rows: all scores of a query side by side, their softmax, the weighted values.
 static void attend(const DecoderModel &m, const DecoderBatch &b, Int layer, Int head,
                    const Item *item, Int n, const float *q, Int ldq, float *scores, float *out,
                    Int ldo) {
-    KVSpan trunk = {nullptr, nullptr, 0};
+    KVSpan prefix = {nullptr, nullptr, 0};
     RowSpan span[TILE];
     Int spans = 0, longest = 0;
     float share[TILE];
     for (Int i = 0; i < n; i++) {
         Int row = item[i].row, count = item[i].slot + 1;
-        if (b.trunk_of && b.trunk_of[row] >= 0) trunk.count = std::max(trunk.count, b.shared[row]);
+        if (b.prefix_of && b.prefix_of[row] >= 0)
+            prefix.count = std::max(prefix.count, b.shared[row]);
         if (!i || item[i - 1].row != row) span[spans++] = {i, 0, own_span(m, b, row, layer, head)};
         span[spans - 1].rows++;
         span[spans - 1].own.count = count;
         longest = std::max(longest, count);
     }
-    Int wide = padded(trunk.count), ld = wide + padded(longest);
+    Int wide = padded(prefix.count), ld = wide + padded(longest);
     if (wide) {
-        trunk = trunk_span(m, b, item->row, layer, head, trunk.count);
-        qk_scores(n, q, ldq, trunk, m.dim, scores, ld);
+        prefix = prefix_span(m, b, item->row, layer, head, prefix.count);
+        qk_scores(n, q, ldq, prefix, m.dim, scores, ld);
     }
     for (Int i = 0; i < spans; i++) {
         const RowSpan &at = span[i];
@@ -121,12 +122,12 @@ static void attend(const DecoderModel &m, const DecoderBatch &b, Int layer, Int 
             float max = lanes[0];
             for (int j = 1; j < 8; j++) max = lanes[j] > max ? lanes[j] : max;
             // Up to the counts of the whole tile: what a query does not see weighs 0 in its sums.
-            V total = softmax_weights(own - wide, seen, trunk.count, max);
+            V total = softmax_weights(own - wide, seen, prefix.count, max);
             share[r] = 1.f / sum(total + softmax_weights(own, count, at.own.count, max));
         }
     }
     for (Int r = 0; r < n; r++) memset(out + r * ldo, 0, m.dim * sizeof(float));
-    if (wide) pv_accumulate(n, scores, ld, trunk, m.dim, out, ldo);
+    if (wide) pv_accumulate(n, scores, ld, prefix, m.dim, out, ldo);
     for (Int i = 0; i < spans; i++) {
         const float *own = scores + span[i].first * ld + wide;
         float *to = out + span[i].first * ldo;
@@ -139,8 +140,8 @@ static void attend(const DecoderModel &m, const DecoderBatch &b, Int layer, Int 
 }
 
 // Whether items may share a tile.
-static inline bool same_trunk(const DecoderBatch &b, const Item &one, const Item &other) {
-    return !b.trunk_of || b.trunk_of[one.row] == b.trunk_of[other.row];
+static inline bool same_prefix(const DecoderBatch &b, const Item &one, const Item &other) {
+    return !b.prefix_of || b.prefix_of[one.row] == b.prefix_of[other.row];
 }
 
 // One layer's attention of items whose keys and values are stored.
@@ -148,11 +149,11 @@ static void attention(const DecoderModel &m, const DecoderBatch &b, Int layer, c
                       Int count, float *qkv, Int ld, float *scores, float *out, Int ldo) {
     const float *gain = m.layer[layer].qk_norm;
     Int group = m.heads / m.kv_heads;
-    // Heads outside: a trunk's keys of one head stay in cache while its rows read them.
+    // Heads outside: a prefix's keys of one head stay in cache while its rows read them.
     for (Int h = 0; h < m.heads; h++)
         for (Int i = 0, n; i < count; i += n) {
             float *q = qkv + i * ld + h * m.dim;
-            for (n = 0; n < TILE && i + n < count && same_trunk(b, item[i], item[i + n]); n++) {
+            for (n = 0; n < TILE && i + n < count && same_prefix(b, item[i], item[i + n]); n++) {
                 Int position = b.shared[item[i + n].row] + item[i + n].slot;
                 rope(q + n * ld, gain ? gain + h * m.dim : nullptr, m.rope + position * 2 * m.dim,
                      m.dim, m.eps);
@@ -208,7 +209,7 @@ static size_t forward_numbers(const DecoderModel &m, const DecoderBatch &b, Int 
     Int wide = std::max(padded((m.heads + 2 * m.kv_heads) * m.dim), padded(2 * m.inner));
     Int narrow = 2 * padded(m.hidden) + padded(m.heads * m.dim);
     size_t items = count * (narrow + std::max(wide, padded(m.vocab)));
-    return items + TILE * (b.capacity + b.trunk_capacity + 2 * PANEL);
+    return items + TILE * (b.capacity + b.prefix_capacity + 2 * PANEL);
 }
 
 // Null where there is none. aligned_alloc wants whole lines of the alignment.

@@ -2,7 +2,7 @@
 // same fields in the same order, in genac/native/structs.py; sizes are compared when the library is
 // loaded.
 //
-// Arrays are dense and row-major unless a stride stands beside them. A trunk is a shared prefix.
+// Arrays are dense and row-major unless a stride stands beside them. Rows share a prefix.
 #pragma once
 
 #include <cstdint>
@@ -28,10 +28,10 @@ struct DecoderModel {
 // Keys and values are (row, layer, 2, kv_head, capacity, dim), rows `stride` numbers apart, keys in
 // panels of PANEL tokens: a capacity is a multiple of that.
 struct DecoderBatch {
-    Int rows, capacity, stride, trunk_capacity, trunk_stride;
+    Int rows, capacity, stride, prefix_capacity, prefix_stride;
     float *own;
-    const float *trunk;
-    const Int *length, *shared, *trunk_of;  // per row: own tokens and those of its trunk, or -1
+    const float *prefix;
+    const Int *length, *shared, *prefix_of;  // per row: own tokens and those of its prefix, or -1
     Int *token;                             // per row: the newest, not read yet
     float *logits;                          // (row, vocab), where nothing is sampled
 };
@@ -72,8 +72,8 @@ struct TrainedLayer {
     float *grad, *dmid, *dattended, *dq, *dk, *dv, *dx;  // grad: of y
 };
 
-struct Segment {  // tokens that attend causally, behind `shared` tokens from `trunk` on
-    Int start, length, trunk, shared;
+struct Segment {  // tokens that attend causally, behind `shared` tokens from `prefix` on
+    Int start, length, prefix, shared;
 };
 
 struct TokenRows {  // (token, head, dim): heads side by side, tokens `step` numbers apart

@@ -1,4 +1,4 @@
-// Attention over packed trees, forward and backward: every token reads the part of the trunk that
+// Attention over packed trees, forward and backward: every token reads the part of the prefix that
 // its segment has seen, and its segment up to itself (models/packed/attention.py).
 //
 // Queries go in blocks of LANES, neighbours in the row, transposed so that a vector holds one number
@@ -33,8 +33,8 @@ static Range hull(Range a, Range b) {  // of those that are not empty
 }
 
 struct Block {
-    I own[2][2], trunk[2][2];                     // by query: the keys from [0] and before [1]
-    Range some_own, some_trunk, all_own, all_trunk;  // around what some, within what all see
+    I own[2][2], prefix[2][2];                     // by query: the keys from [0] and before [1]
+    Range some_own, some_prefix, all_own, all_prefix;  // around what some, within what all see
     V max[2], mass[2];  // forward: the largest score and the sum of weights; backward: lse, delta
     float *q, *q_t, *grad, *grad_t;  // (LANES, dim); (dim, LANES); backward: the output's
     float *sum;                      // (dim, LANES): weighted values; backward: gradients of q
@@ -146,14 +146,14 @@ static void find_visible(const HeadTask &task, Int query, const Segment *&at, Bl
     for (int lane = 0; lane < LANES; lane++, place.next()) {
         Int token = std::min(place.token, task.tokens.to - 1);
         while (token >= at->start + at->length) at++;
-        Range own = {at->start, token + 1}, trunk = {at->trunk, at->trunk + at->shared};
+        Range own = {at->start, token + 1}, prefix = {at->prefix, at->prefix + at->shared};
         int j = lane / 8, i = lane % 8;
         b.own[0][j][i] = (int32_t)own.from, b.own[1][j][i] = (int32_t)own.to;
-        b.trunk[0][j][i] = (int32_t)trunk.from, b.trunk[1][j][i] = (int32_t)trunk.to;
+        b.prefix[0][j][i] = (int32_t)prefix.from, b.prefix[1][j][i] = (int32_t)prefix.to;
         b.some_own = lane ? hull(b.some_own, own) : own;
-        b.some_trunk = lane ? hull(b.some_trunk, trunk) : trunk;
+        b.some_prefix = lane ? hull(b.some_prefix, prefix) : prefix;
         b.all_own = lane ? intersection(b.all_own, own) : own;
-        b.all_trunk = lane ? intersection(b.all_trunk, trunk) : trunk;
+        b.all_prefix = lane ? intersection(b.all_prefix, prefix) : prefix;
     }
 }
 
@@ -161,12 +161,12 @@ static void find_visible(const HeadTask &task, Int query, const Segment *&at, Bl
 // tile.
 static void mask(const Block &b, Range keys, float *scores) {
     for (Int i = keys.from; i < keys.from + tiled(keys); i++, scores += LANES) {
-        if (i < keys.to && (within(i, b.all_own) || within(i, b.all_trunk))) continue;
+        if (i < keys.to && (within(i, b.all_own) || within(i, b.all_prefix))) continue;
         I at = I{} + (int32_t)(i < keys.to ? i : INT32_MAX);
         for (int j = 0; j < 2; j++) {
             I own = (at >= b.own[0][j]) & (at < b.own[1][j]);
-            I trunk = (at >= b.trunk[0][j]) & (at < b.trunk[1][j]);
-            store(scores + 8 * j, (own | trunk) ? load(scores + 8 * j) : splat(-INFINITY));
+            I prefix = (at >= b.prefix[0][j]) & (at < b.prefix[1][j]);
+            store(scores + 8 * j, (own | prefix) ? load(scores + 8 * j) : splat(-INFINITY));
         }
     }
 }
@@ -223,11 +223,11 @@ static void load_rows(QueryPos at, const TokenRows &x, Int count, float factor, 
     memset(to + count * dim, 0, (LANES - count) * dim * sizeof(float));
 }
 
-// A block and the keys in memory: those of the trunk and its own, in one go where they meet.
+// A block and the keys in memory: those of the prefix and its own, in one go where they meet.
 static void visit_keys(Block &b, const Memory &m, Int dim, Range keys, bool backward) {
-    Range own = intersection(b.some_own, keys), trunk = intersection(b.some_trunk, keys);
-    if (own.from < trunk.to + TILE) own = hull(own, trunk), trunk = {0, 0};
-    Range parts[2] = {trunk, own};
+    Range own = intersection(b.some_own, keys), prefix = intersection(b.some_prefix, keys);
+    if (own.from < prefix.to + TILE) own = hull(own, prefix), prefix = {0, 0};
+    Range parts[2] = {prefix, own};
     for (Range some : parts)
         if (some.from < some.to)
             (backward ? attend_bwd : attend_fwd)(b, m, dim, some, some.from - keys.from);
