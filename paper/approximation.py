@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from genac.config.algorithms import merge
-from paper.approximation_report import IN, TOLD_IN, report
+from paper.approximation_report import IN, UNSHIFTED_RATE, report
 from paper.critics import bring_up, judged, panel_made, value_regression
 from paper.plan import Findings, Plan, expand
 
@@ -150,10 +150,10 @@ def judge_all(
     names = list(dict.fromkeys(c for c, _ in critics))
     # A generative critic is told the success rate under the shift, which a value head is not: one
     # row shows what it knows without.
-    told_in = plan.values["generative"] + TOLD_IN
+    unshifted = plan.values["generative"] + UNSHIFTED_RATE
     jobs = [
         (c, shift, seed)
-        for c in [*names, told_in, *plan.values.get("predictors", ())]
+        for c in [*names, unshifted, *plan.values.get("predictors", ())]
         for shift in shifts
         for seed in bases
     ]
@@ -161,9 +161,9 @@ def judge_all(
         {
             "config": actor_config(plan, seed),
             "actor": bases[seed],
-            "critic": critics.get((c.removesuffix(TOLD_IN), seed), c),
+            "critic": critics.get((c.removesuffix(UNSHIFTED_RATE), seed), c),
             "options": shifts[shift],
-            "rate": panels[seed, IN if c == told_in else shift]["rate"],
+            "rate": panels[seed, IN if c == unshifted else shift]["rate"],
         }
         for c, shift, seed in jobs
     ]

@@ -27,7 +27,7 @@ from paper.runs import interval, joint_run, placed
 from paper.verdicts import above, below, brackets, shown, verdict
 
 STAGES = ("untrained", "oracle", "SFT", "SFT + RL")
-TOLD = {"with ICC": True, "without ICC": False}
+CONDITIONED = {"with ICC": True, "without ICC": False}
 GRPO = {"algorithm": "grpo"}
 
 
@@ -38,7 +38,7 @@ def run(plan: Plan) -> Findings:
     jobs, items = [], []
     for (stage, answer, seed), critic in critics.items():
         for actor, path in actors[seed].items():
-            rate = panels[seed, actor]["rate"] if TOLD[answer] else None
+            rate = panels[seed, actor]["rate"] if CONDITIONED[answer] else None
             jobs.append((stage, answer, seed))
             items.append(item(plan, answer, seed, path, critic, rate))
     for seed in plan.seeds:  # what knowing nothing but the actor's strength is worth
@@ -52,7 +52,7 @@ def run(plan: Plan) -> Findings:
 
 
 def config(plan: Plan, message: str, seed: int) -> dict[str, Any]:
-    icc = {"critic": {"generative": {"icc": {"enabled": TOLD[message]}}}}
+    icc = {"critic": {"generative": {"icc": {"enabled": CONDITIONED[message]}}}}
     return plan.config({"algorithm": "genac"}, plan.values["critic"], icc, seed=seed).model_dump()
 
 
@@ -90,7 +90,7 @@ def all_critics(
     plan: Plan, actors: dict[int, dict[str, str]], panels: dict[tuple[int, str], Any]
 ) -> dict[tuple[str, str, int], str]:
     """(stage, told, seed) -> folder or predictor."""
-    jobs = [(answer, seed) for answer in TOLD for seed in plan.seeds]
+    jobs = [(answer, seed) for answer in CONDITIONED for seed in plan.seeds]
     brought = plan.jobs.map(bring_up, [{"config": sft_only(plan, t, s)} for t, s in jobs])
     items = [
         {
@@ -177,7 +177,7 @@ def report(
             for stage in STAGES
             if stage != "SFT + RL"
         }
-        for message in TOLD
+        for message in CONDITIONED
     }
     ranks = paired(
         table["SFT + RL", "with ICC"], table["strength only", "with ICC"], "auc_within_problem"
@@ -188,7 +188,7 @@ def report(
     }
     drawn = {
         message: {s: {"mean": icc[s][message.split()[0]]["mse"], "low": None} for s in STAGES[1:]}
-        for message in TOLD
+        for message in CONDITIONED
     }
     return Findings(
         {"icc": icc, "icc_rl_minus_sft": stage2, "strength_only": strength},

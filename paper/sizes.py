@@ -112,12 +112,12 @@ def rows(
     return [
         {
             "claim": "the generative error falls steadily with the critic's size",
-            "ours": told(by_size[ours]),
+            "ours": errors_of(by_size[ours]),
             "verdict": verdict(falls(ours), rises(ours)),
         },
         {
             "claim": "the discriminative error does not",
-            "ours": f"{told(by_size[theirs])}; largest to smallest {brackets(ends)}",
+            "ours": f"{errors_of(by_size[theirs])}; largest to smallest {brackets(ends)}",
             "verdict": verdict(learnt and above(ends, 0.8), falls(theirs)),
         },
     ]
@@ -154,5 +154,5 @@ def summary(plan: Plan, by_size: Any, steps: Any, baseline: dict[str, Any]) -> s
     return "\n".join([*head, *body, *tail])
 
 
-def told(result: dict[str, Any]) -> str:
+def errors_of(result: dict[str, Any]) -> str:
     return ", ".join(f"{row['parameters']:,}: {row['mse']['mean']:.4f}" for row in result.values())

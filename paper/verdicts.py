@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-Found = Mapping[str, Any]  # value, low, high, by_training
+Comparison = Mapping[str, Any]  # value, low, high, by_training
 
 
-def below(result: Found, mark: float) -> bool:
+def below(result: Comparison, mark: float) -> bool:
     """The interval and every training lie below the mark."""
     return surely([result["high"], *result.get("by_training", ())], lambda x: x < mark)
 
 
-def above(result: Found, mark: float) -> bool:
+def above(result: Comparison, mark: float) -> bool:
     """The interval and every training lie above the mark."""
     return surely([result["low"], *result.get("by_training", ())], lambda x: x > mark)
 
@@ -30,7 +30,7 @@ def verdict(agrees: bool, disagrees: bool) -> str:
     return "agrees" if agrees else "disagrees" if disagrees else "undecided"
 
 
-def brackets(result: Found, digits: int = 2) -> str:
+def brackets(result: Comparison, digits: int = 2) -> str:
     """0.21 [0.15, 0.30], or a dash where nothing was counted."""
     if result["value"] is None or result["low"] is None:
         return "-"

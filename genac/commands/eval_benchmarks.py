@@ -102,8 +102,8 @@ def settings_of(args: argparse.Namespace, cfg: RunConfig, model: str) -> Row:
         top_p=args.top_p,
         max_rows=cfg.rollout.max_rows,
     )
-    asked_for = {"limit": args.limit, "reward": args.reward, "seed": args.seed}
-    return {"model": model, **asked_for, **chosen, "rollout": rollout.model_dump()}
+    choices = {"limit": args.limit, "reward": args.reward, "seed": args.seed}
+    return {"model": model, **choices, **chosen, "rollout": rollout.model_dump()}
 
 
 def with_template(cfg: RunConfig, kwargs: str | None) -> RunConfig:
@@ -111,10 +111,10 @@ def with_template(cfg: RunConfig, kwargs: str | None) -> RunConfig:
     if kwargs is None:
         return cfg
     try:
-        given = json.loads(kwargs)
+        template_kwargs = json.loads(kwargs)
     except json.JSONDecodeError as error:
         raise ValueError(f"--chat-template-kwargs {kwargs!r} is not JSON ({error})") from error
-    load = cfg.actor.load.model_copy(update={"chat_template_kwargs": given})
+    load = cfg.actor.load.model_copy(update={"chat_template_kwargs": template_kwargs})
     return cfg.model_copy(update={"actor": cfg.actor.model_copy(update={"load": load})})
 
 

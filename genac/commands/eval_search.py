@@ -194,10 +194,10 @@ def match(bench: Bench, rows: list[dict[str, Any]], one: dict[str, float]) -> No
             while vote[unit] < row[unit] and m < MOST:
                 m = min(MOST, m + max(1, int(np.ceil((row[unit] - vote[unit]) / per_sample))))
                 vote = vote_of(m)
-            row[f"majority_at_equal_{unit}"] = beside(row, vote_of(m), unit)
+            row[f"majority_at_equal_{unit}"] = against_vote(row, vote_of(m), unit)
 
 
-def beside(row: dict[str, Any], vote: dict[str, Any], unit: str) -> dict[str, Any]:
+def against_vote(row: dict[str, Any], vote: dict[str, Any], unit: str) -> dict[str, Any]:
     """The vote, and what the row gains over it with an interval over problems (paired).
 
     `funded`: the vote had no less of the unit to spend than the row; else MOST ended it before.

@@ -94,8 +94,8 @@ def parser() -> argparse.ArgumentParser:
 
 def open_source(args: argparse.Namespace) -> Source:
     """Actor, settings and task; explicit options win over the run's."""
-    given = {"max_completion_length": args.max_tokens, "temperature": args.temperature}
-    changed = {k: v for k, v in given.items() if v is not None}
+    sampling = {"max_completion_length": args.max_tokens, "temperature": args.temperature}
+    changed = {k: v for k, v in sampling.items() if v is not None}
     if Run.exists(args.actor) and (Path(args.actor) / "actor").is_dir():
         require_trained(Run.open(args.actor))
         cfg = recorded(args.actor, Run.open(args.actor).config())

@@ -69,11 +69,11 @@ class EndpointConfig(Section):
     def identity(self) -> dict[str, Any]:
         """What an answer depends on. Where and how fast it is asked for, and its price, do not
         count: a server that moved to another host is the same one."""
-        return self.model_dump(include=set(ASKED))
+        return self.model_dump(include=set(ANSWER_KEYS))
 
 
-ASKED = ("model", "temperature", "max_tokens", "request", "notes")
-NOT_ASKED = tuple(name for name in EndpointConfig.model_fields if name not in ASKED)
+ANSWER_KEYS = ("model", "temperature", "max_tokens", "request", "notes")
+TRANSPORT_KEYS = tuple(name for name in EndpointConfig.model_fields if name not in ANSWER_KEYS)
 
 
 class SynthesizeStage(Section):

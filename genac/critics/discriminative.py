@@ -113,7 +113,7 @@ class DiscriminativeCritic(TrainableCritic):
         weights_BT = torch.arange(padded.shape[1]) < lengths[:, None]
         _, returns_BT = gae(padded, torch.tensor(rewards), weights_BT, self.gamma, self.cfg.lam)
         clamped = returns_BT.clamp(0, 1).numpy()
-        return [row[: len(given)] for row, given in zip(clamped, values, strict=True)]
+        return [row[: len(row_values)] for row, row_values in zip(clamped, values, strict=True)]
 
 
 def starts_of(state: State) -> np.ndarray:

@@ -81,7 +81,7 @@ class Endpoint:
         self._good: str | None = None  # a prompt that was answered
         self._spoke = False  # it has sent something, be it an error
         self._works = False  # an answer has come, so the key is right
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def identify(self, prompt: str) -> str:
         """The name of the answer to a prompt: a hash of all that decides it."""
@@ -252,8 +252,8 @@ class Endpoint:
         wait = min(LONGEST, self.cfg.backoff * 2**number) * random.uniform(0.5, 1.0)
         wait = max(wait, failure.after)
         with self._lock:
-            first, self._retries = reason not in self._told, self._retries + 1
-            self._told.add(reason)
+            first, self._retries = reason not in self._reported, self._retries + 1
+            self._reported.add(reason)
             if failure.after:  # the limit is the account's, so every request waits for it
                 self._free = max(self._free, time.monotonic() + failure.after)
         if first:

@@ -120,17 +120,17 @@ def problem_sums(predicted_N: np.ndarray, panel: Panel) -> Sums:
     problems_N = np.array([s.rollout.problem.id for s in panel.states])
     sums: Sums = {}
     for number, problem in enumerate(dict.fromkeys(problems_N.tolist())):
-        mine_N = problems_N == problem
-        later_N = mine_N & inner_N
+        own_N = problems_N == problem
+        later_N = own_N & inner_N
         rng = np.random.default_rng(number)
         rows = {
-            "mse": (error_N[mine_N].sum(), mine_N.sum()),
-            "mse_corrected": (corrected_N[mine_N].sum(), mine_N.sum()),
+            "mse": (error_N[own_N].sum(), own_N.sum()),
+            "mse_corrected": (corrected_N[own_N].sum(), own_N.sum()),
             "auc_within_problem": stats.auc_pairs(rank_N[later_N], won_N[later_N]),
             "auc_ceiling": stats.auc_pairs(truth_N[later_N], won_N[later_N]),
         }
         for name in FRACTIONS:
-            at_N = mine_N & (part_N == name)
+            at_N = own_N & (part_N == name)
             rows[f"mse, {name}"] = (error_N[at_N].sum(), at_N.sum())
         for size in POOLS:
             hits, chance, pools = stats.pool_hits(

@@ -117,7 +117,9 @@ def fitting(task: Any, tokenizer: Any, context: int, new_tokens: int) -> Task:
     return task.without({splits[split][i].id for split, rows in long.items() for i in rows})
 
 
-def unasked(splits: Splits, builder: PromptBuilder, room: int, context: Context | None) -> str:
+def beyond_context(
+    splits: Splits, builder: PromptBuilder, room: int, context: Context | None
+) -> str:
     """The rows about which a critic cannot be asked even before anything is written, or ''.
 
     room: tokens of a prompt. Raises ValueError where these are all.

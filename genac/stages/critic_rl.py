@@ -68,13 +68,13 @@ class CriticRLInputs(StageInputs):
         """ValueError where a saved model is not as it was written."""
         own = ("rollout", "states", "credit.gamma", "credit.granularity", "stages.critic_rl")
         reads = (*TASK, *own, *CRITIC, *ACTOR, *HARDWARE)
-        given = Artifact.model(actor)
+        model = Artifact.model(actor)
         defaults = (*ACTOR_DEFAULTS, "critic.generative.value_samples")
         queries = critic_class(cfg.critic.kind).needs_traces
         return cls(
-            *stage_config(cfg, reads, on_actor(cfg, given), defaults),
+            *stage_config(cfg, reads, on_actor(cfg, model), defaults),
             Artifact.model(start),
-            given,
+            model,
             template(cfg.critic.generative.prompt).hash if queries else None,
         )
 

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from genac.config.models import MEMORY
 from genac.config.run import RunConfig, TaskConfig
-from genac.config.stages import NOT_ASKED, Section
+from genac.config.stages import TRANSPORT_KEYS, Section
 from genac.rollout import World
 from genac.runs.store import Run, stable_hash
 from genac.runtime import Hardware
@@ -44,7 +44,7 @@ NO_RESULT = (
     "hardware.threads",
     "stages.folder",
     "critic.generative.force_prompt",
-    *(f"stages.synthesize.endpoint.{name}" for name in NOT_ASKED),
+    *(f"stages.synthesize.endpoint.{name}" for name in TRANSPORT_KEYS),
     *(f"{place}.optimizer.{name}" for place in OPTIMIZERS for name in sorted(MEMORY)),
 )
 
@@ -58,7 +58,7 @@ ACTOR = (ACTOR_PATH, "actor.load", "actor.lora")
 # A model that is only sampled from is the same whatever its optimiser and its loss are.
 ACTOR_DEFAULTS = ("actor.optimizer", "actor.loss")
 # How a generative critic is asked.
-ASKED = tuple(
+CRITIC_QUERY = tuple(
     f"critic.generative.{name}"
     for name in (
         "prompt",

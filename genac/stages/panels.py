@@ -55,9 +55,9 @@ class PanelInputs(StageInputs):
     def of(cls, cfg: RunConfig, actor: Path, options: dict[str, Any]) -> PanelInputs:
         """ValueError where a saved model is not as it was written."""
         own = ("states", "evaluate.panel_problems", "evaluate.panel_continuations")
-        given, reads = Artifact.model(actor), (*TASK, *SAMPLING, *own, *ACTOR, *HARDWARE)
-        changes = on_actor(cfg, given, options)
-        return cls(*stage_config(cfg, reads, changes, ACTOR_DEFAULTS), given, FORMAT)
+        model, reads = Artifact.model(actor), (*TASK, *SAMPLING, *own, *ACTOR, *HARDWARE)
+        changes = on_actor(cfg, model, options)
+        return cls(*stage_config(cfg, reads, changes, ACTOR_DEFAULTS), model, FORMAT)
 
 
 def stored_panel(setup: Setup, actor_path: Path, actor: Runtime, options: dict[str, Any]) -> Panel:

@@ -131,7 +131,7 @@ def held_out(setup: Setup, actor: Runtime) -> PolicyScore:
 
 def prepare(setup: Setup) -> Prepared:
     """Base model, and the critic through its stages."""
-    cfg, given = setup.cfg, setup.cfg.critic.model_name_or_path
+    cfg, start = setup.cfg, setup.cfg.critic.model_name_or_path
     require_fitting(setup)
     ready = Prepared(actor=Path(cfg.actor.model_name_or_path or base_model.base_model(cfg)))
     if not cfg.actor.model_name_or_path:
@@ -139,7 +139,7 @@ def prepare(setup: Setup) -> Prepared:
     critic = critic_class(cfg.critic.kind)
     if not critic.learns:
         return ready
-    ready.critic_start = ready.critic = Path(given) if given else ready.actor
+    ready.critic_start = ready.critic = Path(start) if start else ready.actor
     if critic.needs_traces and cfg.stages.sft.epochs:
         traces = synthesize.traces_file(cfg, ready.actor)
         ready.critic = ready.critic_sft = sft.sft_critic(

@@ -19,7 +19,7 @@ from genac.distributed.build import (
     build,
     require_supported,
 )
-from genac.evals.room import fitting, require_room, skips, splits_of, unasked
+from genac.evals.room import beyond_context, fitting, require_room, skips, splits_of
 from genac.models.loading import load_context, load_tokenizer
 from genac.models.tiny import build_tokenizer
 from genac.rollout import World
@@ -166,7 +166,9 @@ def require_fitting(setup: Setup) -> None:
         conditioning = (
             Context(generative.icc.actor_size or "1.23B", 0.5) if generative.icc.enabled else None
         )
-        if rows := unasked(problems, builder, limit - generative.max_new_tokens, conditioning):
+        if rows := beyond_context(
+            problems, builder, limit - generative.max_new_tokens, conditioning
+        ):
             warn(
                 f"the critic's prompt about {rows} exceeds its context of {limit} beside a "
                 f"rationale of {generative.max_new_tokens} tokens: their states get no value; "

@@ -18,7 +18,7 @@ from genac.stages.inputs import (
     ACTOR,
     ACTOR_DEFAULTS,
     ACTOR_PATH,
-    ASKED,
+    CRITIC_QUERY,
     HARDWARE,
     Artifact,
     StageInputs,
@@ -46,7 +46,7 @@ class SFTInputs(StageInputs):
     @classmethod
     def of(cls, cfg: RunConfig, traces: Path, start: Path, actor: Path) -> SFTInputs:
         """ValueError where a saved model is not as it was written."""
-        reads = ("seed", "stages.sft", *CRITIC, *ASKED, *ACTOR, *HARDWARE)
+        reads = ("seed", "stages.sft", *CRITIC, *CRITIC_QUERY, *ACTOR, *HARDWARE)
         return cls(
             *stage_config(cfg, reads, {ACTOR_PATH: str(actor)}, ACTOR_DEFAULTS),
             Artifact(traces, traces.parent.name),

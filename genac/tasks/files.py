@@ -71,7 +71,7 @@ class FileTask:
         if self.heldout is not None:
             queries = list(self._read(self.heldout, self.heldout_split, f"{self.name}-heldout"))
             self._problems["heldout"] = [self._dressed(p) for p in queries]
-            against["heldout"] = [asked_text(problem.prompt) for problem in queries]
+            against["heldout"] = [question_text(problem.prompt) for problem in queries]
         results = self._clean(results, against)
         for problem in results:
             drawn = hash_fraction(problem.question) < self.heldout_fraction
@@ -88,7 +88,7 @@ class FileTask:
     def _clean(self, results: list[Problem], against: dict[str, list[str]]) -> list[Problem]:
         """Without the problems that other sources hold, which are counted."""
         for name, texts in against.items():
-            both = shared([asked_text(problem.prompt) for problem in results], texts)
+            both = shared([question_text(problem.prompt) for problem in results], texts)
             results = [problem for i, problem in enumerate(results) if i not in both]
             self._removed[name] = len(both)
         return results
@@ -224,10 +224,10 @@ def problem_texts(name: str) -> list[str]:
     source, _, split = name.partition("@")
     result = rows(source, split or None)
     column, _ = columns(result[0] | {"answer": ""}, source, None, None, SOURCES.get(source))
-    return [asked_text(chat(row[column]) or "") for row in result]
+    return [question_text(chat(row[column]) or "") for row in result]
 
 
-def asked_text(prompt: str | list[Message]) -> str:
+def question_text(prompt: str | list[Message]) -> str:
     """What is asked, without a system's message and the beginning of the answer."""
     if isinstance(prompt, str):
         return prompt

@@ -43,13 +43,13 @@ class Outcome(NamedTuple):
 
 @dataclass
 class Question:
-    """A response to be judged. `care` says how, `asked` when (seconds of `time.monotonic`)."""
+    """A response to be judged. `care` says how, `sent` when (seconds of `time.monotonic`)."""
 
     index: int
     problem: Problem
     text: str
     care: int = TOGETHER
-    asked: float = 0.0
+    sent: float = 0.0
 
 
 class Work:
@@ -206,7 +206,7 @@ class Slot:
             self.stop()
         if self.worker is None:
             self.worker = Worker(self.task, self.time_limit)
-        question.asked = monotonic()
+        question.sent = monotonic()
         try:
             self._flying[self.worker.ask(question.problem, question.text)] = question
         except OSError:
@@ -225,7 +225,7 @@ class Slot:
             if received is not None:
                 self._answered(work, *received)
                 return
-            oldest = min(question.asked for question in self._flying.values())
+            oldest = min(question.sent for question in self._flying.values())
             guilty = self.worker.overdue(oldest)
             if guilty is not None:
                 self._failed(work, too_long(self.time_limit), guilty)

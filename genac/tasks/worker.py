@@ -35,7 +35,7 @@ class Worker:
     """
 
     def __init__(self, task: Task, time_limit: float):
-        self.time_limit, self.answered, self._asked = time_limit, 0, 0
+        self.time_limit, self.answered, self._sent = time_limit, 0, 0
         ours, theirs = socket.socketpair()
         page = page_descriptor()
         passed = [theirs.fileno(), page]
@@ -79,10 +79,10 @@ class Worker:
 
     def ask(self, problem: Problem, text: str) -> int:
         """The question's number. OSError where the process is gone or does not read."""
-        self._asked += 1
-        question = pickle.dumps((self._asked, problem, text))
+        self._sent += 1
+        question = pickle.dumps((self._sent, problem, text))
         self.channel.send(question, self.time_limit + OVERTIME)
-        return self._asked
+        return self._sent
 
     def answer(self) -> tuple[int, Answer, set[str]] | None:
         """Number, answer and what it changed in the process; None where none came within a tick.
@@ -102,7 +102,7 @@ class Worker:
 
     def overdue(self, oldest: float) -> int | None:
         """The number of the question whose step hangs, NO_ITEM where no one knows which, else
-        None. `oldest` is when the oldest open question was asked.
+        None. `oldest` is when the oldest open question was sent.
         """
         number, since = self.page.read()
         if number >= 0 and monotonic() - since > self.time_limit:

@@ -44,7 +44,10 @@ def fragment(one: Trajectory, tokens: bool = False) -> str:
 
 def headline(one: Trajectory) -> str:
     """One line: where it is and how it went."""
-    parts = [f"{one.stage} step {one.step}, response {one.member} of group {one.group}", told(one)]
+    parts = [
+        f"{one.stage} step {one.step}, response {one.member} of group {one.group}",
+        outcome(one),
+    ]
     if one.answer:
         parts.append(f"expected answer {one.answer}")
     if one.actor_version is not None:
@@ -52,7 +55,7 @@ def headline(one: Trajectory) -> str:
     return " · ".join(parts)
 
 
-def told(one: Trajectory) -> str:
+def outcome(one: Trajectory) -> str:
     """The outcome in words."""
     if one.reward is None:
         return f"not scored ({one.reason or 'no reason given'})"

@@ -13,7 +13,7 @@ from tokenizers.normalizers import NFD, NFKC, NFKD, Lowercase
 
 from genac.config.recipes import resolve
 from genac.critics.prompts import PromptBuilder, template
-from genac.evals.room import places, require_room, splits_of, too_long, unasked
+from genac.evals.room import beyond_context, places, require_room, splits_of, too_long
 from genac.models.chat import encode_prompt
 from genac.models.tiny import save_tiny
 from genac.stages.critic_rl import CriticRLInputs
@@ -95,10 +95,10 @@ def test_the_critic_is_asked_about_every_problem_that_fits():
     builder = PromptBuilder(template("compact"), tokenizer, tokenizer)
     around = len(builder.render_text(Problem("", "", ""), "", None))
     splits = {"train": problems([5, 20, 21], "é")}
-    assert unasked(splits, builder, around + 42, None) == ""
-    assert unasked(splits, builder, around + 41, None) == "1 of 3 problems (train row 3)"
+    assert beyond_context(splits, builder, around + 42, None) == ""
+    assert beyond_context(splits, builder, around + 41, None) == "1 of 3 problems (train row 3)"
     with pytest.raises(ValueError, match="no prompt about any of the 3 problems fits"):
-        unasked(splits, builder, around + 9, None)
+        beyond_context(splits, builder, around + 9, None)
 
 
 def test_a_hundred_thousand_rows_take_seconds():
@@ -108,7 +108,7 @@ def test_a_hundred_thousand_rows_take_seconds():
     splits = {"train": rows}
     start = time.perf_counter()
     require_room(splits, tokenizer, 4096, 1024, "actor")
-    assert unasked(splits, builder, 3000, None) == ""
+    assert beyond_context(splits, builder, 3000, None) == ""
     assert time.perf_counter() - start < 10
 
 

@@ -80,8 +80,8 @@ def candidates(cfg: RunConfig) -> dict[str, Candidate]:
     """The models by role; a critic without a name starts from the actor's."""
     models = {"actor": candidate(cfg, cfg.actor.model_name_or_path, cfg.actor.load)}
     if critic_class(cfg.critic.kind).learns:
-        given = cfg.critic.model_name_or_path
-        models["critic"] = candidate(cfg, given, cfg.critic.load) if given else models["actor"]
+        own = cfg.critic.model_name_or_path
+        models["critic"] = candidate(cfg, own, cfg.critic.load) if own else models["actor"]
     return models
 
 

@@ -169,11 +169,11 @@ def activation_bytes(model: Any, bf16: bool, how: Trained) -> int:
     layers, hidden, inner, queries, keys = widths(model)
     if how.where.fuses and not bf16 and not how.adapters and known(model.base_model):
         layer = 2 * (hidden + queries + keys + inner) * FLOAT
-        beside = (3 * hidden + 7 * queries) * FLOAT  # of the layer that is at work
+        working = (3 * hidden + 7 * queries) * FLOAT  # of the layer that is at work
         return (
-            layers * hidden * FLOAT + layer + beside
+            layers * hidden * FLOAT + layer + working
             if how.checkpointing
-            else layers * layer + beside
+            else layers * layer + working
         )
     layer = (6 * hidden + 4 * (queries + keys) + 4 * inner) * FLOAT * BACKWARD
     layer *= AUTOCAST if bf16 else 1.0

@@ -30,7 +30,7 @@ from genac.stages.traces.inputs import TraceInputs
 from genac.stages.traces.states import Candidate, candidates, third
 from genac.types import Rationale
 
-Found = tuple[Candidate, Trace]
+Taught = tuple[Candidate, Trace]
 REASONS = (
     "unanswered",
     "refused",
@@ -97,7 +97,7 @@ def prompts_of(cfg: RunConfig, some: Sequence[Candidate]) -> list[str]:
     stage, icc = cfg.stages.synthesize, cfg.critic.generative.icc.enabled
     return [
         oracle_prompt(
-            c.asked,
+            c.as_problem,
             c.partial,
             Context(c.actor_size, c.success_rate) if icc else None,
             words(cfg),
@@ -161,7 +161,7 @@ def from_continuations(inputs: TraceInputs, run: Run) -> None:
     icc = critic.cfg.icc.enabled
     prompts = [
         critic.prompts.render_ids(
-            c.asked, c.partial_ids, Context(c.actor_size, c.success_rate) if icc else None
+            c.as_problem, c.partial_ids, Context(c.actor_size, c.success_rate) if icc else None
         )
         for c in some
     ]
@@ -217,7 +217,7 @@ def trace(c: Candidate, reasoning: str, score: int) -> Trace:
     return Trace(c.problem, c.partial, c.partial_ids, c.success_rate, reasoning, score, target)
 
 
-def distinct(results: Sequence[Found]) -> list[Found]:
+def distinct(results: Sequence[Taught]) -> list[Taught]:
     """One trace per problem and partial text, and per problem and wording."""
     seen: set[tuple[str, str, str]] = set()
     kept = []
@@ -236,7 +236,7 @@ def keep(
     cfg: RunConfig,
     run: Run,
     some: Sequence[Candidate],
-    results: Sequence[Found],
+    results: Sequence[Taught],
     dropped: Counter[str],
     more: dict[str, float],
 ) -> None:

@@ -12,7 +12,7 @@ from genac.runs.store import stable_hash
 from genac.stages.inputs import (
     ACTOR,
     ACTOR_DEFAULTS,
-    ASKED,
+    CRITIC_QUERY,
     HARDWARE,
     SAMPLING,
     TASK,
@@ -52,7 +52,7 @@ READS = {
         *HARDWARE,
         *synthesize("tolerance", "bare_scores"),
         *(f"critic.{name}" for name in ("kind", "lora", "load", "share_base")),
-        *ASKED,
+        *CRITIC_QUERY,
     ),
 }
 # A critic that is only asked for its words is the same whatever these are.
@@ -79,18 +79,18 @@ class TraceInputs(StageInputs):
     @classmethod
     def of(cls, cfg: RunConfig, actor: Path) -> TraceInputs:
         """ValueError where a saved model is not as it was written."""
-        stage, given = cfg.stages.synthesize, Artifact.model(actor)
+        stage, model = cfg.stages.synthesize, Artifact.model(actor)
         reads = READS.get(stage.oracle, PROGRAM)
         if stage.oracle == "endpoint":
             prompt = stable_hash([ORACLE.hash, REFERENCE if stage.see_answer else ""])
             some = CandidateInputs.of(cfg, actor)
             return cls(*stage_config(cfg, reads), candidates=some, prompt=prompt)
-        changes = on_actor(cfg, given, stage.options)
+        changes = on_actor(cfg, model, stage.options)
         if stage.oracle != "monte_carlo":
-            return cls(*stage_config(cfg, reads, changes, ACTOR_DEFAULTS), given)
+            return cls(*stage_config(cfg, reads, changes, ACTOR_DEFAULTS), model)
         return cls(
             *stage_config(cfg, reads, changes, (*ACTOR_DEFAULTS, *CRITIC_DEFAULTS)),
-            given,
+            model,
             CandidateInputs.of(cfg, actor),
             Artifact.model(cfg.critic.model_name_or_path or actor),
             template(cfg.critic.generative.prompt).hash,

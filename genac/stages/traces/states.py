@@ -55,7 +55,7 @@ class Candidate:
         return self.value if self.value is not None else (self.returns or 0.0)
 
     @property
-    def asked(self) -> Problem:
+    def as_problem(self) -> Problem:
         return Problem(self.problem["id"], self.problem["prompt"], self.problem["answer"])
 
 
@@ -71,13 +71,13 @@ class CandidateInputs(StageInputs):
     @classmethod
     def of(cls, cfg: RunConfig, actor: Path) -> CandidateInputs:
         """ValueError where a saved model is not as it was written."""
-        stage, given = cfg.stages.synthesize, Artifact.model(actor)
+        stage, model = cfg.stages.synthesize, Artifact.model(actor)
         made = (f"stages.synthesize.{n}" for n in ("num_prompts", "num_generations"))
         own = (*made, "stages.synthesize.continuations", "critic.generative.icc.actor_size")
         reads = (*TASK, *SAMPLING, "states", *own, *ACTOR, *HARDWARE)
-        changes = on_actor(cfg, given, stage.options)
+        changes = on_actor(cfg, model, stage.options)
         count = stage.num_requests or stage.num_states
-        return cls(*stage_config(cfg, reads, changes, ACTOR_DEFAULTS), given, count)
+        return cls(*stage_config(cfg, reads, changes, ACTOR_DEFAULTS), model, count)
 
 
 def candidates(inputs: CandidateInputs) -> list[Candidate]:

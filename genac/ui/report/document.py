@@ -33,17 +33,17 @@ USAGE = "usage: genac report RUN [RUN ...] [--out FILE]"
 
 def report(arguments: Sequence[str]) -> str:
     """The command: writes the page, returns where it is and how large."""
-    given, out = list(arguments), None
-    if "--out" in given:
-        at = given.index("--out")
-        if at + 1 == len(given):
+    args, out = list(arguments), None
+    if "--out" in args:
+        at = args.index("--out")
+        if at + 1 == len(args):
             raise ValueError(f"--out needs a file; {USAGE}")
-        out = given[at + 1]
-        del given[at : at + 2]
-    unknown = [a for a in given if a.startswith("-")]
+        out = args[at + 1]
+        del args[at : at + 2]
+    unknown = [a for a in args if a.startswith("-")]
     if unknown:
         raise ValueError(f"there is no option {unknown[0]}; {USAGE}")
-    path = write_report([Path(a) for a in given], out)
+    path = write_report([Path(a) for a in args], out)
     return f"{path} ({path.stat().st_size / 1e6:.1f} MB)"
 
 
@@ -52,13 +52,13 @@ def write_report(paths: Path | str | Sequence[Path | str], out: Path | str | Non
     all of them. Without `out`: report.html in the run's folder, of several in the folder that they
     share.
     """
-    runs = _found([paths] if isinstance(paths, Path | str) else list(paths))
+    runs = _runs_in([paths] if isinstance(paths, Path | str) else list(paths))
     target = Path(out) if out else Path(os.path.commonpath([p.resolve() for p in runs]))
     atomic_write(target if out else target / "report.html", document([load(p) for p in runs]))
     return target if out else target / "report.html"
 
 
-def _found(paths: Sequence[Path | str]) -> list[Path]:
+def _runs_in(paths: Sequence[Path | str]) -> list[Path]:
     """The run folders meant, each once."""
     if not paths:
         raise ValueError(f"no run to report on: name at least one run folder; {USAGE}")

@@ -146,7 +146,7 @@ class Index:
         self._database = duckdb.connect(":memory:", config=SETTINGS)
         self._database.execute(TABLE)
         self._stamps: dict[Key, tuple] = {}  # what was read of each step
-        self._found: dict[Key, tuple] = {}  # what is on disk
+        self._files: dict[Key, tuple] = {}  # what is on disk
         self._broken: set[tuple[str, Key]] = set()  # of which nothing could be read
         self._problems: dict[tuple[str, Key], dict[str, None]] = {}
         self._misnamed: list[str] = []
@@ -159,11 +159,11 @@ class Index:
         """Takes in new and changed steps, newest first, for at most about `budget` seconds."""
         with self._lock:
             end = None if budget is None else self._clock() + budget
-            self._found = self._scan()
-            for key in [key for key in self._stamps if key not in self._found]:
+            self._files = self._scan()
+            for key in [key for key in self._stamps if key not in self._files]:
                 self._forget(key)
-            for key in sorted(self._found, key=lambda key: (-key[1], key[0])):
-                if self._stamps.get(key) != self._found[key]:
+            for key in sorted(self._files, key=lambda key: (-key[1], key[0])):
+                if self._stamps.get(key) != self._files[key]:
                     self._take(key)
                     if end is not None and self._clock() >= end:
                         return
@@ -171,8 +171,8 @@ class Index:
 
     def indexed(self) -> tuple[int, int]:
         """Steps read, and steps on disk."""
-        done = sum(self._stamps.get(key) == stamp for key, stamp in self._found.items())
-        return done, len(self._found)
+        done = sum(self._stamps.get(key) == stamp for key, stamp in self._files.items())
+        return done, len(self._files)
 
     def notes(self) -> list[str]:
         """What could not be read."""
@@ -214,7 +214,7 @@ class Index:
         del self._stamps[key]
 
     def _take(self, key: Key) -> None:
-        stamp = self._found[key]
+        stamp = self._files[key]
         self._forget(key)
         cursor = self._database.cursor()
         columns: list[list] = []
@@ -297,7 +297,7 @@ class Index:
                 seen.add(key)
                 if end is not None and self._clock() >= end:
                     break
-            return {"done": len(seen & self._stamps.keys()), "total": len(self._found)}
+            return {"done": len(seen & self._stamps.keys()), "total": len(self._files)}
 
     def _search_step(self, needle: str, key: Key) -> None:
         cursor = self._database.cursor()

@@ -57,19 +57,19 @@ function alarmMarks(chart) {
 function rowsOf(chart, series) {
   const rows = new Map();
   const at = (x, y) => {
-    if (!rows.has(x)) rows.set(x, { x, y, told: [] });
+    if (!rows.has(x)) rows.set(x, { x, y, lines: [] });
     return rows.get(x);
   };
   for (const one of series) {
     for (const [x, y, low, high, n] of one.points) {
       const interval = low === null || low === undefined || high === null ? "" : ` [${shown(low)}, ${shown(high)}]`;
       const count = n > 1 ? `, ${n} seeds` : "";
-      at(x, y).told.push(`${one.name}: ${shown(y)}${interval}${count}`);
+      at(x, y).lines.push(`${one.name}: ${shown(y)}${interval}${count}`);
     }
   }
   const height = series.length ? series[0].points[0][1] : 0;
-  for (const [x, text] of chart.alarms) at(x, height).told.push(`▲ ${text}`);
-  return [...rows.values()].map((row) => ({ ...row, text: [row.x < 0 ? "before training" : `${chart.x} ${shown(row.x)}`, ...row.told].join("\n") }));
+  for (const [x, text] of chart.alarms) at(x, height).lines.push(`▲ ${text}`);
+  return [...rows.values()].map((row) => ({ ...row, text: [row.x < 0 ? "before training" : `${chart.x} ${shown(row.x)}`, ...row.lines].join("\n") }));
 }
 
 function tipMarks(rows) {
@@ -118,9 +118,9 @@ function reliability(chart, series, width) {
 function dots(chart, series, width) {
   const rows = series.flatMap((one) => one.points.map(([label, mean, low, high]) => {
     const interval = low === null ? "" : ` [${shown(low)}, ${shown(high)}]`;
-    const told = low === null || !chart.band ? "" : `\n${chart.band}`;
+    const band = low === null || !chart.band ? "" : `\n${chart.band}`;
     return { label, mean, low, high, name: one.name, style: one.style,
-      text: `${series.length > 1 ? `${one.name}\n` : ""}${label}: ${shown(mean)}${interval}${told}` };
+      text: `${series.length > 1 ? `${one.name}\n` : ""}${label}: ${shown(mean)}${interval}${band}` };
   }));
   const order = [...new Set(rows.map((row) => row.label))];
   const many = series.length > 1;

@@ -5,7 +5,7 @@ import { ask, byId, colour, el, outcome } from "./dom.js";
 
 const CELLS = 60; // of a strip; longer responses show the lowest value of each part
 let rows = [];
-let asked = "";
+let loaded = "";
 let turn = 0;
 
 export const shownRows = () => rows;
@@ -44,15 +44,15 @@ export async function load(again = false) {
     FILTERS.filter((name) => address[name]).map((name) => [name, address[name]]),
   ).toString();
   fill(address);
-  if (query === asked && !again) return mark();
-  asked = query;
-  const mine = ++turn;
+  if (query === loaded && !again) return mark();
+  loaded = query;
+  const own = ++turn;
   try {
     for (;;) {
-      const found = await ask(`rollouts?${query}`);
-      if (mine !== turn) return; // a newer question overtook this one
-      show(found);
-      if (!found.searched || found.searched.done >= found.searched.total) return;
+      const page = await ask(`rollouts?${query}`);
+      if (own !== turn) return; // a newer question overtook this one
+      show(page);
+      if (!page.searched || page.searched.done >= page.searched.total) return;
     }
   } catch (error) {
     byId("count").textContent = error.message;
@@ -69,15 +69,15 @@ function fill(address) {
   }
 }
 
-function show(found) {
-  rows = found.rows;
-  const pages = Math.max(1, Math.ceil(found.total / found.size));
-  const searched = found.searched && found.searched.done < found.searched.total
-    ? `, ${found.searched.done} of ${found.searched.total} steps searched` : "";
-  byId("count").textContent = `${found.total.toLocaleString("en")} responses${searched}`;
-  byId("page").textContent = `page ${found.page} of ${pages.toLocaleString("en")}`;
-  byId("before").disabled = found.page <= 1;
-  byId("after").disabled = found.page >= pages;
+function show(page) {
+  rows = page.rows;
+  const pages = Math.max(1, Math.ceil(page.total / page.size));
+  const searched = page.searched && page.searched.done < page.searched.total
+    ? `, ${page.searched.done} of ${page.searched.total} steps searched` : "";
+  byId("count").textContent = `${page.total.toLocaleString("en")} responses${searched}`;
+  byId("page").textContent = `page ${page.page} of ${pages.toLocaleString("en")}`;
+  byId("before").disabled = page.page <= 1;
+  byId("after").disabled = page.page >= pages;
   byId("rows").replaceChildren(...rows.map(row));
   mark();
 }

@@ -75,7 +75,7 @@ function reasoning(step) {
 export function distribution(step) {
   if (!step.score_probs) return note(OLDER);
   const most = Math.max(...step.score_probs);
-  const told = step.score_probs.map((p, score) => `${score}: ${(100 * p).toFixed(0)} %`).join(", ");
+  const words = step.score_probs.map((p, score) => `${score}: ${(100 * p).toFixed(0)} %`).join(", ");
   const bars = step.score_probs.map((p, score) => {
     const bar = el("i");
     bar.style.height = `${(64 * p) / most}%`;
@@ -83,7 +83,7 @@ export function distribution(step) {
     const percent = p >= 0.005 ? `${(100 * p).toFixed(0)}%` : "";
     return el("div", { "aria-hidden": "true" }, el("span", { text: percent }), bar, el("span", { text: String(score) }));
   });
-  return el("div", { class: "dist", role: "img", "aria-label": `Probability of each score. ${told}` }, ...bars);
+  return el("div", { class: "dist", role: "img", "aria-label": `Probability of each score. ${words}` }, ...bars);
 }
 
 // --- tokens ---------------------------------------------------------------------------------------
@@ -115,10 +115,10 @@ function versions(one, step) {
   const body = el("div", {}, note("Looking through the run\u2026"));
   const node = el("details", { id: "versions", open: Boolean(current().compare) },
     el("summary", { text: "This state by other versions and other critics" }), body);
-  let asked = false;
+  let filled = false;
   const fill = async () => {
-    if (asked) return;
-    asked = true;
+    if (filled) return;
+    filled = true;
     try {
       body.replaceChildren(compared(await ask(`versions/${place(one.address)}?start=${step.start}`), one, step));
     } catch (error) {
@@ -134,27 +134,27 @@ function versions(one, step) {
   return node;
 }
 
-function compared(found, one, step) {
-  const mine = found.find((state) => !state.judge && state.stage === one.stage && state.critic_version === step.critic_version) || found[0];
-  const others = found.filter((state) => state !== mine);
+function compared(states, one, step) {
+  const own = states.find((state) => !state.judge && state.stage === one.stage && state.critic_version === step.critic_version) || states[0];
+  const others = states.filter((state) => state !== own);
   if (!others.length) {
     return note("The run holds this problem and prefix at one version only. What another critic says of it: genac eval states RUN CRITIC");
   }
   // The address holds both places, as RIGHT-LEFT from 1; the left one is the run's own without it.
   const [right, left] = (current().compare || "").split("-").map(Number);
-  const sides = [side("Left", [mine, ...others], left), side("Right", others, right)];
+  const sides = [side("Left", [own, ...others], left), side("Right", others, right)];
   const remember = () => history.replaceState(null, "", link({ compare: sides.map((one) => one.place()).reverse().join("-") }));
   for (const one of sides) one.pick.addEventListener("change", remember);
   return el("div", { class: "versions" }, ...sides.map((one) => one.node));
 }
 
 // One of two judgements beside each other, chosen among `states`.
-function side(label, states, wanted) {
+function side(label, states, chosen) {
   const body = el("div");
   const pick = el("select", { "aria-label": `${label} version or critic`, onchange: () => show() },
     ...states.map((state, i) => el("option", { value: i, text: named(state) })));
   const show = () => body.replaceChildren(judged(states[Number(pick.value)]));
-  pick.value = String(Math.min(states.length - 1, Math.max(0, (wanted || 0) - 1)));
+  pick.value = String(Math.min(states.length - 1, Math.max(0, (chosen || 0) - 1)));
   show();
   return { pick, node: el("div", {}, pick, body), place: () => Number(pick.value) + 1 };
 }

@@ -121,9 +121,9 @@ function advantage(value, widest) {
 function selectedStep() {
   if (!data) return null;
   const judged = data.steps.filter((step) => step.asked);
-  const asked = current().state;
-  const found = judged.find((step) => String(step.start) === asked);
-  if (found) return found;
+  const start = current().state;
+  const selected = judged.find((step) => String(step.start) === start);
+  if (selected) return selected;
   if (data.worst === null) return judged[0] || null;
   return judged.find((step) => step.start > data.steps[data.worst].start) || judged[0];
 }
