@@ -24,11 +24,10 @@ from genac.critics.base import (
     rollouts_of,
     unique_states,
 )
-from genac.critics.parsing import CLOSE, SCORES
 from genac.critics.prompts import Context, PromptBuilder, size_text, template
 from genac.critics.reinforce import rationale_samples, training_set
 from genac.critics.saved import critic_card
-from genac.critics.scores import ScoreReader, ScoreTokens, score_tokens
+from genac.critics.scores import CLOSE, SCORES, ScoreReader, ScoreTokens, score_tokens
 from genac.distributed.build import build
 from genac.engines.base import Completion, Request
 from genac.models.loading import parameter_count

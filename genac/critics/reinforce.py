@@ -14,7 +14,7 @@ import numpy as np
 
 from genac.config.models import GenerativeConfig
 from genac.critics.base import pooled_returns
-from genac.critics.scores import ScoreTokens
+from genac.critics.scores import DIGITS, ScoreTokens
 from genac.ops.losses import critic_reward
 from genac.types import SCORE_VALUES, Estimate, Rationale, Sample, ScoreTarget
 
@@ -129,7 +129,7 @@ def rationale_sample(
     old[first:] = rationale.logprobs
     exact: tuple[ScoreTarget, ...] = ()
     if scores is not None and rationale.score_probs is not None:
-        exact = scores.targets(rationale, first, critic_reward(SCORE_VALUES, target))
+        exact = score_targets(rationale, first, scores, critic_reward(SCORE_VALUES, target))
         weights[first:] = cfg.reasoning_weight
         weights[[one.at for one in exact]] = 0.0  # or the score would be trained twice
     return Sample(
@@ -141,3 +141,26 @@ def rationale_sample(
         scores=exact,
         temperature=cfg.temperature or 1.0,  # greedy completions were drawn at none
     )
+
+
+def score_targets(
+    rationale: Rationale, first: int, tokens: ScoreTokens, rewards: np.ndarray
+) -> tuple[ScoreTarget, ...]:
+    """The exact objective at the score of a rationale whose score's probabilities are known.
+
+    first: where the rationale's tokens begin. rewards (11,): R_v of each score. Where 10 is two
+    tokens the first 1 is worth e R_v(1) + q R_v(10), a constant here (e, q: see `scores`). A
+    rationale that wrote the 1 also trains what follows: 0 is worth R_v(10), another digit nothing,
+    anything else R_v(1). See `ops.losses.expected_score_loss`.
+    """
+    assert rationale.score_at is not None
+    at = first + rationale.score_at
+    worth = rewards[: len(tokens.ids)].tolist()
+    if rationale.after_one is None:
+        return (ScoreTarget(at, tokens.ids, tuple(worth)),)
+    low, high = float(rewards[1]), float(rewards[-1])  # of the scores 1 and 10
+    worth[1] = float(rationale.after_one @ (low, high))
+    begin = ScoreTarget(at, tokens.ids, tuple(worth))
+    if rationale.completion_ids[rationale.score_at] != tokens.one:
+        return (begin,)
+    return begin, ScoreTarget(at + 1, tokens.ids, (high, *[0.0] * (DIGITS - 1)), low)

@@ -1,8 +1,11 @@
-"""How a tokenizer writes the scores 0..10, and what the probabilities of their tokens say.
+"""Reading the critic's score: from its text, and from the probabilities of the score's tokens.
 
-Two ways can be read: every score is one token, or every digit is one and 10 is a 1 and a 0 (as
-Qwen's and many others' tokenizers have it). In the second a 1 may become 1 or 10, and the token
-behind it decides:
+Only the critic's own completion is ever parsed. Whatever the actor wrote (answer tags, closing
+tags, orders) lives in the prompt and cannot reach this file. A score that cannot be read is None.
+
+A tokenizer may write every score as one token, or every digit as one and 10 as a 1 and a 0 (as
+Qwen's and many others' do). In the second way a 1 may become 1 or 10, and the token behind it
+decides:
 
     q = P(0 | 1),   e = P(no digit | 1)
     P(i) = p(i) for i != 1,   P(1) = p(1) e / (q + e),   P(10) = p(1) q / (q + e)
@@ -17,6 +20,7 @@ Shapes: _K first token (11, or the 10 digits).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,13 +28,45 @@ from typing import Any
 
 import numpy as np
 
-from genac.critics.parsing import CLOSE, OPEN, SCORES, parse_score, score_position
 from genac.models.loading import load_tokenizer
 from genac.pieces import Pieces
-from genac.types import Rationale, ScoreTarget
 
+OPEN, CLOSE = "<answer>", "</answer>"
+ANSWER = re.compile(r"<answer>\s*([0-9]{1,2})\s*</answer>")
+SCORES = 11  # the integers 0..10
 DIGITS = SCORES - 1
 Read = tuple[np.ndarray, np.ndarray | None]
+
+
+def parse_score(completion: str) -> int | None:
+    """The integer of the last well-formed answer tag behind the critic's own thinking; None = none.
+
+    The last one counts, because a rationale may quote a score before it settles on one. Numbers
+    outside 0..10 are missing, never clipped.
+    """
+    tail = completion.rsplit("</think>", 1)[-1]
+    result = ANSWER.findall(tail)
+    if not result or int(result[-1]) >= SCORES:
+        return None
+    return int(result[-1])
+
+
+def score_position(pieces: list[str]) -> int | None:
+    """Index of the token at which the score of the last answer tag begins.
+
+    pieces: the text of each of the completion's tokens (genac.pieces); they join to its text.
+    """
+    text = "".join(pieces)
+    matches = list(ANSWER.finditer(text))
+    if not matches:
+        return None
+    target = matches[-1].start(1)
+    end = 0
+    for index, piece in enumerate(pieces):
+        if end <= target < end + len(piece):
+            return index
+        end += len(piece)
+    return None
 
 
 @dataclass(frozen=True)
@@ -61,28 +97,6 @@ class ScoreTokens:
         probs = np.append(p, p[1] * share)
         probs[1] *= 1 - share
         return probs, np.array([ends, zero])
-
-    def targets(
-        self, rationale: Rationale, first: int, rewards: np.ndarray
-    ) -> tuple[ScoreTarget, ...]:
-        """The exact objective of a rationale whose score's probabilities are known and whose tokens
-        begin at `first`. rewards (11,): R_v of each score.
-
-        With 10 as two tokens the first 1 is worth e R_v(1) + q R_v(10) (a constant here), and a
-        rationale that wrote it also trains what follows: 0 is worth R_v(10), another digit nothing,
-        anything else R_v(1). See `ops.losses.expected_score_loss`.
-        """
-        assert rationale.score_at is not None
-        at = first + rationale.score_at
-        worth = rewards[: len(self.ids)].tolist()
-        if rationale.after_one is None:
-            return (ScoreTarget(at, self.ids, tuple(worth)),)
-        low, high = float(rewards[1]), float(rewards[-1])  # of the scores 1 and 10
-        worth[1] = float(rationale.after_one @ (low, high))
-        begin = ScoreTarget(at, self.ids, tuple(worth))
-        if rationale.completion_ids[rationale.score_at] != self.one:
-            return (begin,)
-        return begin, ScoreTarget(at + 1, self.ids, (high, *[0.0] * (DIGITS - 1)), low)
 
 
 class ScoreReader:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from genac.critics.base import Critic, unique_states
-from genac.critics.parsing import OPEN, SCORES, parse_score
 from genac.critics.prompts import (
     ICC,
     PROBLEM,
@@ -22,6 +21,7 @@ from genac.critics.prompts import (
     Context,
     Template,
 )
+from genac.critics.scores import OPEN, SCORES, parse_score
 from genac.endpoint.client import Endpoint
 from genac.endpoint.replies import Bill
 from genac.rollout import response_text

@@ -11,8 +11,8 @@ import numpy as np
 from genac.config.run import RunConfig
 from genac.config.stages import LoopStage
 from genac.critics.generative import GenerativeCritic
-from genac.critics.parsing import CLOSE, OPEN
 from genac.critics.prompts import Context, template
+from genac.critics.scores import CLOSE, OPEN
 from genac.runs.store import Run
 from genac.stages.inputs import (
     ACTOR,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genac.critics.parsing import parse_score, score_position
+from genac.critics.scores import parse_score, score_position
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from pathlib import Path
 from genac.config.run import RunConfig
 from genac.critics import critic_class
 from genac.critics.generative import GenerativeCritic
-from genac.critics.parsing import CLOSE, OPEN, SCORES, parse_score
 from genac.critics.prompts import Context
+from genac.critics.scores import CLOSE, OPEN, SCORES, parse_score
 from genac.critics.zero_shot import oracle_prompt
 from genac.endpoint.client import Endpoint, answers_file
 from genac.endpoint.replies import Bill, plan
