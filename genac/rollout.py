@@ -5,7 +5,6 @@ Which problems a step sees is a pure function of (seed, step), so a resumed run 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,7 +14,7 @@ from genac.config.run import RolloutConfig
 from genac.engines.base import Request
 from genac.models.chat import encode_prompt, special_ids
 from genac.runtime import Runtime
-from genac.seeding import derive_seed
+from genac.seeding import derive_seed, shuffled
 from genac.tasks.base import Task
 from genac.tasks.final_answer import THOUGHT, opens_thought
 from genac.tasks.verifier import Verifier
@@ -57,14 +56,7 @@ def problems_at(world: World, split: str, first: int, count: int) -> list[Proble
 # A function of the position alone, so that a resumed run needs no data loader's state.
 def _shuffled(seed: int, split: str, position: int, size: int) -> int:
     epoch, offset = divmod(position, size)
-    return _order(seed, split, epoch, size)[offset]
-
-
-@lru_cache(maxsize=4)  # a step reads one epoch of two splits, or two where it crosses a border
-def _order(seed: int, split: str, epoch: int, size: int) -> tuple[int, ...]:
-    order = list(range(size))
-    random.Random(f"{seed}/{split}/{epoch}").shuffle(order)
-    return tuple(order)
+    return shuffled(seed, split, epoch, size)[offset]
 
 
 def collect(

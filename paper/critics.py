@@ -65,8 +65,8 @@ def panel_made(config: Config, actor: str, options: dict[str, Any]) -> dict[str,
 def judged(
     config: Config, actor: str, critic: str, options: dict[str, Any], rate: float | None
 ) -> dict[str, Any]:
-    """One critic on one panel. `critic` is a folder, or one of PREDICTORS; `rate` is the success
-    rate it is told (None: nothing)."""
+    """One critic on one panel. `critic` is a folder, or a critic without a model: oracle,
+    actor_likelihood, hindsight or rate. `rate` is the success rate it is told (None: nothing)."""
     cfg = RunConfig(**config)
     setup = Setup.of(cfg)
     runtime = setup.actor(actor)
@@ -164,9 +164,6 @@ class HindsightCritic(Critic):
 
     def estimate(self, states: Sequence[State], step: int) -> list[Estimate]:
         return [Estimate(s, self.rates[s.rollout.problem.id]) for s in states]
-
-
-PREDICTORS = ("oracle", "actor_likelihood", "rate", "hindsight")
 
 
 def predictor(

@@ -154,7 +154,7 @@ def repair_tail(path: Path) -> None:
     if not data or data.endswith(b"\n"):
         return
     head, newline, tail = data.rpartition(b"\n")
-    atomic_write(path, data + b"\n" if _parse(tail) is not None else head + newline)
+    atomic_write(path, data + b"\n" if parsed(tail) is not None else head + newline)
 
 
 def read_lines(path: Path, skip_broken: bool = False) -> list[tuple[str, dict[str, Any]]]:
@@ -166,7 +166,7 @@ def read_lines(path: Path, skip_broken: bool = False) -> list[tuple[str, dict[st
     raw = path.read_bytes().split(b"\n") if path.exists() else []
     pairs = []
     for number, line in enumerate(raw, start=1):
-        obj = _parse(line)
+        obj = parsed(line)
         if obj is not None:
             pairs.append((line.decode(), obj))
         elif line.strip() and number < len(raw) and not skip_broken:
@@ -184,11 +184,12 @@ def tail_lines(path: Path, count: int, block: int = 1 << 16) -> list[dict[str, A
         file.seek(begin)
         lines = file.read().split(b"\n")
     whole = lines[1:] if begin else lines  # the first may have been cut by the block's edge
-    results = [obj for line in whole[-count - 1 :] if (obj := _parse(line)) is not None]
+    results = [obj for line in whole[-count - 1 :] if (obj := parsed(line)) is not None]
     return results[-count:]
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def parsed(line: bytes) -> dict[str, Any] | None:
+    """The object of a line; None where it holds none."""
     try:
         obj = parse_json(line)
     except ValueError:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from genac.config.renamed import RENAMED, older
-from genac.runs.files import NONFINITE
-from genac.runs.guard import parse_json, refuse_special, short_name
+from genac.runs.files import NONFINITE, parsed
+from genac.runs.guard import refuse_special, short_name
 from genac.runs.numbers import is_number
 
 LAST_STEP = 2**53  # beyond it a browser's numbers are no longer whole
@@ -86,7 +86,7 @@ class Log:
         whole, newline, tail = data.rpartition(b"\n")
         for line in whole.split(b"\n") if newline else []:
             self._take(line)
-        if ended and tail.strip() and _parsed(tail) is not None:
+        if ended and tail.strip() and parsed(tail) is not None:
             self._take(tail)
         return len(whole) + len(newline)
 
@@ -115,7 +115,7 @@ class Log:
 
     def _take(self, line: bytes) -> None:
         self._seen += 1
-        obj = _parsed(line)
+        obj = parsed(line)
         if obj is None:
             self._broken += [self._seen] if line.strip() else []
             return
@@ -176,14 +176,6 @@ class LogWatch:
 
     def problems(self) -> list[str]:
         return [self._failed] if self._failed else self._log.problems()
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        obj = parse_json(line)
-    except ValueError:
-        return None
-    return obj if isinstance(obj, dict) else None
 
 
 def _described(value: Any) -> str:

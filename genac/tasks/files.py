@@ -11,7 +11,6 @@ held-out split is a source of its own, whose problems are taken out of the train
 from __future__ import annotations
 
 import copy
-import functools
 import hashlib
 import json
 import random
@@ -20,6 +19,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from genac.seeding import shuffled
 from genac.tasks.answers import answer_key
 from genac.tasks.base import SPLITS, OracleTrace, normalised
 from genac.tasks.overlap import shared
@@ -251,14 +251,6 @@ def hash_fraction(text: str) -> float:
     """A number in [0, 1) that belongs to the text whatever its white space."""
     digest = hashlib.sha256(normalised(text).encode("utf-8", "replace")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
-
-
-@functools.lru_cache(maxsize=4)
-def shuffled(seed: int, split: str, epoch: int, size: int) -> tuple[int, ...]:
-    """The order of an epoch, the same in every process."""
-    order = list(range(size))
-    random.Random(f"{seed}/{split}/{epoch}").shuffle(order)
-    return tuple(order)
 
 
 def vocabulary(texts: Iterable[str]) -> list[str]:

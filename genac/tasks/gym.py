@@ -12,12 +12,12 @@ import functools
 import json
 import random
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from genac.seeding import shuffled
 from genac.tasks.answers import answer_key, final_answer, whole_text
 from genac.tasks.base import SPLITS, OracleTrace, split_of
-from genac.tasks.files import shuffled, vocabulary
+from genac.tasks.files import vocabulary
 from genac.types import Problem
 
 
@@ -104,14 +104,6 @@ class GymTask:
         """Words, digits and signs of all questions and answers (for models made from a config)."""
         problems = map(self._problem, range(self.entries))
         return vocabulary(text for p in problems for text in (p.text, p.answer))
-
-    def export(self, path: str | Path, n: int) -> None:
-        """Write the first `n` entries, of either split, as JSONL rows {prompt, answer}."""
-        if n > self.entries:
-            raise ValueError(f"n is {n} but the task has {self.entries} entries; raise entries")
-        problems = map(self._problem, range(n))
-        rows = [json.dumps({"prompt": p.prompt, "answer": p.answer}) for p in problems]
-        Path(path).write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 @functools.lru_cache(maxsize=8)

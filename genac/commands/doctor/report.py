@@ -84,7 +84,7 @@ def examine(cfg: RunConfig, gpu_gib: float | None = None) -> tuple[list[str], bo
             free = free_bytes(hardware) if gpu_gib is None else round(gpu_gib * 2**30)
             ask = partial(memory.demands, cfg, models, lengths, bf16=hardware.bf16)
             needs = ask(where=spread(hardware))
-            more = more_processes(cfg, hardware, free, ask)
+            more = more_processes(hardware, free, ask)
             fits(result, cfg, needs, free, hardware, more)
             if gpu_gib is None:
                 disk(result, cfg, needs)
@@ -160,7 +160,7 @@ def free_bytes(hardware: Hardware) -> int:
 
 
 def more_processes(
-    cfg: RunConfig, hardware: Hardware, free: int, ask: Callable[..., list[memory.Demand]]
+    hardware: Hardware, free: int, ask: Callable[..., list[memory.Demand]]
 ) -> int | None:
     """The smallest number of GPUs, of one machine, over which models trained in full would fit."""
     if hardware.device.type != "cuda":
