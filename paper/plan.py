@@ -26,10 +26,27 @@ from paper.jobs import Jobs
 from paper.page import update_page
 
 REQUIRED = ("experiment", "recipe", "results", "folder", "seeds")
-EXPERIMENTS = (
-    *("regime", "approximation", "sizes", "icc"),
-    *("downstream", "compute", "representation", "ablation"),
-)
+OPTIONAL = ("processes", "overrides")
+# The keys that each experiment asks for, and those that its plan may leave out.
+EXPERIMENTS: dict[str, tuple[str, str]] = {
+    "regime": ("regimes methods", ""),
+    "approximation": (
+        "critics tuning_seed best_of judged shifts generative generative_sft",
+        "regression predictors longest",
+    ),
+    "sizes": ("sizes critics", ""),
+    "icc": ("actors critic", ""),
+    "downstream": (
+        "methods against",
+        "tuning_seeds bases columns ours rivals ppo_forms pairs",
+    ),
+    "compute": ("arguments recipes", ""),
+    "representation": (
+        "tasks controls depths width steps batch lengths problems learning_rates tuning_seed",
+        "",
+    ),
+    "ablation": ("variants whole", ""),
+}
 
 
 @dataclass(frozen=True)
@@ -70,14 +87,19 @@ class Findings:
 
 
 def read_plan(file: str | Path) -> Plan:
-    """ValueError where a key is missing or the experiment is unknown."""
+    """ValueError where a key is missing or unknown, or the experiment is."""
     values = read_recipe(file)
-    missing = [key for key in REQUIRED if key not in values]
-    if missing:
-        raise ValueError(f"{file} lacks {', '.join(missing)}; see paper/plan.py")
-    if values["experiment"] not in EXPERIMENTS:
+    name = values.get("experiment", "")
+    if name and name not in EXPERIMENTS:
+        raise ValueError(f"{file}: experiment is {name!r}; use one of {', '.join(EXPERIMENTS)}")
+    own, optional = (keys.split() for keys in EXPERIMENTS.get(name, ("", "")))
+    needed = (*REQUIRED, *own)
+    if missing := [key for key in needed if key not in values]:
+        raise ValueError(f"{file} lacks {', '.join(missing)}; see paper/{name or 'plan'}.py")
+    if unknown := sorted(set(values) - {*needed, *OPTIONAL, *optional}):
         raise ValueError(
-            f"{file}: experiment is {values['experiment']!r}; use one of {', '.join(EXPERIMENTS)}"
+            f"{file}: {', '.join(unknown)} is no key of experiment {name}; use "
+            f"{', '.join((*own, *optional, *OPTIONAL))}"
         )
     if not values["seeds"]:
         raise ValueError(f"{file}: seeds is empty; give at least one, and several for an interval")
@@ -139,7 +161,7 @@ def run_experiment(file: str | Path) -> str:
     atomic_write(results.with_suffix(".md"), markdown(findings, record, results.name))
     for name, svg in findings.drawings.items():
         atomic_write(results.with_name(drawing_file(results.name, name)), svg)
-    update_page(results.parent, EXPERIMENTS)
+    update_page(results.parent, list(EXPERIMENTS))
     return findings.text
 
 

@@ -72,10 +72,18 @@ def test_every_method_of_a_plan_resolves_at_every_point_of_its_grid(file, monkey
 
 
 def test_a_plan_without_seeds_or_of_no_experiment_is_refused(folder):
+    own = {"regimes": {"one": {}}, "methods": METHODS}
     with pytest.raises(ValueError, match="seeds is empty"):
-        read_plan(micro_plan(folder, "regime", seeds=[]))
+        read_plan(micro_plan(folder, "regime", seeds=[], **own))
     with pytest.raises(ValueError, match="use one of regime"):
         read_plan(micro_plan(folder, "regime", experiment="magic"))
+
+
+def test_a_key_that_a_plan_lacks_or_does_not_know_is_named(folder):
+    with pytest.raises(ValueError, match=r"lacks regimes, methods; see paper/regime\.py"):
+        read_plan(micro_plan(folder, "regime"))
+    with pytest.raises(ValueError, match=r"tuning_seed is no key of .* use methods, against, tun"):
+        read_plan(micro_plan(folder, "downstream", methods={}, against="grpo", tuning_seed=[1]))
 
 
 def test_the_page_keeps_its_prose_and_takes_its_table_from_the_files(folder):
@@ -86,11 +94,11 @@ def test_the_page_keeps_its_prose_and_takes_its_table_from_the_files(folder):
               "plan": {"experiment": "regime"}}  # fmt: skip
     (results / "map.json").write_text(json.dumps(record))
     (results / "README.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    assert update_page(results, EXPERIMENTS)
+    assert update_page(results, list(EXPERIMENTS))
     text = (results / "README.md").read_text()
     assert text.startswith("before") and text.endswith("after\n") and "old" not in text
     assert "| c | o | agrees | 0, 1 | [map](map.md): `python -m paper x` (abc) |" in text
-    assert not update_page(folder, EXPERIMENTS)
+    assert not update_page(folder, list(EXPERIMENTS))
 
 
 METHODS = {
