@@ -40,6 +40,7 @@ def credit(
     counts in the baselines of its group, as in TRL.
     """
     rollouts = [r for group in groups for r in group]
+    # Baselines are made of the whole group; which of its responses train is decided afterwards.
     streams, by_segment, metrics = ESTIMATORS[cfg.estimator](groups, estimates, cfg)
     kept = [
         (r, a)
@@ -66,6 +67,7 @@ def rewards_of(groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
         [[np.nan if r.reward is None else r.reward for r in g] for g in groups]
     )
     valid_PG = torch.isfinite(reward_PG)
+    # Masked here once: a NaN times a weight of 0 would still be NaN in every sum that follows.
     return torch.where(valid_PG, reward_PG, 0.0), valid_PG
 
 
@@ -128,11 +130,13 @@ def gae_over_states(
     rows = rows_of_estimates(groups, estimates)
     table = value_table(groups, rows)
     values_BS = fill_missing(table, cfg.missing)
+    # A response that nobody scored has no return, so its values lead to nothing.
     usable_BS = torch.isfinite(values_BS) & table.valid_B[:, None]
     advantages_BS, _ = gae(values_BS, table.rewards_B, usable_BS, cfg.gamma, cfg.lam)
     # Without a single value, and where the gate is shut, the leave-one-out advantage stands in.
     use_loo_B = ~usable_BS.any(-1) | gate(groups, table, cfg.gate)
     advantages_BS = torch.where(use_loo_B[:, None], table.loo_B[:, None], advantages_BS)
+    # GAE passed over the unusable states: the advantage before one spans its segment too.
     bridged_BS = carry(advantages_BS, usable_BS | use_loo_B[:, None])
     streams, by_segment = spread_over_tokens(groups, rows, bridged_BS)
     return streams, by_segment, {"critic/gated": float(use_loo_B.float().mean())}
@@ -189,6 +193,7 @@ def fill_missing(table: ValueTable, rule: str) -> Tensor:
     values_BS, others_B1 = table.given_BS, table.others_B[:, None]
     missing_BS = table.state_BS & ~torch.isfinite(values_BS)
     if rule == "group_mean":
+        # The others' mean knows no token of this response, so it may baseline any of them.
         return torch.where(missing_BS, others_B1, values_BS)
     # A response without any value needs none here: it takes its leave-one-out advantage.
     needed_B = torch.isfinite(values_BS).any(-1) & missing_BS[:, 0]
@@ -279,6 +284,7 @@ def rescale(streams: list[np.ndarray], kind: str) -> list[np.ndarray]:
 def policy_sample(rollout: Rollout, advantages: np.ndarray, temperature: float) -> Sample:
     """The response's tokens with their advantages; the prompt is not trained."""
     ids = rollout.prompt_ids + rollout.response_ids
+    # Every stream begins with the prompt's zeros: entry t speaks of token t in all of them.
     prompt = np.zeros(len(rollout.prompt_ids), np.float32)
     return Sample(
         ids=ids,

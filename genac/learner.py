@@ -116,6 +116,7 @@ class Learner:
         """
         quiet(self.model)  # an evaluation in between may have left another mode
         totals: Totals = defaultdict(float)
+        # None and not 0: AdamW then leaves untouched what no sample reaches, decay included.
         self.optimizer.zero_grad(set_to_none=True)
         for rows, _ in self._microbatches(samples):
             # The backward pass belongs inside: checkpointed layers attend again in it.
@@ -123,9 +124,11 @@ class Learner:
                 loss, measured = self._loss(samples[0].loss, rows, counts)
                 if loss.requires_grad:  # nothing is trained in a micro-batch whose masks are all 0
                     loss.backward()
+            # Shares of one mean (see counts_of), so micro-batches add up in any number.
             for key, value in {"loss": loss.detach(), **measured}.items():
                 totals[key] += float(value)
         totals = self._whole(totals)
+        # Before the check, which needs the norm: one gradient that is not finite makes it so.
         totals["grad_norm"] = self._clip()
         if not np.isfinite(totals["loss"]) or not np.isfinite(totals["grad_norm"]):
             raise FloatingPointError(
@@ -160,7 +163,7 @@ class Learner:
         """Linear warm-up, then linear decay to a tenth, where these are configured."""
         rate = self.cfg.learning_rate
         if self.steps < self.cfg.warmup_steps:
-            rate *= (self.steps + 1) / self.cfg.warmup_steps
+            rate *= (self.steps + 1) / self.cfg.warmup_steps  # or the first step would do nothing
         elif self.decay_steps:
             rate *= max(0.1, 1 - 0.9 * self.steps / self.decay_steps)
         for group in self.optimizer.param_groups:
@@ -248,6 +251,7 @@ class Learner:
         )
         if score_at is None:
             return logp_N, entropy_N, None
+        # The distribution that the score was drawn from, which is that at its temperature.
         return logp_N, entropy_N, head(read_M) / rows.temperature_B[score_at[0], None]
 
     @torch.no_grad()
@@ -320,10 +324,12 @@ def over_minibatches(
     samples = [s for s in samples if s.weights[1:].any() or s.scores]
     if not samples:
         return {}
+    # From the step's own seed: a resumed run shuffles as the uninterrupted one would have.
     rng = np.random.default_rng(seed)
     sums: dict[str, list[float]] = defaultdict(list)
     for _ in range(loss.num_iterations):
         order = rng.permutation(len(samples))
+        # Not more parts than samples: an empty one would be a step without a loss.
         for part in np.array_split(order, min(loss.num_minibatches, len(samples))):
             for key, value in minibatch([samples[i] for i in part]).items():
                 sums[key].append(value)

@@ -71,6 +71,7 @@ def collect(
         derive_seed(world.seed, *seed, p, g) for p in range(len(problems)) for g in range(size)
     ]
     rollouts = sample(actor, world.rollout, problems, seeds)
+    # In one call, because the verifier works on several responses at a time.
     scores = world.verifier.verify([(r.problem, r.text) for r in rollouts])
     scored = [
         replace(r, reward=v, reason=why) for r, (v, why) in zip(rollouts, scores, strict=True)
@@ -87,6 +88,7 @@ def sample(
     prompts = [encode_prompt(actor.tokenizer, problem) for problem in problems]
     # The verifier needs to know whether an answer begins as a thought, which only the prompt tells.
     problems = [as_read(actor.tokenizer, p, ids) for p, ids in zip(problems, prompts, strict=True)]
+    # Each response is a request of its own: what they share, the engine finds from the tokens.
     limit = cfg.max_completion_length
     requests = [
         request(actor, cfg, prompts[i // size], limit, seed) for i, seed in enumerate(seeds)
@@ -133,6 +135,7 @@ def stop_ids(runtime: Runtime) -> tuple[int, ...]:
 
     Chat models end a turn with another token than a text, and name it in the config only.
     """
+    # A number, a list or nothing: transformers allows each.
     configured = runtime.model.generation_config.eos_token_id
     more = configured if isinstance(configured, list) else [configured]
     return tuple(

@@ -25,6 +25,7 @@ def split(rollouts: Iterable[Rollout], cfg: StatesConfig, tokenizer: Any) -> lis
     find = SPLITTERS[cfg.splitter]
     states: list[State] = []
     for rollout in rollouts:
+        # Thinned before it is cut, so that a dropped start's tokens join the segment before it.
         starts = thin(find(rollout, cfg, tokenizer), cfg.max_states)
         # Each segment ends where the next begins, so every token has exactly one baseline.
         ends = [*starts[1:], len(rollout.response_ids)]
@@ -46,6 +47,7 @@ def newlines(rollout: Rollout, cfg: StatesConfig, tokenizer: Any) -> list[int]:
     del cfg
     known = _LINE_ENDS.setdefault(tokenizer, {})
 
+    # By its text: in many vocabularies a token ends a line that is more than the line break.
     def ends_line(token: int) -> bool:
         if token not in known:
             known[token] = tokenizer.decode([token]).endswith("\n")

@@ -54,6 +54,7 @@ class GenerativeCritic(TrainableCritic):
         self.seed = seed
         self.prompts = PromptBuilder(template(cfg.prompt), runtime.tokenizer, actor.tokenizer)
         self.actor_size = cfg.icc.actor_size or size_text(parameter_count(actor.model))
+        # Smoothed over steps, since a single one holds few problems.
         self.rate = RunningMean(cfg.icc.success_rate_momentum)
         self.scores = readable_scores(runtime.tokenizer, cfg)
         # Generation ends with the closing tag: by its token where it is one, else by its text.
@@ -138,6 +139,7 @@ class GenerativeCritic(TrainableCritic):
         queries = [
             (i, k) for i, p in enumerate(prompts) if len(p) <= room for k in range(counts[i])
         ]
+        # With the probabilities of the score's tokens the whole distribution is read, not one draw.
         requests = [
             Request(
                 prompt_ids=prompts[i],
@@ -197,6 +199,7 @@ class GenerativeCritic(TrainableCritic):
     def value(self, rationales: Sequence[Rationale]) -> float | None:
         """Mean over the rationales that gave a score; None where none did."""
         read = [t.expected if self.cfg.readout == "expected" else t.value for t in rationales]
+        # A rationale without a score is no value; counted as 0 it would say "hopeless".
         known = [v for v in read if v is not None]
         return sum(known) / len(known) if known else None
 
@@ -205,6 +208,7 @@ class GenerativeCritic(TrainableCritic):
     def learn(self, estimates: Sequence[Estimate], step: int) -> Metrics:
         """REINFORCE on the rationales of the estimated states."""
         counts = self._lengths(estimates)
+        # The other states were valued for the actor's credit alone.
         chosen = training_set([e for e in estimates if e.state.trains], self.cfg)
         if not chosen:
             return counts

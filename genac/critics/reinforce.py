@@ -62,7 +62,7 @@ def reward(rationale: Rationale, target: float, *, expected: bool) -> float:
 
     `expected` takes the mean of R_v over the scores' probabilities, where they are known.
     """
-    if rationale.value is None:
+    if rationale.value is None:  # the least, so that a rationale never gains by giving no score
         return 0.0
     if expected and rationale.score_probs is not None:
         return float(rationale.score_probs @ critic_reward(SCORE_VALUES, target))
@@ -77,6 +77,7 @@ def baselines(
     """
     if cfg.reinforce_baseline == "none":
         return [[0.0] * len(row) for row in rewards]
+    # RLOO (2402.14740): unbiased, because a rationale's own reward is not in its baseline.
     if cfg.num_samples > 1:
         return [leave_one_out_mean(row) for row in rewards]
     # R_v depends on the outcome, so only states with the same one are comparable.
@@ -101,7 +102,7 @@ def leave_one_out_mean(
     Entries of one owner are copies of one rationale (identical states share it) and no others to
     each other.
     """
-    owners = range(len(rewards)) if owners is None else owners
+    owners = range(len(rewards)) if owners is None else owners  # each its own
     own: dict[int, list[float]] = defaultdict(list)
     for owner, reward in zip(owners, rewards, strict=True):
         own[owner].append(reward)
