@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from genac.commands.eval_search import beside, line, together
+from genac.commands.eval_search import against_vote, line, together
 
 DOCS = Path(__file__).parents[2] / "docs"
 COST = {"actor_tokens": 10.0, "critic_tokens": 20.0, "tokens": 30.0, "flops": 60.0}
@@ -18,7 +18,7 @@ def row(method: str, spent: float) -> dict[str, Any]:
     own = {"method": method, "n": 2, "success": 0.5, "low": 0.0, "high": 1.0, **COST}
     own["by_problem"] = [1.0, 1.0, 0.0, 0.0]
     vote = {"n": 256, "tokens": spent, "flops": 2 * spent, "by_problem": [0.0] * 4}
-    return own | {f"majority_at_equal_{u}": beside(own, vote, u) for u in ("tokens", "flops")}
+    return own | {f"majority_at_equal_{u}": against_vote(own, vote, u) for u in ("tokens", "flops")}
 
 
 @pytest.mark.parametrize(("spent", "funded"), [(29.9, False), (30.0, True)])
