@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/genac
 
-.PHONY: help setup demo test test-slow test-gpu lint types check compare results bench bench-gpu screenshot clean
+.PHONY: help setup demo demo-llm test test-slow test-gpu vllm-env tinker-env lint types check compare results bench bench-gpu screenshot clean
 
 help:            ## print this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
@@ -18,6 +18,10 @@ setup: .venv/ready   ## make the virtual environment, with everything
 demo: setup      ## all stages on the default task, on two CPU cores
 	$(RUN) train recipes/arithmetic.yaml
 
+# LLM holds further keys, as for genac train: make demo-llm LLM='--seed 1 --output_dir runs/llm-1'
+demo-llm: setup  ## all stages on word problems in English, with SmolLM2-135M; on two CPU cores
+	$(BIN)/python examples/demo_llm.py $(LLM)
+
 # Two processes of one thread each finish in half the time that one process with two threads takes.
 test: setup      ## the default test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
@@ -28,6 +32,11 @@ test-slow: setup ## the tests marked slow
 # Much of the time on a GPU goes into compiling kernels, one core each.
 test-gpu: setup  ## the tests marked gpu; needs a GPU
 	$(BIN)/python -m pytest -q -m gpu -n 4
+
+# SkyRL's pins differ from ours; SKYRL names the folder, as GENAC_SKYRL does for the test.
+SKYRL ?= $(or $(GENAC_SKYRL),.skyrl)
+tinker-env:      ## SkyRL's Tinker server (JAX, CPU) in .skyrl, for its slow test
+	PYTHON=$(PYTHON) bash tests/support/skyrl_env.sh $(SKYRL)
 
 lint: setup      ## ruff: format and rules, changing nothing
 	$(BIN)/ruff format --check .
@@ -50,11 +59,14 @@ bench: setup     ## rough figures of every benchmark
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	for name in engine critic step trl scale view memory; do $(BIN)/python bench/$$name.py --quick || exit 1; done
 
-bench-gpu: setup ## the tests marked gpu and every benchmark, into gpu.json; needs a GPU
-	$(BIN)/python bench/gpu.py --json gpu.json
+bench-gpu: setup ## the tests marked gpu and every benchmark, into gpu.json (VLLM=PYTHON: vLLM too); needs a GPU
+	$(BIN)/python bench/gpu.py --json gpu.json $(if $(VLLM),--vllm-python $(VLLM))
+
+vllm-env:        ## an environment with vLLM's CPU build in .vllm-env (FOLDER names another); 2.3 GB
+	$(PYTHON) bench/vllm_env.py $(or $(FOLDER),.vllm-env)
 
 screenshot: setup ## the README's picture of the viewer; SHOT=RUN names the run
 	$(BIN)/python bench/screenshot.py $(or $(SHOT),runs/arithmetic)
 
-clean:           ## remove the environment and all runs
-	rm -rf .venv runs
+clean:           ## remove the environments and all runs
+	rm -rf .venv .vllm-env runs

@@ -23,7 +23,7 @@ from typing import Any
 
 Seconds = dict[str, list[float]]
 CPU_TIME = "GENAC_BENCH_CPU_TIME"
-SWITCHES = ("GENAC_NATIVE", "GENAC_FLEX", "GENAC_GRAPHS")
+SWITCHES = ("GENAC_NATIVE", "GENAC_FLEX")
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -118,9 +118,9 @@ def precision(device: str) -> Any:
     return torch.bfloat16 if device == "cuda" else torch.float32
 
 
-def roofline(device: str, repeats: int = 5) -> dict[str, float]:
-    """The best rates of square products in the device's precision (GFLOP/s) and of a copy beyond
-    any cache (GB/s).
+def roofline(device: str, repeats: int = 5, dtype: Any = None) -> dict[str, float]:
+    """The best rates of square products in `dtype` (None = the device's precision; GFLOP/s) and of
+    a copy beyond any cache (GB/s).
     """
     import torch
 
@@ -133,7 +133,7 @@ def roofline(device: str, repeats: int = 5) -> dict[str, float]:
     )
     rates = []
     for size in sizes:
-        a = torch.randn(size, size, device=device, dtype=precision(device))
+        a = torch.randn(size, size, device=device, dtype=dtype or precision(device))
         rates.append(2 * size**3 / best(lambda a=a: a @ a) / 1e9)
     source = torch.ones(copied, device=device)
     target = torch.empty_like(source)

@@ -121,8 +121,9 @@ def our_side(spec: Spec, channel: common.Channel) -> None:
     from genac.credit import credit
     from genac.critics.base import NoCritic
     from genac.evals.online import rollout_metrics
+    from genac.hardware import Hardware
     from genac.rollout import World, collect, problems_at
-    from genac.runtime import Hardware, ModelSpec, build
+    from genac.runtime import ModelSpec, build
     from genac.seeding import derive_seed
     from genac.stages.joint import publish
     from genac.tasks.verifier import Verifier

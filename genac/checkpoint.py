@@ -25,7 +25,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from genac.runs.files import read_json
-from genac.runs.manifest import digest
+from genac.runs.manifest import digest, is_weights
 from genac.runtime import Runtime
 
 KEEP = 2
@@ -42,7 +42,8 @@ def save(root: Path, step: int, runtimes: Mapping[str, Runtime], state: dict[str
         _write(temporary, step, runtimes, state)
         shutil.rmtree(final, ignore_errors=True)  # a step that is repeated after a resume
         os.rename(temporary, final)
-    except ChildProcessError:  # the writer died, which is no matter of the disk
+    except (ConnectionError, ChildProcessError, TimeoutError):
+        # The writer failed, died or is silent, which is no matter of the disk.
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     except WRITE_ERRORS as error:
@@ -124,7 +125,7 @@ def load(folder: Path, runtimes: Mapping[str, Runtime]) -> dict[str, Any]:
     """Restores every runtime and returns the saved state; refuses what is missing or damaged."""
     manifest = verify(folder)
     for name in runtimes:
-        weights = any(f.startswith(f"{name}/") and f.endswith(".safetensors") for f in manifest)
+        weights = any(f.startswith(f"{name}/") and is_weights(f) for f in manifest)
         if not weights or f"{name}.optimizer.pt" not in manifest:
             raise ValueError(
                 f"checkpoint {folder} holds no {name} (model and optimiser state); it was written "

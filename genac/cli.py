@@ -29,6 +29,9 @@ USAGE = """genac VERB [ARGUMENTS]
   eval benchmarks MODEL [NAME ...]          avg@k and pass@k of a run's actor or any model on data
                                             sets (none named: AIME24/25, AMC23, MATH500, Minerva,
                                             OlympiadBench)
+  eval solutions CRITIC FILE                a critic (also openai:MODEL@URL) on solutions that
+                                            others wrote, with labels of outcome or steps
+                                            (--limit N --samples K --states N --out DIR)
   score CRITIC PROBLEM PARTIAL              a saved critic's value and reasoning for a partial
                                             solution; \\n in the texts is a line break,
                                             but not before a letter (LaTeX's \\neq):
@@ -57,6 +60,7 @@ EVALUATIONS = {
     "states": ("commands.eval_states", "judge_states"),
     "search": ("commands.eval_search", "evaluate_search"),
     "benchmarks": ("commands.eval_benchmarks", "evaluate_benchmarks"),
+    "solutions": ("commands.eval_solutions", "evaluate_solutions"),
 }
 
 
@@ -105,13 +109,13 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 def score(arguments: Sequence[str]) -> None:
     from genac.config.recipes import typed_text
-    from genac.scoring import Critic
+    from genac.scoring import load_scorer
 
     if len(arguments) != 3:
-        raise ValueError("usage: genac score CRITIC_FOLDER PROBLEM PARTIAL_RESPONSE")
+        raise ValueError("usage: genac score CRITIC PROBLEM PARTIAL_RESPONSE")
     folder, problem, partial = arguments[0], *map(typed_text, arguments[1:])
-    judged = Critic.from_pretrained(folder).score(problem, partial)
-    print(f"value {judged.value}\n{judged.rationale}")
+    judged = load_scorer(folder).score(problem, partial)
+    print(f"value {judged.value}\n{judged.rationale}".rstrip("\n"))
 
 
 def serve(arguments: Sequence[str]) -> None:

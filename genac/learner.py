@@ -28,6 +28,7 @@ from genac.models.packed.layers import fusable, fused
 from genac.models.quiet import checkpoint_layers, quiet
 from genac.ops.losses import values_of
 from genac.ops.objectives import LOSSES, Outputs
+from genac.ops.schedule import learning_rate
 from genac.ops.tensors import head_statistics, scatter
 from genac.types import Sample
 
@@ -37,7 +38,10 @@ Totals = dict[str, float]  # by the name of what was measured or counted
 class LearnerProtocol(Protocol):
     """What loops, critics and checkpoints ask of a learner, wherever it runs."""
 
-    processed_tokens: int  # read by the model so far; what samples share counts once
+    @property
+    def processed_tokens(self) -> int:
+        """Read by the model so far; what samples share counts once."""
+        ...
 
     def learn(self, samples: Sequence[Sample], seed: int) -> Totals:
         """Trains on the samples; returns means over tokens of what was measured on the way."""
@@ -160,14 +164,8 @@ class Learner:
             yield rows, [i for group in microbatch for i in group.members]
 
     def _step(self) -> None:
-        """Linear warm-up, then linear decay to a tenth, where these are configured."""
-        rate = self.cfg.learning_rate
-        if self.steps < self.cfg.warmup_steps:
-            rate *= (self.steps + 1) / self.cfg.warmup_steps  # or the first step would do nothing
-        elif self.decay_steps:
-            rate *= max(0.1, 1 - 0.9 * self.steps / self.decay_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate(self.cfg, self.steps, self.decay_steps)
         self.optimizer.step()
         self.steps += 1
 

@@ -7,8 +7,9 @@ without an engine. Placement (device, precision, threads) is decided here and no
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,17 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from genac.config.models import LoadConfig, LoraConfig, LossConfig, OptimizerConfig
-from genac.config.run import HardwareConfig
-from genac.engines import make_engine, require_engine
+from genac.engines import SERVED, make_engine
 from genac.engines.base import Engine, Request
+from genac.engines.vllm.checks import head_size, require_heads
+from genac.engines.vllm.engine import VllmEngine
+from genac.engines.vllm.process import Launch
+from genac.engines.vllm.weights import Source
+from genac.hardware import Hardware
 from genac.learner import Learner, LearnerProtocol
-from genac.models.heads import vocabulary
+from genac.models.heads import text_config, vocabulary
 from genac.models.loading import context_length, fingerprint, load_model, load_tokenizer
-from genac.models.lora import attach, load_adapters, save_merged, second_adapters
+from genac.models.lora import attach, load_adapters, save_merged, save_peft, second_adapters
 from genac.models.value_head import ValueModel, outputs_of
 from genac.seeding import derive_seed
 
@@ -40,6 +45,7 @@ class Runtime:
     engine: Engine | None
     max_length: int  # of a sequence, in tokens
     version: int = 0  # steps whose weights the engine has
+    bf16: bool = False  # what it computes in; trained weights are fp32
 
     @property
     def sampler(self) -> Engine:
@@ -78,14 +84,7 @@ class Runtime:
         """An ordinary Hugging Face folder (plus the value head, where there is one). `whole`: the
         weights of a model of which this process has a part only. Raises OSError on a full disk.
         """
-        try:
-            if isinstance(self.model, ValueModel):
-                self.model.save_pretrained(folder, whole)
-            else:
-                save_merged(self.model, folder, whole)
-            self.tokenizer.save_pretrained(folder)
-        except SafetensorError as error:  # what safetensors raises on a full disk
-            raise OSError(errno.EIO, f"{folder} could not be written ({error})") from error
+        save_folder(self.model, self.tokenizer, folder, whole)
 
     def load_weights(self, folder: Path) -> None:
         """Replaces the weights by those of a saved folder of the same architecture."""
@@ -97,46 +96,18 @@ class Runtime:
             self.model.load_head(folder)
 
 
-@dataclass(frozen=True)
-class Hardware:
-    """Resolved device, precision and engine."""
-
-    device: torch.device  # without a number where there are several processes
-    bf16: bool
-    processes: int = 1  # workers with one device each; 1 = everything in this process
-    threads: int = 0  # of a process, 0 = torch's choice
-    engine: str = "local"  # a key of ENGINES
-
-    @classmethod
-    def resolve(cls, cfg: HardwareConfig) -> Hardware:
-        """What the config comes to on this machine; sets torch's number of threads.
-
-        Raises ValueError where the machine or this version has not got what is configured.
-        """
-        require_engine(cfg.engine)
-        if cfg.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError(
-                "hardware.device is 'cuda' but no CUDA device is visible; use 'cpu' or 'auto'"
-            )
-        # "cpu" stays a CPU where a GPU is visible.
-        name = "cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu"
-        devices = torch.cuda.device_count() if name == "cuda" else None
-        if devices is not None and cfg.processes > devices:
-            raise ValueError(
-                f"hardware.processes is {cfg.processes} but {devices} CUDA devices are visible, "
-                f"and every process needs one; use at most {devices}, or 0 for all of them"
-            )
-        if cfg.threads:
-            torch.set_num_threads(cfg.threads)
-        # fp32 is the default on CPU: bf16 is faster only where the processor has it, and slower
-        # elsewhere.
-        return cls(
-            torch.device(name),
-            cfg.precision == "bf16" or (cfg.precision == "auto" and name == "cuda"),
-            cfg.processes or devices or 1,
-            cfg.threads,
-            cfg.engine,
-        )
+def save_folder(
+    model: Any, tokenizer: Any, folder: Path, whole: Mapping[str, Tensor] | None = None
+) -> None:
+    """As Runtime.save_model."""
+    try:
+        if isinstance(model, ValueModel):
+            model.save_pretrained(folder, whole)
+        else:
+            save_merged(model, folder, whole)
+        tokenizer.save_pretrained(folder)
+    except SafetensorError as error:  # what safetensors raises on a full disk
+        raise OSError(errno.EIO, f"{folder} could not be written ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -155,6 +126,8 @@ class ModelSpec:
     max_rows: int = 512  # sequences decoded together
     decay_steps: int | None = None
     seed: int = 0  # of new adapters
+    engine: str | None = None  # None = hardware's
+    folder: Path | None = None  # where an engine's servers keep weights and logs
 
     @property
     def adapter_seed(self) -> int:
@@ -175,8 +148,12 @@ def build(spec: ModelSpec, hardware: Hardware, base: Runtime | None = None) -> R
     """
     if base is None:
         tokenizer, model = load_with_head(spec, hardware)
-        return build_runtime(spec, model.to(hardware.device), tokenizer, hardware)
-    return build_runtime(spec, *with_shared_base(spec, base), hardware)
+        model = model.to(hardware.device)
+    else:
+        model, tokenizer = with_shared_base(spec, base)
+    runtime = build_runtime(spec, model, tokenizer, hardware)
+    export = partial(export_weights, model, tokenizer, spec.lora)
+    return with_servers(runtime, spec, hardware, export, base)
 
 
 def load_pretrained(spec: ModelSpec, hardware: Hardware) -> tuple[Any, Any]:
@@ -219,17 +196,70 @@ def build_runtime(
     hardware: Hardware,
     learner_class: type[Learner] = Learner,
 ) -> Runtime:
-    """A runtime with learner and, for a language model, engine, around a model in memory."""
+    """A runtime with learner and, for a language model, an engine in this process, around a model
+    in memory.
+    """
+    bf16 = hardware.computes_bf16(model)
     learner = learner_class(
         model,
         spec.optimizer,
         spec.loss,
         head=spec.head,
-        bf16=hardware.bf16,
+        bf16=bf16,
         decay_steps=spec.decay_steps,
     )
     limit, engine = context_length(model, tokenizer), None
-    if spec.head is None:
-        dtype = torch.bfloat16 if hardware.bf16 else torch.float32
-        engine = make_engine(hardware.engine, model, tokenizer, limit, spec.max_rows, dtype)
-    return Runtime(spec.role, model, tokenizer, learner, engine, limit)
+    name = hardware.engine_of(spec.engine)
+    if spec.head is None and name not in SERVED:
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        engine = make_engine(name, model, tokenizer, limit, spec.max_rows, dtype)
+    return Runtime(spec.role, model, tokenizer, learner, engine, limit, bf16=bf16)
+
+
+def export_weights(model: Any, tokenizer: Any, lora: LoraConfig, folder: Path) -> None:
+    """What a server loads: adapters in PEFT's layout where there are some, else all weights."""
+    if not lora.rank:
+        return save_folder(model, tokenizer, folder)
+    try:
+        save_peft(model, folder, lora)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, f"{folder} could not be written ({error})") from error
+
+
+def with_servers(
+    runtime: Runtime,
+    spec: ModelSpec,
+    hardware: Hardware,
+    export: Callable[[Path], None],
+    base: Runtime | None = None,
+) -> Runtime:
+    """The runtime with an engine on servers, where that is what samples. `base`: the runtime whose
+    frozen weights it shares.
+    """
+    if spec.head is not None or hardware.engine_of(spec.engine) not in SERVED:
+        return runtime
+    cuda = hardware.device.type == "cuda"
+    if not cuda and not hardware.vllm.urls:
+        require_heads(head_size(text_config(runtime.model)))
+    source = Source(
+        spec.role,
+        spec.path if base is None else base.tokenizer.name_or_path,
+        export,
+        runtime.learner.logprobs,
+        spec.lora,
+        vocabulary(runtime.model),
+        runtime.max_length,
+    )
+    launch = Launch(
+        spec.role,
+        hardware.vllm,
+        runtime.max_length,
+        spec.max_rows,
+        runtime.bf16,
+        cuda,
+        hardware.threads,
+        spec.lora.rank,
+    )
+    shared = base.engine if base is not None and isinstance(base.engine, VllmEngine) else None
+    runtime.engine = VllmEngine(source, launch, spec.folder, shared)
+    return runtime

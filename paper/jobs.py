@@ -89,11 +89,16 @@ def leave_with_parent() -> None:
     """Ends this worker when its parent does, however: one that went on would write into the runs
     of whoever starts the experiment again.
     """
-    from genac.distributed.worker import end_with
-
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=end_with, args=(parent.pid,), daemon=True).start()
+
+
+def end_with(parent: int) -> None:
+    """Ends this process soon after its parent has."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def one(function: Callable[..., Any], item: Arguments, file: Path, name: str) -> None:

@@ -23,12 +23,13 @@ from genac.config.models import GenerativeConfig, ICCConfig, OptimizerConfig
 from genac.config.run import HardwareConfig, TaskConfig
 from genac.critics.discriminative import value_sample
 from genac.critics.generative import GenerativeCritic
+from genac.hardware import Hardware
 from genac.models.chat import encode_prompt
 from genac.models.tiny import save_tiny
 from genac.ops.stats import bootstrap_sums
 from genac.runs.files import alone
 from genac.runs.store import stable_hash
-from genac.runtime import Hardware, ModelSpec, build
+from genac.runtime import ModelSpec, build
 from genac.seeding import derive_seed
 from genac.stages.sft import completion_ids
 from genac.tasks import make_task

@@ -14,9 +14,10 @@ from hypothesis import settings
 
 from genac.config.models import LossConfig, OptimizerConfig
 from genac.config.run import HardwareConfig
+from genac.hardware import Hardware
 from genac.models.loading import load_model, load_tokenizer
 from genac.models.tiny import save_tiny
-from genac.runtime import Hardware, ModelSpec, Runtime, build
+from genac.runtime import ModelSpec, Runtime, build
 
 CONTEXT = 2048
 # How long an example takes depends on what else the machine does.

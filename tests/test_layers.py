@@ -36,6 +36,7 @@ LEVELS = {
     "engines": 3,
     "batching": 3,
     "learner": 4,
+    "hardware": 4,
     "runtime": 5,
     "rollout": 6,
     "checkpoint": 6,

@@ -2,8 +2,9 @@
 
 MODEL is a run (its trained actor and its task's instruction) or any Hugging Face folder or name;
 NAMEs are known data sets (`sources.BENCHMARKS` when none is given), files, or names on the hub.
-Responses are judged as they come and kept, problem by problem, so that an interrupted evaluation
-goes on where it stopped.
+Responses are judged as they come and kept: rewards as lines of NAME-HASH.jsonl, texts and tokens in
+the form of a run folder, rollouts/NAME-HASH-*.parquet, which `genac view` opens. So an interrupted
+evaluation goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def evaluate_benchmarks(arguments: Sequence[str]) -> str:
     settings = settings_of(args, cfg, model) | {
         "weights": actor.fingerprint(),
         "load": cfg.actor.load.model_dump(),
-        "bf16": setup.hardware.bf16,
+        "bf16": actor.bf16,
     }
     folder = Path(args.output or (run / "benchmarks" if run else "benchmarks"))
     tasks = {name: fitting_task(actor, name, settings) for name in args.names or BENCHMARKS}
@@ -63,6 +64,7 @@ def evaluate_benchmarks(arguments: Sequence[str]) -> str:
         name: summary(measured(actor, name, task, settings, folder)) for name, task in tasks.items()
     }
     text = markdown(table, settings)
+    text += f"\n\n'genac view {folder}' shows the responses."
     atomic_write(folder / "benchmarks.json", json.dumps({"settings": settings, **table}, indent=1))
     atomic_write(folder / "benchmarks.md", text)
     return text
@@ -70,7 +72,7 @@ def evaluate_benchmarks(arguments: Sequence[str]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="genac eval benchmarks")
-    p.add_argument("model", help="a run, a Hugging Face folder, or a name on the hub")
+    p.add_argument("model", help="a run, a Hugging Face folder, a GGUF file, or a name on the hub")
     p.add_argument("names", nargs="*", help=f"data sets or files; none: {', '.join(BENCHMARKS)}")
     p.add_argument("--samples", type=int, default=8, help="responses per problem, the k of avg@k")
     p.add_argument("--max-tokens", type=int, default=4096, help="tokens per response at most")
@@ -156,13 +158,22 @@ def measured(actor: Runtime, name: str, task: Task, settings: Row, folder: Path)
     answer = settings | {"reward": None, "rollout": rollout.model_dump(exclude={"max_rows"})}
     key = stable_hash([queries, answer, task_key(source_of(name, settings))])
     file = folder / f"{Path(name).stem}-{key}.jsonl"
+    decode = actor.tokenizer.decode
     with alone(file), Verifier(task) as verifier:
-        rows = whole_lines(file)
+        rows = whole_parts(file, count)
         world = World(task, verifier, rollout, settings["seed"])
         while len(rows) < count:
             first = len(rows)
             last = min(count, first + AT_ONCE)
-            for group in collect(actor, world, chosen[first:last], "benchmark", first):
+            groups = collect(actor, world, chosen[first:last], "benchmark", first)
+            # Written before the lines that say that these problems are done.
+            Run(folder).write_rollouts(
+                file.stem,
+                first // AT_ONCE,
+                [response for group in groups for response in group],
+                decode=lambda ids: decode(list(ids), skip_special_tokens=True),
+            )
+            for group in groups:
                 row = {
                     "id": group[0].problem.id,
                     "rewards": [r.reward for r in group],
@@ -175,12 +186,17 @@ def measured(actor: Runtime, name: str, task: Task, settings: Row, folder: Path)
     return rows
 
 
-def whole_lines(file: Path) -> list[Row]:
-    """What was kept; a last line that an interruption cut off is taken out of the file."""
+def whole_parts(file: Path, count: int) -> list[Row]:
+    """What was kept of `count` problems. Of a part of AT_ONCE problems that an interruption cut
+    off, the lines are taken out of the file: its responses are drawn together.
+    """
     text = file.read_text() if file.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        atomic_write(file, whole)
+    lines = text.splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < count:
+        whole = whole[: len(whole) // AT_ONCE * AT_ONCE]
+    if whole != lines:
+        atomic_write(file, "".join(whole))
     return [row for _, row in read_lines(file)]
 
 

@@ -23,7 +23,7 @@ from genac.config.run import RunConfig
 from genac.config.stages import EndpointConfig
 from genac.critics.base import Critic
 from genac.critics.prompts import size_text
-from genac.critics.saved import critic_card, critic_of_checkpoint
+from genac.critics.saved import CARD, critic_card, critic_of_checkpoint
 from genac.critics.zero_shot import EndpointCritic, zero_shot_template
 from genac.endpoint.address import parse_endpoint
 from genac.endpoint.client import Endpoint, answers_file
@@ -51,7 +51,7 @@ def evaluate_critics(arguments: Sequence[str]) -> str:
     require_trained(run)
     cfg = evaluated_here(recorded(run.path, run.config()))
     cfg = with_panel(cfg, args.problems, args.continuations)
-    own = [args.run] if (run.path / "critic" / "critic.json").exists() else []
+    own = [args.run] if (run.path / "critic" / CARD).exists() else []
     sources = {name: critic_source(name, args) for name in [*own, *args.critics]}
     if not sources:
         raise ValueError(f"{args.run} has no critic of its own; name the critics to evaluate")
@@ -107,7 +107,7 @@ def with_panel(cfg: RunConfig, problems: int | None, continuations: int | None) 
 def critic_folder(name: str) -> Path:
     """The folder with critic.json in what the user named, or a checkpoint's critic."""
     for folder in (Path(name), Path(name) / "critic", Path(name) / "model"):
-        if (folder / "critic.json").exists():
+        if (folder / CARD).exists():
             require_saved(folder)
             return folder
     if result := critic_of_checkpoint(name):
@@ -186,7 +186,8 @@ def load_critic(cfg: RunConfig, folder: Path, actor: Runtime) -> Critic:
     """A saved critic of either kind, asked as it was asked in training."""
     card = critic_card(folder)
     saved = CriticConfig(**card["config"])
-    return Setup.of(cfg.model_copy(update={"critic": saved})).critic(folder, actor)
+    cfg = evaluated_here(cfg.model_copy(update={"critic": saved}))
+    return Setup.of(cfg).critic(folder, actor)
 
 
 def endpoint_critic(cfg: RunConfig, source: EndpointConfig, actor: Runtime) -> EndpointCritic:

@@ -26,7 +26,7 @@ from genac.runs.store import Run
 from genac.runs.tables import state_hash
 from genac.runtime import Runtime
 from genac.stages.finish import require_trained
-from genac.stages.setup import Setup
+from genac.stages.setup import Setup, evaluated_here
 from genac.types import Estimate, Problem, Rollout, State
 
 WRITER = "judge.json"  # which critic a folder's judgements are of
@@ -53,7 +53,7 @@ def judge_states(arguments: Sequence[str]) -> str:
     own = claim(run.path / place, source)
     waiting = [key for key in keys if not run.table_path(place, *key).exists()]
     if waiting:
-        cfg = recorded(run.path, run.config())
+        cfg = evaluated_here(recorded(run.path, run.config()))
         actor = Setup.of(cfg).actor(run.path / "actor")
         judge_all(run, place, waiting, actor, load_critic(cfg, source, actor), own)
     return judged_line(run, place, keys, len(waiting))

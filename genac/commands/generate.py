@@ -20,13 +20,15 @@ from genac.config.renamed import Parser
 from genac.config.run import HardwareConfig, RolloutConfig, RunConfig, StatesConfig
 from genac.critics.generative import GenerativeCritic
 from genac.critics.saved import critic_card
+from genac.hardware import Hardware
 from genac.rollout import problems_at
 from genac.runs.store import Run
-from genac.runtime import Hardware, ModelSpec, Runtime, build
+from genac.runtime import ModelSpec, Runtime, build
 from genac.search.beam import beam_search
 from genac.search.candidates import Candidate, Searcher, answers, draw, judged, values
 from genac.search.rules import RULES, Answers, best
 from genac.stages.finish import require_trained
+from genac.stages.local_models import local_model
 from genac.stages.setup import make_world
 from genac.tasks.answers import answer_key, whole_text
 from genac.tasks.base import Task
@@ -76,7 +78,7 @@ def generate(arguments: Sequence[str]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="genac generate")
-    p.add_argument("actor", help="a finished run, or the folder of a language model")
+    p.add_argument("actor", help="a finished run, or a language model: folder or GGUF file")
     p.add_argument("problems", nargs="*", help="problems as text (\\n: a line break)")
     p.add_argument("--heldout", type=int, default=0, help="instead: held-out problems of the run")
     p.add_argument("--critic", help="a critic's folder; of a run, its own where none is named")
@@ -103,6 +105,7 @@ def open_source(args: argparse.Namespace) -> Source:
     else:
         cfg = RunConfig(rollout=RolloutConfig(max_completion_length=512), states=StatesConfig())
         folder, task = Path(args.actor), None
+    folder = Path(local_model(folder, cfg.stages.folder, cfg.actor.load.dtype))
     rollout = RolloutConfig(**(cfg.rollout.model_dump() | changed))
     return Source(folder, cfg.model_copy(update={"rollout": rollout}), task)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from genac.critics.saved import critic_card
 from genac.hub.model_cards import CARD, run_of, write_cards, write_critic_card
-from genac.runs.manifest import require_saved
+from genac.runs.manifest import POINTER, require_saved
 from genac.runs.store import Run
 
 ROLES = ("actor", "critic")
@@ -66,6 +66,12 @@ def destinations(source: Path, repo_id: str, only: str | None) -> list[tuple[Pat
         results = [folder for folder in results if folder.is_dir()]
         if not results:
             raise ValueError(f"{source} holds no {only}; leave --only out or name another run")
+        for folder in results:
+            if (folder / POINTER).exists():
+                raise ValueError(
+                    f"{folder} holds no weights: they are at a Tinker service, says its {POINTER}; "
+                    "export them there"
+                )
         return [(f, repo_id if only else f"{repo_id}-{f.name}") for f in results]
     if not (source / "config.json").exists() or not list(source.glob("*.safetensors")):
         raise ValueError(

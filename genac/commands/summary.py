@@ -18,6 +18,7 @@ def console(folder: Path) -> str:
         f"{percent(before)} -> {percent(after)}   pass@{after['k']} {after['pass_at_k']:.1%} "
         f"[{after['pass_at_k_low']:.1%}, {after['pass_at_k_high']:.1%}]",
         *critic_lines(summary["critic"]),
+        *([f"no critic panel: {reason}"] if (reason := summary.get("no_panel")) else []),
         "seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in summary["seconds"].items()),
         f"report: {folder / 'report.html'}",
     ]

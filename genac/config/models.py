@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from genac.config.base import Count, Fraction, Rate, Section
+from genac.config.prompt_file import content_of
 
 # Keys of an optimiser that change memory and speed, never results: no hash counts them.
 MEMORY = {"tokens_per_microbatch", "gradient_checkpointing"}
@@ -94,7 +95,7 @@ class ActorConfig(Section):
     """The policy that is trained."""
 
     model_name_or_path: str | None = Field(
-        default=None, description="hub name or folder; none = the base stage's model"
+        default=None, description="hub name, folder or GGUF file; none = the base stage's model"
     )
     tiny: TinyConfig = Field(
         default_factory=TinyConfig, description="model built by the base stage"
@@ -105,6 +106,9 @@ class ActorConfig(Section):
     loss: LossConfig = Field(default_factory=LossConfig, description="policy loss")
     lora: LoraConfig = Field(default_factory=LoraConfig, description="adapters of the actor")
     load: LoadConfig = Field(default_factory=LoadConfig, description="loading the actor")
+    engine: str | None = Field(
+        default=None, description="what samples from the actor; none = hardware.engine"
+    )
 
 
 class ICCConfig(Section):
@@ -126,7 +130,7 @@ class GenerativeConfig(Section):
 
     prompt: str = Field(
         default="paper",
-        description="prompt template: paper | prefix-first | compact",
+        description="prompt template: paper | prefix-first | compact | a YAML file of one's own",
     )
     icc: ICCConfig = Field(default_factory=ICCConfig, description="in-context conditioning")
     num_samples: Count = Field(default=1, description="rationales per state")
@@ -162,6 +166,12 @@ class GenerativeConfig(Section):
         description="a prompt beyond the context: no value, or the response's middle left out",
     )
 
+    @field_validator("prompt")
+    @classmethod
+    def _content(cls, prompt: str) -> str:
+        """The text of a prompt file takes the place of its name."""
+        return content_of(prompt)
+
 
 class DiscriminativeConfig(Section):
     """The value-head critic."""
@@ -192,7 +202,7 @@ class CriticConfig(Section):
         description="generative | discriminative | monte_carlo | actor_likelihood | none",
     )
     model_name_or_path: str | None = Field(
-        default=None, description="hub name or folder; none = the base stage's model"
+        default=None, description="hub name, folder or GGUF file; none = what the actor starts from"
     )
     optimizer: OptimizerConfig = Field(
         default_factory=OptimizerConfig, description="critic optimiser"
@@ -200,6 +210,9 @@ class CriticConfig(Section):
     loss: LossConfig = Field(default_factory=LossConfig, description="the critic's own loss")
     lora: LoraConfig = Field(default_factory=LoraConfig, description="adapters of the critic")
     load: LoadConfig = Field(default_factory=LoadConfig, description="loading the critic")
+    engine: str | None = Field(
+        default=None, description="what samples from the critic; none = hardware.engine"
+    )
     share_base: bool = Field(
         default=False, description="generative: a second set of adapters on the actor's weights"
     )

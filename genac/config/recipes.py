@@ -122,11 +122,14 @@ def start_from(folder: str) -> dict[str, Any]:
         raise ValueError(
             f"--from {folder}: there is no {run / 'actor'}; give a finished run's folder"
         )
-    start: dict[str, Any] = {"actor": {"model_name_or_path": str(run / "actor")}}
+    start: dict[str, Any] = {
+        "actor": {"model_name_or_path": str(run / "actor")},
+        "stages": {"warmup": {"steps": 0}},
+    }
     if (run / "critic").is_dir():
         # A saved critic is merged on a base that the trained actor no longer has.
         start["critic"] = {"model_name_or_path": str(run / "critic"), "share_base": False}
-        start["stages"] = {"sft": {"epochs": 0}, "critic_rl": {"steps": 0}}
+        start["stages"] |= {"sft": {"epochs": 0}, "critic_rl": {"steps": 0}}
     return start
 
 

@@ -12,14 +12,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from genac.config.base import Count, Fraction, Rate, Section, at_home
+from genac.config.engines import VllmConfig
 from genac.config.models import ActorConfig, CriticConfig
 from genac.config.stages import StagesConfig
+from genac.config.tinker import TinkerConfig
 
 
 class TaskConfig(Section):
     """What is to be learnt."""
 
-    name: str = Field(default="arithmetic", description="arithmetic | exact | sums | gym | file")
+    name: str = Field(
+        default="arithmetic",
+        description="arithmetic | exact | sums | word_problems | gym | file",
+    )
     path: str | None = Field(
         default=None, description="file task: JSONL, JSON, Parquet or CSV with prompt and answer"
     )
@@ -116,14 +121,33 @@ class HardwareConfig(Section):
         default="auto", description="auto = cuda where there is one"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="auto = bf16 on cuda, fp32 on CPU"
+        default="auto",
+        description="auto = bf16 on cuda; on CPU fp32, or bf16 for models of 50M parameters and "
+        "more where it is faster",
     )
-    engine: str = Field(default="local", description="what samples: a key of ENGINES")
+    backend: Literal["local", "tinker"] = Field(
+        default="local", description="where models live: here, or at a Tinker service"
+    )
+    tinker: TinkerConfig = Field(default_factory=TinkerConfig, description="that service")
+    engine: str = Field(
+        default="auto",
+        description="what samples, local | vllm; auto = vllm on cuda where hardware.vllm names "
+        "servers or an interpreter, else local",
+    )
+    vllm: VllmConfig = Field(default_factory=VllmConfig, description="vLLM's servers")
     threads: int = Field(default=0, ge=0, description="CPU threads of a process, 0 = all")
     processes: int = Field(
         default=1,
         ge=0,
         description="worker processes with one device each; 1 = none, 0 = one per visible GPU",
+    )
+    placement: Literal["colocated", "separate"] = Field(
+        default="colocated",
+        description="actor and critic on the same workers, or on `processes` workers each",
+    )
+    cluster: str | None = Field(
+        default=None,
+        description="Ray cluster with the workers: host:port, or auto; null = started here",
     )
 
 

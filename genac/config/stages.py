@@ -31,6 +31,26 @@ class BaseStage(Section):
     )
 
 
+class WarmupStage(Section):
+    """Supervised fine-tuning of the actor on demonstrations, before RL."""
+
+    steps: int = Field(default=0, ge=0, description="optimiser steps, 0 = skip the stage")
+    batch_size: Count = Field(default=16, description="demonstrations per step")
+    path: str | None = Field(
+        default=None, description="file or data set of demonstrations; none = the task's own"
+    )
+    messages_column: str = Field(
+        default="messages", description="chats, whose last message is trained; used where it exists"
+    )
+    prompt_column: str = Field(default="prompt", description="else: texts or messages")
+    completion_column: str = Field(default="completion", description="and the responses to them")
+    optimizer: OptimizerConfig = Field(
+        default_factory=lambda: OptimizerConfig(learning_rate=1e-4, warmup_steps=5),
+        description="optimiser",
+    )
+    save_every: Count = Field(default=50, description="steps between checkpoints")
+
+
 class EndpointConfig(Section):
     """An OpenAI-compatible chat-completions server that is asked for judgements."""
 
@@ -196,6 +216,9 @@ class StagesConfig(Section):
     """The stages and their order."""
 
     base: BaseStage = Field(default_factory=BaseStage, description="base model")
+    warmup: WarmupStage = Field(
+        default_factory=WarmupStage, description="warm-up of a pretrained actor"
+    )
     synthesize: SynthesizeStage = Field(
         default_factory=SynthesizeStage, description="oracle traces"
     )

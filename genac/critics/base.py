@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 
 from genac.config.models import OptimizerConfig
 from genac.config.run import RunConfig
+from genac.hardware import Hardware
 from genac.rollout import World
-from genac.runtime import Hardware, ModelSpec, Runtime
+from genac.runtime import ModelSpec, Runtime
 from genac.types import Estimate, Rollout, State
 
 Metrics = dict[str, float]
@@ -43,8 +44,15 @@ class CriticInputs:
             max_rows=self.cfg.rollout.max_rows,
             decay_steps=self.decay_steps,
             seed=self.cfg.seed,
+            engine=critic.engine,
+            folder=engine_folder(self.cfg),
         )
         return replace(spec, **changes)
+
+
+def engine_folder(cfg: RunConfig) -> Path:
+    """Where the servers of a run's engines keep weights and logs."""
+    return Path(cfg.output_dir) / "engines"
 
 
 class Critic:

@@ -243,8 +243,8 @@ class GenerativeCritic(TrainableCritic):
         if result != expected and not self.cfg.force_prompt:
             raise ValueError(
                 f"the critic was trained under prompt {result}, this run asks with {expected} "
-                f"({self.cfg.prompt!r}); set critic.generative.prompt back, start from another "
-                "critic, or set critic.generative.force_prompt to go on anyway"
+                f"({self.prompts.template.name!r}); set critic.generative.prompt back, start from "
+                "another critic, or set critic.generative.force_prompt to go on anyway"
             )
 
     def restore(self, state: dict[str, Any]) -> None:

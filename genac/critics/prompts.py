@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from genac.config.prompt_file import PROBLEM, RESPONSE, is_content, parse
 from genac.config.renamed import called_now
 from genac.models.chat import chat_text, prefix_ids, special_ids
 from genac.types import Problem, State, utf8
 
 Ids = tuple[int, ...]
-PROBLEM, RESPONSE = "{problem}", "{response}"
 REMEMBERED = 4096  # problems whose tokens are kept
 GAP = "\n[...]\n"  # stands where a response too long for the context was cut
 CHUNK = 16  # characters read per token of room, before a text is known to be too long for it
@@ -53,10 +53,12 @@ class Template:
     text: str
     icc: str  # filled with size and rate, and put where {icc} stands
     hashed_as: str = ""  # the name under which critics were trained with this text, if another
+    system: str = ""  # message of a chat; without a chat template it stands before the text
 
     @cached_property
     def hash(self) -> str:
         parts = f"{self.hashed_as or self.name}\0{self.version}\0{self.text}\0{self.icc}"
+        parts += f"\0{self.system}" if self.system else ""
         return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
@@ -95,12 +97,36 @@ class Context:
 
 
 def template(name: str) -> Template:
+    """The prompt of a config: a built-in one by its name, or the content of a file."""
+    if is_content(name):
+        return own_template(name)
     if name not in TEMPLATES:
         hint = called_now("critic.generative.prompt", name, TEMPLATES)
         raise ValueError(
-            f"critic.generative.prompt is {name!r}; use one of {sorted(TEMPLATES)}{hint}"
+            f"critic.generative.prompt is {name!r}; use one of {sorted(TEMPLATES)}, or a YAML file "
+            f"of your own{hint}"
         )
     return TEMPLATES[name]
+
+
+def own_template(content: str) -> Template:
+    """The template of a file's content. Its hash counts what is written, not how it is called."""
+    own = parse(content, "critic.generative.prompt")
+    icc = ICC + "\n" if own.icc is None else own.icc
+    return Template(own.name, 1, own.text, icc, hashed_as="own", system=own.system)
+
+
+def with_system(system: str, text: str) -> str:
+    """A system's message and a text as one text."""
+    return f"{system.rstrip()}\n\n{text}" if system else text
+
+
+def conditioning(chosen: Template, context: Context | None) -> str:
+    """What a prompt says of the actor; '' where that is nothing."""
+    if context is None:
+        return ""
+    rate10 = round(10 * context.rate)
+    return chosen.icc.format(size=context.size, rate=context.rate, rate10=rate10)
 
 
 def size_text(parameters: int) -> str:
@@ -129,7 +155,7 @@ class PromptBuilder:
         self._pieces: dict[str, list[Ids]] = {}
         self._problems: dict[tuple[str, str, int | None], tuple[Ids, Ids]] = {}
         # What a template's own text writes, the actor must not be able to write.
-        tags = re.findall(r"<[^<>\s]+>", chosen.text)
+        tags = re.findall(r"<[^<>\s]+>", chosen.system + chosen.text + chosen.icc)
         self._markup = Markup(tokenizer, [*self._chat(PROBLEM).split(PROBLEM), *tags])
 
     def render(
@@ -232,10 +258,7 @@ class PromptBuilder:
         return (*before, *question, *between, *beginning, *response, *after)
 
     def _template_pieces(self, context: Context | None) -> list[Ids]:
-        icc = ""
-        if context is not None:
-            rate10 = round(10 * context.rate)
-            icc = self.template.icc.format(size=context.size, rate=context.rate, rate10=rate10)
+        icc = conditioning(self.template, context)
         if icc not in self._pieces:
             text = self._chat(self.template.text.replace("{icc}", icc))
             before, rest = text.split(PROBLEM)
@@ -246,9 +269,11 @@ class PromptBuilder:
         return self._pieces[icc]
 
     def _chat(self, text: str) -> str:
+        system = self.template.system
         if not self.tokenizer.chat_template:
-            return text
-        return chat_text(self.tokenizer, [{"role": "user", "content": text}])
+            return with_system(system, text)
+        messages = [{"role": "system", "content": system}] if system else []
+        return chat_text(self.tokenizer, [*messages, {"role": "user", "content": text}])
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.actor_tokenizer.decode(list(ids), skip_special_tokens=True)

@@ -8,13 +8,14 @@ RUN is a run, or the folder of a stage.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from genac import checkpoint
 from genac.runs.files import read_json
+
+CARD = "critic.json"  # how the critic of a folder is asked
 
 
 def critic_of_checkpoint(name: str | Path) -> Path | None:
@@ -55,8 +56,8 @@ def critic_card(folder: str | Path) -> dict[str, Any]:
     """critic.json of a folder that this library saved, or what it would say of the critic in a
     checkpoint; empty for any other model.
     """
-    file = Path(folder) / "critic.json"
-    return json.loads(file.read_text()) if file.exists() else checkpoint_card(Path(folder))
+    file = Path(folder) / CARD
+    return read_json(file) if file.exists() else checkpoint_card(Path(folder))
 
 
 def checkpoint_card(folder: Path) -> dict[str, Any]:
@@ -82,6 +83,6 @@ def run_of(place: Path) -> Path:
 def shown_name(folder: Path) -> str:
     """How judgements of a saved critic are named, unless the user says otherwise."""
     place = folder.resolve()
-    if not (place / "critic.json").exists():
+    if not (place / CARD).exists():
         return f"{place.parent.parent.name}-{place.parent.name}"  # joint-step-000040
     return place.parent.name if place.name == "critic" else place.name

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from genac.config.prompt_file import is_content
 from genac.critics.base import Critic, unique_states
 from genac.critics.prompts import (
     ICC,
@@ -20,6 +21,9 @@ from genac.critics.prompts import (
     TEMPLATES,
     Context,
     Template,
+    conditioning,
+    template,
+    with_system,
 )
 from genac.critics.scores import OPEN, SCORES, parse_score
 from genac.endpoint.client import Endpoint
@@ -58,7 +62,7 @@ REFERENCE = (
 
 def zero_shot_template(name: str) -> Template:
     """The run's critic template where its text explains the score, else the zero-shot one."""
-    chosen = TEMPLATES.get(name, ZERO_SHOT)
+    chosen = template(name) if is_content(name) else TEMPLATES.get(name, ZERO_SHOT)
     return chosen if OPEN in chosen.text else ZERO_SHOT
 
 
@@ -70,11 +74,12 @@ def plain_prompt(
     Problem and partial solution are put in last and as they are: places and tags that are written
     in them mean nothing.
     """
-    icc = chosen.icc.format(size=context.size, rate=context.rate) if context else ""
-    before, rest = chosen.text.replace("{icc}", icc).split(PROBLEM)
+    icc = conditioning(chosen, context)
+    whole = with_system(chosen.system, chosen.text.replace("{icc}", icc))
+    begin, rest = whole.split(PROBLEM)
     between, after = rest.split(RESPONSE)
     text = f"{notes.strip()}\n\n" if notes.strip() else ""
-    return f"{text}{before}{problem.question}{between}{problem.beginning}{partial}{after}"
+    return f"{text}{begin}{problem.question}{between}{problem.beginning}{partial}{after}"
 
 
 def oracle_prompt(
@@ -86,9 +91,9 @@ def oracle_prompt(
     notes: str = "",
 ) -> str:
     """What the oracle is asked; `answer` is the reference answer where it may see it."""
-    before, after = ORACLE.text.replace("{words}", str(words)).split("{reference}")
+    begin, after = ORACLE.text.replace("{words}", str(words)).split("{reference}")
     reference = "" if answer is None else REFERENCE.replace("{answer}", place_free(answer))
-    reply = Template(ORACLE.name, ORACLE.version, before + reference + after, ORACLE.icc)
+    reply = Template(ORACLE.name, ORACLE.version, begin + reference + after, ORACLE.icc)
     return plain_prompt(reply, problem, partial, context, notes)
 
 

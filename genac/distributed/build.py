@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig
 
 from genac import runtime
-from genac.config.models import ActorConfig, CriticConfig
+from genac.config.models import ActorConfig, CriticConfig, LoraConfig
 from genac.config.run import RunConfig
+from genac.distributed.cluster import require_ray
 from genac.distributed.pool import pool_for
 from genac.distributed.remote import (
     ModelFacts,
@@ -17,25 +24,35 @@ from genac.distributed.remote import (
     RemoteLearner,
     RemoteRuntime,
 )
+from genac.distributed.tinker import build as tinker
+from genac.hardware import Hardware
 from genac.models.families import family_of
 from genac.models.loading import load_tokenizer
-from genac.runtime import Hardware, ModelSpec, Runtime
+from genac.runtime import ModelSpec, Runtime
 
 
 def build(spec: ModelSpec, hardware: Hardware, base: Runtime | None = None) -> Runtime:
     """The model of a spec, see genac.runtime.build."""
-    if isinstance(base, RemoteRuntime):
-        handle = ModelHandle(base.handle.pool)
-        return remote(spec, handle, handle.all("build", spec, base.handle.number))
-    if hardware.processes == 1:
+    if hardware.tinker is not None:
+        return tinker.build(spec, hardware.tinker)
+    if not hardware.remote and not isinstance(base, RemoteRuntime):
         return runtime.build(spec, hardware, base)
-    handle = new_handle(hardware)
-    return remote(spec, handle, handle.all("build", spec, None))
+    spec = replace(spec, engine=hardware.engine_of(spec.engine))  # workers know of no servers
+    if Path(spec.path).exists():  # workers have a folder of their own to start from
+        spec = replace(spec, path=str(Path(spec.path).absolute()))
+    shared = base if isinstance(base, RemoteRuntime) else None
+    handle = ModelHandle(shared.handle.pool if shared else pool_for(hardware, spec.role))
+    facts = handle.all("build", spec, shared.handle.number if shared else None)
+    export = partial(export_remote, handle, spec.lora)
+    return runtime.with_servers(remote(spec, handle, facts), spec, hardware, export, base)
 
 
-def new_handle(hardware: Hardware) -> ModelHandle:
-    where = hardware.device.type
-    return ModelHandle(pool_for(hardware.processes, where, hardware.bf16, hardware.threads))
+def export_remote(handle: ModelHandle, lora: LoraConfig, folder: Path) -> None:
+    """The workers gather what a server loads; see genac.runtime.export_weights."""
+    if lora.rank:
+        handle.all("save_peft", folder.absolute(), lora)
+    else:
+        handle.all("save_model", folder.absolute())
 
 
 def remote(spec: ModelSpec, handle: ModelHandle, facts: dict[str, Any]) -> RemoteRuntime:
@@ -44,16 +61,38 @@ def remote(spec: ModelSpec, handle: ModelHandle, facts: dict[str, Any]) -> Remot
     engine = RemoteEngine(handle) if spec.head is None else None
     learner = RemoteLearner(handle, spec.loss)
     return RemoteRuntime(
-        spec.role, model, tokenizer, learner, engine, facts["max_length"], handle=handle
+        spec.role,
+        model,
+        tokenizer,
+        learner,
+        engine,
+        facts["max_length"],
+        bf16=facts["bf16"],
+        handle=handle,
     )
 
 
 def require_supported(cfg: RunConfig, hardware: Hardware, *, critic: bool) -> None:
-    """ValueError where a run on several processes would fail only after models were loaded.
-    `critic`: whether the critic has a model of its own.
+    """ValueError where a run on several processes or at a service would fail only after models
+    were loaded. `critic`: whether the critic has a model of its own.
     """
-    if hardware.processes == 1:
+    if hardware.tinker is not None:
+        return tinker.require_supported(cfg, critic=critic)
+    if not hardware.remote:
         return
+    require_ray(f"hardware.processes {hardware.processes}")
+    cores = os.cpu_count() or 1
+    if hardware.device.type == "cpu" and not hardware.cluster and hardware.workers > 4 * cores:
+        raise ValueError(
+            f"hardware.processes is {hardware.processes} ({hardware.workers} workers) but this "
+            f"machine computes on {cores} CPU cores, which one process uses as well; set 1, or a "
+            "machine with as many GPUs"
+        )
+    if critic and cfg.critic.share_base and hardware.placement == "separate":
+        raise ValueError(
+            "hardware.placement is 'separate' but critic.share_base is set: one base cannot lie on "
+            "two pools of workers; use colocated, or switch off critic.share_base"
+        )
     models: list[tuple[str, ActorConfig | CriticConfig]] = [("actor", cfg.actor)]
     if critic:
         models.append(("critic", cfg.critic))
@@ -66,6 +105,33 @@ def require_supported(cfg: RunConfig, hardware: Hardware, *, critic: bool) -> No
             continue
         if not family_of(family).decodes:
             raise ValueError(unsupported(role, model.model_name_or_path, family))
+
+
+def require_shared(hardware: Hardware, folders: Sequence[Path]) -> None:
+    """Starts the workers of a cluster. ValueError where one of them does not see what this process
+    writes into a folder of the run."""
+    if not hardware.remote or hardware.cluster is None:
+        return
+    text = secrets.token_hex(8)
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder.absolute() / f".probe-{text}"
+        probe.write_text(text)
+        try:
+            for role in ("actor", "critic"):
+                pool = pool_for(hardware, role)
+                seen = pool.call("sees", [(probe, text)] * hardware.processes)
+                blind = sorted(
+                    {s.address for s, ok in zip(pool.spots, seen, strict=True) if not ok}
+                )
+                if blind:
+                    raise ValueError(
+                        f"workers on {', '.join(blind)} do not see what this process writes into "
+                        f"{folder.absolute()}; several machines need output_dir and stages.folder "
+                        "on a file system that all of them share"
+                    )
+        finally:
+            probe.unlink(missing_ok=True)
 
 
 def unsupported(role: str, path: str, family: str) -> str:

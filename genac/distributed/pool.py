@@ -1,11 +1,14 @@
-"""Worker processes on this machine, and the only way to speak with them.
+"""Worker processes on Ray, and the only way to speak with them.
 
-    pool = pool_for(hardware)
+    pool = pool_for(hardware, "actor")
     pool.call("generate", [(7, requests_0), (7, requests_1)])   # one tuple of arguments per worker
 
 A command goes to all workers at once and is done when all have answered. Whatever goes wrong (an
 error in a worker, the death of one, an interruption here) ends all of them: what one of several
 did alone cannot be taken back. They also end by themselves when this process does.
+
+Ray is the only transport, on one machine as on many: with a keeper beside it (keeper.py) it leaves
+no process and no file behind. bench/workers.py shows what it costs against pipes of our own.
 """
 
 from __future__ import annotations
@@ -13,59 +16,131 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import shutil
+import pickle
 import signal
-import subprocess
-import sys
-import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from genac.distributed import keeper
+from genac.distributed.cluster import Session, needs, require_ray, reserve
+
+if TYPE_CHECKING:  # a worker sets its environment before torch is imported
+    from genac.hardware import Hardware
 
 # Models take turns on a device: what one leaves in pieces must serve the next.
 FRAGMENTS = "expandable_segments:True"
 GRACE = 2.0  # seconds in which a worker's death may explain another worker's error
+STARTED = 300.0  # seconds in which workers have to start, and to meet
+LOOK = 1.0  # seconds between two looks whether Ray is alive
+PATIENCE = 7200.0  # seconds for a command; its collective operations have the same deadline
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker runs: its number among how many, on which device."""
+    """Where a worker runs: its number among how many, on which device, and where all meet."""
 
     rank: int
     processes: int
     device: str  # "cpu" | "cuda"
     bf16: bool
-    threads: int  # 0 = its share of the cores
-    meeting: str  # a file through which the workers find each other
+    threads: int  # 0 = its share of the machine's cores
+    sharing: int  # workers on its machine
+    address: str  # its own; 127.0.0.1 where all are on one machine
+    meeting: tuple[str, int]  # address and port of worker 0's store
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where Ray put a worker."""
+
+    node: str
+    address: str
+    pid: int
+
+
+class Host:
+    """The actor: one worker process behind one method. Messages are pickled here, as Ray's own
+    arrays cannot be written to."""
+
+    def __init__(self) -> None:
+        os.dup2(2, 1)  # what a worker prints is no result of the command
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", FRAGMENTS)
+        from genac.distributed.worker import Worker
+
+        self.worker = Worker()
+
+    def spot(self) -> Spot:
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        return Spot(node, ray.util.get_node_ip_address(), os.getpid())
+
+    def do(self, message: bytes) -> bytes:
+        """(True, result), or (False, (error, traceback)) of a command."""
+        answer: tuple[bool, Any]
+        try:
+            command, arguments = pickle.loads(message)
+            answer = True, getattr(self.worker, command)(*arguments)
+        except Exception as error:  # whatever it is, the controller raises it
+            answer = False, (portable(error), traceback.format_exc())
+        return pickle.dumps(answer)
+
+
+def portable(error: Exception) -> Exception:
+    """The error, or one that says the same where it cannot be sent."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an exception's own pickling may fail in any way
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 class Pool:
-    """`processes` workers that answer commands (genac/distributed/worker.py)."""
+    """The workers of a model, or of several (genac/distributed/worker.py)."""
 
-    def __init__(self, processes: int, device: str, bf16: bool, threads: int) -> None:
-        self._folder = tempfile.mkdtemp(prefix="genac-")
-        self._closed = self._busy = False
+    def __init__(self, session: Session, hardware: Hardware) -> None:
+        self.hardware, self.session, self._closed = hardware, session, False
         self._unwanted: list[int] = []
-        meeting = str(Path(self._folder) / "meeting")
-        self._workers: list[tuple[subprocess.Popen, Connection]] = []
+        self._workers: list[Any] = []
+        self.spots: list[Spot] = []
+        self._group = reserve(hardware.processes, hardware.device.type)
         try:
-            for _ in range(processes):
-                self._workers.append(start())
-            places = [
-                Place(rank, processes, device, bf16, threads, meeting) for rank in range(processes)
-            ]
-            self.call("join", [(place,) for place in places])
+            self._start()
         except BaseException:
             self.close()
             raise
 
+    def _start(self) -> None:
+        import ray
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as In
+
+        need, count = needs(self.hardware.device.type), self.hardware.processes
+        actor = ray.remote(max_restarts=0)(Host)
+        for rank in range(count):
+            place = In(self._group, placement_group_bundle_index=rank)
+            options = actor.options(
+                num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), scheduling_strategy=place
+            )
+            self._workers.append(options.remote())
+        self.spots = self._gathered([worker.spot.remote() for worker in self._workers], STARTED)
+        nodes = [spot.node for spot in self.spots]
+        together = len(set(nodes)) == 1
+        addresses = ["127.0.0.1" if together else spot.address for spot in self.spots]
+        port = self.call("meet", [(addresses[0], count if r == 0 else 0) for r in range(count)])[0]
+        where = (self.hardware.device.type, self.hardware.bf16, self.hardware.threads)
+        places = [
+            Place(rank, count, *where, nodes.count(node), addresses[rank], (addresses[0], port))
+            for rank, node in enumerate(nodes)
+        ]
+        self.call("join", [(place,) for place in places])
+
     @property
     def pids(self) -> list[int]:
-        return [process.pid for process, _ in self._workers]
+        return [spot.pid for spot in self.spots]
 
     @property
     def closed(self) -> bool:
@@ -78,122 +153,180 @@ class Pool:
         assert len(arguments) == len(self._workers), "one tuple of arguments per worker"
         if self._closed:
             raise ChildProcessError("the worker processes have ended; start the command again")
-        self._busy = True
+        from ray.exceptions import RayError
+
         try:
-            for rank, given in enumerate(arguments):
-                try:
-                    self._workers[rank][1].send((command, given))
-                except OSError:
-                    raise self._died(rank) from None
-            answers = self._answers()
+            self._require_ray()
+            if self._unwanted:
+                numbers, self._unwanted = self._unwanted, []
+                self._sent("drop", [(numbers,)] * len(self._workers))
+            return self._sent(command, arguments)
+        except RayError as error:  # of sending or waiting: no worker's error, but Ray's own
+            self.close()
+            raise ChildProcessError(
+                f"the workers' Ray failed ({cause(error)}); all workers were ended. {RESUME}"
+            ) from None
         except BaseException:
             self.close()
             raise
-        finally:
-            self._busy = False
-        if self._unwanted:
-            self._drop_unwanted()
-        return answers
 
     def drop(self, number: int) -> None:
-        """Frees an object of the workers; safe at any moment, as garbage collection needs it."""
+        """Frees an object of the workers before the next command; garbage collection calls it, at
+        any moment."""
         self._unwanted.append(number)
-        if not self._busy and not self._closed:
-            self._drop_unwanted()
 
-    def _drop_unwanted(self) -> None:
-        numbers, self._unwanted = self._unwanted, []
-        self.call("drop", [(numbers,)] * len(self._workers))
+    def _sent(self, command: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        messages = [pickle.dumps((command, args)) for args in arguments]
+        refs = [worker.do.remote(m) for worker, m in zip(self._workers, messages, strict=True)]
+        return self._gathered(refs, PATIENCE)
 
-    def _answers(self) -> list[Any]:
-        results: list[Any] = [None] * len(self._workers)
-        waiting = {connection: rank for rank, (_, connection) in enumerate(self._workers)}
+    def _gathered(self, refs: list[Any], seconds: float) -> list[Any]:
+        """What the workers answer, in order, as they become ready."""
+        import ray
+
+        results, waiting, end = {}, list(refs), time.monotonic() + seconds
         while waiting:
-            for ready in wait(list(waiting)):
-                assert isinstance(ready, Connection)
-                rank = waiting.pop(ready)
-                try:
-                    good, value = ready.recv()
-                except (EOFError, OSError):
-                    raise self._died(rank) from None
+            ready, waiting = ray.wait(waiting, timeout=LOOK)
+            if not ready:
+                self._require_hope(end, f"{len(waiting)} of {len(refs)}", seconds)
+                continue
+            rank = refs.index(ready[0])
+            value = self._value(rank, ready[0])
+            if isinstance(value, bytes):
+                good, value = pickle.loads(value)
                 if not good:
-                    raise self._explained(rank, *value)
-                results[rank] = value
-        return results
+                    raise self._explained(rank, *value, others=waiting, refs=refs)
+            results[rank] = value
+        return [results[rank] for rank in range(len(refs))]
 
-    def _explained(self, rank: int, error: Exception, where: str) -> Exception:
+    def _require_hope(self, end: float, missing: str, seconds: float) -> None:
+        """ChildProcessError where no answer can come any more, or none has come for too long."""
+        self._require_ray()
+        if time.monotonic() > end:
+            raise ChildProcessError(
+                f"{missing} workers gave no answer for {seconds:.0f} seconds; all were ended. "
+                f"{RESUME}"
+            )
+
+    def _require_ray(self) -> None:
+        """Workers answer for a while without it, but then Ray ends this process too."""
+        if not self.session.alive:
+            raise ChildProcessError(f"the workers' Ray died; all workers were ended. {RESUME}")
+
+    def _value(self, rank: int, ref: Any) -> Any:
+        import ray
+        from ray.exceptions import RayError
+
+        try:
+            return ray.get(ref)
+        except RayError as error:
+            raise self._died(rank, error) from None
+
+    def _explained(
+        self, rank: int, error: Exception, where: str, others: list[Any], refs: list[Any]
+    ) -> Exception:
         """A worker's error, or the death of another worker that it comes from."""
-        if not isinstance(error, ValueError):
-            end = time.monotonic() + GRACE
-            while time.monotonic() < end:
-                for other, (process, _) in enumerate(self._workers):
-                    if process.poll() is not None:
-                        return self._died(other)
-                time.sleep(0.05)
-        error.add_note(f"in worker process {rank} of {len(self._workers)}:\n{where}")
+        import ray
+
+        end = time.monotonic() + (0 if isinstance(error, ValueError) else GRACE)
+        while others and (left := end - time.monotonic()) > 0:
+            ready, others = ray.wait(others, timeout=left)
+            for ref in ready:
+                try:
+                    self._value(refs.index(ref), ref)
+                except ChildProcessError as death:
+                    return death
+        error.add_note(f"in worker {rank} of {len(self._workers)}:\n{where}")
         return error
 
-    def _died(self, rank: int) -> ChildProcessError:
-        process = self._workers[rank][0]
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE)
-        code = process.returncode
-        how = f"exit code {code}"
-        if code is not None and code < 0:
-            known = {s.value: s.name for s in signal.Signals}  # real-time signals have no name
-            how = f"signal {known.get(-code, -code)}"
-        memory = ", often a sign of too little memory" if code == -signal.SIGKILL else ""
+    def _died(self, rank: int, error: Exception) -> ChildProcessError:
+        spot = self.spots[rank] if self.spots else None
+        where = f" (process {spot.pid} on {spot.address})" if spot else ""
         return ChildProcessError(
-            f"worker process {rank} of {len(self._workers)} died ({how}{memory}); all others were "
-            "ended. What was saved is intact: the same command resumes from the last checkpoint"
+            f"worker {rank} of {len(self._workers)}{where} died: {cause(error)}; all others were "
+            f"ended. {RESUME}"
         )
 
     def close(self) -> None:
         """Ends all workers, whatever they are doing."""
+        if self._closed:
+            return
         self._closed = True
-        for process, connection in self._workers:
-            process.kill()
-            connection.close()
-        for process, _ in self._workers:
-            process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        import ray
+        from ray.util.placement_group import remove_placement_group
+
+        if not self.session.alive:  # it ends no worker any more
+            return keeper.sweep(self.session.mark)
+        if not ray.is_initialized():
+            return
+        for worker in self._workers:
+            ray.kill(worker)
+        remove_placement_group(self._group)
+        own = ray.get_runtime_context().get_node_id()
+        ended([spot.pid for spot in self.spots if spot.node == own])
 
 
-def start() -> tuple[subprocess.Popen, Connection]:
-    """A worker process and the connection to it. A plain process, so that a user's script is not
-    imported again; in a session of its own, so that an interruption at the terminal reaches this
-    process only, which then ends it.
-    """
-    here, there = Pipe()
-    package = str(Path(__file__).parents[2])
-    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "genac.distributed.worker", str(there.fileno())]
-    process = subprocess.Popen(
-        [*command, str(os.getpid())],
-        stdin=subprocess.DEVNULL,
-        stdout=2,  # what a worker prints is no result of the command
-        pass_fds=[there.fileno()],
-        env={"PYTORCH_CUDA_ALLOC_CONF": FRAGMENTS, **os.environ, "PYTHONPATH": path},
-        start_new_session=True,
-    )
-    there.close()
-    return process, here
+RESUME = "What was saved is intact: the same command resumes from the last checkpoint"
 
 
-_pools: dict[tuple[Any, ...], Pool] = {}
+def cause(error: Exception) -> str:
+    """What Ray says of a death, in one line."""
+    text = str(error).strip()
+    if "SIGKILL" in text or "connection error code 2" in text:
+        return "it was killed, or crashed; often a sign of too little memory"
+    return text.splitlines()[-1].strip()[:300]
 
 
-def pool_for(processes: int, device: str, bf16: bool, threads: int) -> Pool:
-    """The workers of this process, started at the first call."""
-    key = (processes, device, bf16, threads)
-    if key not in _pools or _pools[key].closed:
+def ended(pids: Sequence[int]) -> None:
+    """Returns when processes of this machine are gone, or killed after a while."""
+    end = time.monotonic() + GRACE
+    while (left := [pid for pid in pids if Path(f"/proc/{pid}").exists()]) and (
+        time.monotonic() < end
+    ):
+        time.sleep(0.02)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+_pools: dict[tuple[Hardware, str], Pool] = {}
+_session: list[Session] = []
+
+
+def pool_for(hardware: Hardware, role: str) -> Pool:
+    """The workers for a model of a role, started at the first call."""
+    key = (hardware, role if hardware.placement == "separate" else "all")
+    others = any(own != hardware for own, _ in _pools)
+    if others or any(pool.closed for pool in _pools.values()):
         close_all()  # a device belongs to one pool
-        _pools[key] = Pool(*key)
+    if key not in _pools:
+        _pools[key] = Pool(session_for(hardware), hardware)
     return _pools[key]
 
 
-@atexit.register
+def session_for(hardware: Hardware) -> Session:
+    """The connection to Ray, made at the first call, and anew for another cluster or more workers
+    than it has room for."""
+    require_ray(f"hardware.processes {hardware.processes}")
+    if _session and not _session[0].serves(hardware.cluster, hardware.workers):
+        leave()
+    if not _session:
+        gpus = hardware.workers if hardware.device.type == "cuda" else 0
+        _session.append(Session(hardware.cluster, hardware.workers, gpus))
+    return _session[0]
+
+
 def close_all() -> None:
+    """Ends all workers of this process; its Ray goes on."""
     for pool in _pools.values():
         pool.close()
     _pools.clear()
+
+
+@atexit.register
+def leave() -> None:
+    """Ends all workers and a Ray that was started for them."""
+    close_all()
+    for session in _session:
+        session.close()
+    _session.clear()

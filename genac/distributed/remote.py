@@ -144,6 +144,8 @@ class RemoteRuntime(Runtime):
         self.version = version
         if isinstance(self.engine, RemoteEngine):
             self.engine.version = version
+        elif self.engine is not None:
+            self.engine.publish(self.model, version)
 
     def fingerprint(self) -> str:
         return self.handle.all("fingerprint")

@@ -1,37 +1,37 @@
-"""A worker process: holds models by number and answers the commands of genac/distributed/pool.py.
-
-    python -m genac.distributed.worker CONNECTION CONTROLLER_PID
+"""A worker: holds models by number and answers the commands of genac/distributed/pool.py.
 
 Every command runs on all workers at once, since most of them meet in collective operations.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import gc
 import os
-import pickle
+import socket
+import struct
 import sys
-import threading
 import time
-import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from transformers import AutoConfig
 
+from genac.config.models import LoraConfig
 from genac.distributed.build import unsupported
 from genac.distributed.learner import WorkerLearner
-from genac.distributed.pool import Place
+from genac.distributed.pool import PATIENCE, STARTED, Place
 from genac.engines.base import Completion, Request
 from genac.engines.decoder import Decoder
 from genac.engines.local import LocalEngine
+from genac.hardware import Hardware
 from genac.learner import Totals
 from genac.models.loading import (
     context_length,
@@ -40,21 +40,14 @@ from genac.models.loading import (
     on_meta,
     parameter_count,
 )
+from genac.models.lora import save_peft
 from genac.models.sharding import fill, root_of, shard, whole_state
 from genac.models.value_head import ValueModel
-from genac.runtime import (
-    Hardware,
-    ModelSpec,
-    Runtime,
-    build_runtime,
-    load_with_head,
-    with_shared_base,
-)
+from genac.runtime import ModelSpec, Runtime, build_runtime, load_with_head, with_shared_base
 from genac.types import Sample
 
-# Only one worker may be loading a model while the others wait. The death of one is noticed by the
-# controller, at once.
-PATIENCE = datetime.timedelta(hours=2)
+SEEN = 15.0  # seconds in which a file that one machine wrote has to be seen on another
+SIOCGIFADDR = 0x8915  # Linux: asks for an interface's address
 
 
 class Worker:
@@ -62,25 +55,45 @@ class Worker:
 
     def __init__(self) -> None:
         self._models: dict[int, Runtime] = {}
+        self._store: TCPStore | None = None
+
+    def meet(self, address: str, workers: int) -> int:
+        """Opens the store where all meet, on a free port, which is returned; 0 where another worker
+        opens it (`workers` 0)."""
+        if not workers:
+            return 0
+        listener = socket.create_server((address, 0))
+        port = listener.getsockname()[1]
+        self._store = TCPStore(
+            address,
+            port,
+            workers,
+            is_master=True,
+            timeout=datetime.timedelta(seconds=STARTED),
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),  # the store closes it
+        )
+        return port
 
     def join(self, place: Place) -> None:
         """Takes its place among the workers."""
         if place.rank:  # all say the same; one is heard
             warnings.simplefilter("ignore")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        torch.set_num_threads(place.threads or max(1, cores // place.processes))
+        torch.set_num_threads(place.threads or max(1, cores // place.sharing))
         cuda = place.device == "cuda"
-        device = torch.device("cuda", place.rank) if cuda else torch.device("cpu")
-        if cuda:
-            torch.cuda.set_device(device)
-        elif sys.platform == "linux":  # all are on this machine, whatever its name resolves to
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        device = torch.device("cuda", 0) if cuda else torch.device("cpu")  # Ray hides the others
+        if interface := interface_of(place.address):  # whatever the machine's name resolves to
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        store = self._store or TCPStore(
+            *place.meeting, place.processes, timeout=datetime.timedelta(seconds=STARTED)
+        )
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
-            init_method=f"file://{place.meeting}",
+            store=store,
             rank=place.rank,
             world_size=place.processes,
-            timeout=PATIENCE,
+            timeout=datetime.timedelta(seconds=PATIENCE),
             device_id=device if cuda else None,
         )
         self._hardware = Hardware(device, place.bf16)
@@ -152,6 +165,7 @@ class Worker:
             "config": base.config,
             "generation_config": base.generation_config,
             "max_length": runtime.max_length,
+            "bf16": runtime.bf16,
         }
 
     def drop(self, numbers: Sequence[int]) -> None:
@@ -200,6 +214,16 @@ class Worker:
     def base(self, number: int) -> str:
         return self._models[number].base()
 
+    def sees(self, file: Path, text: str) -> bool:
+        """Whether this machine reads what the controller wrote, which may take a while."""
+        end = time.monotonic() + SEEN
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                if file.read_text() == text:
+                    return True
+            time.sleep(0.2)
+        return False
+
     # --- files -------------------------------------------------------------------------------
 
     def save_model(self, number: int, folder: Path) -> None:
@@ -208,6 +232,10 @@ class Worker:
         state = whole_state(runtime.model)
         if dist.get_rank() == 0:
             runtime.save_model(folder, state)
+
+    def save_peft(self, number: int, folder: Path, lora: LoraConfig) -> None:
+        if dist.get_rank() == 0:  # adapters are whole on every worker
+            save_peft(self._models[number].model, folder, lora)
 
     def load_weights(self, number: int, folder: Path) -> None:
         runtime = self._models[number]
@@ -233,44 +261,17 @@ def input_embeddings(model: Any) -> Any:
     return getattr(model, "causal_lm", model).get_input_embeddings()
 
 
-def end_with(controller: int) -> None:
-    """Ends this process soon after the controller has, even out of a collective operation."""
-    while os.getppid() == controller:
-        time.sleep(0.5)
-    os._exit(1)
+def interface_of(address: str) -> str | None:
+    """The network interface that has an IPv4 address; None where none has, or not on Linux."""
+    if sys.platform != "linux":
+        return None
+    import fcntl
 
-
-def portable(error: Exception) -> Exception:
-    """The error, or one that says the same where it cannot be sent."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # an exception's own pickling may fail in any way
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
-
-
-def serve(worker: Any, connection: Connection) -> None:
-    """Answers commands until the controller is gone."""
-    while True:
-        try:
-            command, arguments = connection.recv()
-        except EOFError:
-            return
-        answer: tuple[bool, Any]
-        try:
-            run: Callable = getattr(worker, command)
-            answer = True, run(*arguments)
-        except Exception as error:  # whatever it is, the controller raises it
-            answer = False, (portable(error), traceback.format_exc())
-        connection.send(answer)
-
-
-def main() -> None:
-    connection, controller = Connection(int(sys.argv[1])), int(sys.argv[2])
-    threading.Thread(target=end_with, args=(controller,), daemon=True).start()
-    serve(Worker(), connection)
-    os._exit(0)  # the process group is left as it is: nobody is there to meet
-
-
-if __name__ == "__main__":
-    main()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode())
+            with contextlib.suppress(OSError):  # an interface without an address
+                answer = fcntl.ioctl(any_socket, SIOCGIFADDR, request)
+                if socket.inet_ntoa(answer[20:24]) == address:
+                    return name
+    return None

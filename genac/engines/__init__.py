@@ -1,5 +1,5 @@
 """Engines: tokens in, tokens and log-probabilities out. To add one: one class over `base.py` and
-one line in `ENGINES`.
+one line in `ENGINES`. Those of SERVED get their weights as folders; a runtime makes them.
 
 Nothing here trains, and nothing knows problems, rewards or critics.
 """
@@ -14,12 +14,14 @@ from genac.engines.local import LocalEngine
 
 # (model, context length, rows at a time, dtype, tokenizer=...) -> Engine
 ENGINES: dict[str, Callable[..., Engine]] = {"local": LocalEngine}
+SERVED = ("vllm",)
 
 
-def require_engine(name: str) -> None:
-    """Raises ValueError for a name that is not in the table."""
-    if name not in ENGINES:
-        raise ValueError(f"hardware.engine is {name!r}; use one of {sorted(ENGINES)}")
+def require_engine(name: str, key: str = "hardware.engine") -> None:
+    """Raises ValueError for a name that is no engine's."""
+    names = ["auto", *sorted(ENGINES), *SERVED]
+    if name not in names:
+        raise ValueError(f"{key} is {name!r}; use one of {names}")
 
 
 def make_engine(
@@ -28,6 +30,5 @@ def make_engine(
     """The engine of that name over a model. One that does not probe counterfactual tokens itself
     is wrapped, so that critics can ask any engine for them.
     """
-    require_engine(name)
     engine = ENGINES[name](model, max_length, max_rows, dtype, tokenizer=tokenizer)
     return engine if getattr(engine, "answers_probes", False) else Rereading(engine)

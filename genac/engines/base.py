@@ -117,3 +117,31 @@ def probed(
         c if p is None else replace(c, probe_probs=next(answers).token_probs[0])
         for c, p in zip(completions, probes, strict=True)
     ]
+
+
+def require_servable(request: Request, vocabulary: int, context: int) -> None:
+    """ValueError for what no engine can sample from a model of that vocabulary and context."""
+    if not request.prompt_ids:
+        raise ValueError("an empty prompt cannot be continued; give at least one token")
+    if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
+        bad = next(i for i in request.prompt_ids if not 0 <= i < vocabulary)
+        raise ValueError(
+            f"prompt token {bad} is not among the model's {vocabulary}; was it encoded by "
+            "another tokenizer?"
+        )
+    if not 0 < request.top_p <= 1 or request.temperature < 0:
+        raise ValueError(
+            f"top_p {request.top_p} must lie in (0, 1] and temperature {request.temperature} "
+            "must not be negative"
+        )
+    if isinstance(request.stop, str):
+        raise ValueError(f"stop is the string {request.stop!r}; give a tuple of strings")
+    if request.max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {request.max_new_tokens}; ask for at least one token")
+    needed = len(request.prompt_ids) + request.max_new_tokens
+    if needed > context:
+        raise ValueError(
+            f"prompt of {len(request.prompt_ids)} tokens + {request.max_new_tokens} new "
+            f"tokens = {needed} exceeds the context of {context}; shorten the prompt, "
+            "lower the completion limit or use a model with a longer context"
+        )

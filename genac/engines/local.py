@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from genac.engines.agreement import Disagreement, require_agreement
-from genac.engines.base import Completion, Request, probed
+from genac.engines.base import Completion, Request, probed, require_servable
 from genac.engines.cache import INLINE_PREFIX_BELOW, Cache, row_bytes
 from genac.engines.decoder import Decoder
 from genac.engines.native_cache import NativeCache
@@ -128,7 +128,7 @@ class LocalEngine:
     @torch.no_grad()
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         for request in requests:
-            self._check(request)
+            require_servable(request, self.vocab_size, self.max_length)
         if not requests:
             return []
         rows = self._rows_that_fit(requests)
@@ -188,34 +188,6 @@ class LocalEngine:
         if self.decoder is not None:
             return self.decoder.head.shape[0]
         return self.model.get_input_embeddings().weight.shape[0]
-
-    def _check(self, request: Request) -> None:
-        if not request.prompt_ids:
-            raise ValueError("an empty prompt cannot be continued; give at least one token")
-        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self.vocab_size:
-            bad = next(i for i in request.prompt_ids if not 0 <= i < self.vocab_size)
-            raise ValueError(
-                f"prompt token {bad} is not among the model's {self.vocab_size}; was it encoded by "
-                "another tokenizer?"
-            )
-        if not 0 < request.top_p <= 1 or request.temperature < 0:
-            raise ValueError(
-                f"top_p {request.top_p} must lie in (0, 1] and temperature {request.temperature} "
-                "must not be negative"
-            )
-        if isinstance(request.stop, str):
-            raise ValueError(f"stop is the string {request.stop!r}; give a tuple of strings")
-        if request.max_new_tokens < 1:
-            raise ValueError(
-                f"max_new_tokens is {request.max_new_tokens}; ask for at least one token"
-            )
-        needed = len(request.prompt_ids) + request.max_new_tokens
-        if needed > self.max_length:
-            raise ValueError(
-                f"prompt of {len(request.prompt_ids)} tokens + {request.max_new_tokens} new "
-                f"tokens = {needed} exceeds the context of {self.max_length}; shorten the prompt, "
-                "lower the completion limit or use a model with a longer context"
-            )
 
 
 def free_memory(device: torch.device) -> int:

@@ -68,6 +68,7 @@ def with_mixed_outcomes(actor: Runtime, world: World, expected: int) -> list[Gro
     )
     size = world.task.size("heldout")
     results: list[Group] = []
+    tried = solved = 0
     for attempt in range(8):
         first = FIRST_PROBLEM + attempt * 2 * expected if size is None else attempt * 2 * expected
         if size is not None and first >= size:
@@ -77,18 +78,23 @@ def with_mixed_outcomes(actor: Runtime, world: World, expected: int) -> list[Gro
             actor, sampling, problems_at(world, "heldout", first, count), "panel", attempt
         )
         scored = [[r for r in group if r.reward is not None] for group in groups]
+        tried += len(groups)
+        solved += sum(bool(g) and all(r.reward == 1.0 for r in g) for g in scored)
         results += [g for g in scored if len({r.reward for r in g}) > 1]
         if len(results) >= expected:
             return results[:expected]
     if len(results) < min(expected, FEWEST):
         raise NoPanel(
-            f"{len(results) or 'no'} held-out problem has both right and wrong responses, so no "
-            f"critic panel can be built (at least {FEWEST} are needed for an interval); choose an "
-            "easier or harder task, or set evaluate.panel_problems to 0"
+            f"{tried} held-out problems were tried with {RESPONSES} responses each; {len(results)} "
+            f"had mixed outcomes (right and wrong responses), {FEWEST} are needed. {solved} were "
+            f"always solved, {tried - solved - len(results)} never: choose "
+            f"{'a harder' if 2 * solved > tried else 'an easier'} task or "
+            f"{'more held-out problems' if tried < 4 * expected else 'another actor'}, or set "
+            "evaluate.panel_problems to 0"
         )
     warnings.warn(
-        f"the panel has {len(results)} problems with both outcomes instead of {expected}: "
-        "intervals are wide",
+        f"the panel has {len(results)} problems with mixed outcomes instead of {expected} (of "
+        f"{tried} tried): intervals are wide",
         stacklevel=2,
     )
     return results

@@ -48,17 +48,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 folder = "."  # this folder, or the name of its repository
 tokenizer, model = (c.from_pretrained(folder) for c in (AutoTokenizer, AutoModelForCausalLM))
 TEMPLATE = {template!r}
-
+{system}
 
 def prompt_ids(problem, partial):
     """The pieces are encoded one by one: what stands in problem and response is never markup."""
     text, bos = TEMPLATE, []
     if tokenizer.chat_template:
-        message = [{{"role": "user", "content": text}}]
+        message = [{chat_system}{{"role": "user", "content": text}}]
         text = tokenizer.apply_chat_template(
             message, tokenize=False, add_generation_prompt=True, **{chat}
         )
-    else:
+    else:{plain_system}
         bos = [i for i in tokenizer.encode("")[:1] if i == tokenizer.bos_token_id]
     ids = list(bos)
     for piece in re.split(r"(\\{{problem\\}}|\\{{response\\}})", text):
@@ -79,6 +79,10 @@ def score(problem, partial):
     found = re.findall(r"<answer>\\s*([0-9]{{1,2}})\\s*</answer>", rationale)
     return (int(found[-1]) / 10 if found and int(found[-1]) <= 10 else None), rationale
 '''
+
+
+PLAIN_SYSTEM = """
+        text = SYSTEM.rstrip() + "\\n\\n" + text"""
 
 
 def actor_use(config: Mapping[str, Any]) -> str:
@@ -102,6 +106,8 @@ def prompt_section(chosen: Template, saved: Mapping[str, Any], cfg: CriticConfig
         "was trained with is silently wrong; genac refuses to.",
         f"```text\n{chosen.text}\n```",
     ]
+    if chosen.system:
+        lines += ["The system's message:", f"```text\n{chosen.system}\n```"]
     if answer:
         lines += [
             "In the place of `{icc}` stands, with the actor's size and recent success rate:",
@@ -119,6 +125,9 @@ def use_section(chosen: Template, saved: Mapping[str, Any], cfg: CriticConfig) -
     heat = cfg.generative.temperature
     plain = PLAIN_USE.format(
         template=chosen.text.replace("{icc}", icc),
+        system=f"SYSTEM = {chosen.system!r}\n" if chosen.system else "",
+        chat_system='{"role": "system", "content": SYSTEM}, ' if chosen.system else "",
+        plain_system=PLAIN_SYSTEM if chosen.system else "",
         chat=cfg.load.chat_template_kwargs,
         limit=cfg.generative.max_new_tokens,
         sample=heat > 0,

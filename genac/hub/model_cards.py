@@ -20,9 +20,13 @@ from genac.hub.card_usage import actor_use, prompt_section, use_section
 from genac.hub.files import METRICS_HEAD, place_card
 from genac.hub.origins import base_model, last_part, named, start_of, without_folders
 from genac.runs.files import read_json
+from genac.runs.manifest import POINTER
 from genac.runs.store import Run
 
 CARD = "README.md"
+AT_A_SERVICE = """## Weights
+
+They are at a Tinker service: `tinker.json` says where. The code above needs them in this folder."""
 Metric = tuple[str, str, float, list[float] | None]  # type, name, value, interval
 
 
@@ -33,6 +37,8 @@ def write_cards(folder: str | Path) -> list[str]:
     for role, card in (("actor", actor_card), ("critic", critic_text)):
         if (run.path / role).is_dir():
             text = card(run.path / role, run.config(), run.summary())
+            if (run.path / role / POINTER).exists():
+                text = join(text.rstrip(), AT_A_SERVICE)
             rows += place_card(run.path / role / CARD, text)
     return rows
 

@@ -89,6 +89,6 @@ def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
         roles = [message.get("role") for message in messages]
         raise ValueError(
             f"the chat template of {tokenizer.name_or_path!r} cannot write messages of the roles "
-            f"{roles} ({error}); leave out roles that it does not know (task.options.system), or "
-            "correct load.chat_template_kwargs"
+            f"{roles} ({error}); leave out roles that it does not know (task.options.system, or "
+            "system of a critic's prompt file), or correct load.chat_template_kwargs"
         ) from error

@@ -17,6 +17,7 @@ from transformers.utils import logging as hf_logging
 from genac.models.heads import positions
 from genac.models.rope import within_fixed_rotation
 from genac.models.sharding import whole
+from genac.runs.manifest import POINTER
 
 hf_logging.disable_progress_bar()
 
@@ -34,7 +35,7 @@ def load_tokenizer(name_or_path: str, template_kwargs: Mapping[str, Any] | None 
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"no tokenizer could be loaded from {name_or_path!r} ({_first_line(error)}); "
+            f"no tokenizer could be loaded from {name_or_path!r} ({first_line(error)}); "
             "the folder needs tokenizer.json and tokenizer_config.json: save one with "
             "tokenizer.save_pretrained(folder)"
         ) from error
@@ -64,6 +65,11 @@ def load_model(
     """A causal LM from a local folder or the hub, in `dtype`; `attention` as in transformers."""
     name_or_path = os.path.expanduser(name_or_path)
     _require_config(name_or_path)
+    if (Path(name_or_path) / POINTER).exists():
+        raise ValueError(
+            f"{name_or_path!r} holds no weights: they are at a Tinker service, says its {POINTER}; "
+            "set hardware.backend to tinker"
+        )
     try:
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
@@ -76,7 +82,7 @@ def load_model(
         )
     except FAULTS as error:
         raise ValueError(
-            f"no causal LM could be loaded from {name_or_path!r} ({_first_line(error)}); "
+            f"no causal LM could be loaded from {name_or_path!r} ({first_line(error)}); "
             "give a model name on the hub or a local Hugging Face folder"
         ) from error
     return without_padding(model)
@@ -89,7 +95,7 @@ def load_context(name_or_path: str, tokenizer: Any) -> int:
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"no causal LM could be loaded from {name_or_path!r} ({_first_line(error)}); "
+            f"no causal LM could be loaded from {name_or_path!r} ({first_line(error)}); "
             "give a model name on the hub or a local Hugging Face folder"
         ) from error
     return context_of(config, tokenizer)
@@ -173,5 +179,5 @@ def fingerprint(model: Any, *, frozen: bool = False) -> str:
     return digest.hexdigest()[:12]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -7,6 +7,7 @@ model; a checkpoint holds the adapters as well, which a resumed run goes on with
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,6 +112,23 @@ def save_merged(model: Any, folder: str | Path, whole: Mapping[str, Tensor] | No
         state[plain] = merged[owner] if plain.endswith(".weight") and owner in merged else value
     model.save_pretrained(folder, state_dict=state)
     save_file({n: p.detach().contiguous() for n, p in result.items()}, Path(folder) / ADAPTER_FILE)
+
+
+def save_peft(model: Any, folder: Path, lora: LoraConfig) -> None:
+    """The adapters alone, as peft lays them out and servers load them."""
+    plain = {name.replace(".default.", "."): p for name, p in adapters(model).items()}
+    tensors = {f"base_model.model.{n}": p.detach().cpu().contiguous() for n, p in plain.items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": list(lora.target_modules),
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1))
 
 
 def load_adapters(model: Any, folder: Path) -> bool:

@@ -157,8 +157,16 @@ def expected_score_loss(
     logits_BV (B, V), score_ids_BK, rewards_BK (B, K), otherwise_B (B,) -> (B,).
     """
     assert logits_BV.ndim == 2 and score_ids_BK.shape == rewards_BK.shape
-    assert otherwise_B.shape == logits_BV.shape[:1]
     p_BK = F.softmax(logits_BV.float(), dim=-1).gather(-1, score_ids_BK)
+    return expected_loss(p_BK, rewards_BK, otherwise_B)
+
+
+def expected_loss(p_BK: Tensor, rewards_BK: Tensor, otherwise_B: Tensor) -> Tensor:
+    """`expected_score_loss` of the named tokens' probabilities, where no logits are to be had.
+
+    p_BK, rewards_BK (B, K), otherwise_B (B,) -> (B,).
+    """
+    assert p_BK.shape == rewards_BK.shape and otherwise_B.shape == p_BK.shape[:1]
     beyond_BK = rewards_BK.float() - otherwise_B.float()[:, None]
     return -(p_BK * beyond_BK).sum(-1) - otherwise_B.float()
 

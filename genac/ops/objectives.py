@@ -16,7 +16,14 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from genac.config.models import LossConfig
-from genac.ops.losses import aggregate, expected_score_loss, kl_penalty, policy_loss, value_loss
+from genac.ops.losses import (
+    aggregate,
+    expected_loss,
+    expected_score_loss,
+    kl_penalty,
+    policy_loss,
+    value_loss,
+)
 
 Counts = Mapping[str, float]  # "token", "sequence", "score": of the whole mini-batch
 Measured = dict[str, Tensor]
@@ -52,8 +59,9 @@ class Outputs:
     """What the model says of a micro-batch: of its tokens, or of the values of its prefixes."""
 
     logprobs_BT: Tensor | None = None  # of the trained tokens, 0 elsewhere
-    entropy_BT: Tensor | None = None
+    entropy_BT: Tensor | None = None  # None where the model's server does not tell it
     score_logits_NV: Tensor | None = None  # at the tokens of scores
+    score_probs_NK: Tensor | None = None  # of the tokens that may stand there, in their place
     values_BTK: Tensor | None = None  # entry t is about the prefix ids[: t + 1]
     head: str = ""  # kind of value head
 
@@ -66,7 +74,7 @@ def sft(out: Outputs, rows: Streams, cfg: LossConfig, counts: Counts) -> tuple[T
 
 def policy(out: Outputs, rows: Streams, cfg: LossConfig, counts: Counts) -> tuple[Tensor, Measured]:
     """Clipped policy gradient on the masked tokens, with entropy bonus and KL term where set."""
-    assert out.logprobs_BT is not None and out.entropy_BT is not None
+    assert out.logprobs_BT is not None
     assert rows.advantages_BT is not None and rows.old_logprobs_BT is not None
     logprobs_BT, entropy_BT = out.logprobs_BT, out.entropy_BT
     loss_BT, stats = policy_loss(
@@ -77,12 +85,16 @@ def policy(out: Outputs, rows: Streams, cfg: LossConfig, counts: Counts) -> tupl
         cfg.epsilon_high,
         cfg.dual_clip,
     )
-    loss_BT = loss_BT - cfg.entropy_coef * entropy_BT if cfg.entropy_coef else loss_BT
+    measured: Measured = {}
+    if entropy_BT is not None:
+        measured["entropy"] = mean_over(entropy_BT.detach(), rows, counts)
+    if cfg.entropy_coef:
+        assert entropy_BT is not None, "an entropy bonus needs entropies"
+        loss_BT = loss_BT - cfg.entropy_coef * entropy_BT
     low = mean_over(stats["clipped_low_BT"], rows, counts)
     high = mean_over(stats["clipped_high_BT"], rows, counts)
     difference_BT = (logprobs_BT.detach() - rows.old_logprobs_BT).abs()
-    measured = {
-        "entropy": mean_over(entropy_BT.detach(), rows, counts),
+    measured |= {
         "clip_ratio/low_mean": low,
         "clip_ratio/high_mean": high,
         "clip_ratio/region_mean": low + high,
@@ -101,13 +113,17 @@ def score(out: Outputs, rows: Streams, cfg: LossConfig, counts: Counts) -> tuple
     `losses.expected_score_loss`), averaged over rationales.
     """
     loss, measured = policy(out, rows, cfg, counts)
-    if out.score_logits_NV is None:
+    if out.score_logits_NV is None and out.score_probs_NK is None:
         return loss, measured
     assert rows.score_ids is not None and rows.score_rewards is not None
     assert rows.score_otherwise is not None
-    expected_N = expected_score_loss(
-        out.score_logits_NV, rows.score_ids, rows.score_rewards, rows.score_otherwise
-    )
+    if out.score_probs_NK is not None:
+        expected_N = expected_loss(out.score_probs_NK, rows.score_rewards, rows.score_otherwise)
+    else:
+        assert out.score_logits_NV is not None
+        expected_N = expected_score_loss(
+            out.score_logits_NV, rows.score_ids, rows.score_rewards, rows.score_otherwise
+        )
     return loss + expected_N.sum() / counts["score"], measured
 
 

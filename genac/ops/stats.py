@@ -221,7 +221,7 @@ def bootstrap_interval(
     States of one problem are not independent: resampling them singly gives intervals far too
     narrow. Each draw takes as many clusters as there are, with replacement, and applies `statistic`
     to their concatenation. Clusters: arrays (N_c,), or (N_c, D) for a statistic of D columns; empty
-    ones are left out.
+    ones are left out, and so are draws in which the statistic is not a number.
     """
     clusters = [x for x in map(np.asarray, values_by_cluster) if len(x)]
     assert clusters, "no observations"
@@ -229,7 +229,7 @@ def bootstrap_interval(
     rng = np.random.default_rng(seed)
     picks = rng.integers(len(clusters), size=(draws, len(clusters)))
     results = [float(statistic(np.concatenate([clusters[i] for i in pick]))) for pick in picks]
-    low, high = np.quantile(results, ((1 - level) / 2, (1 + level) / 2))
+    low, high = np.nanquantile(results, ((1 - level) / 2, (1 + level) / 2))
     return float(low), float(high)
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -69,11 +70,17 @@ def atomic_write(path: Path | str, data: bytes | str) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what killed writers left of files that they were about to replace."""
-    for file in folder.rglob(".*.tmp"):
-        process = re.fullmatch(r"\..+\.(\d+)\.tmp", file.name)
-        if process and file.is_file() and not _alive(int(process[1])):
-            file.unlink(missing_ok=True)
+    """Removes what killed writers left: files that they were about to replace, and folders of
+    weights on their way to servers.
+    """
+    for path in list(folder.rglob(".*.tmp")):
+        process = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
+        if not process or _alive(int(process[1])):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _alive(process: int) -> bool:

@@ -15,7 +15,7 @@ from genac.runs.manifest import DONE, is_finished, suspects
 from genac.runs.numbers import is_number, mean, percent
 from genac.runs.store import Run
 
-STAGES = ("base", "synthesize", "critic_sft", "critic_rl", "joint")  # in their order
+STAGES = ("base", "warmup", "synthesize", "critic_sft", "critic_rl", "joint")  # in their order
 READ = ("config.json", "metrics.jsonl", "summary.json")
 QUIET = 300.0  # seconds without a line after which a run may count as interrupted
 PAUSES = 3.0  # times its longest recent pause, where that is longer

@@ -22,6 +22,7 @@ LOGS = ("metrics.jsonl", "events.jsonl")
 TABLES = ("rollouts", "estimates")
 MODELS = ("actor", "critic")
 RESULTS = ("config.json", "environment.json", *LOGS, "summary.json", *TABLES, *MODELS)
+POINTER = "tinker.json"  # in the place of weights that a Tinker service keeps
 CARD = "README.md"  # people edit cards, and `genac push` writes them anew
 REMEMBERED = 1 << 20  # bytes from which a digest is kept for the rest of the process
 
@@ -44,6 +45,11 @@ def _remembered(file: str, size: int, changed: int, inode: int) -> str:
 def _digest(file: str) -> str:
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file of a model's folder holds its weights, or says where they are."""
+    return name.endswith(".safetensors") or Path(name).name == POINTER
 
 
 def entry(file: Path) -> Entry:

@@ -1,4 +1,4 @@
 """A critic over HTTP: limits, one worker that owns the model, and the endpoints.
 
-The critic itself is `genac/scoring.py`; `endpoint` is the opposite, the client of other servers.
+The critic itself is `genac/scoring`; `endpoint` is the opposite, the client of other servers.
 """

@@ -12,7 +12,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from genac.hosts import in_url, is_loopback
-from genac.scoring import Critic
+from genac.scoring import load_scorer
 from genac.serving.app import Limits, create_app
 
 
@@ -20,7 +20,7 @@ def serve(arguments: Sequence[str]) -> None:
     """Loads the critic and serves it until interrupted."""
     args = parser().parse_args(list(arguments))
     limits = Limits(args.max_batch, args.max_characters, args.max_queued, args.timeout)
-    critic = Critic.from_pretrained(
+    critic = load_scorer(
         args.critic,
         device=args.device,
         precision=args.precision,

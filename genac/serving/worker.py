@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Judge(Protocol):
-    """What the worker needs of `genac.Critic`."""
+    """What the worker needs of a `scoring.Scorer`."""
 
     @property
     def rationales(self) -> int:

@@ -21,7 +21,7 @@ def build_once(
     two processes want the same stage, the second waits and finds it done. ValueError where a file
     of a finished folder is not as it was written.
     """
-    folder = Path(root) / f"{stage}-{stable_hash(key)}"
+    folder = folder_of(root, stage, key)
     if not (folder / DONE).exists():
         with alone(folder):
             if not (folder / DONE).exists():
@@ -31,6 +31,15 @@ def build_once(
                 return folder
     require_stage(folder)
     return folder
+
+
+def folder_of(root: str | Path, stage: str, key: dict[str, Any]) -> Path:
+    return Path(root) / f"{stage}-{stable_hash(key)}"
+
+
+def is_built(root: str | Path, stage: str, key: dict[str, Any]) -> bool:
+    """Whether `build_once` would build nothing."""
+    return (folder_of(root, stage, key) / DONE).exists()
 
 
 def open_stage(folder: Path, key: dict[str, Any]) -> Run:

@@ -16,10 +16,11 @@ import numpy as np
 
 from genac.config.run import RunConfig
 from genac.config.stages import BaseStage, LoopStage
+from genac.hardware import Hardware
 from genac.models.chat import encode_prompt
 from genac.models.tiny import save_tiny
 from genac.runs.store import Run
-from genac.runtime import Hardware, ModelSpec, build
+from genac.runtime import ModelSpec, build
 from genac.seeding import derive_seed
 from genac.stages.inputs import HARDWARE, TASK, StageInputs, stage_config
 from genac.stages.loop import Loop
@@ -41,7 +42,9 @@ class BaseInputs(StageInputs):
         own = (f"stages.base.{name}" for name in BaseStage.model_fields if name != "options")
         options = {**cfg.task.options, **cfg.stages.base.options}
         reads = (*TASK, "actor.tiny", *own, *HARDWARE)
-        return cls(*stage_config(cfg, reads, {"task.options": options}))
+        # Trained here and never sampled from, whatever trains the run's models and samples.
+        here = ("hardware.backend", "hardware.tinker", "hardware.engine")
+        return cls(*stage_config(cfg, reads, {"task.options": options}, here))
 
 
 def base_model(cfg: RunConfig) -> Path:

@@ -91,6 +91,8 @@ def places(values: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
             listed = some.get("decontaminate")
             for index, name in enumerate(listed if isinstance(listed, list) else []):
                 yield (*place, "decontaminate", index), str(name)
+    if name := values.get("stages", {}).get("warmup", {}).get("path"):
+        yield ("stages", "warmup", "path"), name
     for role in MODELS:
         if name := values.get(role, {}).get("model_name_or_path"):
             yield (role, "model_name_or_path"), name
@@ -136,8 +138,10 @@ def data_digest(name: str) -> str | None:
 
 
 def model_digest(name: str | Path) -> str | None:
-    """Of a model's folder; None for a model of the hub."""
+    """Of a model's folder or GGUF file; None for a model of the hub."""
     folder = Path(name).expanduser()
+    if folder.is_file():
+        return sampled(folder)
     if not folder.is_dir():
         return None
     files = [f for f in sorted(folder.iterdir()) if f.is_file() and f.suffix in OF_A_MODEL]

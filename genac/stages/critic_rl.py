@@ -46,6 +46,7 @@ CRITIC = tuple(
         "loss",
         "lora",
         "load",
+        "engine",
         "share_base",
         "generative",
         "discriminative",

@@ -18,6 +18,7 @@ from genac.runs.manifest import (
     RESULTS,
     damaged,
     is_finished,
+    is_weights,
     read_done,
     require,
     write_done,
@@ -94,8 +95,14 @@ def differences(
         if isinstance(a, dict) and isinstance(b, dict):
             result += differences(a, b, moved, f"{prefix}{key}.")
         elif a != b and prefix + key not in {*NO_RESULT, *(moved or ())}:
-            result.append(f"{prefix}{key}: {a} -> {b}")
+            result.append(f"{prefix}{key}: {in_line(a)} -> {in_line(b)}")
     return result
+
+
+def in_line(value: Any) -> str:
+    """A value in a message; of a text of several lines, such as a prompt, its size."""
+    text = str(value)
+    return f"a text of {len(text)} characters" if "\n" in text else text
 
 
 def open_run(cfg: RunConfig, digests: dict[str, str]) -> Run:
@@ -184,7 +191,10 @@ def has_results(run: Run) -> bool:
         return False
     read_summary(run)
     critic = run.config()["critic"]["kind"] in ("generative", "discriminative")
-    return all(list((run.path / role).glob("*.safetensors")) for role in MODELS[: 1 + critic])
+    return all(
+        any(is_weights(file.name) for file in (run.path / role).glob("*"))
+        for role in MODELS[: 1 + critic]
+    )
 
 
 def read_summary(run: Run) -> dict[str, Any]:

@@ -19,12 +19,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
+from genac.config.engines import VllmConfig
 from genac.config.models import MEMORY
 from genac.config.run import RunConfig, TaskConfig
 from genac.config.stages import TRANSPORT_KEYS, Section
+from genac.config.tinker import TinkerPrices
+from genac.hardware import Hardware
 from genac.rollout import World
 from genac.runs.store import Run, stable_hash
-from genac.runtime import Hardware
 from genac.stages.artifacts import build_once
 from genac.stages.contents import contents, model_key, with_contents
 from genac.stages.setup import Setup, make_world
@@ -32,7 +34,7 @@ from genac.stages.setup import Setup, make_world
 S = TypeVar("S", bound=Section)
 Values = dict[str, Any]
 
-OPTIMIZERS = ("actor", "critic", "stages.base", "stages.sft")
+OPTIMIZERS = ("actor", "critic", "stages.base", "stages.warmup", "stages.sft")
 # What changes no result: names and places, memory and speed, and a forced prompt, which must be
 # possible on resume.
 NO_RESULT = (
@@ -41,20 +43,28 @@ NO_RESULT = (
     "report_to",
     "rollout.max_rows",
     "hardware.processes",
+    "hardware.placement",
+    "hardware.cluster",
     "hardware.threads",
+    "hardware.tinker.url",
+    "hardware.tinker.timeout",
+    *(f"hardware.tinker.prices.{name}" for name in TinkerPrices.model_fields),
     "stages.folder",
     "critic.generative.force_prompt",
+    *(f"hardware.vllm.{name}" for name in VllmConfig.model_fields),
     *(f"stages.synthesize.endpoint.{name}" for name in TRANSPORT_KEYS),
     *(f"{place}.optimizer.{name}" for place in OPTIMIZERS for name in sorted(MEMORY)),
 )
 
 # --- keys that several stages read ----------------------------------------------------------------
 
-HARDWARE = ("hardware.device", "hardware.precision", "hardware.engine")
+HARDWARE = tuple(
+    f"hardware.{name}" for name in ("device", "precision", "engine", "backend", "tinker")
+)
 TASK = ("seed", *(f"task.{name}" for name in TaskConfig.model_fields if name != "shift"))
 SAMPLING = ("rollout.max_completion_length", "rollout.temperature", "rollout.top_p")
 ACTOR_PATH = "actor.model_name_or_path"  # the hash counts the actor's digest in its place
-ACTOR = (ACTOR_PATH, "actor.load", "actor.lora")
+ACTOR = (ACTOR_PATH, "actor.load", "actor.lora", "actor.engine")
 # A model that is only sampled from is the same whatever its optimiser and its loss are.
 ACTOR_DEFAULTS = ("actor.optimizer", "actor.loss")
 # How a generative critic is asked.

@@ -10,6 +10,7 @@ in for nothing here, and is filled or passed over in `genac.credit.fill_missing`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -107,13 +108,16 @@ def with_reference(samples: Sequence[Sample], reference: Runtime | None) -> list
     return [replace(s, ref_logprobs=r) for s, r in zip(samples, result, strict=True)]
 
 
-def publish(actor: Runtime, critic: Critic, version: int, probe: tuple[int, ...]) -> float:
-    """Hands the new weights to the engines; returns how much the actor's predictions moved."""
+def publish(actor: Runtime, critic: Critic, version: int, probe: tuple[int, ...]) -> float | None:
+    """Hands the new weights to the engines; returns how much the actor's predictions moved, None
+    where its server does not tell.
+    """
     before = actor.probe(probe)
     actor.publish(version)
     if critic.runtime is not None:
         critic.runtime.publish(version)
-    return float(abs(actor.probe(probe) - before).max())
+    moved = float(abs(actor.probe(probe) - before).max())
+    return None if math.isnan(moved) else moved
 
 
 def held_out(setup: Setup, actor: Runtime, loop: Loop, step: int) -> dict[str, float]:

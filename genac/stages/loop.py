@@ -65,7 +65,8 @@ class Loop:
         self.root = run.checkpoints / stage
         self.cost = Cost()
         self.files: dict[str, Entry] = {}  # of the run's folder, as the newest checkpoint saw them
-        self.alarms = Alarms(run, warn)
+        self.bf16 = {role: r.bf16 for role, r in runtimes.items()}
+        self.alarms = Alarms(run, warn, bf16=any(self.bf16.values()))
 
     def __iter__(self) -> Iterator[int]:
         first = self._resume()
@@ -89,6 +90,11 @@ class Loop:
                 f"checkpoint {checkpoints[-1]} was written under config {state['config_hash']}, "
                 f"this run has {self.config_hash} (a key of the config, a file that it names, or "
                 "genac itself changed); use the same config or a new output_dir"
+            )
+        if state.get("bf16", self.bf16) != self.bf16:  # auto means another thing on this machine
+            warn(
+                f"{self.stage} goes on in {spoken(self.bf16)}, but began in "
+                f"{spoken(state['bf16'])}; set hardware.precision for the same numbers anywhere"
             )
         if self.critic is not None:
             self.critic.restore(state["critic"])
@@ -144,8 +150,14 @@ class Loop:
             "files": self.files,
             "critic": self.critic.state() if self.critic else {},
             "cost": self.cost.state(),
+            "bf16": self.bf16,
         }
         checkpoint.save(self.root, step, self.runtimes, state)
+
+
+def spoken(bf16: Mapping[str, bool]) -> str:
+    """'bf16 (actor), fp32 (critic)'."""
+    return ", ".join(f"{'bf16' if half else 'fp32'} ({role})" for role, half in bf16.items())
 
 
 def require_progress(run: Run, stage: str) -> dict[str, Entry]:

@@ -27,19 +27,19 @@ from genac.stages.setup import Setup, make_world
 FORMAT = 3  # of panel.jsonl
 
 
-def fixed_panel(setup: Setup, actor_path: Path, actor: Runtime) -> Panel | None:
-    """The panel of an actor under the run's task.
+def fixed_panel(setup: Setup, actor_path: Path, actor: Runtime) -> tuple[Panel | None, str]:
+    """The panel of an actor under the run's task, and '' or why there is none.
 
-    None where none is asked for, or where no problem is both solved and failed (with a warning).
+    None where none is asked for, or where too few problems are both solved and failed.
     """
     cfg = setup.cfg.evaluate
     if not cfg.panel_problems:
-        return None
+        return None, ""
     try:
-        return stored_panel(setup, actor_path, actor, {})
+        return stored_panel(setup, actor_path, actor, {}), ""
     except NoPanel as reason:
         warn(f"no critic panel: {reason}")
-        return None
+        return None, str(reason)
 
 
 @dataclass(frozen=True)

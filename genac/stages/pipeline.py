@@ -1,4 +1,4 @@
-"""One command for all stages: base -> critic SFT -> critic pretraining -> joint RL.
+"""One command for all stages: base -> warm-up -> critic SFT -> critic pretraining -> joint RL.
 
 Stages before the joint one live in cfg.stages.folder under the hash of what they depend on: they
 are skipped when finished, resumed when not, and shared between runs.
@@ -7,12 +7,14 @@ are skipped when finished, resumed when not, and shared between runs.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from genac.config.run import RunConfig
 from genac.critics import critic_class
+from genac.distributed.build import require_shared
+from genac.distributed.tinker.account import LEDGER, bill
 from genac.evals.critic import brief, evaluate_critic, trivial_baselines
 from genac.evals.ground_truth import Panel, revalue
 from genac.evals.policy import PolicyScore, evaluate_policy
@@ -21,7 +23,7 @@ from genac.hub.origins import hub_models
 from genac.runs.files import alone, sweep
 from genac.runs.store import Run, environment
 from genac.runtime import Runtime
-from genac.stages import base_model, critic_rl, joint, sft
+from genac.stages import base_model, critic_rl, joint, sft, warmup
 from genac.stages.artifacts import import_metrics
 from genac.stages.contents import contents
 from genac.stages.finish import (
@@ -32,8 +34,10 @@ from genac.stages.finish import (
     has_results,
     open_run,
 )
+from genac.stages.local_models import critic_start
 from genac.stages.loop import require_progress
 from genac.stages.panels import fixed_panel
+from genac.stages.restarts import with_restarts
 from genac.stages.setup import Setup, prepared_config, require_fitting, save_critic
 from genac.stages.traces import endpoint, synthesize
 from genac.tasks import row_counts
@@ -45,10 +49,10 @@ class Prepared:
     """Folders that joint training starts from."""
 
     actor: Path
+    folders: list[Path]  # of the stages
     critic_start: Path | None = None  # before any critic training
     critic_sft: Path | None = None
     critic: Path | None = None  # what joint training starts from
-    folders: list[Path] = field(default_factory=list)
 
 
 def train(cfg: RunConfig) -> Path:
@@ -73,7 +77,8 @@ def train(cfg: RunConfig) -> Path:
             name = config_hash(cfg, digests)
             describe(run, digests, name)
             with run.reporting(cfg.report_to):
-                train_in(setup, early, run, name)
+                require_shared(setup.hardware, (folder, Path(cfg.stages.folder)))
+                with_restarts(run, lambda: train_in(setup, early, run, name))
         write_cards(run.path)
         declare_finished(run)
         write_report(run.path)  # which says that the run has ended
@@ -82,7 +87,8 @@ def train(cfg: RunConfig) -> Path:
 
 def train_in(setup: Setup, early: Setup, run: Run, name: str) -> None:
     """The results of a run, whose config's hash is `name`, into its open folder."""
-    cfg, started = setup.cfg, time.perf_counter()
+    cfg, mark = setup.cfg, LEDGER.mark()
+    started = time.perf_counter()
     # 1 the stages before joint training, each skipped when its output exists
     ready = prepare(early)
     for folder in ready.folders:
@@ -90,7 +96,7 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str) -> None:
     # 2 where we start
     actor = setup.actor(ready.actor)
     before = held_out(setup, actor)
-    panel = fixed_panel(early, ready.actor, actor)
+    panel, no_panel = fixed_panel(early, ready.actor, actor)
     report = critic_report(early, ready, actor, panel, before.mean)
     # 3 joint training
     critic = setup.critic(ready.critic, actor)
@@ -114,11 +120,13 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str) -> None:
             "success_after": after.as_dict(),
             "pass_at_k": after.pass_at_k,
             "critic": report,
+            "no_panel": no_panel,
             "data": row_counts(setup.world.task),
             "config_hash": name,
             "versions": environment(),
             "wall_seconds": time.perf_counter() - started,
             **loop.cost.state(),
+            **bill(cfg.hardware, mark),
         }
     )
 
@@ -131,15 +139,14 @@ def held_out(setup: Setup, actor: Runtime) -> PolicyScore:
 
 def prepare(setup: Setup) -> Prepared:
     """Base model, and the critic through its stages."""
-    cfg, start = setup.cfg, setup.cfg.critic.model_name_or_path
+    cfg = setup.cfg
     require_fitting(setup)
-    ready = Prepared(actor=Path(cfg.actor.model_name_or_path or base_model.base_model(cfg)))
-    if not cfg.actor.model_name_or_path:
-        ready.folders.append(ready.actor.parent)
+    warmup.check(cfg)
+    ready = Prepared(*starting_actor(cfg))
     critic = critic_class(cfg.critic.kind)
     if not critic.learns:
         return ready
-    ready.critic_start = ready.critic = Path(start) if start else ready.actor
+    ready.critic_start = ready.critic = critic_start(cfg, ready.actor)
     if critic.needs_traces and cfg.stages.sft.epochs:
         traces = synthesize.traces_file(cfg, ready.actor)
         ready.critic = ready.critic_sft = sft.sft_critic(
@@ -152,6 +159,19 @@ def prepare(setup: Setup) -> Prepared:
     return ready
 
 
+def starting_actor(cfg: RunConfig) -> tuple[Path, list[Path]]:
+    """The actor before joint training: the named model or the base stage's, warmed up where that
+    is configured. Also the folders of these stages.
+    """
+    named = cfg.actor.model_name_or_path
+    actor = Path(named) if named else base_model.base_model(cfg)
+    folders = [] if named else [actor.parent]
+    if cfg.stages.warmup.steps:
+        actor = warmup.warm_actor(cfg, actor)
+        folders.append(actor.parent)
+    return actor, folders
+
+
 def prepare_until(cfg: RunConfig, verb: str) -> Path | str:
     """Runs the stages up to the one named by a command-line verb; returns what that stage made, or
     the plan of a dry run."""
@@ -161,6 +181,7 @@ def prepare_until(cfg: RunConfig, verb: str) -> Path | str:
     if not dry:
         endpoint.check(cfg)
     setup = Setup.of(cfg)
+    require_shared(setup.hardware, (Path(cfg.stages.folder),))
     if not critic_class(cfg.critic.kind).needs_traces and verb != "pretrain-critic":
         raise ValueError(
             f"genac {verb} teaches a critic by an oracle's traces, but critic.kind is "
@@ -172,14 +193,14 @@ def prepare_until(cfg: RunConfig, verb: str) -> Path | str:
             raise ValueError(f"critic.kind is {cfg.critic.kind!r}: there is no critic to pretrain")
         return ready.critic
     require_fitting(setup)
-    actor = Path(cfg.actor.model_name_or_path or base_model.base_model(cfg))
+    warmup.check(cfg)
+    actor, _ = starting_actor(cfg)
     if dry:
         return endpoint.planned(cfg, actor)
     traces = synthesize.traces_file(cfg, actor)
     if verb == "synthesize":
         return traces
-    start = Path(cfg.critic.model_name_or_path or actor)
-    return sft.sft_critic(cfg, traces, start, actor)
+    return sft.sft_critic(cfg, traces, critic_start(cfg, actor), actor)
 
 
 def critic_report(

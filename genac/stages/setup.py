@@ -12,19 +12,23 @@ import torch
 from genac.config.models import OptimizerConfig
 from genac.config.run import RunConfig
 from genac.critics import critic_class
-from genac.critics.base import Critic, CriticInputs
+from genac.critics.base import Critic, CriticInputs, engine_folder
 from genac.critics.prompts import Context, PromptBuilder, template
-from genac.critics.saved import critic_card
+from genac.critics.saved import CARD, critic_card
 from genac.distributed.build import (
     build,
     require_supported,
 )
+from genac.engines import SERVED, require_engine
+from genac.engines.vllm.checks import require_heads, require_vllm
 from genac.evals.room import beyond_context, fitting, require_room, skips, splits_of
+from genac.hardware import Hardware
 from genac.models.loading import load_context, load_tokenizer
 from genac.models.tiny import build_tokenizer
 from genac.rollout import World
 from genac.runs.store import atomic_write
-from genac.runtime import Hardware, ModelSpec, Runtime
+from genac.runtime import ModelSpec, Runtime
+from genac.stages.local_models import local_model, require_models
 from genac.stages.loop import warn
 from genac.tasks import make_task
 from genac.tasks.verifier import Verifier
@@ -41,8 +45,10 @@ class Setup:
     @classmethod
     def of(cls, cfg: RunConfig) -> Setup:
         hardware = Hardware.resolve(cfg.hardware)
+        require_models(cfg)
         kind_class = critic_class(cfg.critic.kind)
         require_supported(cfg, hardware, critic=kind_class.learns)
+        require_engines(cfg, hardware)
         return cls(cfg, hardware, make_world(cfg))
 
     def without_critic_rl(self) -> Setup:
@@ -52,18 +58,29 @@ class Setup:
         stages = stages.model_copy(update={"critic_rl": rl})
         return replace(self, cfg=self.cfg.model_copy(update={"stages": stages}))
 
-    def actor(self, path: str | Path) -> Runtime:
+    def actor(
+        self,
+        path: str | Path,
+        optimizer: OptimizerConfig | None = None,
+        decay_steps: int | None = None,
+    ) -> Runtime:
+        """The actor from a folder, a hub name or a GGUF file; the optimiser may differ by stage
+        (None = actor.optimizer).
+        """
         cfg = self.cfg
         return build(
             ModelSpec(
                 "actor",
-                str(path),
-                cfg.actor.optimizer,
+                local_model(path, cfg.stages.folder, cfg.actor.load.dtype),
+                optimizer or cfg.actor.optimizer,
                 cfg.actor.loss,
                 max_rows=cfg.rollout.max_rows,
                 lora=cfg.actor.lora,
                 load=cfg.actor.load,
+                decay_steps=decay_steps,
                 seed=cfg.seed,
+                engine=cfg.actor.engine,
+                folder=engine_folder(cfg),
             ),
             self.hardware,
         )
@@ -99,17 +116,65 @@ class Setup:
         optimizer: OptimizerConfig | None = None,
         decay_steps: int | None = None,
     ) -> CriticInputs:
-        place = None if path is None else Path(path)
-        return CriticInputs(
-            self.cfg, self.hardware, self.world, actor, place, optimizer, decay_steps
-        )
+        cfg, place = self.cfg, None
+        if path is not None:
+            place = Path(local_model(path, cfg.stages.folder, cfg.critic.load.dtype))
+        return CriticInputs(cfg, self.hardware, self.world, actor, place, optimizer, decay_steps)
+
+
+def served_roles(cfg: RunConfig, hardware: Hardware) -> list[str]:
+    """The models that vLLM samples from."""
+    if hardware.tinker is not None:  # the service samples
+        return []
+    kind = critic_class(cfg.critic.kind)
+    engines = {"actor": cfg.actor.engine}
+    if kind.learns and not kind.reads_actor_tokens:
+        engines["critic"] = cfg.critic.engine
+    return [role for role, engine in engines.items() if hardware.engine_of(engine) in SERVED]
+
+
+def roles_of_servers(cfg: RunConfig, hardware: Hardware) -> list[str]:
+    """Those with servers of their own: one base under two sets of adapters has one."""
+    return served_roles(cfg, hardware)[: 1 if cfg.critic.share_base else None]
+
+
+def require_engines(cfg: RunConfig, hardware: Hardware) -> None:
+    """ValueError where what is to sample cannot, before a model is loaded."""
+    for role, engine in (("actor", cfg.actor.engine), ("critic", cfg.critic.engine)):
+        if engine is not None:
+            require_engine(engine, f"{role}.engine")
+    roles = roles_of_servers(cfg, hardware)
+    if not roles:
+        return
+    require_vllm(cfg.hardware.vllm, tuple(roles))
+    tiny, own = cfg.actor.tiny, cfg.critic.model_name_or_path is not None
+    made = cfg.actor.model_name_or_path is None and not (roles == ["critic"] and own)
+    if made and hardware.device.type == "cpu" and not cfg.hardware.vllm.urls:
+        require_heads(tiny.hidden_size // tiny.heads)
 
 
 def evaluated_here(cfg: RunConfig) -> RunConfig:
-    """A finished run's config on this machine, which may have fewer GPUs than the run had."""
+    """A finished run's config on this machine, which may have fewer GPUs than the run had, and no
+    vLLM: then the local engine samples, with a warning.
+    """
     processes = min(cfg.hardware.processes, max(1, torch.cuda.device_count()))
-    hardware = cfg.hardware.model_copy(update={"processes": processes})
-    return cfg.model_copy(update={"hardware": hardware})
+    hardware = cfg.hardware.model_copy(
+        update={"processes": processes, "cluster": None, "placement": "colocated"}
+    )
+    cfg = cfg.model_copy(update={"hardware": hardware})
+    resolved = Hardware.resolve(hardware)
+    try:
+        require_engines(cfg, resolved)
+    except ValueError as error:
+        warn(f"{error}; here the local engine samples instead")
+        own = {"engine": "local"}
+        return cfg.model_copy(
+            update={
+                name: getattr(cfg, name).model_copy(update=own)
+                for name in ("hardware", "actor", "critic")
+            }
+        )
+    return cfg
 
 
 def save_critic(critic: Critic, cfg: RunConfig, folder: Path) -> None:
@@ -119,7 +184,7 @@ def save_critic(critic: Critic, cfg: RunConfig, folder: Path) -> None:
     card = {"kind": cfg.critic.kind, "config": cfg.critic.model_dump(), **critic.state()}
     if cfg.critic.share_base:
         card["base"] = critic.runtime.base()
-    atomic_write(folder / "critic.json", json.dumps(card, indent=1))
+    atomic_write(folder / CARD, json.dumps(card, indent=1))
 
 
 def prepared_config(cfg: RunConfig) -> RunConfig:
@@ -134,6 +199,7 @@ def reader(cfg: RunConfig) -> tuple[Any, int]:
         task = make_task(cfg.task, cfg.seed, **cfg.stages.base.options)
         limit = cfg.actor.tiny.max_length
         return build_tokenizer(task.alphabet(), limit), limit
+    path = local_model(path, cfg.stages.folder, cfg.actor.load.dtype)
     tokenizer = load_tokenizer(path, cfg.actor.load.chat_template_kwargs)
     return tokenizer, load_context(path, tokenizer)
 
@@ -143,6 +209,7 @@ def critic_reader(cfg: RunConfig, tokenizer: Any, context: int) -> tuple[Any, in
     path = cfg.critic.model_name_or_path or cfg.actor.model_name_or_path
     if path is None or not critic_class(cfg.critic.kind).learns:
         return tokenizer, context
+    path = local_model(path, cfg.stages.folder, cfg.critic.load.dtype)
     own = load_tokenizer(path, cfg.critic.load.chat_template_kwargs)
     return own, load_context(path, own)
 

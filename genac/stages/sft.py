@@ -48,7 +48,8 @@ class SFTInputs(StageInputs):
         """ValueError where a saved model is not as it was written."""
         reads = ("seed", "stages.sft", *CRITIC, *CRITIC_QUERY, *ACTOR, *HARDWARE)
         return cls(
-            *stage_config(cfg, reads, {ACTOR_PATH: str(actor)}, ACTOR_DEFAULTS),
+            # Nothing samples from the critic here.
+            *stage_config(cfg, reads, {ACTOR_PATH: str(actor)}, (*ACTOR_DEFAULTS, "critic.engine")),
             Artifact(traces, traces.parent.name),
             Artifact.model(start),
             Artifact.model(actor),

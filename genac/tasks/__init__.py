@@ -16,11 +16,13 @@ from genac.tasks.exact import ModularTask
 from genac.tasks.files import FileTask
 from genac.tasks.gym import GymTask
 from genac.tasks.sums import SumTask
+from genac.tasks.word_problems.task import WordProblemTask
 
 TASKS: dict[str, Callable[..., Any]] = {
     "arithmetic": ArithmeticTask,
     "exact": ModularTask,
     "sums": SumTask,
+    "word_problems": WordProblemTask,
     "gym": GymTask,
     "file": FileTask,
 }

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genac.seeding import shuffled
-from genac.tasks.answers import answer_key, final_answer, whole_text
+from genac.tasks.answers import answer_key, final_answer, normalise, whole_text
 from genac.tasks.base import SPLITS, OracleTrace, split_of
 from genac.tasks.files import vocabulary
 from genac.types import Problem
@@ -79,8 +79,10 @@ class GymTask:
         """The data set's score of the final answer (see `tasks/final_answer.py`); 0 without one."""
         answer = problem.answer or None  # some puzzles have many solutions and name none
         entry = {"question": problem.text, "answer": answer, "metadata": problem.extras}
-        given = final_answer(whole_text(problem, text))
-        return float(self._source.score_answer(given, entry)) if given else 0.0
+        own = final_answer(whole_text(problem, text))
+        if answer and "," in own and "," not in answer:
+            own = normalise(own)  # scorers that search for a number stop at the comma of 28,080
+        return float(self._source.score_answer(own, entry)) if own else 0.0
 
     def answer_of(self, text: str) -> str | None:
         return answer_key(text)

@@ -124,8 +124,8 @@ def from_hub(name: str, split: str | None, config: str | None) -> list[Row]:
         reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
         raise ValueError(
             f"data set {expected}, split {split!r} could not be loaded ({reason:.200}); without a "
-            "network, give task.path a local copy: a .jsonl or .parquet file, or a folder written "
-            "by dataset.save_to_disk()"
+            "network, name a local copy in its place: a .jsonl or .parquet file, or a folder "
+            "written by dataset.save_to_disk()"
         ) from error
 
 

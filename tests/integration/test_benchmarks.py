@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
-from genac.commands.eval_benchmarks import evaluate_benchmarks, summary, whole_lines
+from genac.commands.eval_benchmarks import evaluate_benchmarks, summary, whole_parts
 from genac.models.tiny import save_tiny
+from genac.runs.store import Run
+from genac.ui.viewer.server import make_app
 
 SHAPED = [*"0123456789+? \n", "Box", "it", "."]  # the words of the problems
 
@@ -75,8 +78,37 @@ def test_summary_by_hand():
     assert values == pytest.approx({"1": 1 / 4, "2": 5 / 12, "4": 1 / 2})
 
 
-def test_whole_lines_of_nothing(tmp_path):
-    assert whole_lines(tmp_path / "none.jsonl") == []
+def test_a_part_that_was_cut_off_is_drawn_again_and_a_last_short_one_is_whole(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    assert whole_parts(file, 20) == []
+    lines = [json.dumps({"id": i}) + "\n" for i in range(20)]
+    file.write_text("".join(lines[:19]))
+    assert len(whole_parts(file, 20)) == 16 and file.read_text() == "".join(lines[:16])
+    file.write_text("".join(lines))
+    assert len(whole_parts(file, 20)) == 20
+
+
+def test_responses_are_kept_and_the_viewer_opens_them(tmp_path, model):
+    out = tmp_path / "out"
+    queries = [model, data(tmp_path), "--samples", "2", "--max-tokens", "5", "--reward", "match",
+               "--instruction", "Box it.", "--output", str(out)]  # fmt: skip
+    assert "genac view" in evaluate_benchmarks(queries)
+    run = Run(out)
+    (file,) = out.glob("sums-*.jsonl")
+    assert run.tables("rollouts") == [(file.stem, 0), (file.stem, 1)]
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    stored = [row for key in run.tables("rollouts") for row in run.table("rollouts", *key)]
+    assert [row["reward"] for row in stored] == [r for row in rows for r in row["rewards"]]
+    assert all("".join(row["tokens"]) == row["response"] for row in stored)
+    with TestClient(make_app(run)) as client:
+        page = client.get("/api/rollouts").json()
+        assert page["total"] == 40
+        shown = client.get(f"/api/trajectory/{file.stem}/1/3/1").json()
+    assert shown["response"] == stored[-1]["response"] and shown["problems"] == []
+    whole = {path: path.read_bytes() for path in (out / "rollouts").iterdir()}
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:18]))
+    evaluate_benchmarks(queries)
+    assert {path: path.read_bytes() for path in (out / "rollouts").iterdir()} == whole
 
 
 @pytest.mark.parametrize(

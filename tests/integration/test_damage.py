@@ -27,6 +27,12 @@ STEPS = {"joint": {"steps": 3, "save_every": 1, "eval_every": 0, "log_rollouts_e
 NAMES = ("base", "traces", "critic_sft", "critic_rl")
 
 
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of these tests alone, which look into it."""
+    return tmp_path_factory.mktemp("stages")
+
+
 def flipped(data: bytes) -> bytes:
     middle = len(data) // 2
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]

@@ -1,6 +1,6 @@
 """Several worker processes compute what one process computes, and end when they should.
 
-Two CPU processes that meet over gloo; they are started once for this file.
+Two CPU processes on Ray that meet over gloo; they are started once for this file.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,12 @@ from genac.config.recipes import resolve
 from genac.critics.generative import GenerativeCritic
 from genac.distributed import pool
 from genac.distributed.build import build
+from genac.distributed.cluster import name_of
+from genac.distributed.keeper import marked
 from genac.engines.base import Request
+from genac.hardware import Hardware
 from genac.runs.store import Run
-from genac.runtime import Hardware, ModelSpec, Runtime
+from genac.runtime import ModelSpec, Runtime
 from genac.stages.pipeline import train
 from genac.types import Sample
 
@@ -47,7 +51,7 @@ COUNTED = ("cost/tokens", "cost/flops")  # two workers read more often what thei
 @pytest.fixture(autouse=True, scope="module")
 def _no_worker_is_left() -> Iterator[None]:
     yield
-    pool.close_all()
+    pool.leave()
 
 
 def together(run: Run) -> dict[str, torch.Tensor]:
@@ -93,7 +97,8 @@ def test_two_processes_train_as_one(
             algorithm=algorithm,
             output_dir=str(tmp_path / f"of-{n}"),
             stages={"joint": {"steps": 1, "eval_every": 1}},
-            loss={"num_minibatches": 2},
+            actor={"loss": {"num_minibatches": 2}},
+            critic={"loss": {"num_minibatches": 2}},
             hardware={"processes": n},
         )
         for n in (1, 2)
@@ -239,9 +244,67 @@ def test_a_dead_worker_ends_the_others_and_is_named(family: str) -> None:
     pids = model.handle.pool.pids  # pyright: ignore
     os.kill(pids[1], signal.SIGKILL)
     # The other worker waits for it in a collective operation that never ends.
-    with pytest.raises(ChildProcessError, match=r"worker process 1 of 2 died \(signal SIGKILL"):
+    with pytest.raises(ChildProcessError, match=r"worker 1 of 2 \(.*\) died: it was killed"):
         model.learner.learn(samples("sft"), 0)
     assert not any(alive(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_a_ray_that_dies_is_noticed_and_started_anew(name: str, family: str) -> None:
+    model = a_model(family, TWO)
+    session = model.handle.pool.session  # pyright: ignore
+    (pid,) = [pid for pid in marked(session.mark) if name_of(pid) == name]
+    os.kill(pid, signal.SIGKILL)
+    begin = time.monotonic()
+    with pytest.raises(ChildProcessError, match=r"the workers' Ray died|died: "):
+        for _ in range(1000):
+            model.learner.learn(samples("sft"), 0)
+    assert time.monotonic() - begin < 30
+    assert a_model(family, TWO).sampler.generate(requests(1))
+    assert marked(session.mark) == []
+
+
+ORPHAN = """
+import os, signal, sys, time
+if os.fork() or os.setsid() and os.fork():
+    os._exit(0)
+end = time.monotonic() + 10
+while os.getppid() != 1 and time.monotonic() < end:
+    time.sleep(0.01)
+import torch
+from genac.distributed import pool
+from genac.distributed.cluster import name_of
+from genac.distributed.keeper import marked
+from genac.hardware import Hardware
+lines = open(sys.argv[1], "w", buffering=1)
+two = Hardware(torch.device("cpu"), False, 2, 1)
+first = pool.pool_for(two, "actor")
+print(os.getppid(), file=lines)
+for pid in [p for p in marked(first.session.mark) if name_of(p) == "raylet"]:
+    os.kill(pid, signal.SIGKILL)
+    while name_of(pid):
+        time.sleep(0.01)
+try:
+    first.call("drop", [([],)] * 2)
+except ChildProcessError as error:
+    print(error, file=lines)
+pool.pool_for(two, "actor").call("drop", [([],)] * 2)
+pool.leave()
+print("went on", file=lines)
+"""
+
+
+def test_a_controller_of_process_1_outlives_its_ray(tmp_path: Path) -> None:
+    file = tmp_path / "lines.txt"
+    subprocess.run([sys.executable, "-c", ORPHAN, str(file)], check=True, timeout=60)
+    end = time.monotonic() + 120
+    while "went on" not in (text := file.read_text() if file.exists() else ""):
+        assert time.monotonic() < end, text
+        time.sleep(0.1)
+    parent, error, _ = text.splitlines()
+    if parent != "1":
+        pytest.skip(f"orphans of this system become children of process {parent}, not of 1")
+    assert "the workers' Ray died" in error
 
 
 def alive(pid: int) -> bool:
@@ -252,33 +315,50 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_workers_end_when_their_controller_is_killed(tmp_path: Path) -> None:
+def test_nothing_is_left_when_a_controller_is_killed() -> None:
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))  # a short name, as sockets lie in it
     code = (
-        "import time; from genac.distributed.pool import pool_for; "
-        "print(*pool_for(2, 'cpu', False, 1).pids, flush=True); time.sleep(600)"
+        "import torch, time; from genac.distributed.pool import pool_for; "
+        "from genac.hardware import Hardware; "
+        "pool = pool_for(Hardware(torch.device('cpu'), False, 2, 1), 'actor'); "
+        "print(pool.session.mark, *pool.pids, flush=True); time.sleep(600)"
     )
-    controller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    before = set(Path("/dev/shm").iterdir())
+    controller = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(folder)},
+    )
     assert controller.stdout is not None
-    pids = [int(pid) for pid in controller.stdout.readline().split()]
-    assert len(pids) == 2 and all(alive(pid) for pid in pids)
+    mark, *line = controller.stdout.readline().split()
+    pids, started = [int(pid) for pid in line], marked(mark)
+    assert len(pids) == 2 and {*pids} < {*started} and len(started) >= 5
     controller.kill()
     controller.wait()
-    end = time.monotonic() + 30
-    while any(alive(pid) for pid in pids) and time.monotonic() < end:
+    end = time.monotonic() + 10
+    while any(map(alive, started)) and time.monotonic() < end:
         time.sleep(0.1)
-    assert not any(alive(pid) for pid in pids)
+    assert [pid for pid in started if alive(pid)] == []
+    # The keeper deletes files once nothing has been started for a while.
+    while any(folder.iterdir()) and time.monotonic() < end:
+        time.sleep(0.1)
+    folder.rmdir()  # it is empty
+    assert set(Path("/dev/shm").iterdir()) <= before
 
 
 STEPS = {"critic_rl": {"steps": 1, "save_every": 1}, "joint": {"steps": 4, "save_every": 2}}
 
 
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo", "genac", "vineppo"])
 def test_a_killed_run_goes_on_exactly_and_on_another_number_of_processes(
+    algorithm: str,
     micro: Callable[..., Values],
     run_micro: Callable[..., Run],
     recipe: Callable[..., str],
     tmp_path: Path,
 ) -> None:
-    both: Values = {"algorithm": "ppo", "stages": STEPS, "hardware": {"processes": 2}}
+    both: Values = {"algorithm": algorithm, "stages": STEPS, "hardware": {"processes": 2}}
     whole = run_micro(**both, output_dir=str(tmp_path / "whole"))
     code = kill_when_logged(recipe(**both), "joint", 2, tmp_path, "run/metrics.jsonl")
     assert code == -signal.SIGKILL and not (tmp_path / "run" / "summary.json").exists()
@@ -296,25 +376,45 @@ def test_a_killed_run_goes_on_exactly_and_on_another_number_of_processes(
         assert [e["stage"] for e in run.events("resumed")] == ["joint"]
 
 
-def test_a_run_whose_worker_dies_ends_with_one_line(
+def test_a_run_whose_worker_dies_goes_on_to_the_same_end(
+    run_micro: Callable[..., Run],
+    recipe: Callable[..., str],
+    genac: Callable[..., Answer],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    both: Values = {"algorithm": "grpo", "hardware": {"processes": 2}}
+    whole = run_micro(**both, output_dir=str(tmp_path / "whole"))
+    monkeypatch.setattr(pool.Pool, "call", dying(pool.Pool.call, at=(3,)))
+    answer = genac("train", recipe(**both))
+    assert answer.code == 0 and "Traceback" not in answer.err
+    assert "died: it was killed" in answer.err and "restart 1 of 3" in answer.err
+    again = Run.open(tmp_path / "run")
+    assert results(again) == results(whole)
+    for name, weight in together(whole).items():
+        assert torch.equal(weight, together(again)[name]), name
+    assert len(again.events("restarted")) == 1 == len(again.events("resumed"))
+
+
+def test_a_run_whose_workers_always_die_ends_with_one_line(
     recipe: Callable[..., str], genac: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool.Pool, "call", dying(pool.Pool.call))
+    monkeypatch.setattr(pool.Pool, "call", dying(pool.Pool.call, at=range(100)))
     answer = genac("train", recipe(algorithm="grpo", hardware={"processes": 2}))
     assert answer.code == 2 and "Traceback" not in answer.err
-    assert "worker process 1 of 2 died (signal SIGKILL" in answer.err
-    assert "resumes from the last checkpoint" in answer.err
+    assert "died: it was killed" in answer.err and "after 3 restarts" in answer.err
 
 
-def dying(call: Callable[..., Any]) -> Callable[..., Any]:
-    """`call`, before whose second optimiser step worker 1 is killed."""
+def dying(call: Callable[..., Any], at: Container[int]) -> Callable[..., Any]:
+    """`call`, before some of whose optimiser steps worker 1 is killed."""
     steps = 0
 
     def counted(self: pool.Pool, command: str, arguments: Any) -> Any:
         nonlocal steps
-        steps += command == "step_on"
-        if steps == 2:
-            os.kill(self.pids[1], signal.SIGKILL)
+        if command == "step_on":
+            steps += 1
+            if steps in at:
+                os.kill(self.pids[1], signal.SIGKILL)
         return call(self, command, arguments)
 
     return counted

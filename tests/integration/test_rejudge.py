@@ -18,6 +18,12 @@ from genac.ui.viewer.server import make_app
 
 
 @pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of these tests alone, which look into it."""
+    return tmp_path_factory.mktemp("stages")
+
+
+@pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, stages: Path) -> Path:
     folder = tmp_path_factory.mktemp("rejudge") / "run"
     places = {"output_dir": str(folder), "stages": {"folder": str(stages)}}

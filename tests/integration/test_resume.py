@@ -7,11 +7,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from killing import kill_when_logged
 from micro import Answer, Values, copy_stages, results, weights
 
 from genac import checkpoint
@@ -30,26 +28,9 @@ from genac.runs.store import Run
 from genac.stages.pipeline import train
 
 STEPS = {"critic_rl": {"steps": 6, "save_every": 2}, "joint": {"steps": 6, "save_every": 2}}
-DEADLINE = 200.0  # seconds until a process has come as far as it is to be killed
 
 Refused = Callable[..., str]
 Recipe = Callable[..., str]
-
-
-def kill_when_logged(file: str, stage: str, step: int, folder: Path, metrics: str) -> int:
-    """Starts `genac train FILE` and sends SIGKILL once that step stands in folder/metrics."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "genac.cli", "train", file]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
-    end, line = time.monotonic() + DEADLINE, f'"stage": "{stage}", "step": {step},'
-    try:
-        while process.poll() is None and time.monotonic() < end:
-            if any(line in path.read_text() for path in folder.glob(metrics)):
-                break
-            time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-    return process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,10 @@ from genac.config.algorithms import merge
 from genac.config.models import OptimizerConfig
 from genac.config.recipes import resolve
 from genac.config.run import RunConfig
+from genac.hardware import Hardware
 from genac.models.tiny import save_tiny
 from genac.rollout import World
-from genac.runtime import Hardware, ModelSpec, build
+from genac.runtime import ModelSpec, build
 from genac.stages.setup import Setup
 from genac.tasks.base import OracleTrace
 from genac.tasks.verifier import Verifier

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +22,7 @@ from genac.runs.manifest import TABLES, read_done
 from genac.runs.store import Run
 from genac.runtime import Runtime
 
+DEADLINE = 200.0  # seconds until a process has come as far as it is to be killed
 CLOCKS = ("seconds", "wall_seconds", "versions")
 
 
@@ -68,3 +73,19 @@ def holds(folder: Path) -> dict[str, Any]:
         "listed": sorted(read_done(folder)),
         "state": status(run).state,
     }
+
+
+def kill_when_logged(file: str, stage: str, step: int, folder: Path, metrics: str) -> int:
+    """Starts `genac train FILE` and sends SIGKILL once that step stands in folder/metrics."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "genac.cli", "train", file]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+    end, line = time.monotonic() + DEADLINE, f'"stage": "{stage}", "step": {step},'
+    try:
+        while process.poll() is None and time.monotonic() < end:
+            if any(line in path.read_text() for path in folder.glob(metrics)):
+                break
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+    return process.wait()

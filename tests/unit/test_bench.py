@@ -5,15 +5,17 @@ failure.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCH = Path(__file__).parents[2] / "bench"
-MODULES = ("scale", "step", "engine", "gpu", "common")
+MODULES = ("scale", "step", "engine", "gpu", "pretrained", "common")
 
 
 @pytest.fixture
@@ -33,6 +35,21 @@ def engine(bench):
 @pytest.fixture
 def scale(bench):
     return bench("scale")
+
+
+def test_a_pretrained_model_is_measured_in_both_precisions(bench, tiny_model):
+    pretrained = bench("pretrained")
+    args = Namespace(
+        rows=2, new=4, samples=2, length=64, repeats=1, device="cpu", seed=0, threads=1
+    )
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    rounded = pretrained.rounding(args, tiny_model, dtypes)
+    exact, half = (rounded[f"engine {name}, learner {name}"] for name in dtypes)
+    assert exact["mean"] < 1e-5 < half["mean"] and exact["tokens"] == 8
+    seconds = pretrained.speed(args, tiny_model, dtypes)
+    limits = {name: {"gemm_gflops": 1e6} for name in dtypes}
+    shares = pretrained.shares(args, tiny_model, seconds, limits)
+    assert len(shares) == 4 and all(0 < s["of_roofline"] < 1 for s in shares.values())
 
 
 def test_an_iteration_is_measured_by_phase(scale):
@@ -95,6 +112,24 @@ def test_a_section_past_its_limit_ends_with_all_it_started(gpu, monkeypatch):
     result = gpu.run(python(gpu, "slow", CHILD), 1.0)
     assert not result["ok"] and result["why"] == "it ran past 1 s" and result["seconds"] < 30
     assert gpu.run(python(gpu, "late", WELL), 0.0)["why"] == "no time was left for it"
+
+
+def test_what_cannot_run_here_is_skipped_with_the_reason(gpu, tmp_path):
+    python = tmp_path / "python"
+    args = Namespace(vllm_python=str(python), device="cpu", quick=True, seed=0, threads=1)
+    joint, workers, tokens = gpu.outside(args)
+    assert "does not run as a Python interpreter" in joint.skipped and tokens.skipped
+    result = gpu.run(joint, 60.0)
+    assert result["ok"] and result["skipped"] == joint.skipped
+    python.write_text("#!/bin/sh\necho null\n")
+    python.chmod(0o755)
+    gpu.version_in.cache_clear()
+    assert "has no vLLM; name an interpreter" in gpu.outside(args)[0].skipped
+    python.write_text("#!/bin/sh\necho '\"0.32.0\"'\n")
+    gpu.version_in.cache_clear()
+    joint, _, tokens = gpu.outside(args)
+    assert not joint.skipped and f"--python={python}" in joint.command
+    assert (workers.skipped == "") == (importlib.util.find_spec("ray") is not None)
 
 
 def test_counts_and_names_are_read_from_a_test_report(gpu, tmp_path):

@@ -18,7 +18,8 @@ from genac import checkpoint
 from genac.config.models import OptimizerConfig
 from genac.config.run import HardwareConfig
 from genac.engines.base import Request
-from genac.runtime import Hardware, ModelSpec, Runtime, build
+from genac.hardware import Hardware
+from genac.runtime import ModelSpec, Runtime, build
 from genac.types import Sample
 
 STATE = {"critic": {"success_rate": {"momentum": 0.9, "value": 0.25}}, "hash": "abc"}
@@ -234,6 +235,17 @@ def test_a_full_disk_leaves_the_previous_checkpoint(pair, tmp_path, monkeypatch,
     assert checkpoint.load(kept, runtimes)["step"] == 1
     checkpoint.save(tmp_path, 2, runtimes, STATE)
     assert len(checkpoint.complete(tmp_path)) == 2
+
+
+SILENT = [ChildProcessError("worker 1 died"), TimeoutError("no answer"), ConnectionError("failed")]
+
+
+@pytest.mark.parametrize("error", SILENT)
+def test_a_writer_that_failed_is_not_called_a_full_disk(pair, tmp_path, monkeypatch, error):
+    monkeypatch.setattr(Runtime, "save_model", raises(error))
+    with pytest.raises(type(error), match=f"^{error}$"):
+        checkpoint.save(tmp_path, 1, {"actor": pair()["actor"]}, STATE)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_process_left_behind_is_swept_away(pair, tmp_path):

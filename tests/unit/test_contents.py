@@ -201,8 +201,11 @@ def test_what_changes_no_result_is_in_no_hash(config, tmp_path, key):
         bool: lambda v: not v,
         int: lambda v: v + 1,
         float: lambda v: v + 1,
-        str: lambda v: "NONE_OTHER" if last == "api_key_env" else v + "x",
-        list: lambda v: ["wandb"],
+        str: lambda v: {"api_key_env": "NONE_OTHER", "placement": "separate"}.get(last, v + "x"),
+        list: lambda v: ["http://host:1"] if last == "urls" else ["wandb"],
+        type(None): lambda v: {"url": "http://127.0.0.1", "cluster": "auto", "python": "x"}.get(
+            last, 1.0
+        ),
     }[type(value)](value)
     changes: Any = {last: changed}
     for part in reversed(path):

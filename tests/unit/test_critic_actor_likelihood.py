@@ -13,9 +13,10 @@ from fakes import EchoTask, make_rollout
 from genac.config.models import OptimizerConfig, TinyConfig
 from genac.config.run import RolloutConfig
 from genac.critics.actor_likelihood import ActorLikelihoodCritic
+from genac.hardware import Hardware
 from genac.models.tiny import save_tiny
 from genac.rollout import World, encode_prompt
-from genac.runtime import Hardware, ModelSpec, build
+from genac.runtime import ModelSpec, build
 from genac.tasks.arithmetic import ArithmeticTask
 from genac.tasks.exact import ModularTask
 from genac.tasks.verifier import Verifier

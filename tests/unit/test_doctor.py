@@ -11,9 +11,10 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig, Qwen3Config, Qwen3ForCausalLM
 
-from genac.commands.doctor import memory, model_bytes, report
+from genac.commands.doctor import machine, memory, model_bytes, placement
+from genac.commands.doctor.findings import Findings
 from genac.commands.doctor.lengths import candidates, measure
-from genac.commands.doctor.report import Findings, examine
+from genac.commands.doctor.report import examine
 from genac.config.algorithms import merge
 from genac.config.recipes import resolve
 from genac.engines import local
@@ -89,14 +90,14 @@ def test_versions_outside_the_range_fail(monkeypatch) -> None:
 
     def version(name: str) -> str:
         if name == "numpy":
-            raise report.metadata.PackageNotFoundError(name)
+            raise machine.metadata.PackageNotFoundError(name)
         return installed[name]
 
     needs = ["torch>=2.11", "transformers<6,>=5.5", "numpy>=2", "ruff>=1; extra == 'dev'"]
-    monkeypatch.setattr(report.metadata, "requires", lambda _: needs)
-    monkeypatch.setattr(report.metadata, "version", version)
+    monkeypatch.setattr(machine.metadata, "requires", lambda _: needs)
+    monkeypatch.setattr(machine.metadata, "version", version)
     result = Findings()
-    report.versions(result)
+    machine.versions(result)
     assert result.lines[1:] == [
         "FAIL torch 2.9.0; pip install 'torch>=2.11'",
         "ok   transformers 5.23.0",
@@ -143,7 +144,7 @@ def test_memory_that_does_not_fit_names_keys_and_numbers(diagnose, monkeypatch, 
 
 def test_a_full_disk_fails(diagnose, monkeypatch) -> None:
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(report.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(placement.shutil, "disk_usage", lambda _: usage)
     (line,) = diagnose()
     assert line.startswith("FAIL disk: about ") and "move output_dir" in line
 

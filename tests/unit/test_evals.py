@@ -264,8 +264,14 @@ def test_a_panel_of_another_actor_tokenizer_or_task_is_refused(tokenizer, tiny_m
 
 def test_too_few_problems_with_mixed_outcomes_make_no_panel(tokenizer, tiny_model):
     actor = actor_of(tokenizer, tiny_model, "xy")
-    with pytest.raises(NoPanel, match="1 held-out problem"):
+    tried = "1 held-out problems were tried with 8 responses each; 1 had mixed outcomes"
+    with pytest.raises(NoPanel, match=f"{tried}.*2 are needed.*more held-out problems"):
         build_panel(actor, world_of(EchoTask({"x": 1.0}, count=1)), StatesConfig(), 3, 4)
+    sure = actor_of(tokenizer, tiny_model, "x")
+    with pytest.raises(NoPanel, match=r"0 had mixed .* 1 were always solved, 0 never: .* a harder"):
+        build_panel(sure, world_of(EchoTask({"x": 1.0}, count=1)), StatesConfig(), 3, 4)
+    with pytest.raises(NoPanel, match="0 were always solved, 1 never: choose an easier"):
+        build_panel(sure, world_of(EchoTask({"y": 1.0}, count=1)), StatesConfig(), 3, 4)
 
 
 def test_revalue_keeps_the_states(tokenizer, tiny_model):

@@ -12,9 +12,10 @@ from genac import checkpoint
 from genac.config.models import LoadConfig, LoraConfig, OptimizerConfig
 from genac.config.run import HardwareConfig
 from genac.engines.base import Request
+from genac.hardware import Hardware
 from genac.models.lora import adapters
 from genac.models.tiny import save_tiny
-from genac.runtime import Hardware, ModelSpec, Runtime, build
+from genac.runtime import ModelSpec, Runtime, build
 from genac.types import Sample
 
 ASK = Request((5, 6, 7), 8, seed=0, temperature=0.0)

@@ -24,11 +24,12 @@ from genac.commands.doctor.memory import language, value_head
 from genac.config.models import OptimizerConfig
 from genac.engines.base import Request
 from genac.engines.local import LocalEngine
+from genac.hardware import Hardware
 from genac.learner import Learner
 from genac.models.heads import backbone, hidden_width, positions, vocabulary
 from genac.models.loading import load_model, on_meta
 from genac.models.value_head import ValueModel
-from genac.runtime import Hardware, ModelSpec, build
+from genac.runtime import ModelSpec, build
 from genac.types import Sample
 
 # --- widths --------------------------------------------------------------------------------------

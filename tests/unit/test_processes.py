@@ -19,8 +19,8 @@ from genac.distributed import build, partition
 from genac.engines.base import Request
 from genac.engines.decoder import Decoder, Layer
 from genac.engines.local import LocalEngine
+from genac.hardware import Hardware
 from genac.learner import Learner
-from genac.runtime import Hardware
 from genac.stages.finish import config_hash
 from genac.types import Sample
 

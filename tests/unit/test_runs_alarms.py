@@ -39,6 +39,18 @@ def run(tmp_path):
     return Run.create(tmp_path / "run", {}, {})
 
 
+APART = "sampling/sampling_logp_difference/mean"
+
+
+@pytest.mark.parametrize("key", [APART, f"critic/{APART}"])
+def test_rounding_in_bf16_is_no_alarm_and_a_fault_still_is(run, key):
+    warned = []
+    alarms = Alarms(run, warned.append, bf16=True)
+    assert alarms.check("joint", 0, {key: 0.05}) == alarms.check("joint", 1, {key: 0.09}) == []
+    assert len(alarms.check("joint", 2, {key: 0.2})) == 1
+    assert "hardware.precision fp32" in warned[0]
+
+
 def test_good_numbers_and_absent_ones_raise_nothing(run):
     warned = []
     alarms = Alarms(run, warned.append)

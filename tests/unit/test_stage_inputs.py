@@ -19,6 +19,7 @@ from genac.stages.panels import PanelInputs
 from genac.stages.setup import prepared_config
 from genac.stages.sft import SFTInputs
 from genac.stages.traces.inputs import TraceInputs
+from genac.stages.warmup import WarmupInputs
 
 Row = dict[str, set[str]]
 
@@ -29,7 +30,8 @@ SFT = {"critic_sft"} | RL  # a stage's folder is in the hash of the next
 TAUGHT = {"traces"} | SFT
 STATES = {"candidates"} | TAUGHT
 ACTOR = STATES | {"panel"}
-ALL = ACTOR | {"base"}
+WARM = {"warmup"} | ACTOR
+ALL = WARM | {"base"}
 
 # Dotted key or section -> what another value changes; the longest row that fits counts.
 TABLE: Row = {
@@ -41,14 +43,15 @@ TABLE: Row = {
     "preset": RUN,
     "task": ALL,
     "task.shift": RUN,
-    "actor.model_name_or_path": ACTOR,
+    "actor.model_name_or_path": WARM,
     "actor.tiny": ALL,
     "actor.loss": RUN,
     "actor.optimizer": RUN,
     "actor.optimizer.tokens_per_microbatch": NONE,
     "actor.optimizer.gradient_checkpointing": NONE,
-    "actor.lora": ACTOR,
-    "actor.load": ACTOR,
+    "actor.lora": WARM,
+    "actor.load": WARM,
+    "actor.engine": ACTOR,  # the warm-up samples nothing
     "critic.kind": SFT,
     "critic.model_name_or_path": SFT,
     "critic.optimizer": RL,
@@ -57,6 +60,7 @@ TABLE: Row = {
     "critic.loss": SFT,
     "critic.lora": SFT,
     "critic.load": SFT,
+    "critic.engine": RL,
     "critic.share_base": SFT,
     "critic.generative": SFT,
     "critic.generative.icc.enabled": TAUGHT,
@@ -78,6 +82,9 @@ TABLE: Row = {
     "stages.base": ALL,
     "stages.base.optimizer.tokens_per_microbatch": NONE,
     "stages.base.optimizer.gradient_checkpointing": NONE,
+    "stages.warmup": WARM,
+    "stages.warmup.optimizer.tokens_per_microbatch": NONE,
+    "stages.warmup.optimizer.gradient_checkpointing": NONE,
     "stages.synthesize.oracle": STATES,
     "stages.synthesize.num_prompts": STATES,
     "stages.synthesize.num_generations": STATES,
@@ -103,6 +110,15 @@ TABLE: Row = {
     "hardware": ALL,
     "hardware.threads": NONE,
     "hardware.processes": NONE,
+    "hardware.placement": NONE,
+    "hardware.cluster": NONE,
+    "hardware.engine": ACTOR,
+    "hardware.vllm": NONE,
+    "hardware.backend": WARM,  # the base model is trained here anyway
+    "hardware.tinker": WARM,
+    "hardware.tinker.url": NONE,
+    "hardware.tinker.timeout": NONE,
+    "hardware.tinker.prices": NONE,
 }
 
 # The programmatic oracle has no candidates; the other two read more, and not the same.
@@ -133,6 +149,7 @@ BY_ORACLE: dict[str, Row] = {
         "critic.lora": TAUGHT,
         "critic.load": TAUGHT,
         "critic.share_base": TAUGHT,
+        "critic.engine": TAUGHT,
         "critic.generative.prompt": TAUGHT,
         "critic.generative.icc": TAUGHT,
         "critic.generative.num_samples": TAUGHT,
@@ -147,7 +164,7 @@ OTHER: dict[str, Any] = {"critic.generative.prompt": "compact", "critic.kind": "
 GUESSES: dict[type, list[Any]] = {
     type(None): [1, 2.0, "x"],
     dict: [{"x": 1}, {"x": {"y": 1}}],
-    list: [["wandb"], ["q_proj"]],
+    list: [["wandb"], ["q_proj"], ["http://host:1"]],
 }
 
 
@@ -190,12 +207,14 @@ def stages_of(cfg: RunConfig) -> dict[str, StageInputs]:
     cfg = prepared_config(cfg)
     base = BaseInputs.of(cfg)
     actor = Path(cfg.actor.model_name_or_path or f"{base.name}/model")
+    warm = WarmupInputs.of(cfg, actor)
+    actor = Path(f"{warm.name}/model")
     start = Path(cfg.critic.model_name_or_path or actor)
     traces = TraceInputs.of(cfg, actor)
     sft = SFTInputs.of(cfg, Path(traces.name, "traces.jsonl"), start, actor)
     rl = CriticRLInputs.of(cfg, Path(sft.name, "model"), actor)
     panel = PanelInputs.of(cfg, actor, {})
-    made = [base, traces, sft, rl, panel, *([traces.candidates] if traces.candidates else [])]
+    made = [base, warm, traces, sft, rl, panel, *([traces.candidates] if traces.candidates else [])]
     return {one.stage: one for one in made}
 
 
@@ -244,6 +263,7 @@ def test_a_key_without_a_row_is_told_what_to_do():
 # Examples of what is in a stage's hash in no way, and which it therefore cannot read.
 UNREAD = {
     "base": ["critic.kind", "rollout.temperature", "stages.base.options", "stages.sft.epochs"],
+    "warmup": ["critic.kind", "rollout.temperature", "stages.base.steps", "task.shift"],
     "candidates": ["critic.kind", "rollout.num_prompts", "stages.synthesize.num_states"],
     "traces": ["task.shift", "evaluate.during", "stages.synthesize.options", "credit.lam"],
     "critic_sft": ["task.name", "states.window", "stages.synthesize.oracle", "credit.gamma"],

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from genac.tasks.answers import match_answer
 from genac.tasks.base import normalised
 from genac.tasks.gym import GymTask, load_dataset
 from genac.tasks.verifier import Outcome, Verifier
+from genac.types import Problem
 
 DATA = Path(__file__).parents[1] / "data" / "gym_chain_sum.jsonl"
 SMALL = {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}
@@ -66,6 +68,36 @@ def test_the_stored_rows_are_the_problems_of_the_task(task):
     problems = [task.problem(s, i) for s in ("train", "heldout") for i in range(task.size(s))]
     assert len(rows) == size
     assert {(r["prompt"], r["answer"]) for r in rows} == {(p.prompt, p.answer) for p in problems}
+
+
+FORMS = (
+    "{n}",
+    "so\n#### {n}",
+    "It is clear.\nAnswer: {n}",
+    "\\boxed{{{n}}}",
+    "<answer>{n}</answer>",
+    "The answer is {n}.",
+    "#### {thousands}",
+    "Answer: ${thousands}",
+)
+
+
+def test_gsm_symbolic_is_judged_right_by_its_scorer_and_by_ours():
+    """GSM8K-like problems, made offline: the answer in every form, and the generator's solution."""
+    pytest.importorskip("reasoning_gym")
+    task = GymTask("gsm_symbolic", entries=100)
+    problems = [task.problem(s, i) for s in ("train", "heldout") for i in range(task.size(s))]
+    assert any(len(p.answer) > 3 for p in problems)
+    for problem in problems:
+        n, solution = problem.answer, problem.extras["answer_cot"]
+        thousands = f"{int(n):,}" if n.isdigit() else n
+        as_file = Problem("row", problem.prompt, solution)  # as GSM8K's rows hold their answers
+        for text in (solution, *(form.format(n=n, thousands=thousands) for form in FORMS)):
+            assert task.verify(problem, text) == 1.0, text
+            assert match_answer(problem, text) == match_answer(as_file, text) == 1.0, text
+        for wrong in ("", f"#### {float(n) + 1:g}", "Answer: none"):
+            assert task.verify(problem, wrong) < 0.1 and match_answer(as_file, wrong) == 0.0
+        assert task.answer_of(solution) == task.answer_of(f"Answer: {thousands}")
 
 
 def test_scoring_happens_in_a_worker(task):

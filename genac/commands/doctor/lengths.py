@@ -24,6 +24,7 @@ from genac.models.chat import encode_prompt
 from genac.models.heads import positions, vocabulary
 from genac.models.loading import context_length, load_tokenizer, on_meta
 from genac.models.tiny import build_model, build_tokenizer
+from genac.stages.local_models import local_model
 from genac.tasks import make_task
 from genac.tasks.base import SPLITS, Task
 from genac.types import Problem
@@ -94,6 +95,7 @@ def candidate(cfg: RunConfig, path: str | None, load: LoadConfig) -> Candidate:
         with torch.device("meta"):
             model = build_model(len(tokenizer), **tiny.model_dump(), seed=0)
         return Candidate(model, tokenizer)
+    path = local_model(path, cfg.stages.folder, load.dtype)
     local = Path(path).is_dir()
     if local and not any(Path(path).glob("*.safetensors")):
         raise ValueError(f"{path!r} holds no *.safetensors; write it with model.save_pretrained")

@@ -4,12 +4,15 @@
     total(needs)              # bytes at the run's largest moment
     smaller(needs, limit)     # the same work in pieces that fit
 
+A model that vLLM samples from has its engine elsewhere (engines.py), so that only its learner
+counts. Where actor and critic have workers each (`separate`), the larger of both counts.
+
 What one model takes is in model_bytes.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,6 +62,7 @@ class Demand:
     saved: int = 0  # in one checkpoint
     engine: int = 0  # its weights, where they are on the device only while it samples
     gathered: int = 0  # while training: what is whole of a model that is divided
+    pool: str = "all"  # the workers that it lies on
 
     @property
     def kept(self) -> int:
@@ -80,8 +84,12 @@ def demands(
     *,
     bf16: bool,
     where: Spread = ALONE,
+    served: Collection[str] = (),
+    separate: bool = False,
 ) -> list[Demand]:
-    """One Demand per model of the joint stage, the largest of a run; of each process."""
+    """One Demand per model of the joint stage, the largest of a run; of each process. served: the
+    roles that servers sample from.
+    """
     actor, kind = models["actor"].model, critic_class(cfg.critic.kind)
     rows = cfg.rollout.max_rows
     new = cfg.rollout.max_completion_length
@@ -90,32 +98,37 @@ def demands(
     branches = kind.continues_states or cfg.evaluate.panel_problems > 0
     read = longest if branches else lengths.prompt
     sizes = (read, longest, new)
-    results = [language(actor, "actor", sizes, rows, bf16, Trained.of(actor, cfg.actor, where))]
+    own = Trained.of(actor, cfg.actor, where)
+    results = [language(actor, "actor", sizes, rows, bf16, own, "actor" in served)]
     if kind.needs_traces:
         rationale = cfg.critic.generative.max_new_tokens
         read = max(1, min(lengths.question + new, models["critic"].limit - rationale))
         critic = models["critic"].model
         sizes = (read, read + rationale, rationale)
         how = Trained.of(critic, cfg.critic, where)
-        results.append(language(critic, "critic", sizes, rows, bf16, how))
+        results.append(language(critic, "critic", sizes, rows, bf16, how, "critic" in served))
     elif kind.learns:
         critic = models["critic"].model
         results.append(value_head(critic, longest, bf16, Trained.of(critic, cfg.critic, where)))
     if cfg.actor.loss.beta:
-        how, count = Trained.of(actor, cfg.actor, where), parameter_count(actor)
-        engine = 0 if where.resting else engine_bytes(actor, bf16, how.stored)
-        results.append(Demand("reference", count, count * how.stored // how.shares + engine))
-    return [with_microbatch(cfg, demand) for demand in results]
+        count, idle = parameter_count(actor), where.resting or "actor" in served
+        engine = 0 if idle else engine_bytes(actor, bf16, own.stored)
+        results.append(Demand("reference", count, count * own.stored // own.shares + engine))
+    results = [with_microbatch(cfg, demand) for demand in results]
+    if not separate:
+        return results
+    return [replace(d, pool="critic" if d.role == "critic" else "actor") for d in results]
 
 
 def with_microbatch(cfg: RunConfig, demand: Demand) -> Demand:
     """The largest micro-batch that the model ever trains on, and the keys that set it."""
-    base, sft = cfg.stages.base, cfg.stages.sft
+    base, warmup, sft = cfg.stages.base, cfg.stages.warmup, cfg.stages.sft
     traces = critic_class(cfg.critic.kind).needs_traces
     users = {
         "actor": [
             ("actor.optimizer", cfg.actor.optimizer, True),
             ("stages.base.optimizer", base.optimizer, not cfg.actor.model_name_or_path),
+            ("stages.warmup.optimizer", warmup.optimizer, warmup.steps > 0),
         ],
         "critic": [
             ("critic.optimizer", cfg.critic.optimizer, True),
@@ -133,16 +146,17 @@ def language(
     rows: int,
     bf16: bool,
     how: Trained = FULL,
+    served: bool = False,
 ) -> Demand:
     """Actor or generative critic. lengths: read at once, whole sequence, written, at most."""
     read, longest, new = lengths
     count, vocab = parameter_count(model), vocabulary(model)
     engine, resting = engine_bytes(model, bf16, how.stored), how.where.resting
     cache = round(cache_bytes(model, longest, bf16) * (1 + REFILL_BELOW))
-    return Demand(
+    demand = Demand(
         role,
         count,
-        held=how.held(count) + (0 if resting else engine),
+        held=how.held(count) + (0 if resting or served else engine),
         rows=rows,
         longest=longest,
         cache=0 if resting else cache,
@@ -155,6 +169,9 @@ def language(
         engine=engine if resting else 0,
         gathered=how.gathered(model, bf16),
     )
+    if served:
+        return replace(demand, rows=0, cache=0, row=0, reading=0, engine=0)
+    return demand
 
 
 def value_head(model: Any, longest: int, bf16: bool, how: Trained = FULL) -> Demand:
@@ -171,7 +188,8 @@ def value_head(model: Any, longest: int, bf16: bool, how: Trained = FULL) -> Dem
 
 def total(needs: Sequence[Demand]) -> int:
     """Bytes at the largest moment: everything held, and one model at work."""
-    return sum(d.held + d.kept for d in needs) + max(d.peak for d in needs)
+    pools = [[d for d in needs if d.pool == name] for name in {d.pool for d in needs}]
+    return max(sum(d.held + d.kept for d in pool) + max(d.peak for d in pool) for pool in pools)
 
 
 def smaller(needs: Sequence[Demand], limit: float) -> list[Demand] | None:
@@ -181,7 +199,9 @@ def smaller(needs: Sequence[Demand], limit: float) -> list[Demand] | None:
     for keys in (("tokens",), ("rows",), ("tokens", "rows")):
         for halvings in range(1, MOST_HALVINGS):
             cut = [
-                replace(d, **{key: max(1, getattr(d, key) >> halvings) for key in keys})
+                replace(
+                    d, **{k: v and max(1, v >> halvings) for k in keys for v in [getattr(d, k)]}
+                )
                 for d in needs
             ]
             if total(cut) <= limit:

@@ -5,60 +5,24 @@ Every line begins with "ok   ", "warn " or "FAIL ", gives the number and, where 
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from importlib import metadata
-from pathlib import Path
+from collections.abc import Mapping
 
-import torch
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
-
-from genac.commands.doctor import memory
+from genac.commands.doctor import price
+from genac.commands.doctor.findings import Findings
 from genac.commands.doctor.lengths import LETTERS, Candidate, Lengths, candidates, measure
-from genac.commands.doctor.memory import as_text
-from genac.commands.doctor.model_bytes import Spread
+from genac.commands.doctor.machine import elsewhere, environment, named, threads, versions
+from genac.commands.doctor.placement import placed
 from genac.config.run import RunConfig
 from genac.critics import critic_class
 from genac.critics.prompts import size_text
 from genac.critics.scores import score_tokens
-from genac.engines import local
+from genac.hardware import Hardware
+from genac.models.bf16 import summary
 from genac.models.loading import parameter_count
-from genac.runtime import Hardware
 from genac.stages.traces.endpoint import check as check_endpoint
 from genac.tasks import make_task, row_counts
 from genac.tasks.base import SPLITS, Task
 from genac.tasks.check import check
-
-ROOMY = 0.8  # of what is free: the estimates are rough
-
-
-@dataclass
-class Findings:
-    """The lines so far."""
-
-    lines: list[str] = field(default_factory=list)
-
-    def add(self, level: str, text: str) -> None:
-        self.lines.append(f"{level:<5}{' '.join(text.split())}")
-
-    def judge(self, good: bool, text: str, remedy: str, bad: str = "FAIL") -> None:
-        """ok with the number, or the bad level with number and remedy."""
-        self.add("ok" if good else bad, text if good else f"{text}; {remedy}")
-
-    @contextmanager
-    def attempt(self, what: str) -> Iterator[None]:
-        """A ValueError or OSError inside is a finding, told once; its message is the remedy."""
-        try:
-            yield
-        except (ValueError, OSError) as error:
-            if not any(" ".join(str(error).split()) in line for line in self.lines):
-                self.add("FAIL", f"{what}: {error}")
 
 
 def examine(cfg: RunConfig, gpu_gib: float | None = None) -> tuple[list[str], bool]:
@@ -68,8 +32,11 @@ def examine(cfg: RunConfig, gpu_gib: float | None = None) -> tuple[list[str], bo
     versions(result)
     threads(result, cfg)
     with result.attempt("device"):
-        hardware = Hardware.resolve(cfg.hardware) if gpu_gib is None else elsewhere(cfg)
+        hardware = Hardware.resolve(cfg.hardware) if gpu_gib is None else elsewhere(cfg.hardware)
         result.add("ok", f"device: {named(hardware, gpu_gib)}")
+        if hardware.device.type == "cpu":
+            text, sensible = summary(cfg.hardware.precision)
+            result.judge(sensible, text, "set hardware.precision to auto or fp32", "warn")
     with result.attempt("task"):
         task = make_task(cfg.task, cfg.seed)
         splits(result, cfg, task)
@@ -80,157 +47,16 @@ def examine(cfg: RunConfig, gpu_gib: float | None = None) -> tuple[list[str], bo
         tokenizers(result, cfg, models)
         lengths = measure(cfg, models)
         contexts(result, cfg, models, lengths)
-        if hardware is not None:
-            free = free_bytes(hardware) if gpu_gib is None else round(gpu_gib * 2**30)
-            ask = partial(memory.demands, cfg, models, lengths, bf16=hardware.bf16)
-            needs = ask(where=spread(hardware))
-            more = more_processes(hardware, free, ask)
-            fits(result, cfg, needs, free, hardware, more)
+        if cfg.hardware.backend == "tinker":
+            for line in price.lines(cfg, lengths):
+                result.add("ok", line)
+            with result.attempt("tinker"):
+                price.check(cfg)
+        elif hardware is not None:
             if gpu_gib is None:
-                disk(result, cfg, needs)
+                environment(result, cfg, hardware)
+            placed(result, cfg, models, lengths, hardware, gpu_gib)
     return result.lines, not any(line.startswith("FAIL") for line in result.lines)
-
-
-# --- the machine ---------------------------------------------------------------------------------
-
-
-def versions(result: Findings) -> None:
-    """Installed packages against the ranges that genac was installed with."""
-    try:
-        own = metadata.metadata("genac")
-    except metadata.PackageNotFoundError:
-        result.add("warn", "versions: genac is not installed, so none is checked; pip install -e .")
-        return
-    python, expected = platform.python_version(), SpecifierSet(own["Requires-Python"] or "")
-    result.judge(
-        expected.contains(python, prereleases=True), f"python {python}", f"needs {expected}"
-    )
-    for need in map(Requirement, metadata.requires("genac") or ()):
-        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            version = metadata.version(need.name)
-        except metadata.PackageNotFoundError:
-            version = None
-        fits = version is not None and need.specifier.contains(version, prereleases=True)
-        if not fits or need.name in ("torch", "transformers"):
-            result.judge(fits, f"{need.name} {version or 'is missing'}", f"pip install '{need}'")
-
-
-def threads(result: Findings, cfg: RunConfig) -> None:
-    """Threads of matrix products against the cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    processes = max(1, cfg.hardware.processes)
-    share = max(1, (cores or 1) // processes)
-    number = cfg.hardware.threads or (share if processes > 1 else torch.get_num_threads())
-    omp = os.environ.get("OMP_NUM_THREADS", "not set")
-    each = f" in each of {processes} processes" if processes > 1 else ""
-    text = f"threads: {number}{each} on {cores} cores (OMP_NUM_THREADS {omp})"
-    remedy = f"they wait for each other: set hardware.threads {share}"
-    result.judge(number * processes <= max(cores or 1, processes), text, remedy, "warn")
-
-
-def elsewhere(cfg: RunConfig) -> Hardware:
-    """The CUDA devices that a run will have on another machine."""
-    processes = cfg.hardware.processes
-    if not processes:
-        raise ValueError("hardware.processes is 0, all GPUs: say how many that machine has")
-    bf16 = cfg.hardware.precision != "fp32"
-    return Hardware(torch.device("cuda"), bf16=bf16, processes=processes)
-
-
-def named(hardware: Hardware, gpu_gib: float | None) -> str:
-    """'cpu, fp32' or '8 processes, each on a GPU of 80 GiB, bf16'."""
-    where = hardware.device.type if gpu_gib is None else f"a GPU of {gpu_gib:g} GiB"
-    several = f"{hardware.processes} processes, each on " if hardware.processes > 1 else ""
-    return f"{several}{where}, {'bf16' if hardware.bf16 else 'fp32'}"
-
-
-def spread(hardware: Hardware, processes: int | None = None) -> Spread:
-    count = processes or hardware.processes
-    gpu = hardware.device.type == "cuda"
-    return Spread(count, resting=count > 1 and gpu, cpu=not gpu)
-
-
-def free_bytes(hardware: Hardware) -> int:
-    """For one process."""
-    if hardware.device.type == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    return local.free_ram() // hardware.processes
-
-
-def more_processes(
-    hardware: Hardware, free: int, ask: Callable[..., list[memory.Demand]]
-) -> int | None:
-    """The smallest number of GPUs, of one machine, over which models trained in full would fit."""
-    if hardware.device.type != "cuda":
-        return None
-    for count in (n for n in (2, 4, 8) if n > hardware.processes):
-        needs, limit = ask(where=spread(hardware, count)), ROOMY * free
-        if memory.total(needs) <= limit or memory.smaller(needs, limit):
-            return count
-    return None
-
-
-def fits(
-    result: Findings,
-    cfg: RunConfig,
-    needs: Sequence[memory.Demand],
-    free: int,
-    hardware: Hardware,
-    more: int | None,
-) -> None:
-    """What the models of the joint stage take of a process's memory, against what is free."""
-    for d in needs:
-        shared = hardware.processes > 1 and d.gathered > 0
-        part = f" (its part of {hardware.processes})" if shared else ""
-        caches = f"caches {as_text(d.kept)} ({d.rows} rows), works in {as_text(d.peak)}"
-        if d.engine:
-            caches = f"works in {as_text(d.peak)}, engine and caches ({d.rows} rows) included"
-        text = f"{d.role} holds {as_text(d.held)}{part}, {caches} ({d.tokens} tokens)"
-        result.add("ok", f"memory: {text}")
-    need = memory.total(needs)
-    each = f" by each of {hardware.processes} processes" if hardware.processes > 1 else ""
-    text = f"memory: about {as_text(need)} needed{each}, {as_text(free)} free"
-    remedy = cheaper(cfg, needs, memory.smaller(needs, ROOMY * free), more)
-    result.judge(need <= ROOMY * free, text, remedy, "FAIL" if need > free else "warn")
-
-
-def cheaper(
-    cfg: RunConfig,
-    needs: Sequence[memory.Demand],
-    cut: Sequence[memory.Demand] | None,
-    more: int | None,
-) -> str:
-    """Which keys to lower, and to what; `more`: processes that would be enough."""
-    if cut is None:
-        roles = [("actor", cfg.actor), ("critic", cfg.critic)][: len(needs)]
-        full = [f"{role}.lora.rank 16 with {role}.load.dtype bf16" for role, m in roles
-                if not m.lora.rank]  # fmt: skip
-        several = [f"hardware.processes {more}, one GPU each"] if more else []
-        ways = [*several, *full, "smaller models", "hardware.precision bf16"]
-        return f"the models alone are too large: use {', or '.join(ways)}"
-    steps = [("rollout.max_rows", needs[0].rows, cut[0].rows)]
-    for old, new in zip(needs, cut, strict=True):
-        steps += [(f"{key}.tokens_per_microbatch", old.tokens, new.tokens) for key in old.keys]
-    changed = [f"{key} to {new}" for key, old, new in steps if new != old]
-    return f"lower {', '.join(changed)}; no result changes"
-
-
-def disk(result: Findings, cfg: RunConfig, needs: Sequence[memory.Demand]) -> None:
-    """Checkpoints and models of the run folder and of the stages before it, per file system."""
-    critics = [d for d in needs if d.role == "critic"]
-    early = [*(() if cfg.actor.model_name_or_path else needs[:1]), *critics, *critics]
-    queries: dict[int, tuple[Path, int]] = {}
-    for key, models in ((cfg.output_dir, needs), (cfg.stages.folder, early)):
-        place = next(p for p in (Path(key).absolute(), *Path(key).absolute().parents) if p.exists())
-        place, before = queries.get(place.stat().st_dev, (place, 0))
-        queries[place.stat().st_dev] = (place, before + memory.checkpoint_bytes(models))
-    for place, need in queries.values():
-        free = shutil.disk_usage(place).free
-        text = f"disk: about {as_text(need)} of checkpoints at {place}, {as_text(free)} free"
-        remedy = f"free {as_text(max(0, need - free))}, or move output_dir or stages.folder"
-        result.judge(need < free, text, remedy)
 
 
 # --- the task ------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from genac.stages.inputs import (
     on_actor,
     stage_config,
 )
+from genac.stages.local_models import critic_start
 from genac.stages.traces.states import CandidateInputs
 
 
@@ -51,7 +52,7 @@ READS = {
         *ACTOR,
         *HARDWARE,
         *synthesize("tolerance", "bare_scores"),
-        *(f"critic.{name}" for name in ("kind", "lora", "load", "share_base")),
+        *(f"critic.{name}" for name in ("kind", "lora", "load", "share_base", "engine")),
         *CRITIC_QUERY,
     ),
 }
@@ -92,6 +93,6 @@ class TraceInputs(StageInputs):
             *stage_config(cfg, reads, changes, (*ACTOR_DEFAULTS, *CRITIC_DEFAULTS)),
             model,
             CandidateInputs.of(cfg, actor),
-            Artifact.model(cfg.critic.model_name_or_path or actor),
+            Artifact.model(critic_start(cfg, actor)),
             template(cfg.critic.generative.prompt).hash,
         )

@@ -1,4 +1,4 @@
-"""A saved critic as an object: from a folder or hub name to values of partial responses.
+"""A saved generative critic: from a folder or hub name to values of partial responses.
 
 critic = Critic.from_pretrained("runs/arithmetic/critic")
 critic.score("6 a+3 b*7 c-8>", "a+3=9\\n").value
@@ -6,7 +6,6 @@ critic.score("6 a+3 b*7 c-8>", "a+3=9\\n").value
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,28 +19,34 @@ from genac.config.recipes import explain
 from genac.config.run import HardwareConfig
 from genac.critics.generative import GenerativeCritic
 from genac.critics.prompts import Context
+from genac.critics.saved import critic_card
+from genac.hardware import Hardware
 from genac.runs.manifest import require_saved
-from genac.runtime import Hardware, ModelSpec, build
+from genac.runtime import ModelSpec, build
 from genac.seeding import derive_seed
 from genac.types import SCORE_VALUES, Message, Problem, Rationale
 
-CARD = "critic.json"
 Ids = tuple[int, ...]
 Prompt = str | list[Message]
+
+
+class TooLong(ValueError):
+    """Problem and partial response exceed the context of the critic."""
 
 
 @dataclass(frozen=True)
 class Judgement:
     """What the critic says of one partial response.
 
-    `value` in [0, 1] is the mean over its rationales (None = no rationale gave a score),
+    `value` in [0, 1] is the mean over its rationales (None = no rationale gave a score; that of a
+    linear value head may leave [0, 1]),
     `rationale` the first rationale, `spread` the standard deviation of the score over everything it
     may have written: within each rationale's score distribution and between rationales (None = not
     known).
     """
 
     value: float | None
-    rationale: str
+    rationale: str  # empty of a value head
     spread: float | None
     rationales: tuple[str, ...] = ()  # every rationale's text
     values: tuple[float | None, ...] = ()  # and its value
@@ -65,10 +70,11 @@ class Critic:
     ) -> Critic:
         """Loads a critic that a run saved, from its folder or from the hub ("owner/name").
 
-        device and precision: auto = bf16 on a GPU where there is one, else fp32 on the CPU (with
-        `threads` threads, 0 = torch's own choice). batch_size: rationales written side by side; it
-        changes memory and speed, not values. ValueError where there is no generative critic, or
-        where a file of it is not as the run wrote it.
+        device and precision: auto = bf16 on a GPU where there is one, else on the CPU (with
+        `threads` threads, 0 = torch's own choice) fp32, or bf16 for a critic of 50M parameters and
+        more where that is faster. batch_size: rationales written side by side; it changes memory
+        and speed, not values. ValueError where there is no generative critic, or where a file of
+        it is not as the run wrote it.
         """
         place = local_folder(folder)
         require_saved(place)
@@ -97,6 +103,11 @@ class Critic:
     def rationales(self) -> int:
         """Rationales per state where a call names no number: as many as in training."""
         return self._critic.cfg.num_samples
+
+    @property
+    def processed_tokens(self) -> int:
+        """Tokens that the engine has read and written so far."""
+        return self._critic.runtime.processed_tokens
 
     def describe(self) -> dict[str, Any]:
         """How the critic was made and is asked; fit for JSON."""
@@ -158,7 +169,7 @@ class Critic:
         room, cut = self._critic.room, self._critic.cfg.too_long == "truncate"
         ids = self._critic.prompts.render_text(queries, partial, context, room, cut)
         if len(ids) > room:
-            raise ValueError(
+            raise TooLong(
                 f"the critic's prompt has at least {len(ids)} tokens, and its context leaves room "
                 f"for {room} beside a rationale of {self._critic.cfg.max_new_tokens}; give a "
                 "shorter problem or partial response"
@@ -223,23 +234,21 @@ def local_folder(name: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(name)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
         raise ValueError(
             f"{name} is no folder here, and the hub did not give it ({reason:.200}); check the "
             "name, HF_TOKEN and the network"
         ) from error
 
 
-def read_card(folder: Path) -> dict[str, Any]:
-    """critic.json; ValueError where there is none or it is no generative critic's."""
-    if not (folder / CARD).exists():
+def read_card(folder: Path, kind: str = "generative") -> dict[str, Any]:
+    """critic.json; ValueError where there is none or it is of another kind of critic."""
+    saved = critic_card(folder)
+    if not saved:
         raise ValueError(f"{folder} holds no critic.json; give the 'critic' folder of a genac run")
-    saved = json.loads((folder / CARD).read_text())
-    if saved["kind"] != "generative":
-        raise ValueError(
-            f"the critic in {folder} is {saved['kind']}; only a generative one can be asked "
-            "for reasons"
-        )
+    if saved["kind"] != kind:
+        reason = "; only a generative one can be asked for reasons" if kind == "generative" else ""
+        raise ValueError(f"the critic in {folder} is {saved['kind']}, not {kind}{reason}")
     return saved
 
 

@@ -1,0 +1,102 @@
+"""The machine of a run: versions, threads, devices, and what runs outside this process."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+
+import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from genac.commands.doctor.findings import Findings
+from genac.config.run import HardwareConfig, RunConfig
+from genac.critics import critic_class
+from genac.distributed.build import require_supported
+from genac.distributed.cluster import require_answer
+from genac.engines.vllm.checks import version_in
+from genac.hardware import Hardware, chosen
+from genac.stages.setup import require_engines, roles_of_servers
+
+
+def versions(result: Findings) -> None:
+    """Installed packages against the ranges that genac was installed with."""
+    try:
+        own = metadata.metadata("genac")
+    except metadata.PackageNotFoundError:
+        result.add("warn", "versions: genac is not installed, so none is checked; pip install -e .")
+        return
+    python, expected = platform.python_version(), SpecifierSet(own["Requires-Python"] or "")
+    result.judge(
+        expected.contains(python, prereleases=True), f"python {python}", f"needs {expected}"
+    )
+    for need in map(Requirement, metadata.requires("genac") or ()):
+        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(need.name)
+        except metadata.PackageNotFoundError:
+            version = None
+        fits = version is not None and need.specifier.contains(version, prereleases=True)
+        if not fits or need.name in ("torch", "transformers"):
+            result.judge(fits, f"{need.name} {version or 'is missing'}", f"pip install '{need}'")
+
+
+def threads(result: Findings, cfg: RunConfig) -> None:
+    """Threads of matrix products against the cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    processes = max(1, cfg.hardware.processes) * (2 if cfg.hardware.placement == "separate" else 1)
+    share = max(1, (cores or 1) // processes)
+    number = cfg.hardware.threads or (share if processes > 1 else torch.get_num_threads())
+    omp = os.environ.get("OMP_NUM_THREADS", "not set")
+    each = f" in each of {processes} processes" if processes > 1 else ""
+    text = f"threads: {number}{each} on {cores} cores (OMP_NUM_THREADS {omp})"
+    remedy = f"they wait for each other: set hardware.threads {share}"
+    result.judge(number * processes <= max(cores or 1, processes), text, remedy, "warn")
+
+
+def elsewhere(cfg: HardwareConfig) -> Hardware:
+    """The CUDA devices that a run will have on another machine."""
+    if not cfg.processes:
+        raise ValueError("hardware.processes is 0, all GPUs: say how many that machine has")
+    return Hardware(
+        torch.device("cuda"),
+        bf16=cfg.precision != "fp32",
+        processes=cfg.processes,
+        engine=chosen(cfg.engine, cfg.vllm, cuda=True),
+        vllm=cfg.vllm,
+        cluster=cfg.cluster,
+        placement=cfg.placement,
+    )
+
+
+def named(hardware: Hardware, gpu_gib: float | None) -> str:
+    """'cpu, fp32' or '8 processes, each on a GPU of 80 GiB, bf16'."""
+    where = hardware.device.type if gpu_gib is None else f"a GPU of {gpu_gib:g} GiB"
+    several = f"{hardware.workers} processes, each on " if hardware.remote else ""
+    return f"{several}{where}, {'bf16' if hardware.bf16 else 'fp32'}"
+
+
+def environment(result: Findings, cfg: RunConfig, hardware: Hardware) -> None:
+    """vLLM where it samples, Ray where workers run: installed here, and answering."""
+    kind, roles = critic_class(cfg.critic.kind), roles_of_servers(cfg, hardware)
+    with result.attempt("vllm"):
+        require_engines(cfg, hardware)
+        if roles and cfg.hardware.vllm.urls:
+            text = f"hardware.vllm.urls answer and serve {' and '.join(roles)}"
+            result.add("ok", f"vllm: {text}")
+        elif roles:
+            python = cfg.hardware.vllm.python
+            result.add("ok", f"vllm {version_in(python)} in {python or 'this environment'}")
+    if not hardware.remote:
+        return
+    with result.attempt("workers"):
+        require_supported(cfg, hardware, critic=kind.learns)
+        where = "started here"
+        if hardware.cluster is not None:
+            require_answer(hardware.cluster)
+            where = f"the cluster at {hardware.cluster}, which answers"
+            if hardware.cluster == "auto" and "RAY_ADDRESS" not in os.environ:
+                where = "whichever cluster this machine belongs to when the run starts"
+        result.add("ok", f"workers: ray {metadata.version('ray')}, {where}")

@@ -1,0 +1,38 @@
+"""Sections about engines that run outside this process."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from genac.config.base import Count, Rate, Section
+
+
+class VllmConfig(Section):
+    """vLLM's servers: started here, or running already."""
+
+    python: str | None = Field(
+        default=None,
+        description="interpreter of an environment that has vLLM; none = the one that runs genac",
+    )
+    urls: list[str] = Field(
+        default=[], description="addresses of servers that run already, used instead of own ones"
+    )
+    replicas: Count = Field(default=1, description="servers per model")
+    kv_cache_gb: Rate | None = Field(
+        default=None,
+        description="GiB for the keys and values of a server; none = 1 on CPU, vLLM's choice on "
+        "cuda",
+    )
+    startup_seconds: Rate = Field(default=600, description="until a server that starts is given up")
+    request_seconds: Rate = Field(
+        default=600, description="until a server that does not answer counts as hung"
+    )
+    args: list[str] = Field(default=[], description="further arguments of vllm serve")
+
+    @field_validator("urls")
+    @classmethod
+    def _addresses(cls, urls: list[str]) -> list[str]:
+        for url in urls:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"{url!r} is no address; write it as http://HOST:PORT")
+        return [url.rstrip("/").removesuffix("/v1") for url in urls]
