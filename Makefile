@@ -69,4 +69,4 @@ screenshot: setup ## the README's picture of the viewer; SHOT=RUN names the run
 	$(BIN)/python bench/screenshot.py $(or $(SHOT),runs/arithmetic)
 
 clean:           ## remove the environments and all runs
-	rm -rf .venv .vllm-env runs
+	rm -rf .venv .vllm-env .skyrl runs

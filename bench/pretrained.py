@@ -150,16 +150,16 @@ def rounding(args: argparse.Namespace, model: Any, dtypes: dict[str, Any]) -> di
     from genac.types import Sample
 
     few = argparse.Namespace(**(vars(args) | {"rows": min(16, args.rows)}))
-    asked = requests(few, model, -2)
+    batch = requests(few, model, -2)
     engines = {
         name: LocalEngine(model, PROMPT + args.new, max_rows=few.rows, dtype=dtype)
         for name, dtype in dtypes.items()
     }
-    out = {name: engine.generate(asked) for name, engine in engines.items()}
+    out = {name: engine.generate(batch) for name, engine in engines.items()}
 
     def learner(name: str, sampled: str) -> np.ndarray:
         samples = []
-        for request, answer in zip(asked, out[sampled], strict=True):
+        for request, answer in zip(batch, out[sampled], strict=True):
             ids = (*request.prompt_ids, *answer.ids)
             weights = np.ones(len(ids), np.float32)
             weights[:PROMPT] = 0.0

@@ -101,9 +101,9 @@ def measure(engines: dict[str, Any], args: Any) -> tuple[dict[str, Any], dict[st
         servers = getattr(runtime.engine, "servers", None)
 
         def run(turn: int) -> float:
-            asked, busy = requests(runtime, args, turn), processor(servers)
+            batch, busy = requests(runtime, args, turn), processor(servers)
             begin = time.perf_counter()
-            done = runtime.sampler.generate(asked)
+            done = runtime.sampler.generate(batch)
             wall = time.perf_counter() - begin
             assert all(len(c.ids) == args.new for c in done)
             if turn >= 0:

@@ -48,10 +48,10 @@ def test_it_answers_in_english(actor: Runtime) -> None:
 
 def test_engine_learner_and_transformers_agree_on_its_words(actor: Runtime, folder: str) -> None:
     assert Decoder.supports(actor.model, 8192), "grouped queries and a tied embedding"
-    asked = [request(actor, text, 32, 1.0) for text in (CAPITAL, "Write a line about the sea.")]
-    answers = actor.sampler.generate(asked)
+    batch = [request(actor, text, 32, 1.0) for text in (CAPITAL, "Write a line about the sea.")]
+    answers = actor.sampler.generate(batch)
     plain = load_model(folder).eval()
-    for query, answer in zip(asked, answers, strict=True):
+    for query, answer in zip(batch, answers, strict=True):
         start, ids = len(query.prompt_ids), (*query.prompt_ids, *answer.ids)
         weights = np.ones(len(ids), np.float32)
         weights[:start] = 0.0

@@ -105,11 +105,11 @@ def local(runtime: Runtime) -> LocalEngine:
 
 def require_local_answers(runtime: Runtime, seed: int) -> None:
     """Greedy completions, their log-probabilities and named probabilities."""
-    asked = [
+    batch = [
         Request(p, 16, seed=0, temperature=0.0, token_prob_ids=(4, 9, 12), stop_ids=(5,))
         for p in prompts(8, 40, seed)
     ]
-    for a, b in zip(runtime.sampler.generate(asked), local(runtime).generate(asked), strict=True):
+    for a, b in zip(runtime.sampler.generate(batch), local(runtime).generate(batch), strict=True):
         assert (a.ids, a.finish) == (b.ids, b.finish)
         np.testing.assert_allclose(a.logprobs, b.logprobs, atol=2e-3)
         np.testing.assert_allclose(a.token_probs, b.token_probs, atol=2e-3)
@@ -120,23 +120,23 @@ def test_greedy_completions_are_those_of_the_local_engine(actor):
 
 
 def test_seeds_decide_the_tokens_whatever_is_asked_beside(actor):
-    asked = [Request(p, 24, seed=i) for i, p in enumerate(prompts(12, 40))]
-    whole = [c.ids for c in actor.sampler.generate(asked)]
-    assert [c.ids for c in actor.sampler.generate(asked[::-1])][::-1] == whole
-    assert [actor.sampler.generate([r])[0].ids for r in asked[:3]] == whole[:3]
+    batch = [Request(p, 24, seed=i) for i, p in enumerate(prompts(12, 40))]
+    whole = [c.ids for c in actor.sampler.generate(batch)]
+    assert [c.ids for c in actor.sampler.generate(batch[::-1])][::-1] == whole
+    assert [actor.sampler.generate([r])[0].ids for r in batch[:3]] == whole[:3]
 
 
 def test_the_states_of_a_response_hit_the_prefix_cache(actor):
     (response,) = prompts(1, 900, seed=3)
     question = prompts(1, 12, seed=4)[0]
-    asked = [
+    batch = [
         Request((*response[: 150 + 50 * i], *question), 8, seed=i, token_prob_ids=(4, 5))
         for i in range(16)
     ]
     client = servers_of(actor).clients[0]
     names = ("vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total")
     before = [counters(client)[name] for name in names]
-    actor.sampler.generate(asked)
+    actor.sampler.generate(batch)
     hits, queries = (counters(client)[n] - b for n, b in zip(names, before, strict=True))
     print(f"prefix cache: {hits:.0f} of {queries:.0f} tokens, {hits / queries:.1%}")
     assert hits / queries > 0.8

@@ -27,7 +27,7 @@ from genac.models.loading import parameter_count
 from genac.stages.setup import served_roles
 
 GIB = 2**30
-SHARE = 0.92  # of a GPU that a server of vLLM 0.32 takes unless told otherwise
+SHARE = 0.92  # of a GPU that a server of vLLM 0.32 takes unless its arguments say otherwise
 # Of a server on a CPU, apart from weights and cache: servers_gib - kv_cache_gb of bench/vllm.py.
 OVERHEAD = round(1.4 * GIB)
 ARGS = "hardware.vllm.args"

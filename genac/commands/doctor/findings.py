@@ -1,4 +1,4 @@
-"""What a check found: lines of text, each with a level, a number and a remedy."""
+"""The findings of a check: lines of text, each with a level, a number and a remedy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Findings:
 
     @contextmanager
     def attempt(self, what: str) -> Iterator[None]:
-        """A ValueError or OSError inside is a finding, told once; its message is the remedy."""
+        """A ValueError or OSError inside is a finding, listed once; its message is the remedy."""
         try:
             yield
         except (ValueError, OSError) as error:
