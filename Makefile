@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/genac
 
-.PHONY: help setup demo demo-llm test test-slow test-gpu vllm-env tinker-env lint types check compare results bench bench-gpu screenshot clean
+.PHONY: help setup demo demo-llm test test-slow test-gpu vllm-env tinker-env verl-env lint types check compare results bench bench-gpu docs screenshot clean
 
 help:            ## print this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
@@ -11,15 +11,21 @@ help:            ## print this list
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch .venv/ready
+	touch .venv/ready .venv/demo-ready
+
+# The package, its viewer and what demo-llm reads its model with; `make setup` adds the tools.
+.venv/demo-ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ui,gguf]'
+	touch .venv/demo-ready
 
 setup: .venv/ready   ## make the virtual environment, with everything
 
-demo: setup      ## all stages on the default task, on two CPU cores
+demo: .venv/demo-ready  ## all stages on the default task, on two CPU cores
 	$(RUN) train recipes/arithmetic.yaml
 
 # LLM holds further keys, as for genac train: make demo-llm LLM='--seed 1 --output_dir runs/llm-1'
-demo-llm: setup  ## all stages on word problems in English, with SmolLM2-135M; on two CPU cores
+demo-llm: .venv/demo-ready  ## all stages on word problems in English, with SmolLM2-135M; on two CPU cores
 	$(BIN)/python examples/demo_llm.py $(LLM)
 
 # Two processes of one thread each finish in half the time that one process with two threads takes.
@@ -37,6 +43,10 @@ test-gpu: setup  ## the tests marked gpu; needs a GPU
 SKYRL ?= $(or $(GENAC_SKYRL),.skyrl)
 tinker-env:      ## SkyRL's Tinker server (JAX, CPU) in .skyrl, for its slow test
 	PYTHON=$(PYTHON) bash tests/support/skyrl_env.sh $(SKYRL)
+
+# verl needs Ray, TransferQueue and an older transformers; GENAC_VERL names the folder for the tests too.
+verl-env:        ## verl and inspect_ai (CPU) in .verl-env, for their slow tests
+	PYTHON=$(PYTHON) bash tests/support/verl_env.sh $(or $(GENAC_VERL),.verl-env)
 
 lint: setup      ## ruff: format and rules, changing nothing
 	$(BIN)/ruff format --check .
@@ -56,8 +66,7 @@ results: setup   ## every experiment of docs/results; hours on two CPU cores
 	  $(BIN)/python -m paper recipes/paper/$$name.yaml || exit 1; done
 
 bench: setup     ## rough figures of every benchmark
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	for name in engine critic step trl scale view memory; do $(BIN)/python bench/$$name.py --quick || exit 1; done
+	for name in engine critic step grpo_step scale view memory service; do $(BIN)/python bench/$$name.py --quick || exit 1; done
 
 bench-gpu: setup ## the tests marked gpu and every benchmark, into gpu.json (VLLM=PYTHON: vLLM too); needs a GPU
 	$(BIN)/python bench/gpu.py --json gpu.json $(if $(VLLM),--vllm-python $(VLLM))
@@ -65,8 +74,13 @@ bench-gpu: setup ## the tests marked gpu and every benchmark, into gpu.json (VLL
 vllm-env:        ## an environment with vLLM's CPU build in .vllm-env (FOLDER names another); 2.3 GB
 	$(PYTHON) bench/vllm_env.py $(or $(FOLDER),.vllm-env)
 
+docs: setup      ## the documentation as a site in site/, readable without a network
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python tools/reference.py
+	$(BIN)/mkdocs build --strict
+
 screenshot: setup ## the README's picture of the viewer; SHOT=RUN names the run
 	$(BIN)/python bench/screenshot.py $(or $(SHOT),runs/arithmetic)
 
-clean:           ## remove the environments and all runs
-	rm -rf .venv .vllm-env .skyrl runs
+clean:           ## remove the environments, the site and all runs
+	rm -rf .venv .vllm-env .verl-env .skyrl runs site

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -42,25 +43,20 @@ KINDS = ("learner", "ray", "controller")
 RAYS = ("raylet", "gcs_server", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "log_monitor.py")
 TOKEN = "GENAC_FAULTS"
 TORCH = f"torchinductor_{getpass.getuser()}"  # an empty folder of every process with torch
-DEADLINE = 600.0  # seconds of a run, and of a recovery
+DEADLINE = 1800.0  # seconds of a run, and of a recovery
 REST = 10.0  # seconds after which nothing may be left
 
 
 class Job:
-    """One run of the recipe, started again as often as it takes."""
+    """One run of a recipe, started again as often as it takes."""
 
-    def __init__(self, folder: Path, steps: int) -> None:
+    def __init__(self, folder: Path, recipe: dict[str, Any]) -> None:
         self.folder, self.token = folder, f"faults-{os.getpid()}-{time.monotonic_ns()}"
         self.temporary = Path(tempfile.mkdtemp(dir="/tmp"))  # short: sockets lie in it
         places = {"output_dir": str(folder / "run"), "stages": {"folder": str(folder / "stages")}}
-        joint = {"steps": steps, "save_every": 2, "eval_every": 0, "log_rollouts_every": 0}
-        recipe = merge(
-            merge(MICRO, places),
-            {"algorithm": "ppo", "stages": {"joint": joint}, "hardware": {"processes": 2}},
-        )
         self.recipe = folder / "recipe.yaml"
         folder.mkdir(parents=True, exist_ok=True)
-        self.recipe.write_text(yaml.safe_dump(recipe))
+        self.recipe.write_text(yaml.safe_dump(merge(recipe, places)))
         self.starts = 0
         self.start()
 
@@ -91,6 +87,7 @@ class Job:
         return {pid: text for pid, text in out.items() if text}
 
     def victims(self, kind: str) -> list[tuple[int, str]]:
+        """Processes and their names."""
         if kind == "controller":
             return [(self.process.pid, "controller")]
         names = ("ray::Host",) if kind == "learner" else RAYS
@@ -136,20 +133,32 @@ def is_of(text: str, name: str) -> bool:
     return name in head
 
 
-def one(folder: Path, kind: str, number: int, kills: int, steps: int) -> dict[str, Any]:
-    """A run with some kills, seeded by its number."""
+def ppo(steps: int) -> dict[str, Any]:
+    """The recipe: a micro run on two workers."""
+    joint = {"steps": steps, "save_every": 2, "eval_every": 0, "log_rollouts_every": 0}
+    return merge(
+        MICRO, {"algorithm": "ppo", "stages": {"joint": joint}, "hardware": {"processes": 2}}
+    )
+
+
+def one(
+    make: Callable[[Path], Job], folder: Path, kind: str, number: int, kills: int, within: float
+) -> dict[str, Any]:
+    """A run with some kills, each at most `within` seconds after the last; seeded by its number."""
     draw, shared = random.Random(f"{kind}/{number}"), set(Path("/dev/shm").glob("plasma*"))
     whole = folder / "whole"
     target = folder / f"{kind}-{number}"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
-    shutil.copytree(whole / "stages", target / "stages")
-    job, seconds, killed, ok = Job(target, steps), [], [], True
+    if (whole / "stages").exists():
+        shutil.copytree(whole / "stages", target / "stages")
+    job, seconds, killed, ok = make(target), [], [], True
     ok = job.await_step(0)
     while ok and len(killed) < kills and job.process.poll() != 0:
-        time.sleep(draw.uniform(0, 4))
+        time.sleep(draw.uniform(0, within))
         logged, victims = job.steps, job.victims(kind)
         if not victims:
+            time.sleep(0.2)
             continue
         pid, name = draw.choice(sorted(victims))
         begin = time.monotonic()
@@ -178,7 +187,12 @@ def one(folder: Path, kind: str, number: int, kills: int, steps: int) -> dict[st
 
 
 def same(run: Run, whole: Run) -> bool:
-    return results(run) == results(whole) and weights(run) == weights(whole)
+    """Metrics, without the account of what was computed, and weights."""
+    lines = [
+        [{k: v for k, v in line.items() if not k.startswith("cost/")} for line in results(one)]
+        for one in (run, whole)
+    ]
+    return lines[0] == lines[1] and weights(run) == weights(whole)
 
 
 def report(rows: list[dict[str, Any]], kinds: list[str]) -> str:
@@ -202,34 +216,46 @@ def report(rows: list[dict[str, Any]], kinds: list[str]) -> str:
     return table(header, lines)
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--results", type=Path, required=True, help="JSONL, a line per run")
-    options.add_argument("--kills", type=int, default=20, help="of each kind")
-    options.add_argument("--per-run", type=int, default=5, help="kills in one run")
-    options.add_argument("--steps", type=int, default=60, help="joint steps of a run")
-    options.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
-    args = options.parse_args()
+def measure(args: argparse.Namespace, make: Callable[[Path], Job], kinds: Sequence[str]) -> None:
+    """Runs until every kind has its kills; prints the table."""
     read = lambda: [json.loads(x) for x in args.results.read_text().splitlines()]  # noqa: E731
     rows = read() if args.results.exists() else []
-    folder = args.results.with_suffix("")
+    folder = args.results.with_suffix("").absolute()
     if not (folder / "whole" / "run" / "done.json").exists():
         shutil.rmtree(folder / "whole", ignore_errors=True)
-        job = Job(folder / "whole", args.steps)
+        job = make(folder / "whole")
         if not job.finish():
             raise RuntimeError(f"the run that nobody killed failed; see {job.folder / 'log.txt'}")
         job.left(set())
-    for kind in args.kinds:
+    for kind in kinds:
         done = [row for row in rows if row["kind"] == kind]
         left = args.kills - sum(len(row["killed"]) for row in done)
         number = len(done)
         while left > 0:
-            row = one(folder, kind, number, min(args.per_run, left), args.steps)
+            row = one(make, folder, kind, number, min(args.per_run, left), args.within)
             with args.results.open("a") as file:
                 print(json.dumps(row), file=file)
             print(json.dumps(row), flush=True)
             number, left = number + 1, left - max(1, len(row["killed"]))
-    print(report(read(), args.kinds))
+    print(report(read(), list(kinds)))
+
+
+def options(description: str, steps: int, within: float) -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=description)
+    result.add_argument("--results", type=Path, required=True, help="JSONL, a line per run")
+    result.add_argument("--kills", type=int, default=20, help="of each kind, over all runs")
+    result.add_argument("--per-run", type=int, default=5, help="kills in one run")
+    result.add_argument("--steps", type=int, default=steps, help="joint steps of a run")
+    result.add_argument("--within", type=float, default=within, help="seconds until the next kill")
+    return result
+
+
+def main() -> None:
+    assert __doc__ is not None
+    parser = options(__doc__.splitlines()[0], 60, 4.0)
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    args = parser.parse_args()
+    measure(args, lambda folder: Job(folder, ppo(args.steps)), args.kinds)
 
 
 if __name__ == "__main__":

@@ -102,8 +102,10 @@ def outside(args: argparse.Namespace) -> list[Section]:
         why = str(error)
     large = SMALL if args.quick else LARGE
     joint = bench("vllm, joint", "joint", args, 200, {}, python=python)
-    small = bench("vllm, tokens", "vllm", args, 90, {}, python=python, repeats=2)
-    big = bench("vllm, tokens, large", "vllm", args, 120, {}, python=python, repeats=2, **large)
+    small = bench("vllm, tokens", "vllm_tokens", args, 90, {}, python=python, repeats=2)
+    big = bench(
+        "vllm, tokens, large", "vllm_tokens", args, 120, {}, python=python, repeats=2, **large
+    )
     workers = bench("workers", "joint", args, 120, {}, processes=2)
     return [
         replace(joint, skipped=why),

@@ -27,6 +27,8 @@ REQUESTS = {
     "first page": "rollouts",
     "page 200": "rollouts?page=200",
     "largest drops": "rollouts?sort=drop",
+    "worst mistakes, as the page opens": "rollouts?sort=telling",
+    "a problem over training": "history?problem=synthetic-77",
     "wrong only": "rollouts?outcome=wrong&sort=drop",
     "drop over 0.8": "rollouts?min_drop=0.8",
     "unparsable": "rollouts?unparsable=true",

@@ -30,6 +30,22 @@ __all__ = ["Critic", "Run", "RunConfig", "Trajectory", "read_recipe", "resolve",
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _WHERE:
         raise AttributeError(f"module 'genac' has no attribute {name!r}")
     return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+def _version() -> str:
+    """That of the installed package; of a clone that is not installed "unknown"."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("genac")
+    except PackageNotFoundError:
+        return "unknown"

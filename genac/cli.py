@@ -1,83 +1,48 @@
-"""The command line: genac VERB [RECIPE.yaml] [--dotted.key value ...]."""
+"""The command line: genac VERB [RECIPE] [--dotted.key value ...].
+
+Help and slips answer before torch is imported: a verb parses its arguments first, with a parser of
+`commands/parsers.py` or the keys of a run, and imports what does its work afterwards.
+"""
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-USAGE = """genac VERB [ARGUMENTS]
-
-  train RECIPE [--key value ...]            all stages, then joint RL; resumes what was interrupted
-                                            (--from RUN: from the models a finished run saved)
-  synthesize RECIPE [--key value ...]       oracle traces for the critic (and the base model, if
-                                            needed); an API as oracle: docs/oracle.md
-  sft RECIPE [--key value ...]              stage 1 only: critic SFT
-  pretrain-critic RECIPE [--key value ...]  stages 1 and 2 only: critic SFT and critic RL
-  eval RUN                                  measures a finished run again: held-out success,
-                                            shifts, critic
-  eval critic RUN [CRITIC ...]              critics against panels of the run's actor, as a table
-                                            (--problems N --continuations K);
-                                            zero-shot ones: openai:MODEL@URL or endpoint.yaml
-                                            (--dry-run)
-  eval states RUN CRITIC                    what another critic says of the run's stored states,
-                                            for the viewer (--step N ... --stage S --name NAME);
-                                            CRITIC: also RUN/checkpoints/joint/step-000040
-  eval search RUN [RUN ...]                 best-of-n, voting and beam search by the critic beside
-                                            majority vote at equal tokens (--n N ... --problems N)
-  eval benchmarks MODEL [NAME ...]          avg@k and pass@k of a run's actor or any model on data
-                                            sets (none named: AIME24/25, AMC23, MATH500, Minerva,
-                                            OlympiadBench)
-  eval solutions CRITIC FILE                a critic (also openai:MODEL@URL) on solutions that
-                                            others wrote, with labels of outcome or steps
-                                            (--limit N --samples K --states N --out DIR)
-  score CRITIC PROBLEM PARTIAL              a saved critic's value and reasoning for a partial
-                                            solution; \\n in the texts is a line break,
-                                            but not before a letter (LaTeX's \\neq):
-                                            there give a real one, in bash $'2+3=5\\nnext line'
-  generate ACTOR [PROBLEM ...]              solutions, the best by a critic (--critic CRITIC --n N
-                                            --search sample|majority|best-of-n|weighted|beam)
-  serve CRITIC                              a saved critic as an HTTP endpoint (extra `serve`)
-  push RUN|FOLDER REPO_ID                   models and their cards onto the hub
-                                            (--private --only actor|critic --dry-run)
-  report RUN [RUN ...]                      report.html: curves, critic, alarms, cost; several runs
-                                            overlaid, seeds as bands (--out FILE)
-  view RUN                                  shows a run's responses, coloured by value, in a browser
-                                            (--terminal: as text; --host, --port, --no-browser)
-  ls [FOLDER]                               the runs in a folder, and how far each has come
-  doctor RECIPE [--gpu GIB] [--key ...]     versions, threads, memory and context checks for a
-                                            recipe, here or for a GPU elsewhere
-  env                                       versions and machine
-
-'genac train RECIPE --help' lists every key.
-"""
+Arguments = Sequence[str]
 
 
-# What may follow `eval`: module and function.
-EVALUATIONS = {
-    "critic": ("commands.eval_critics", "evaluate_critics"),
-    "states": ("commands.eval_states", "judge_states"),
-    "search": ("commands.eval_search", "evaluate_search"),
-    "benchmarks": ("commands.eval_benchmarks", "evaluate_benchmarks"),
-    "solutions": ("commands.eval_solutions", "evaluate_solutions"),
-}
+def train(arguments: Arguments) -> None:
+    from genac.config.recipes import parse
 
-
-def train(arguments: Sequence[str]) -> None:
-    from genac.config.recipes import as_yaml, from_command_line
-
-    cfg = from_command_line(arguments, "genac train")
-    print(as_yaml(cfg), flush=True)
+    parsed = parse(arguments, "genac train")
+    announce(parsed)
     # torch takes seconds to import, so it waits until the config is known to be right.
     from genac.commands.summary import console
     from genac.stages.pipeline import train as run_all
 
-    print(console(run_all(cfg)))
+    print(console(run_all(parsed.cfg)))
 
 
-def stage(until: str) -> Callable[[Sequence[str]], None]:
-    def run(arguments: Sequence[str]) -> None:
+def announce(parsed: Any) -> None:
+    """What is about to run, and what differs from its recipe."""
+    from genac.runs.manifest import is_finished
+
+    cfg, place = parsed.cfg, Path(parsed.cfg.output_dir)
+    print(f"genac train: {parsed.recipe or 'no recipe'}, {cfg.algorithm}, into {place}")
+    if lines := parsed.lines():
+        print("changed from the recipe:", *lines, sep="\n")
+    print(f"every key: {place / 'config.json'} (or --print-config)", flush=True)
+    if is_finished(place):
+        print("this run is finished: what follows is its summary", flush=True)
+
+
+def stage(until: str) -> Callable[[Arguments], None]:
+    def run(arguments: Arguments) -> None:
         from genac.config.recipes import from_command_line
 
         cfg = from_command_line(arguments, f"genac {until}")
@@ -88,37 +53,66 @@ def stage(until: str) -> Callable[[Sequence[str]], None]:
     return run
 
 
-def prints(module: str, function: str) -> Callable[[Sequence[str]], None]:
-    """A verb that prints what a function of its arguments returns; the import waits until then."""
-    return lambda arguments: print(call(module, function, arguments))
+def prints(module: str, function: str, parser: str) -> Callable[[Arguments], None]:
+    """A verb that prints what a function of its arguments returns, after they were checked."""
+
+    def run(arguments: Arguments) -> None:
+        check(parser, arguments)
+        print(getattr(import_module(f"genac.{module}"), function)(arguments))
+
+    return run
 
 
-def call(module: str, function: str, arguments: Sequence[str]) -> Any:
-    return getattr(import_module(f"genac.{module}"), function)(arguments)
+def check(parser: str, arguments: Arguments) -> Any:
+    """The arguments by the parser of that name; SystemExit or ValueError where they are wrong."""
+    from genac.commands import parsers
+
+    args = getattr(parsers, parser)().parse_args(list(arguments))
+    parsers.require(args)
+    return args
 
 
-def evaluate(arguments: Sequence[str]) -> None:
+# What may follow `eval`.
+EVALUATIONS = {
+    "critic": prints("commands.eval_critics", "evaluate_critics", "eval_critic"),
+    "states": prints("commands.eval_states", "judge_states", "eval_states"),
+    "search": prints("commands.eval_search", "evaluate_search", "eval_search"),
+    "benchmarks": prints("commands.eval_benchmarks", "evaluate_benchmarks", "eval_benchmarks"),
+    "solutions": prints("commands.eval_solutions", "evaluate_solutions", "eval_solutions"),
+}
+
+
+def evaluate(arguments: Arguments) -> None:
     kind = arguments[0] if arguments else ""
     if kind in EVALUATIONS:
-        print(call(*EVALUATIONS[kind], arguments[1:]))
+        EVALUATIONS[kind](arguments[1:])
         return
+    if kind[:1] != "-" and not Path(kind).exists() and (hint := near(kind, EVALUATIONS)):
+        raise ValueError(f"there is no run {kind!r}; did you mean eval {hint}?")
+    args = check("eval_run", arguments)
     from genac.commands.eval_run import evaluate_run
 
-    print(evaluate_run(one(arguments, "eval RUN")))
+    print(evaluate_run(args.run))
 
 
-def score(arguments: Sequence[str]) -> None:
+def score(arguments: Arguments) -> None:
+    # A problem may begin with a minus sign, as options do.
+    texts = len(arguments) == 3 and not arguments[0].startswith("-")
+    args = check("score", ["--", *arguments] if texts else arguments)
     from genac.config.recipes import typed_text
     from genac.scoring import load_scorer
 
-    if len(arguments) != 3:
-        raise ValueError("usage: genac score CRITIC PROBLEM PARTIAL_RESPONSE")
-    folder, problem, partial = arguments[0], *map(typed_text, arguments[1:])
-    judged = load_scorer(folder).score(problem, partial)
+    judged = load_scorer(args.critic).score(typed_text(args.problem), typed_text(args.partial))
     print(f"value {judged.value}\n{judged.rationale}".rstrip("\n"))
 
 
-def serve(arguments: Sequence[str]) -> None:
+def serve(arguments: Arguments) -> None:
+    from genac.serving.options import parser, require_read_only
+
+    options = parser()
+    args, keys = options.parse_known_args(list(arguments))
+    if not args.learn:
+        require_read_only(options, args, keys)
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
@@ -131,18 +125,52 @@ def serve(arguments: Sequence[str]) -> None:
     run(arguments)
 
 
-def doctor(arguments: Sequence[str]) -> None:
-    from genac.commands.doctor.report import examine
-    from genac.config.recipes import from_command_line, take_value
+def view(arguments: Arguments) -> None:
+    from genac.ui.viewer.command import view as run
+
+    run(arguments)
+
+
+def report(arguments: Arguments) -> None:
+    args = check("report", arguments)
+    from genac.ui.report.document import report as run
+
+    print(run(args.paths, args.out))
+
+
+def ls(arguments: Arguments) -> None:
+    folder = check("ls", arguments).folder
+    from genac.ui.viewer.command import ls as run
+
+    run(folder)
+
+
+def recipes(arguments: Arguments) -> None:
+    args = check("recipes", arguments)
+    from genac.commands.recipes import listed
+    from genac.config.packaged import recipe_file
+
+    print(recipe_file(args.name).read_text().rstrip("\n") if args.name else listed())
+
+
+def doctor(arguments: Arguments) -> None:
+    from genac.config.recipes import parse, take_value
 
     gpu, args = take_value(arguments, "--gpu")
-    lines, healthy = examine(from_command_line(args, "genac doctor"), gigabytes(gpu))
+    memory = gigabytes(gpu)
+    if any(item in ("-h", "--help") for item in args):
+        print("genac doctor alone examines this machine; --gpu GIB asks for a GPU elsewhere.")
+    cfg = parse(args, "genac doctor").cfg if args or gpu else None
+    from genac.commands.doctor.report import examine, examine_machine
+
+    lines, healthy = examine_machine() if cfg is None else examine(cfg, memory)
     print("\n".join(lines))
     if not healthy:
         raise SystemExit(2)
 
 
-def env(arguments: Sequence[str]) -> None:
+def env(arguments: Arguments) -> None:
+    check("env", arguments)
     from genac.runs.store import environment
 
     print("\n".join(f"{key}: {value}" for key, value in environment().items()))
@@ -159,14 +187,85 @@ def gigabytes(text: str | None) -> float | None:
     return size
 
 
-def one(arguments: Sequence[str], usage: str) -> str:
-    if not arguments:
-        raise ValueError(f"usage: genac {usage}")
-    return arguments[0]
+class Verb(NamedTuple):
+    run: Callable[[Arguments], None]
+    usage: str  # what follows the verb
+    says: str  # what it does
+    more: tuple[str, ...] = ()  # what else may follow the verb
 
 
-def own_paths(arguments: Sequence[str]) -> list[str]:
+# Every verb, in the groups that help shows.
+GROUPS: dict[str, dict[str, Verb]] = {
+    "Train": {
+        "train": Verb(train, "RECIPE", "all stages; resumes what was stopped"),
+        "synthesize": Verb(
+            stage("synthesize"), "RECIPE", "oracle traces for the critic (docs/oracle.md)"
+        ),
+        "sft": Verb(stage("sft"), "RECIPE", "up to critic SFT"),
+        "pretrain-critic": Verb(
+            stage("pretrain-critic"), "RECIPE", "up to critic SFT and critic RL"
+        ),
+        "recipes": Verb(recipes, "[NAME]", "the recipes that genac brings; prints one"),
+        "doctor": Verb(doctor, "[RECIPE]", "examines a recipe, or this machine"),
+    },
+    "Use a critic": {
+        "score": Verb(score, "CRITIC PROBLEM PARTIAL", "value and reasoning for a solution"),
+        "generate": Verb(
+            prints("commands.generate", "generate", "generate"),
+            "ACTOR [PROBLEM ...]",
+            "solutions, the best of several by a critic",
+        ),
+        "serve": Verb(serve, "CRITIC", "a critic over HTTP; --learn: for any trainer"),
+        "push": Verb(prints("commands.push", "push", "push"), "RUN REPO_ID", "models onto the hub"),
+    },
+    "Measure": {
+        "eval": Verb(
+            evaluate,
+            "RUN",
+            "a finished run again: success, shifts, critic",
+            (
+                "critic RUN [CRITIC ...]    critics against panels of the run's actor",
+                "states RUN CRITIC          another critic on stored states",
+                "search RUN ...             best-of-n, votes and beam search by the critic",
+                "benchmarks MODEL [NAME ..] avg@k and pass@k on data sets",
+                "solutions CRITIC FILE      a critic on solutions that others wrote",
+            ),
+        ),
+    },
+    "Look": {
+        "view": Verb(view, "RUN|FOLDER", "responses coloured by value, in a browser"),
+        "report": Verb(
+            report,
+            "RUN ...",
+            "report.html: curves, critic, alarms, cost",
+        ),
+        "ls": Verb(ls, "[FOLDER]", "the runs in a folder"),
+        "env": Verb(env, "", "versions and machine"),
+    },
+}
+VERBS = {name: verb for group in GROUPS.values() for name, verb in group.items()}
+
+
+def usage() -> str:
+    lines = ["genac VERB [ARGUMENTS]      genac VERB --help says more      genac --version"]
+    for title, verbs in GROUPS.items():
+        lines += ["", f"{title}:"]
+        for name, verb in verbs.items():
+            lines.append(f"  {f'{name} {verb.usage}':<29} {verb.says}")
+            lines += [f"  {name} {line}" for line in verb.more]
+    lines += ["", "RECIPE is a YAML file or a name of 'genac recipes': genac train arithmetic"]
+    return "\n".join(lines)
+
+
+def near(name: str, known: Sequence[str] | dict[str, Any]) -> str:
+    """The known name that was meant, or ''."""
+    return next(iter(difflib.get_close_matches(name, list(known), 1)), "")
+
+
+def own_paths(arguments: Arguments) -> list[str]:
     """What follows the verb, with ~/ expanded, but not in problems and solutions."""
+    if "--help" in arguments or "-h" in arguments:
+        return list(arguments[1:])
     from genac.config.recipes import typed_paths
 
     first, rest = arguments[1:2], arguments[2:]
@@ -176,39 +275,30 @@ def own_paths(arguments: Sequence[str]) -> list[str]:
     return typed_paths([*first, *rest])
 
 
-VERBS: dict[str, Callable[[Sequence[str]], None]] = {
-    "train": train,
-    "synthesize": stage("synthesize"),
-    "sft": stage("sft"),
-    "pretrain-critic": stage("pretrain-critic"),
-    "eval": evaluate,
-    "score": score,
-    "generate": prints("commands.generate", "generate"),
-    "serve": serve,
-    "push": prints("commands.push", "push"),
-    "report": prints("ui.report.document", "report"),
-    "view": lambda arguments: call("ui.viewer.command", "view", arguments),
-    "ls": lambda arguments: call("ui.viewer.command", "ls", arguments),
-    "doctor": doctor,
-    "env": env,
-}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a verb. Exit codes: 0 done, 130 interrupted, 2 bad input or a full disk, which are told
-    in one message without a traceback.
+def main(arguments: Arguments | None = None) -> int:
+    """Runs a verb. Exit codes: 0 done, 130 interrupted, 2 bad input, a full disk, a server that
+    failed or weights that diverged, which are told in one message without a traceback.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE)
+        print(usage())
+        return 0
+    if arguments[0] in ("-V", "--version", "version"):
+        print(f"genac {import_module('genac').__version__}")
         return 0
     verb = VERBS.get(arguments[0])
     if verb is None:
-        print(f"genac: there is no verb {arguments[0]!r}\n\n{USAGE}", file=sys.stderr)
+        hint = f"; did you mean {meant}?" if (meant := near(arguments[0], VERBS)) else ""
+        print(
+            f"genac: there is no verb {arguments[0]!r}{hint} 'genac --help' lists them",
+            file=sys.stderr,
+        )
         return 2
     try:
-        verb(own_paths(arguments))
-    except (ValueError, OSError) as error:
+        verb.run(own_paths(arguments))
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"genac {arguments[0]}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

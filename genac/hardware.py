@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from genac.config.engines import VllmConfig
-from genac.config.run import HardwareConfig
+from genac.config.run import HardwareConfig, RunConfig
 from genac.config.tinker import TinkerConfig
 from genac.engines import require_engine
 from genac.models.bf16 import uses_bf16
@@ -95,11 +96,32 @@ class Hardware:
         return chosen(engine, self.vllm, self.device.type == "cuda")
 
 
+def with_engines(cfg: RunConfig) -> RunConfig:
+    """The config with vllm in the place of every `auto` that means it here. Hashes count what
+    samples, and hardware.vllm, which decides that on cuda, is in none.
+    """
+    hardware, changes = cfg.hardware, {}
+    cuda = hardware.device == "cuda" or (hardware.device == "auto" and torch.cuda.is_available())
+    for name in ("hardware", "actor", "critic"):
+        section = getattr(cfg, name)
+        if section.engine == "auto" and chosen("auto", hardware.vllm, cuda) == "vllm":
+            changes[name] = section.model_copy(update={"engine": "vllm"})
+    return cfg.model_copy(update=changes)
+
+
 def chosen(engine: str, cfg: VllmConfig, cuda: bool) -> str:
-    """The engine that `auto` stands for: on CPU the local one, by bench/vllm.py."""
+    """The engine that `auto` stands for: on CPU the local one, by bench/vllm_tokens.py."""
     if engine != "auto":
         return engine
     return "vllm" if cuda and (cfg.python or cfg.urls) else "local"
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return tuple(map(str, range(torch.cuda.device_count())))
+    return tuple(filter(None, map(str.strip, named.split(","))))
 
 
 def elsewhere(cfg: HardwareConfig) -> str:

@@ -7,6 +7,7 @@ without an engine. Placement (device, precision, threads) is decided here and no
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,13 +26,17 @@ from genac.engines.vllm.checks import head_size, require_heads
 from genac.engines.vllm.engine import VllmEngine
 from genac.engines.vllm.process import Launch
 from genac.engines.vllm.weights import Source
-from genac.hardware import Hardware
+from genac.hardware import Hardware, visible_gpus
 from genac.learner import Learner, LearnerProtocol
 from genac.models.heads import text_config, vocabulary
 from genac.models.loading import context_length, fingerprint, load_model, load_tokenizer
 from genac.models.lora import attach, load_adapters, save_merged, save_peft, second_adapters
 from genac.models.value_head import ValueModel, outputs_of
+from genac.runs.files import stable_hash
 from genac.seeding import derive_seed
+
+# What a configuration says of the file that it was read from.
+OF_A_FILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
 
 @dataclass
@@ -226,6 +231,13 @@ def export_weights(model: Any, tokenizer: Any, lora: LoraConfig, folder: Path) -
         raise OSError(errno.EIO, f"{folder} could not be written ({error})") from error
 
 
+def shape_of(model: Any, tokenizer: Any) -> str:
+    """Equal for models that differ in their weights alone: by configuration and vocabulary."""
+    config = {k: v for k, v in model.config.to_dict().items() if k not in OF_A_FILE}
+    words = sorted(tokenizer.get_vocab().items())
+    return stable_hash([json.loads(json.dumps(config, default=str)), words])
+
+
 def with_servers(
     runtime: Runtime,
     spec: ModelSpec,
@@ -249,6 +261,7 @@ def with_servers(
         spec.lora,
         vocabulary(runtime.model),
         runtime.max_length,
+        shape_of(runtime.model, runtime.tokenizer),
     )
     launch = Launch(
         spec.role,
@@ -259,6 +272,7 @@ def with_servers(
         cuda,
         hardware.threads,
         spec.lora.rank,
+        visible_gpus() if cuda else (),
     )
     shared = base.engine if base is not None and isinstance(base.engine, VllmEngine) else None
     runtime.engine = VllmEngine(source, launch, spec.folder, shared)

@@ -6,7 +6,9 @@ segment's first token and never sees what it will baseline.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -80,6 +82,22 @@ def thin(starts: Sequence[int], limit: int) -> list[int]:
     # With one state only the first is left, to which linspace would add the last.
     chosen = np.linspace(0, len(starts) - 1, limit).round().astype(int) if limit > 1 else [0]
     return [starts[i] for i in chosen]
+
+
+def subset(states: list[State], limit: int | None, seed: str) -> list[State]:
+    """All states of at most `limit` token-identical classes, drawn at random: more problems per
+    judged state, and pooled returns stay whole."""
+    keys = list(dict.fromkeys(state.key for state in states))
+    if limit is None or len(keys) <= limit:
+        return states
+    chosen = set(random.Random(f"{seed}/subset").sample(keys, limit))
+    return [state for state in states if state.key in chosen]
+
+
+def marked(states: list[State], limit: int | None, seed: str) -> list[State]:
+    """All states, of which those of `subset` train the critic."""
+    keys = {state.key for state in subset(states, limit, seed)}
+    return [replace(state, trains=state.key in keys) for state in states]
 
 
 SPLITTERS: dict[str, Callable[[Rollout, StatesConfig, Any], list[int]]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from genac.ui.figures import COLOURS, MARKERS, as_svg, canvas, legend
+from genac.ui.figures import as_svg, canvas, legend, look
 
 
 def lines(
@@ -17,14 +17,17 @@ def lines(
 ) -> str:
     """One line per series of (x, interval), its 95 % interval as a band."""
     figure, axes = canvas(title, x, y)
+    tint = 0.12 if len(series) <= 4 else 0.06  # many bands lie over each other
     for index, (name, points) in enumerate(series.items()):
-        colour = COLOURS[index % len(COLOURS)]
+        style = look(index)
         xs, means = [p[0] for p in points], [p[1]["mean"] for p in points]
-        marker = MARKERS[index % len(MARKERS)] if len(points) <= 16 else None
-        axes.plot(xs, means, color=colour, marker=marker, markersize=4, label=name, linewidth=1.5)
+        every = max(1, len(points) // 10)  # enough markers to follow a line without its colour
+        axes.plot(xs, means, markersize=4, markevery=every, label=name, linewidth=1.5, **style)
         band = [(a, p["low"], p["high"]) for a, p in points if p.get("low") is not None]
         if band:
-            axes.fill_between(*zip(*band, strict=True), color=colour, alpha=0.12, linewidth=0)
+            axes.fill_between(
+                *zip(*band, strict=True), color=style["color"], alpha=tint, linewidth=0
+            )
     if log_x:
         axes.set_xscale("log")
     legend(axes)
@@ -44,8 +47,8 @@ def dots(title: str, series: Mapping[str, Mapping[str, Mapping[str, Any]]], y: s
             [p["high"] - p["mean"] if p.get("high") is not None else 0 for p in points.values()],
         ]
         axes.errorbar(
-            xs, means, yerr=errors, fmt=MARKERS[index % len(MARKERS)], markersize=5,
-            color=COLOURS[index % len(COLOURS)], label=name, capsize=2, linewidth=1,
+            xs, means, yerr=errors, markersize=5, label=name, capsize=2, linewidth=1,
+            **look(index) | {"linestyle": "none"},
         )  # fmt: skip
     axes.set_xticks(range(len(categories)), categories, fontsize=8, rotation=20, ha="right")
     legend(axes)

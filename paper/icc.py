@@ -14,10 +14,10 @@ from typing import Any
 
 from genac.config.run import RunConfig
 from genac.runs.store import Run
-from genac.stages.critic_rl import CriticRLInputs, stage_groups, stage_world, subset
+from genac.stages.critic_rl import CriticRLInputs, stage_groups, stage_world
 from genac.stages.inputs import Artifact, StageInputs
 from genac.stages.setup import save_critic
-from genac.states import split
+from genac.states import split, subset
 from paper.approximation_report import pooled
 from paper.critics import bring_up, judged, panel_made
 from paper.figures import dots

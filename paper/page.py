@@ -1,33 +1,44 @@
-"""The table of the results page, made from the experiments' JSON files.
+"""The tables of the results pages, made from the experiments' JSON files.
 
-docs/results/README.md keeps its prose; what stands between the two marks is written here after
-every experiment, so that the table cannot say anything else than the files.
+docs/results/README.md (the short one) and all-claims.md keep their prose; what stands between the
+two marks is written here after every experiment, so that no table says anything else than the
+files.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from genac.runs.store import atomic_write
+from paper.claims import claims_table
+from paper.headline import headline
 
 BEGIN, END = "<!-- table: written by python -m paper -->", "<!-- end of table -->"
 HEAD = "| claim | ours | verdict | seeds | command (commit) |\n|---|---|---|---|---|\n"
 
 
-def update_page(folder: Path, order: Sequence[str]) -> bool:
-    """Rewrites the table in folder/README.md, experiments in the given order.
+# Choices were made on the seeds of these pages, so their rows are no evidence.
+EXPLORATORY = ("downstream", "regime")
 
-    False where there is no such page, or no marks in it.
-    """
-    page = folder / "README.md"
+
+def update_pages(folder: Path, order: Sequence[str]) -> None:
+    """Rewrites the tables of both pages and the figure, experiments in the given order."""
+    replace_table(folder / "all-claims.md", lambda: table(folder, order))
+    short = replace_table(folder / "README.md", lambda: claims_table(folder))
+    if short and (drawing := headline(folder)):
+        atomic_write(folder / "headline.svg", drawing)
+
+
+def replace_table(page: Path, rows: Callable[[], str]) -> bool:
+    """What stands between the marks of a page; False where there is no page, or no marks in it."""
     text = page.read_text() if page.exists() else ""
     if BEGIN not in text or END not in text:
         return False
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    atomic_write(page, f"{before}{BEGIN}\n{table(folder, order)}{END}{after}")
+    atomic_write(page, f"{before}{BEGIN}\n{rows()}{END}{after}")
     return True
 
 
@@ -47,8 +58,9 @@ def table(folder: Path, order: Sequence[str]) -> str:
 
 def row_text(name: str, record: dict[str, Any], row: dict[str, str]) -> str:
     command = f"`{record['command']}` ({record['commit']})"
+    verdict = f"exploratory: {row['verdict']}" if name in EXPLORATORY else row["verdict"]
     seeds = ", ".join(map(str, record["seeds"]))
     return (
-        f"| {row['claim']} | {row['ours']} | {row['verdict']} | {seeds} | [{name}]({name}.md): "
+        f"| {row['claim']} | {row['ours']} | {verdict} | {seeds} | [{name}]({name}.md): "
         f"{command} |\n"
     )

@@ -23,7 +23,7 @@ from genac.config.renamed import RENAMED
 from genac.config.run import RunConfig
 from genac.runs.store import atomic_write
 from paper.jobs import Jobs
-from paper.page import update_page
+from paper.page import update_pages
 
 REQUIRED = ("experiment", "recipe", "results", "folder", "seeds")
 OPTIONAL = ("processes", "overrides")
@@ -161,7 +161,7 @@ def run_experiment(file: str | Path) -> str:
     atomic_write(results.with_suffix(".md"), markdown(findings, record, results.name))
     for name, svg in findings.drawings.items():
         atomic_write(results.with_name(drawing_file(results.name, name)), svg)
-    update_page(results.parent, list(EXPERIMENTS))
+    update_pages(results.parent, list(EXPERIMENTS))
     return findings.text
 
 

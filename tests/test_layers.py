@@ -24,6 +24,7 @@ LEVELS = {
     "prefixes": 0,
     "hosts": 0,
     "pieces": 0,
+    "client": 0,
     "tasks": 1,
     "ops": 1,
     "runs": 1,
@@ -47,14 +48,16 @@ LEVELS = {
     "search": 8,
     "hub": 8,
     "stages": 9,
-    "serving": 9,
+    "service": 9,
+    "serving": 10,
+    "integrations": 10,
     "commands": 10,
     "cli": 11,
     "__main__": 12,
 }
 # A trajectory draws itself in a notebook; what draws it is imported when it does.
 UPWARD = {(Path("runs/trajectory.py"), "genac.ui.transcript")}
-LIGHT = ("types", "config", "seeding", "prefixes", "endpoint", "tasks", "runs", "ui")
+LIGHT = ("types", "config", "seeding", "prefixes", "endpoint", "tasks", "runs", "ui", "client")
 HEAVY = {"torch", "transformers", "ray", "vllm", "wandb", "matplotlib"}
 
 MODULES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py"))
@@ -136,7 +139,8 @@ def test_tasks_and_run_folder_need_no_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "statement", ["import genac", "import genac.cli", "import genac.runs.store"]
+    "statement",
+    ["import genac", "import genac.cli", "import genac.runs.store", "import genac.client"],
 )
 def test_imports_are_light(statement: str) -> None:
     code = f"{statement}; import sys; print(*sorted(set(sys.modules) & {HEAVY!r}))"

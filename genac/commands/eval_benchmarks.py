@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from genac.commands import parsers
 from genac.config.recipes import recorded
 from genac.config.run import RolloutConfig, RunConfig, TaskConfig
 from genac.evals.policy import success
@@ -42,7 +43,7 @@ Row = dict[str, Any]
 
 def evaluate_benchmarks(arguments: Sequence[str]) -> str:
     """The command; returns the table."""
-    args = parser().parse_args(list(arguments))
+    args = parsers.eval_benchmarks().parse_args(list(arguments))
     if args.samples < 1 or (args.limit is not None and args.limit < 1):
         raise ValueError("--samples and --limit must be at least 1")
     run = Path(args.model) if (Path(args.model) / "actor").is_dir() else None
@@ -68,26 +69,6 @@ def evaluate_benchmarks(arguments: Sequence[str]) -> str:
     atomic_write(folder / "benchmarks.json", json.dumps({"settings": settings, **table}, indent=1))
     atomic_write(folder / "benchmarks.md", text)
     return text
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="genac eval benchmarks")
-    p.add_argument("model", help="a run, a Hugging Face folder, a GGUF file, or a name on the hub")
-    p.add_argument("names", nargs="*", help=f"data sets or files; none: {', '.join(BENCHMARKS)}")
-    p.add_argument("--samples", type=int, default=8, help="responses per problem, the k of avg@k")
-    p.add_argument("--max-tokens", type=int, default=4096, help="tokens per response at most")
-    p.add_argument("--temperature", type=float, default=1.0)
-    p.add_argument("--top-p", type=float, default=1.0)
-    p.add_argument("--limit", type=int, default=None, help="a random choice of so many problems")
-    p.add_argument("--reward", default="math", help="who judges, as task.reward")
-    p.add_argument("--instruction", default=None, help="behind every problem; '' = none")
-    p.add_argument("--system", default=None, help="the system's message")
-    p.add_argument(
-        "--chat-template-kwargs", default=None, help="JSON, e.g. '{\"enable_thinking\": false}'"
-    )
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--output", default=None, help="folder; RUN/benchmarks or ./benchmarks if unset")
-    return p
 
 
 def settings_of(args: argparse.Namespace, cfg: RunConfig, model: str) -> Row:

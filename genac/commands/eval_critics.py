@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from genac.commands import parsers
 from genac.config.models import CriticConfig
 from genac.config.recipes import explain, read_recipe, recorded
 from genac.config.run import RunConfig
@@ -28,6 +30,7 @@ from genac.critics.zero_shot import EndpointCritic, zero_shot_template
 from genac.endpoint.address import parse_endpoint
 from genac.endpoint.client import Endpoint, answers_file
 from genac.endpoint.replies import plan
+from genac.engines.vllm.sharing import shared_servers
 from genac.evals.critic import POOLS, evaluate_critic, trivial_baselines
 from genac.evals.ground_truth import NoPanel, Panel
 from genac.evals.policy import evaluate_policy
@@ -46,7 +49,7 @@ USUAL = 32  # problems of a panel where the run has none
 
 def evaluate_critics(arguments: Sequence[str]) -> str:
     """The command; returns the table."""
-    args = parser().parse_args(list(arguments))
+    args = parsers.eval_critic().parse_args(list(arguments))
     run = Run.open(args.run)
     require_trained(run)
     cfg = evaluated_here(recorded(run.path, run.config()))
@@ -63,27 +66,11 @@ def evaluate_critics(arguments: Sequence[str]) -> str:
     atomic_write(run.path / "critics.md", text)
     first = cells["in distribution"].items()
     known = {name: result["calibration"] for name, result in first if "calibration" in result}
+    if find_spec("matplotlib") is None:
+        return f"{text}\n\nWithout critics-reliability.svg: pip install 'genac[figures]'."
     drawing = reliability("Reliability in distribution", known)
     atomic_write(run.path / "critics-reliability.svg", drawing)
     return text
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="genac eval critic")
-    p.add_argument("run", help="a finished run: its actor, task and shifts make the panels")
-    p.add_argument(
-        "critics",
-        nargs="*",
-        help="further critics: runs, folders with critic.json, checkpoints, openai:MODEL@URL, "
-        "endpoint.yaml",
-    )
-    p.add_argument("--api-key-env", default="", help="variable that holds the key of openai:...")
-    p.add_argument("--dry-run", action="store_true", help="say what endpoints would be asked")
-    p.add_argument(
-        "--problems", type=int, default=None, help="problems with mixed outcomes per panel"
-    )
-    p.add_argument("--continuations", type=int, default=None, help="K per state")
-    return p
 
 
 def with_panel(cfg: RunConfig, problems: int | None, continuations: int | None) -> RunConfig:
@@ -163,22 +150,26 @@ def judge(
 ) -> dict[str, dict[str, Cell]]:
     """panel -> critic -> metrics; a panel that cannot be built says why."""
     setup = Setup.of(cfg)
-    actor = setup.actor(actor_path)
-    loaded = {
-        name: load_critic(cfg, source, actor)
-        if isinstance(source, Path)
-        else endpoint_critic(cfg, source, actor)
-        for name, source in critics.items()
-    }
     table: dict[str, dict[str, Cell]] = {}
-    for shift, options in {"in distribution": {}, **cfg.task.shift}.items():
-        try:
-            panel = stored_panel(setup, actor_path, actor, options)
-        except NoPanel as reason:
-            table[shift] = {"skipped": {"reason": str(reason)}}
-            continue
-        rate = success(cfg, actor, options)
-        table[shift] = {name: cell(critic, panel, rate) for name, critic in loaded.items()}
+    panels: dict[str, tuple[Panel, float]] = {}
+    with shared_servers():
+        actor = setup.actor(actor_path)
+        loaded = {
+            name: load_critic(cfg, source, actor)
+            if isinstance(source, Path)
+            else endpoint_critic(cfg, source, actor)
+            for name, source in critics.items()
+        }
+        for shift, options in {"in distribution": {}, **cfg.task.shift}.items():
+            try:
+                panel = stored_panel(setup, actor_path, actor, options)
+            except NoPanel as reason:
+                table[shift] = {"skipped": {"reason": str(reason)}}
+                continue
+            panels[shift], table[shift] = (panel, success(cfg, actor, options)), {}
+        for name, critic in loaded.items():  # one after the other: they may share servers
+            for shift, (panel, rate) in panels.items():
+                table[shift][name] = cell(critic, panel, rate)
     return table
 
 

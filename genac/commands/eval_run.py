@@ -10,6 +10,7 @@ from genac.commands.eval_critics import cell
 from genac.config.recipes import recorded
 from genac.config.run import RunConfig
 from genac.critics import critic_class
+from genac.engines.vllm.sharing import shared_servers
 from genac.evals.critic import brief
 from genac.evals.ground_truth import NoPanel
 from genac.evals.policy import evaluate_policy
@@ -26,7 +27,8 @@ def evaluate_run(folder: str | Path) -> str:
     require_trained(run)
     cfg = evaluated_here(recorded(run.path, run.config()))
     shifts = {"in distribution": {}, **cfg.task.shift}
-    result = {name: evaluate_under(cfg, run.path, options) for name, options in shifts.items()}
+    with shared_servers():
+        result = {name: evaluate_under(cfg, run.path, options) for name, options in shifts.items()}
     text = json.dumps(result, indent=1)
     atomic_write(run.path / "evaluation.json", text)
     return text

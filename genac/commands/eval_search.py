@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from genac.commands import parsers
 from genac.commands.eval_critics import critic_folder
 from genac.commands.generate import generative
 from genac.config.recipes import recorded
-from genac.config.renamed import Parser
 from genac.config.run import RunConfig
+from genac.engines.vllm.sharing import shared_servers
 from genac.evals.policy import success
 from genac.models.loading import parameter_count
 from genac.ops.stats import bootstrap_interval, mean_interval
@@ -37,7 +38,6 @@ from genac.stages.setup import Setup, evaluated_here, make_world
 from genac.types import Problem
 
 Groups = list[list[Candidate]]
-SIZES = (2, 4, 8)
 MOST = 256  # samples of a matched majority vote at most
 
 
@@ -88,7 +88,7 @@ class Bench:
 
 def evaluate_search(arguments: Sequence[str]) -> str:
     """The command; returns the tables."""
-    args = parser().parse_args(list(arguments))
+    args = parsers.eval_search().parse_args(list(arguments))
     sizes = sorted(set(args.n))
     if min(sizes) < 2 or args.problems < 2:
         raise ValueError(
@@ -97,24 +97,14 @@ def evaluate_search(arguments: Sequence[str]) -> str:
         )
     results: dict[str, dict[str, Any]] = {}
     for name in args.runs:
-        bench = open_bench(name, args)
-        result = measure(bench, sizes) | {"run": Path(name).name, "seed": bench.search.seed}
+        with shared_servers():
+            bench = open_bench(name, args)
+            result = measure(bench, sizes) | {"run": Path(name).name, "seed": bench.search.seed}
         write_json(Path(name) / "search.json", result)
         atomic_write(Path(name) / "search.md", markdown(result))
         results[name] = result
     pages = [markdown(result) for result in results.values()]
     return "\n".join([*pages, *([together(list(results.values()))] if len(results) > 1 else [])])
-
-
-def parser() -> argparse.ArgumentParser:
-    p = Parser(prog="genac eval search")
-    p.add_argument("runs", nargs="+", help="finished runs with a generative critic")
-    p.add_argument("--n", type=int, nargs="+", default=SIZES, help="candidates per problem")
-    p.add_argument("--problems", type=int, default=128, help="held-out problems")
-    p.add_argument("--rationales", type=int, help="of the critic per state; else as in training")
-    p.add_argument("--critic", default=None, help="another critic than the run's own")
-    p.add_argument("--shift", default=None, help="a task.shift of the run instead of its own task")
-    return p
 
 
 def open_bench(name: str, args: argparse.Namespace) -> Bench:

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from genac.commands import parsers
 from genac.commands.eval_critics import critic_source
 from genac.commands.solution_output import markdown, write_tables
 from genac.config.stages import EndpointConfig
-from genac.critics.saved import shown_name
+from genac.critics.saved import critic_card, shown_name
 from genac.endpoint.client import Endpoint, answers_file
 from genac.evals.solution_files import Solution, read_solutions
 from genac.evals.solutions import Judged, measure
@@ -45,9 +46,10 @@ Plan = tuple[Solution, tuple[int, ...]]  # a solution, and after how many segmen
 
 def evaluate_solutions(arguments: Sequence[str]) -> str:
     """The command; returns the table."""
-    args = parser().parse_args(list(arguments))
+    args = parsers.eval_solutions().parse_args(list(arguments))
     require_options(args)
     source = source_of(args)
+    require_samples(args, source)
     solutions = read_solutions(args.file, named_columns(args.columns))[: args.limit]
     plans = [(s, counts_of(s, args.states)) for s in solutions]
     folder = Path(args.out or Path("solutions") / default_name(source, args.file))
@@ -73,46 +75,24 @@ def evaluate_solutions(arguments: Sequence[str]) -> str:
     return text
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="genac eval solutions")
-    p.add_argument(
-        "critic",
-        help="a run, a saved critic's folder or hub name, a checkpoint, openai:MODEL@URL, "
-        "endpoint.yaml",
-    )
-    p.add_argument("file", help="JSON lines, Parquet or CSV, or NAME@SPLIT of the hub")
-    p.add_argument(
-        "--columns",
-        nargs="+",
-        default=[],
-        metavar="OURS=NAME",
-        help="names of the file's columns: problem=, solution=, steps=, correct=, label=, labels=",
-    )
-    p.add_argument("--limit", type=int, default=None, help="the first so many rows")
-    p.add_argument(
-        "--samples", type=int, default=None, help="rationales per state; as in training if unset"
-    )
-    p.add_argument(
-        "--states", type=int, default=None, help="states per solution at most; all if unset"
-    )
-    p.add_argument(
-        "--threshold",
-        type=float,
-        default=None,
-        help="a step with a value below it counts as wrong; chosen on half of the problems if "
-        "unset",
-    )
-    p.add_argument("--api-key-env", default="", help="variable that holds the key of openai:...")
-    p.add_argument("--out", default=None, help="folder; solutions/CRITIC-FILE if unset")
-    p.set_defaults(dry_run=False)
-    return p
-
-
 def require_options(args: argparse.Namespace) -> None:
     for name, least in (("limit", 1), ("samples", 1), ("states", 2)):
         value = getattr(args, name)
         if value is not None and value < least:
             raise ValueError(f"--{name} {value}: use at least {least}")
+
+
+def require_samples(args: argparse.Namespace, source: Path | EndpointConfig) -> None:
+    """ValueError where several rationales are asked of what gives one value per state."""
+    if args.samples in (None, 1):
+        return
+    if isinstance(source, EndpointConfig):
+        what = "a model behind an API is asked once per state"
+    elif critic_card(source)["kind"] == "discriminative":
+        what = f"{args.critic} is a value head, which writes none and has one value per state"
+    else:
+        return
+    raise ValueError(f"--samples {args.samples} rationales: {what}; leave --samples out")
 
 
 def named_columns(items: Sequence[str]) -> dict[str, str]:

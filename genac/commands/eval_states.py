@@ -7,7 +7,6 @@ checkpoint inside a run or stage (RUN/checkpoints/joint/step-000040).
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from genac.commands import parsers
 from genac.commands.eval_critics import critic_folder, load_critic
 from genac.config.recipes import recorded
 from genac.critics.base import Critic, rollouts_of
@@ -43,7 +43,7 @@ class Stored:
 
 def judge_states(arguments: Sequence[str]) -> str:
     """The command; returns what was written. Steps that were judged before are left as they are."""
-    args = parser().parse_args(list(arguments))
+    args = parsers.eval_states().parse_args(list(arguments))
     run = Run.open(args.run)
     require_trained(run)
     source = critic_folder(args.critic)
@@ -57,16 +57,6 @@ def judge_states(arguments: Sequence[str]) -> str:
         actor = Setup.of(cfg).actor(run.path / "actor")
         judge_all(run, place, waiting, actor, load_critic(cfg, source, actor), own)
     return judged_line(run, place, keys, len(waiting))
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="genac eval states")
-    p.add_argument("run", help="a finished run whose stored states are judged")
-    p.add_argument("critic", help="a run, a folder with critic.json, or a checkpoint")
-    p.add_argument("--stage", default="joint", help="whose states (default joint)")
-    p.add_argument("--step", type=int, nargs="+", help="stored steps; without it all of them")
-    p.add_argument("--name", help="of the judgements; without it the critic's folder or step")
-    return p
 
 
 def chosen(run: Run, stage: str, steps: Sequence[int] | None) -> list[tuple[str, int]]:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genac.commands import parsers
 from genac.commands.eval_critics import critic_folder, load_critic
 from genac.config.models import OptimizerConfig
 from genac.config.recipes import recorded, typed_text
-from genac.config.renamed import Parser
 from genac.config.run import HardwareConfig, RolloutConfig, RunConfig, StatesConfig
 from genac.critics.generative import GenerativeCritic
 from genac.critics.saved import critic_card
@@ -54,7 +54,7 @@ class Source:
 
 def generate(arguments: Sequence[str]) -> str:
     """The command; returns the chosen solutions as text, or as one JSON object per line."""
-    args = parser().parse_args(list(arguments))
+    args = parsers.generate().parse_args(list(arguments))
     source = open_source(args)
     problems = problems_of(args, source)
     actor = build(
@@ -74,24 +74,6 @@ def generate(arguments: Sequence[str]) -> str:
     chosen = [group[rule(source.answers(group), values(group))] for group in groups]
     show = as_json if args.json else as_text
     return "\n".join(show(p, c) for p, c in zip(problems, chosen, strict=True))
-
-
-def parser() -> argparse.ArgumentParser:
-    p = Parser(prog="genac generate")
-    p.add_argument("actor", help="a finished run, or a language model: folder or GGUF file")
-    p.add_argument("problems", nargs="*", help="problems as text (\\n: a line break)")
-    p.add_argument("--heldout", type=int, default=0, help="instead: held-out problems of the run")
-    p.add_argument("--critic", help="a critic's folder; of a run, its own where none is named")
-    p.add_argument("--search", choices=[*RULES, "beam"], default="sample")
-    p.add_argument("--n", type=int, default=8, help="candidates per problem (and round of a beam)")
-    p.add_argument("--width", type=int, help="beams kept of n; half of them where not named")
-    p.add_argument("--rationales", type=int, help="of the critic per state; else as in training")
-    p.add_argument("--value-at", choices=("last", "end"), default="last")
-    p.add_argument("--max-tokens", type=int, help="response limit")
-    p.add_argument("--temperature", type=float)
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--json", action="store_true", help="one JSON object per line")
-    return p
 
 
 def open_source(args: argparse.Namespace) -> Source:

@@ -7,10 +7,10 @@ first, missing ones written. The endpoint is huggingface_hub's own (HF_ENDPOINT,
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from genac.commands import parsers
 from genac.critics.saved import critic_card
 from genac.hub.model_cards import CARD, run_of, write_cards, write_critic_card
 from genac.runs.manifest import POINTER, require_saved
@@ -21,7 +21,7 @@ ROLES = ("actor", "critic")
 
 def push(arguments: Sequence[str]) -> str:
     """The command; returns what was (or, with --dry-run, would be) uploaded."""
-    args = parser().parse_args(list(arguments))
+    args = parsers.push().parse_args(list(arguments))
     check_name(args.repo_id)
     source = Path(args.source)
     places = destinations(source, args.repo_id, args.only)
@@ -37,16 +37,6 @@ def push(arguments: Sequence[str]) -> str:
             lines.append(f"{upload(folder, files, repo, args.private)}: {size:,} bytes")
         lines += [f"  {(folder / f).stat().st_size:>12,}  {f}" for f in files]
     return "\n".join(lines)
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="genac push")
-    p.add_argument("source", help="a finished run, or the folder of one model")
-    p.add_argument("repo_id", help="owner/name on the hub")
-    p.add_argument("--only", choices=ROLES, help="of a run, this model alone")
-    p.add_argument("--private", action="store_true", help="a repository that only you see")
-    p.add_argument("--dry-run", action="store_true", help="list the files and upload nothing")
-    return p
 
 
 def check_name(repo_id: str) -> None:

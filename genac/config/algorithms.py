@@ -62,6 +62,27 @@ IMPROVED: dict[str, Any] = {
 PRESETS = {"paper": PAPER, "improved": IMPROVED}
 
 
+DEFINING = (("critic", "kind"), ("credit", "estimator"), ("credit", "granularity"))
+
+
+def algorithm_values(algorithm: Any, preset: Any) -> dict[str, Any]:
+    """What an algorithm, of GenAC also its preset, sets; {} for a name that is none."""
+    values = ALGORITHMS.get(str(algorithm), {})
+    return merge(values, PRESETS.get(str(preset), {})) if algorithm == "genac" else values
+
+
+def defined_as(values: dict[str, Any]) -> list[str]:
+    """The algorithms whose critic and credit a config's values are."""
+
+    def matches(own: dict[str, Any]) -> bool:
+        return all(
+            own.get(section, {}).get(key) in (None, values[section][key])
+            for section, key in DEFINING
+        )
+
+    return [name for name, own in ALGORITHMS.items() if matches(own)]
+
+
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """A new dict in which `over` wins, section by section."""
     out = dict(base)

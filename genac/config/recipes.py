@@ -12,18 +12,21 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 import yaml
 from pydantic import ValidationError
 
-from genac.config.algorithms import ALGORITHMS, PRESETS, merge
+from genac.config.algorithms import merge
+from genac.config.arguments import from_yaml, keys, typed_values, unknown
 from genac.config.base import at_home
-from genac.config.renamed import called_now
+from genac.config.keys import OFTEN, SHOWN, as_options, changed, described, nested
+from genac.config.packaged import at_package, recipe_file
 from genac.config.run import RunConfig
 
+LONGEST = 200  # characters of a line about a changed key
 OPTION_PATHS = (
     "task.options.",
     "stages.base.options.",
@@ -35,37 +38,32 @@ OPTION_PATHS = (
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The recipe as a dict; ValueError where the file is missing or is no mapping."""
-    file = Path(path).expanduser()
-    if not file.exists():
-        raise ValueError(
-            f"there is no recipe {str(path)!r}; give the path of a YAML file, for example "
-            "recipes/arithmetic.yaml"
-        )
+    """The recipe in a file, or a packaged one by its name, as a dict; ValueError where there is
+    none or it is no mapping.
+    """
+    file = recipe_file(path)
     try:
         content = yaml.safe_load(file.read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold keys and values of a run, not {type(content).__name__}")
-    return at_home(content)
+    return at_package(at_home(content))
 
 
 def resolve(recipe: dict[str, Any], overrides: dict[str, Any] | None = None) -> RunConfig:
-    """The validated config of a recipe under dict overrides."""
-    overrides = overrides or {}
-    recipe, special = dict(recipe), recipe.get("per_algorithm", {})
-    recipe.pop("per_algorithm", None)
-    chosen = merge(recipe, overrides)
+    """The validated config of a recipe under overrides, by section or by dotted key.
+
+    resolve(read_recipe("arithmetic"), {"actor.optimizer.learning_rate": 1e-5})
+    """
+    overrides = nested(overrides or {})
+    values, special = dict(recipe), recipe.get("per_algorithm", {})
+    values.pop("per_algorithm", None)
+    chosen = merge(values, overrides)
     algorithm, preset = chosen.get("algorithm", "genac"), chosen.get("preset", "improved")
-    values: dict[str, Any] = ALGORITHMS.get(algorithm, {})
-    if algorithm == "genac":
-        values = merge(values, PRESETS.get(preset, {}))
-    values = merge(values, recipe)
     for name in (algorithm, f"{algorithm}:{preset}"):
         values = merge(values, special.get(name, {}))
-    # Every default is written out, so that a recipe may name part of a section and keep the rest.
-    values = merge(merge(RunConfig().model_dump(), values), overrides)
+    values = merge(values, overrides)
     try:
         return RunConfig(**values)
     except ValidationError as error:
@@ -89,30 +87,83 @@ def explain(error: ValidationError) -> str:
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"]) or "config"
         if problem["type"] == "extra_forbidden":
-            hint = called_now("key", key) or "; see 'genac train --help' for the known ones"
-            lines.append(f"{key}: unknown key{hint}")
+            lines.append(unknown(key, key, dict(keys(RunConfig))))
         elif key.endswith("api_key_env"):  # what was given may be the key itself
             lines.append(f"{key}: give the NAME of an environment variable, in capitals, or none")
         else:
-            lines.append(f"{key}: {problem['msg']} (given: {problem['input']!r:.80})")
+            text = problem["msg"].removeprefix("Value error, ")
+            whole = isinstance(
+                problem["input"], dict
+            )  # such a message names keys and values itself
+            start = f"{key}: " if problem["loc"] else ""
+            lines.append(start + text + ("" if whole else f" (given: {problem['input']!r:.80})"))
     return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Parsed:
+    """A command line: its config, the recipe's file, and the config that the recipe alone gives,
+    None where the recipe needs the rest of the command line to be one.
+    """
+
+    cfg: RunConfig
+    recipe: Path | None
+    plain: RunConfig | None
+
+    def lines(self) -> list[str]:
+        """What differs from the recipe, a line per key."""
+        values = changed(self.cfg, self.plain) if self.plain else []
+        return [f"  {key}: {old} -> {new}"[:LONGEST] for key, old, new in values]
+
+
 def from_command_line(arguments: Sequence[str], prog: str) -> RunConfig:
-    """[RECIPE.yaml] [--from RUN] [--dotted.key value ...]; --help lists every key and its value."""
-    rest = list(arguments)
-    recipe = read_recipe(rest.pop(0)) if rest and not rest[0].startswith("-") else {}
+    """The config of [RECIPE] [--from RUN] [--dotted.key value ...]; --help prints and exits."""
+    return parse(arguments, prog).cfg
+
+
+def parse(arguments: Sequence[str], prog: str) -> Parsed:
+    """RECIPE is a file or a name, also as --config RECIPE; a pair may be a.b=c. ValueError for what
+    is no key; SystemExit after help, or after the whole config (--print-config).
+    """
+    rest = as_options(arguments)
+    shown = [item for item in rest if item in SHOWN]
+    rest = [item for item in rest if item not in SHOWN]
+    name, rest = take_value(rest, "--config")
+    if name is None and rest and not rest[0].startswith("-"):
+        name = rest.pop(0)
+    recipe = {} if name is None else read_recipe(name)
     options, rest = take_options(rest)
-    given, rest = take_value(rest, "--from")
-    if given is not None:
-        options = merge(options, start_from(given))
-    early = {
-        k: v
-        for k, v in ((k, value_after(rest, f"--{k}")) for k in ("algorithm", "preset"))
-        if v is not None
-    }
-    default = resolve(recipe, merge(options, early))
-    return tyro.cli(RunConfig, default=default, args=rest, prog=prog, description="Keys of a run.")
+    folder, rest = take_value(rest, "--from")
+    if folder is not None:
+        options = merge(options, start_from(folder))
+    options = merge(options, typed_values(rest, RunConfig))
+    cfg = resolve(recipe, options)
+    if shown:
+        print(as_yaml(cfg) if shown[0] == "--print-config" else key_help(cfg, prog, shown[0]))
+        raise SystemExit(0)
+    same = {key: options[key] for key in ("algorithm", "preset") if key in options}
+    try:
+        plain = resolve(recipe, same)
+    except ValueError:
+        plain = None
+    return Parsed(cfg, None if name is None else recipe_file(name), plain)
+
+
+def key_help(cfg: RunConfig, prog: str, flag: str) -> str:
+    """The keys that people change, or with --help-all every one, with their values in `cfg`."""
+    everything = flag == "--help-all"
+    head = [
+        f"usage: {prog} [RECIPE] [--from RUN] [--key value ...] [--print-config]",
+        "",
+        "RECIPE is a YAML file, or a name that 'genac recipes' lists; --config RECIPE is the same.",
+        "--from RUN starts from the models that a finished run saved.",
+        "--print-config prints the whole config and does nothing.",
+        "A key may also be written as key=value.",
+        "",
+        "All keys:" if everything else "The keys that people change most:",
+    ]
+    end = [] if everything else ["", "--help-all lists every key."]
+    return "\n".join([*head, *described(cfg, () if everything else OFTEN), *end])
 
 
 def start_from(folder: str) -> dict[str, Any]:
@@ -147,7 +198,7 @@ def take_options(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
         raw = inline or next(items, None)
         if raw is None:
             raise ValueError(f"{item} needs a value")
-        value: Any = yaml.safe_load(raw)
+        value: Any = from_yaml(raw, item)
         for part in reversed(key.split(".")):
             value = {part: value}
         options = merge(options, value)

@@ -6,7 +6,10 @@ There are no aliases. Whoever refuses an unknown name asks `called_now` for the 
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 from collections.abc import Collection, Sequence
+from typing import NoReturn
 
 # Where a name stands -> the old name -> today's. A dotted key holds the values of that key.
 RENAMED: dict[str, dict[str, str]] = {
@@ -43,7 +46,7 @@ def older(place: str, names: Collection[str]) -> list[str]:
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses an option by its old name with today's."""
+    """Refuses an unknown option with the one that was meant, an old name with today's."""
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):  # type: ignore[override]
         options = [option for action in self._actions for option in action.option_strings]
@@ -52,3 +55,10 @@ class Parser(argparse.ArgumentParser):
             if name not in options and (hint := called_now("option", name, options)):
                 self.error(f"unknown option {name}{hint}")
         return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        options = [option for action in self._actions for option in action.option_strings]
+        unknown = re.findall(r"(?<!\S)--[\w-]+", message) if "unrecognized" in message else []
+        near = [n for name in unknown for n in difflib.get_close_matches(name, options, 1)]
+        hint = f"; did you mean {' '.join(near)}?" if near else ""
+        super().error(f"{message}{hint}")

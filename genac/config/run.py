@@ -7,10 +7,12 @@ Keys are spelled as TRL spells them where the meaning is the same.
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from genac.config.algorithms import algorithm_values, defined_as, merge
 from genac.config.base import Count, Fraction, Rate, Section, at_home
 from genac.config.engines import VllmConfig
 from genac.config.models import ActorConfig, CriticConfig
@@ -152,13 +154,16 @@ class HardwareConfig(Section):
 
 
 class RunConfig(Section):
-    """A complete run."""
+    """A complete run: field defaults, under the algorithm's values, the preset's, and those set.
+
+    RunConfig(algorithm="grpo").critic.kind == "none"
+    """
 
     name: str = Field(default="run", description="name shown in reports")
     output_dir: str = Field(default="runs/run", description="the run folder")
     seed: int = Field(default=0, ge=0, description="seed of everything random")
     algorithm: Literal["genac", "ppo", "vineppo", "grpo", "rloo", "reinforce++"] = Field(
-        default="genac", description="critic + credit, see genac.config.algorithms"
+        default="genac", description="the method: a critic, and how credit is assigned"
     )
     preset: Literal["paper", "improved"] = Field(
         default="improved", description="genac only: the paper's choices or ours"
@@ -175,6 +180,35 @@ class RunConfig(Section):
     stages: StagesConfig = Field(default_factory=StagesConfig, description="stages")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="evaluation")
     hardware: HardwareConfig = Field(default_factory=HardwareConfig, description="hardware")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """Algorithm and preset apply however a config is made, so that its name is always true.
+
+        Every default is written out: a section may be named in part and keeps the rest. Of a
+        section's object only the fields that were set count.
+        """
+        if not isinstance(values, dict):
+            return values
+        values = {
+            name: value.model_dump(exclude_unset=True) if isinstance(value, Section) else value
+            for name, value in values.items()
+        }
+        names = (values.get("algorithm", "genac"), values.get("preset", "improved"))
+        return merge(merge(_defaults(), algorithm_values(*names)), values)
+
+    @model_validator(mode="after")
+    def _rightly_named(self) -> RunConfig:
+        names = defined_as(self.model_dump(include={"critic": {"kind"}, "credit": True}))
+        if names and self.algorithm not in names:
+            raise ValueError(
+                f"algorithm is {self.algorithm!r}, but critic.kind {self.critic.kind!r}, "
+                f"credit.estimator {self.credit.estimator!r} and credit.granularity "
+                f"{self.credit.granularity!r} are those of {' or '.join(map(repr, names))}: "
+                "leave these keys out, or set algorithm to that name"
+            )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -224,3 +258,9 @@ class RunConfig(Section):
                 f"{critic.lora.rank}, models {actor.model_name_or_path!r} and "
                 f"{critic.model_name_or_path!r})"
             )
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """The fields' own defaults, before any algorithm."""
+    return RunConfig.model_construct().model_dump()

@@ -27,6 +27,7 @@ from genac.distributed.remote import (
 from genac.distributed.tinker import build as tinker
 from genac.hardware import Hardware
 from genac.models.families import family_of
+from genac.models.gguf import is_gguf, require_gguf, spelled
 from genac.models.loading import load_tokenizer
 from genac.runtime import ModelSpec, Runtime
 
@@ -99,12 +100,20 @@ def require_supported(cfg: RunConfig, hardware: Hardware, *, critic: bool) -> No
     for role, model in models:
         if model.lora.rank or not model.model_name_or_path:
             continue
-        try:
-            family = AutoConfig.from_pretrained(model.model_name_or_path).model_type
-        except (OSError, ValueError):  # loading it says what is wrong
-            continue
-        if not family_of(family).decodes:
+        family = family_name(model.model_name_or_path)
+        if family is not None and not family_of(family).decodes:
             raise ValueError(unsupported(role, model.model_name_or_path, family))
+
+
+def family_name(path: str) -> str | None:
+    """The family of a model, of a GGUF file by its header; None where loading it says what is
+    wrong."""
+    if is_gguf(path):  # what it becomes is not there yet
+        return spelled(require_gguf(Path(path).expanduser())["general.architecture"])
+    try:
+        return AutoConfig.from_pretrained(path).model_type
+    except (OSError, ValueError):
+        return None
 
 
 def require_shared(hardware: Hardware, folders: Sequence[Path]) -> None:
@@ -120,7 +129,7 @@ def require_shared(hardware: Hardware, folders: Sequence[Path]) -> None:
         try:
             for role in ("actor", "critic"):
                 pool = pool_for(hardware, role)
-                seen = pool.call("sees", [(probe, text)] * hardware.processes)
+                seen = pool.call("sees", [(probe, text)] * pool.size)
                 blind = sorted(
                     {s.address for s, ok in zip(pool.spots, seen, strict=True) if not ok}
                 )

@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from genac.distributed import keeper
 
 ANSWER = 10.0  # seconds in which a cluster's address has to accept a connection
 PLACED = 60.0  # seconds in which a cluster that has the devices has to free them
+LOOK = 2.0  # seconds between two looks whether it still has them
 SHORT = 20  # characters of a temporary folder that leave room for the names of sockets
 VITAL = ("raylet", "gcs_server")
 STORE = 2**28  # bytes of shared memory for what is sent; more goes to disk
@@ -177,30 +180,61 @@ def needs(device: str) -> dict[str, float]:
     return {"CPU": 1.0} | ({"GPU": 1.0} if device == "cuda" else {})
 
 
-def reserve(workers: int, device: str) -> Any:
-    """A placement group with room for every worker. ValueError where the cluster has it not, or
-    others keep it for longer than the deadline."""
+class TooSmall(ValueError):
+    """A cluster has not got the room; `fitting` workers would have it."""
+
+    def __init__(self, reason: str, remedy: str, fitting: float) -> None:
+        super().__init__(f"{reason}; {remedy}")
+        self.reason, self.fitting = reason, int(fitting)
+
+
+def reserve(workers: int, device: str, fewer: bool = False) -> tuple[Any, int]:
+    """A placement group with room for every worker, and their number. With `fewer` a cluster that
+    has become too small gives as many as fit, and a warning says so. ValueError where there is no
+    room, or others keep it for longer than the deadline.
+    """
+    try:
+        return placed(workers, needs(device)), workers
+    except TooSmall as error:
+        if not fewer or not 0 < error.fitting < workers:
+            raise
+        left = error
+    warnings.warn(
+        f"{left.reason}: the run goes on with {left.fitting} of {workers} workers, until it is "
+        "started again",
+        stacklevel=2,
+    )
+    return placed(left.fitting, needs(device)), left.fitting
+
+
+def placed(workers: int, need: Mapping[str, float]) -> Any:
+    """A placement group for so many workers. TooSmall where there is none."""
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    need = needs(device)
-    named = " and ".join(f"{count:g} {name}" for name, count in need.items())
-    request = f"{workers} workers need {named} each"
-    total = ray.cluster_resources()
-    if any(total.get(name, 0) < workers * count for name, count in need.items()):
-        raise ValueError(
-            f"{request}, but the Ray cluster has {shown(total)}; lower hardware.processes, or add "
-            "machines"
-        )
-    group = placement_group([need] * workers, strategy="PACK")
-    if not group.wait(PLACED):
-        free = ray.available_resources()
+    def fitting(resources: Mapping[str, float]) -> float:
+        return min(resources.get(name, 0) // count for name, count in need.items())
+
+    each = " and ".join(f"{count:g} {name}" for name, count in need.items())
+    request = f"{workers} workers need {each} each"
+    end, group = time.monotonic() + PLACED, None
+    while fitting(total := ray.cluster_resources()) >= workers:  # a machine's loss may show late
+        group = group or placement_group([dict(need)] * workers, strategy="PACK")
+        if group.wait(LOOK):
+            return group
+        if time.monotonic() > end:
+            break
+    free = ray.available_resources()
+    if group is not None:
         remove_placement_group(group)
-        raise ValueError(
-            f"{request}, but of {shown(total)} the Ray cluster has only {shown(free)} free after "
-            f"{PLACED:.0f} seconds; end what uses it, or lower hardware.processes"
-        )
-    return group
+    if fitting(total) < workers:
+        reason = f"{request}, but the Ray cluster has {shown(total)}"
+        raise TooSmall(reason, "lower hardware.processes, or add machines", fitting(total))
+    reason = (
+        f"{request}, but of {shown(total)} the Ray cluster has only {shown(free)} free after "
+        f"{PLACED:.0f} seconds"
+    )
+    raise TooSmall(reason, "end what uses it, or lower hardware.processes", fitting(free))
 
 
 def shown(resources: Mapping[str, float]) -> str:

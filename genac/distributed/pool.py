@@ -102,12 +102,15 @@ def portable(error: Exception) -> Exception:
 class Pool:
     """The workers of a model, or of several (genac/distributed/worker.py)."""
 
-    def __init__(self, session: Session, hardware: Hardware) -> None:
+    def __init__(self, session: Session, hardware: Hardware, fewer: bool = False) -> None:
+        """fewer: whether it may have fewer workers than are configured, see `reserve`."""
         self.hardware, self.session, self._closed = hardware, session, False
+        self.died = False  # whether it ended by the death of a worker or of Ray
         self._unwanted: list[int] = []
         self._workers: list[Any] = []
         self.spots: list[Spot] = []
-        self._group = reserve(hardware.processes, hardware.device.type)
+        device = hardware.device.type
+        self._group, self.size = reserve(hardware.processes, device, fewer)
         try:
             self._start()
         except BaseException:
@@ -118,7 +121,7 @@ class Pool:
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as In
 
-        need, count = needs(self.hardware.device.type), self.hardware.processes
+        need, count = needs(self.hardware.device.type), self.size
         actor = ray.remote(max_restarts=0)(Host)
         for rank in range(count):
             place = In(self._group, placement_group_bundle_index=rank)
@@ -162,11 +165,13 @@ class Pool:
                 self._sent("drop", [(numbers,)] * len(self._workers))
             return self._sent(command, arguments)
         except RayError as error:  # of sending or waiting: no worker's error, but Ray's own
+            self.died = True
             self.close()
             raise ChildProcessError(
                 f"the workers' Ray failed ({cause(error)}); all workers were ended. {RESUME}"
             ) from None
-        except BaseException:
+        except BaseException as error:
+            self.died = isinstance(error, ChildProcessError)
             self.close()
             raise
 
@@ -291,16 +296,20 @@ def ended(pids: Sequence[int]) -> None:
 
 _pools: dict[tuple[Hardware, str], Pool] = {}
 _session: list[Session] = []
+_lost: set[Hardware] = set()  # whose workers have died: what is left of a cluster has to do
 
 
 def pool_for(hardware: Hardware, role: str) -> Pool:
-    """The workers for a model of a role, started at the first call."""
+    """The workers for a model of a role, started at the first call. Where some have died before, a
+    cluster that has become too small gives fewer.
+    """
     key = (hardware, role if hardware.placement == "separate" else "all")
     others = any(own != hardware for own, _ in _pools)
+    _lost.update(own for (own, _), pool in _pools.items() if pool.died)
     if others or any(pool.closed for pool in _pools.values()):
         close_all()  # a device belongs to one pool
     if key not in _pools:
-        _pools[key] = Pool(session_for(hardware), hardware)
+        _pools[key] = Pool(session_for(hardware), hardware, fewer=hardware in _lost)
     return _pools[key]
 
 
@@ -330,3 +339,4 @@ def leave() -> None:
     for session in _session:
         session.close()
     _session.clear()
+    _lost.clear()

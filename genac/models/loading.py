@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,11 @@ def load_tokenizer(name_or_path: str, template_kwargs: Mapping[str, Any] | None 
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"no tokenizer could be loaded from {name_or_path!r} ({first_line(error)}); "
-            "the folder needs tokenizer.json and tokenizer_config.json: save one with "
-            "tokenizer.save_pretrained(folder)"
+            + remedy(
+                name_or_path,
+                "the folder needs tokenizer.json and tokenizer_config.json: save one with "
+                "tokenizer.save_pretrained(folder)",
+            )
         ) from error
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
         # transformers makes an empty one of the model's type where the folder holds none.
@@ -83,7 +87,7 @@ def load_model(
     except FAULTS as error:
         raise ValueError(
             f"no causal LM could be loaded from {name_or_path!r} ({first_line(error)}); "
-            "give a model name on the hub or a local Hugging Face folder"
+            + remedy(name_or_path, "give a model name on the hub or a local Hugging Face folder")
         ) from error
     return without_padding(model)
 
@@ -96,9 +100,19 @@ def load_context(name_or_path: str, tokenizer: Any) -> int:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no causal LM could be loaded from {name_or_path!r} ({first_line(error)}); "
-            "give a model name on the hub or a local Hugging Face folder"
+            + remedy(name_or_path, "give a model name on the hub or a local Hugging Face folder")
         ) from error
     return context_of(config, tokenizer)
+
+
+def remedy(name: str, local: str) -> str:
+    """What to do about a model that cannot be loaded: `local` for a folder, else the hub's."""
+    if Path(name).exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
+        return local
+    return (
+        "it is no folder here, so the hub was asked: check the name and the network, set HF_TOKEN "
+        f"where access is limited, or run 'hf download {name}' while there is a network"
+    )
 
 
 def _require_config(name_or_path: str) -> None:

@@ -69,6 +69,16 @@ def atomic_write(path: Path | str, data: bytes | str) -> None:
         raise _named(error, path, "the previous file, if any, is intact") from error
 
 
+def durable(path: Path, data: bytes | str) -> None:
+    """As atomic_write; and the name survives a power cut too."""
+    atomic_write(path, data)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sweep(folder: Path) -> None:
     """Removes what killed writers left: files that they were about to replace, and folders of
     weights on their way to servers.

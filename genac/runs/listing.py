@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from genac.runs.store import Run
 
 STAGES = ("base", "warmup", "synthesize", "critic_sft", "critic_rl", "joint")  # in their order
 READ = ("config.json", "metrics.jsonl", "summary.json")
+# A stage's folder has what a run has, and is none: its name is the stage and a hash of its inputs.
+STAGE = re.compile(r"(base|warmup|candidates|traces|critic_sft|critic_rl|panel)-[0-9a-f]{12}")
 QUIET = 300.0  # seconds without a line after which a run may count as interrupted
 PAUSES = 3.0  # times its longest recent pause, where that is longer
 
@@ -52,7 +55,7 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
         with os.scandir(root) as entries:
             below = [Path(e.path) for e in entries if e.is_dir(follow_symlinks=False)]
         for path in below:
-            if not path.name.startswith("."):
+            if not path.name.startswith(".") and not STAGE.fullmatch(path.name):
                 yield from _folders(path, depth - 1)
 
 

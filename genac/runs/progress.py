@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 EVERY_SECONDS = 5.0  # at most one plain line in this time
 BLOCKS = "▁▂▃▄▅▆▇█"
 CELLS = 12  # of a sparkline
+ECHO = 4  # columns left free: the ^C that a terminal writes would break a full line in two
 ROOM = 120  # columns that a terminal needs for sparklines beside the numbers
 
 
@@ -96,6 +98,18 @@ class Progress:
         return f"{rate}, {_clock_time(each * max(self.total - step, 0))} left"
 
 
+@contextmanager
+def phase(text: str) -> Iterator[None]:
+    """Says what begins, and at its end how long it took, if that was noticeable; on the error
+    stream, because a command's output may be read by a program.
+    """
+    print(f"{text} ...", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    yield
+    if (seconds := time.monotonic() - began) >= 1:
+        print(f"{text}: {_clock_time(seconds)}", file=sys.stderr, flush=True)
+
+
 def sparkline(values: Sequence[float], top: float, cells: int = CELLS) -> str:
     """The course of `values` from 0 to `top`, each block the mean of an equal stretch of them."""
     each = max(1, math.ceil(len(values) / cells))
@@ -119,6 +133,7 @@ def _live_bar() -> Any:
     from rich.progress import Progress as RichProgress
     from rich.table import Column
 
+    console = Console()
     return RichProgress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -126,7 +141,7 @@ def _live_bar() -> Any:
         TextColumn("{task.fields[pace]}"),
         # what is too long for the terminal is cut here, not in the bar
         TextColumn("{task.fields[numbers]}", table_column=Column(ratio=1, no_wrap=True)),
-        console=Console(),
+        console=Console(width=console.width - ECHO) if console.width > 4 * ECHO else console,
         expand=True,
     )
 

@@ -333,7 +333,7 @@ def _pandas() -> Any:
         import pandas
     except ImportError as error:
         raise ValueError(
-            "frames need pandas, which is not installed: pip install pandas, or use "
+            "frames need pandas, which is not installed: pip install 'genac[notebook]', or use "
             "Run.metrics() and Run.table(), which return plain rows"
         ) from error
     return pandas

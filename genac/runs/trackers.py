@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -121,14 +122,16 @@ class TensorBoard:
 
 
 class Wandb:
-    """Weights & Biases; WANDB_MODE=offline keeps it on this machine."""
+    """Weights & Biases; WANDB_MODE=offline keeps it on this machine. Its other variables hold too:
+    WANDB_PROJECT, WANDB_NAME, WANDB_RUN_GROUP, WANDB_TAGS.
+    """
 
     def __init__(
         self, library: Any, folder: Path, config: Mapping[str, Any], name: str | None
     ) -> None:
         self._run = library.init(
-            project=PROJECT,
-            name=config["name"],
+            project=os.environ.get("WANDB_PROJECT") or PROJECT,
+            name=os.environ.get("WANDB_NAME") or config["name"],
             id=name,
             resume="allow",
             dir=str(folder),
@@ -175,8 +178,9 @@ class MLflow:
         del folder
         self._client = library.MlflowClient()
         if name is None:
-            result = self._client.get_experiment_by_name(PROJECT)
-            place = result.experiment_id if result else self._client.create_experiment(PROJECT)
+            project = os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT
+            result = self._client.get_experiment_by_name(project)
+            place = result.experiment_id if result else self._client.create_experiment(project)
             run = self._client.create_run(place, run_name=config["name"])
             name = run.info.run_id
             for key, value in flat(config).items():

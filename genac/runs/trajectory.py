@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 Row = Mapping[str, Any]
+FALL = 0.1  # of a value: what is less is no more than one score's width
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,13 @@ class Trajectory:
 
     @property
     def worst(self) -> int | None:
-        """Index of the step across which the value falls most; None where none falls. Only from
-        one value to the next: what lies between the last one and the reward is no fall.
+        """Index of the step across which the value falls most; None where none falls by FALL. Only
+        from one value to the next: what lies between the last one and the reward is no fall.
         """
         known = [(s.value, i) for i, s in enumerate(self.steps) if s.value is not None]
         falls = [(after - value, i) for (value, i), (after, _) in pairwise(known)]
         result = min(falls, default=(0.0, 0))
-        return result[1] if result[0] < 0 else None
+        return result[1] if result[0] <= -FALL + 1e-6 else None
 
     def tokens_of(self, step: Step) -> list[Token]:
         """The actor's tokens of a step, by id where the run has no text; [] without either."""

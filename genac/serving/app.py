@@ -7,9 +7,9 @@ pair) can break it, and no reply repeats what the client sent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response
@@ -20,36 +20,9 @@ from starlette.exceptions import HTTPException
 from genac.config.renamed import called_now
 from genac.hosts import HostGuard
 from genac.scoring import Judgement
-from genac.serving.guard import JSON, Bounds, Guard, refusal
+from genac.serving.guard import JSON, Bounds, Guard, Refuse, refusal
+from genac.serving.options import MESSAGES, Limits
 from genac.serving.worker import Full, Item, Judge, Stopped, Unfit, Worker
-
-MESSAGES = 1024  # chat messages of all items of a request
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one client may ask for, and how much may wait."""
-
-    # items x rationales of a request, and rationales side by side in the engine
-    max_batch: int = 64
-    max_characters: int = 20_000  # of problem + partial response of one item
-    max_queued: int = 32  # requests that wait; the next one gets 429
-    seconds: float = 60.0  # from arrival to answer; then 504
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value > 0:
-                raise ValueError(f"{name} is {value}; it must be positive")
-
-    @property
-    def max_bytes(self) -> int:
-        """Of a request's body: a character takes at most 12 bytes in JSON (a pair of escapes)."""
-        return 12 * self.max_batch * self.max_characters + 4096
-
-    @property
-    def max_values(self) -> int:
-        """Of a request's JSON: a message has up to 13, an item up to 22 beside its messages."""
-        return 16 * MESSAGES + 64 * self.max_batch + 64
 
 
 class Strict(BaseModel):
@@ -118,19 +91,10 @@ def create_app(
         yield
         await asyncio.to_thread(worker.stop)
 
-    app = FastAPI(
-        title="genac critic",
-        lifespan=lifespan,
-        default_response_class=JSON,
-        docs_url=None,  # these pages load scripts from other sites; /openapi.json has the same
-        redoc_url=None,
-    )
+    app = guarded_app(lifespan, bounds_of(limits), host, names)
     app.state.worker = worker
-    bounds = Bounds(limits.max_bytes, limits.max_values, limits.seconds)
-    app.add_middleware(Guard, bounds=bounds)
-    app.add_middleware(HostGuard, bound=host, also=names)
-    _failures(app)
-    _score(app, worker, critic.rationales, limits)
+    add_scoring(app, worker, critic.rationales, limits)
+    add_card(app, lambda: {**card, "limits": asdict(limits)})
 
     @app.get("/health")
     async def health() -> Response:
@@ -138,12 +102,35 @@ def create_app(
         status = "ok" if worker.alive else "stopped"
         return JSON({"status": status, "queued": worker.queued}, 200 if worker.alive else 503)
 
+    return app
+
+
+def bounds_of(limits: Limits) -> Bounds:
+    return Bounds(limits.max_bytes, limits.max_values, limits.seconds)
+
+
+def guarded_app(
+    lifespan: Any, bounds: Bounds, host: str, names: Sequence[str], refuse: Refuse | None = None
+) -> FastAPI:
+    """An application without endpoints. `refuse`: what else its guard refuses."""
+    app = FastAPI(
+        title="genac critic",
+        lifespan=lifespan,
+        default_response_class=JSON,
+        docs_url=None,  # these pages load scripts from other sites; /openapi.json has the same
+        redoc_url=None,
+    )
+    app.add_middleware(Guard, bounds=bounds, refuse=refuse)
+    app.add_middleware(HostGuard, bound=host, also=names)
+    _failures(app)
+    return app
+
+
+def add_card(app: FastAPI, card: Callable[[], dict[str, Any]]) -> None:
     @app.get("/card")
     async def about() -> Response:
         """What the critic is, how it is asked, and the limits of this server."""
-        return JSON({**card, "limits": asdict(limits)})
-
-    return app
+        return JSON(card())
 
 
 def _failures(app: FastAPI) -> None:
@@ -158,7 +145,7 @@ def _failures(app: FastAPI) -> None:
         return refusal(422, explained(error.errors()))
 
 
-def _score(app: FastAPI, worker: Worker, usual: int, limits: Limits) -> None:
+def add_scoring(app: FastAPI, worker: Worker, usual: int, limits: Limits) -> None:
     """`usual` is the number of rationales per item where a request names none."""
 
     @app.post("/score")
@@ -225,7 +212,14 @@ def renamed(error: Any) -> str:
     return called_now("field", str(error["loc"][-1]), ScoreOne.model_fields) if unknown else ""
 
 
-def explained(errors: Any) -> str:
-    """What is wrong with a request, without repeating it."""
-    lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}{renamed(e)}" for e in errors]
+def explained(errors: Any, numbers: bool = False) -> str:
+    """What is wrong with a request, without repeating it, but for `numbers`."""
+    lines = []
+    # What does not fit is left out, so a list may be too short as well; that says nothing more.
+    places = [e["loc"] for e in errors]
+    inner = lambda at: any(len(p) > len(at) and p[: len(at)] == at for p in places)  # noqa: E731
+    for e in [e for e in errors if e["type"] != "too_short" or not inner(e["loc"])]:
+        sent = e.get("input") if numbers else None
+        value = f", not {sent!r:.24}" if type(sent) in (int, float) else ""
+        lines.append(f"{'.'.join(map(str, e['loc']))}: {e['msg']}{value}{renamed(e)}")
     return "; ".join(dict.fromkeys(lines))[:1000]

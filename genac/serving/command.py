@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import sys
@@ -13,13 +12,31 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from genac.hosts import in_url, is_loopback
 from genac.scoring import load_scorer
-from genac.serving.app import Limits, create_app
+from genac.serving.app import create_app
+from genac.serving.options import (
+    LEARNING_QUEUED,
+    LEARNING_SECONDS,
+    Limits,
+    parser,
+    require_read_only,
+)
 
 
 def serve(arguments: Sequence[str]) -> None:
     """Loads the critic and serves it until interrupted."""
-    args = parser().parse_args(list(arguments))
-    limits = Limits(args.max_batch, args.max_characters, args.max_queued, args.timeout)
+    options = parser()
+    args, keys = options.parse_known_args(list(arguments))
+    queued, seconds = args.max_queued, args.timeout
+    if queued is None:
+        queued = LEARNING_QUEUED if args.learn else Limits().max_queued
+    if seconds is None:
+        seconds = LEARNING_SECONDS if args.learn else Limits().seconds
+    limits = Limits(args.max_batch, args.max_characters, queued, seconds)
+    if args.learn:
+        from genac.serving.learning_command import serve_learning
+
+        return serve_learning(args, keys, limits)
+    require_read_only(options, args, keys)
     critic = load_scorer(
         args.critic,
         device=args.device,
@@ -61,26 +78,3 @@ class Impatient(H11Protocol):
     def _expire(self) -> None:
         if self.cycle is None:
             self.transport.close()
-
-
-def parser() -> argparse.ArgumentParser:
-    usual = Limits()
-    p = argparse.ArgumentParser(prog="genac serve")
-    p.add_argument("critic", help="a critic's folder or its name on the hub")
-    p.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    p.add_argument(
-        "--allow-host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="further name that clients or a proxy call the server by (may be repeated)",
-    )
-    p.add_argument("--port", type=int, default=8077)
-    p.add_argument("--max-batch", type=int, default=usual.max_batch, help="items x rationales")
-    p.add_argument("--max-characters", type=int, default=usual.max_characters, help="per item")
-    p.add_argument("--max-queued", type=int, default=usual.max_queued, help="waiting requests")
-    p.add_argument("--timeout", type=float, default=usual.seconds, help="seconds per request")
-    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    p.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
-    p.add_argument("--threads", type=int, default=0, help="CPU threads, 0 = all")
-    return p

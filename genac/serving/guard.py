@@ -8,7 +8,9 @@ site could send without being asked are refused.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from genac.runs.files import encodable, plain
 
-READ = 20.0  # seconds in which a body must have arrived
+READ = 20.0  # seconds in which a body must have arrived, unless bounds say otherwise
 DRAINED = 8  # times the limit that is read and dropped, so that the client can read the refusal
 WAITING = 4  # times the limit that all requests together may hold
 
@@ -72,26 +74,34 @@ class Bounds:
 
     max_bytes: int
     max_values: int  # of its JSON, as `Outline` counts them
-    seconds: float  # until it must have arrived
+    seconds: float  # until the reply must have been sent
+    read_seconds: float = READ  # until it must have arrived, if that is sooner
+
+
+Refuse = Callable[[Scope, Headers], Response | None]
 
 
 class Guard:
     """Passes on POST requests whose body is JSON within bounds; other methods have no body."""
 
-    def __init__(self, app: ASGIApp, bounds: Bounds) -> None:
+    def __init__(self, app: ASGIApp, bounds: Bounds, refuse: Refuse | None = None) -> None:
+        """`refuse`: what else is refused, whatever its body."""
         self.app, self.bounds = app, bounds
+        self.refuse = refuse or (lambda scope, headers: None)
         self._held = 0  # bytes of the bodies of all requests under way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         headers = Headers(scope=scope)
+        refused = self.refuse(scope, headers)
         if scope["method"] != "POST":
             body_follows = "transfer-encoding" in headers or "content-length" in headers
-            return await self.app(scope, receive, closing(send) if body_follows else send)
+            target = self.app if refused is None else refused
+            return await target(scope, receive, closing(send) if body_follows else send)
         body = bytearray()
         try:
-            refused = await self._limited(receive, body, unwelcome(headers))
+            refused = await self._limited(receive, body, refused or unwelcome(headers))
             if refused is not None:
                 return await refused(scope, receive, send)
             parts: list[Message] = [
@@ -112,7 +122,7 @@ class Guard:
     ) -> Response | None:
         """Reads the body; the refusal where it is not in time, not within bounds or no JSON."""
         try:
-            async with asyncio.timeout(min(READ, self.bounds.seconds)):
+            async with asyncio.timeout(min(self.bounds.read_seconds, self.bounds.seconds)):
                 return await self._read(receive, body, refused) or unreadable(body)
         except TimeoutError:
             return refusal(408, "the request's body did not arrive in time", connection="close")
@@ -155,6 +165,17 @@ class Guard:
         if self._held + more > WAITING * bounds.max_bytes:
             return refusal(429, "too much waits already; try again", **{"retry-after": "1"})
         return None
+
+
+def without_key(headers: Headers, key: str) -> Response | None:
+    """The refusal of a request that does not bring the API key."""
+    kind, _, sent = headers.get("authorization", "").partition(" ")
+    # Over bytes, since it takes no other text; in a time that does not tell how much is right.
+    equal = hmac.compare_digest(sent.strip().encode("latin-1"), key.encode())
+    if kind.lower() == "bearer" and equal:
+        return None
+    message = "send the server's API key: 'authorization: Bearer KEY'"
+    return refusal(401, message, **{"www-authenticate": "Bearer"})
 
 
 def unwelcome(headers: Headers) -> Response | None:

@@ -1,4 +1,5 @@
-"""One thread that owns the critic: requests that wait together are judged in one engine call.
+"""One thread that owns the critic: items that wait together are judged in one engine call, other
+work on it is done alone in its turn.
 
 Tokenising happens here too, since a fast tokenizer must not be used by two threads at once.
 """
@@ -8,10 +9,10 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from genac.scoring import Ids, Judgement, Prompt
 
@@ -61,6 +62,14 @@ class Job:
         return len(self.items) * self.rationales
 
 
+@dataclass(frozen=True)
+class Call:
+    """Other work on the critic, and where its result is awaited."""
+
+    work: Callable[[], Any]
+    done: Future[Any] = field(default_factory=Future)
+
+
 class Full(Exception):
     """As many requests wait as may."""
 
@@ -77,18 +86,27 @@ class Worker:
     """Judges jobs in the order they come, up to `max_batch` rationales of items at a time."""
 
     def __init__(self, critic: Judge, max_batch: int, max_queued: int) -> None:
-        self.critic, self.max_batch = critic, max_batch
-        self._waiting: queue.Queue[Job] = queue.Queue(max_queued)
-        self._next: Job | None = None  # taken from the queue, but too large for the last batch
+        self.critic, self.max_batch, self.max_queued = critic, max_batch, max_queued
+        self._waiting: queue.Queue[Job | Call] = queue.Queue()
+        self._next: Job | Call | None = None  # taken from the queue, but not fit for the last batch
         self._ending = threading.Event()
+        self._draining = threading.Event()
         self._thread = threading.Thread(target=self._run, name="critic", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
+    def drain(self) -> None:
+        """Ends the thread once nothing waits; whoever calls this lets nothing more come."""
+        self._draining.set()
+        self._join()
+
     def stop(self) -> None:
         """Ends the thread after the batch it works on; jobs that still wait are cancelled."""
         self._ending.set()
+        self._join()
+
+    def _join(self) -> None:
         self._thread.join()
         while not self._waiting.empty():
             self._waiting.get_nowait().done.cancel()
@@ -111,42 +129,70 @@ class Worker:
         The future raises Unfit for an item that cannot be judged, and what the engine raised where
         it failed.
         """
+        return self._put(Job(tuple(items), rationales or self.critic.rationales)).done
+
+    def call(self, work: Callable[[], Any], *, always: bool = False) -> Future[Any]:
+        """A future of what `work` returns or raises; Full as for `submit` unless `always`."""
+        return self._put(Call(work), always).done
+
+    def _put(self, job: Any, always: bool = False) -> Any:
         if self.ending or not self.alive:
             raise Stopped
-        job = Job(tuple(items), rationales or self.critic.rationales)
-        try:
-            self._waiting.put_nowait(job)
-        except queue.Full:
-            raise Full from None
-        return job.done
+        if not always and self.queued >= self.max_queued:
+            raise Full
+        self._waiting.put(job)
+        return job
 
     def _run(self) -> None:
         while not self.ending:
-            if batch := self._take():
+            batch = self._take()
+            if isinstance(batch, Call):
+                self._do(batch)
+            elif batch:
                 self._answer(batch)
+            elif self._draining.is_set() and self._waiting.empty():
+                break
         if self._next is not None:
             self._next.done.cancel()
 
-    def _take(self) -> list[Job]:
-        """The next job, and those behind it that ask for as many rationales and fit beside it; none
-        where nothing came for a moment.
+    def _take(self) -> list[Job] | Call:
+        """The next job, and those behind it that ask for as many rationales and fit beside it, or
+        the next call; nothing where nothing came for a moment.
         """
         try:
             first = self._next or self._waiting.get(timeout=TICK)
         except queue.Empty:
             return []
         self._next = None
+        if isinstance(first, Call):
+            return first
         batch, rows = [first], first.rows
         while True:
             try:
                 job = self._waiting.get_nowait()
             except queue.Empty:
                 return batch
+            if isinstance(job, Call) or job.rationales != first.rationales:
+                self._next = job
+                return batch
             rows += job.rows
-            if job.rationales != first.rationales or rows > self.max_batch:
+            if rows > self.max_batch:
                 self._next = job
                 return batch
             batch.append(job)
+
+    def _do(self, call: Call) -> None:
+        if not call.done.set_running_or_notify_cancel():
+            return
+        try:
+            result = call.work()
+        except ValueError as error:  # what was sent does not fit
+            call.done.set_exception(error)
+        except Exception as error:  # as in `_answer`: whoever waits learns of it
+            log.exception("a request failed")
+            call.done.set_exception(error)
+        else:
+            call.done.set_result(result)
 
     def _answer(self, batch: Sequence[Job]) -> None:
         """Judges the jobs whose clients still wait and whose items fit."""

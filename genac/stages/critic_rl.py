@@ -6,7 +6,6 @@ the actor's step.
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from genac.stages.inputs import (
 )
 from genac.stages.loop import Loop
 from genac.stages.setup import Setup, save_critic
-from genac.states import every_token, split
+from genac.states import every_token, split, subset
 from genac.types import Group, Rollout, State
 
 FIRST_PROBLEM = 10_000_000  # these problems are not those of joint training
@@ -130,16 +129,6 @@ def stage_groups(setup: Setup, world: World, actor: Runtime, step: int) -> list[
     count = setup.cfg.stages.critic_rl.num_prompts or setup.cfg.rollout.num_prompts
     problems = problems_at(world, "train", FIRST_PROBLEM + step * count, count)
     return collect(actor, world, problems, "critic_rl", step)
-
-
-def subset(states: list[State], limit: int | None, seed: str) -> list[State]:
-    """All states of at most `limit` token-identical classes, drawn at random: more problems per
-    judged state, and pooled returns stay whole."""
-    keys = list(dict.fromkeys(state.key for state in states))
-    if limit is None or len(keys) <= limit:
-        return states
-    chosen = set(random.Random(f"{seed}/subset").sample(keys, limit))
-    return [state for state in states if state.key in chosen]
 
 
 def states_of(rollouts: list[Rollout], cfg: RunConfig, actor: Runtime) -> list[State]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from genac.config.recipes import recorded
 from genac.config.run import RunConfig
+from genac.hardware import with_engines
 from genac.runs.files import read_json, write_json
 from genac.runs.manifest import (
     CARD,
@@ -38,7 +39,7 @@ REMADE = (*(f"{role}/" for role in MODELS), "summary.json")  # from the newest c
 def config_hash(cfg: RunConfig, digests: Mapping[str, str] | None = None) -> str:
     """Hash of everything that can change results: the config without NO_RESULT, and the `digests`
     of the files that it names (None: of what they hold now)."""
-    values = cfg.model_dump()
+    values = with_engines(cfg).model_dump()
     values["stages"]["synthesize"] = cfg.stages.synthesize.identity()
     values = with_contents(values, contents(cfg) if digests is None else digests)
     return stable_hash(without(values, NO_RESULT))

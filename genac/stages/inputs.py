@@ -24,7 +24,7 @@ from genac.config.models import MEMORY
 from genac.config.run import RunConfig, TaskConfig
 from genac.config.stages import TRANSPORT_KEYS, Section
 from genac.config.tinker import TinkerPrices
-from genac.hardware import Hardware
+from genac.hardware import Hardware, with_engines
 from genac.rollout import World
 from genac.runs.store import Run, stable_hash
 from genac.stages.artifacts import build_once
@@ -160,9 +160,9 @@ def stage_config(
     of the config's. defaults: further keys that it gets at their default, because what they say is
     handed on but decides nothing.
     """
-    plain = RunConfig()
+    plain = RunConfig.model_construct()  # the fields' own defaults, without algorithm and preset
     changes = {key: value_at(plain, key) for key in defaults} | dict(changes or {})
-    narrow = narrowed(replaced(cfg, changes), (*reads, *defaults, *NO_RESULT))
+    narrow = narrowed(replaced(with_engines(cfg), changes), (*reads, *defaults, *NO_RESULT))
     return narrow, contents(without(narrow.model_dump(), (ACTOR_PATH,)))
 
 

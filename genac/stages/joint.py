@@ -23,9 +23,10 @@ from genac.rollout import collect, problems_at
 from genac.runs.store import Run
 from genac.runtime import Runtime
 from genac.seeding import derive_seed
-from genac.stages.critic_rl import states_of, subset
+from genac.stages.critic_rl import states_of
 from genac.stages.loop import Loop
 from genac.stages.setup import Setup
+from genac.states import marked
 from genac.types import Group, Sample, State
 
 
@@ -94,9 +95,7 @@ def states_to_value(
         return []
     states = states_of([r for group in groups for r in group], cfg, actor)
     if critic.max_states_applies:
-        chosen = subset(states, cfg.stages.joint.max_states, f"{cfg.seed}/joint/{step}")
-        keys = {state.key for state in chosen}
-        states = [replace(state, trains=state.key in keys) for state in states]
+        states = marked(states, cfg.stages.joint.max_states, f"{cfg.seed}/joint/{step}")
     return states
 
 

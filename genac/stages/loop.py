@@ -15,6 +15,7 @@ from genac.runs.manifest import LOGS, TABLES, Entry, damaged, entries, entry, fi
 from genac.runs.progress import Progress
 from genac.runs.store import Run
 from genac.runtime import Runtime
+from genac.stages.interrupts import Interrupts
 from genac.types import Advantages, Estimate, Group
 
 SHOWN = (
@@ -64,13 +65,15 @@ class Loop:
         self.tokenizer = tokenizer
         self.root = run.checkpoints / stage
         self.cost = Cost()
+        self.interrupts = Interrupts()
         self.files: dict[str, Entry] = {}  # of the run's folder, as the newest checkpoint saw them
         self.bf16 = {role: r.bf16 for role, r in runtimes.items()}
         self.alarms = Alarms(run, warn, bf16=any(self.bf16.values()))
 
     def __iter__(self) -> Iterator[int]:
         first = self._resume()
-        with Progress(self.stage, self.cfg.steps, start=first, sparks=SPARKS) as self.progress:
+        bar = Progress(self.stage, self.cfg.steps, start=first, sparks=SPARKS)
+        with Interrupts() as self.interrupts, bar as self.progress:
             yield from range(first, self.cfg.steps)
 
     def _resume(self) -> int:
@@ -112,7 +115,9 @@ class Loop:
         estimates: Sequence[Estimate] = (),
         advantages: Advantages | None = None,
     ) -> None:
-        """Logs the step, stores what is due, raises alarms, saves a checkpoint when due."""
+        """Logs the step, stores what is due, raises alarms, saves a checkpoint when due or when
+        Ctrl-C was pressed, for which KeyboardInterrupt follows.
+        """
         self.run.log(self.stage, step, metrics)
         every = self.cfg.log_rollouts_every
         if groups and every and (step % every == 0 or step == self.cfg.steps - 1):
@@ -125,8 +130,11 @@ class Loop:
         self.progress.update(
             step + 1, **{k: metrics[k] for k in SHOWN if metrics.get(k) is not None}
         )
-        if (step + 1) % self.cfg.save_every == 0 or step + 1 == self.cfg.steps:
+        last, stopped = step + 1 == self.cfg.steps, self.interrupts.pressed
+        if last or stopped or (step + 1) % self.cfg.save_every == 0:
             self.save(step + 1)
+        if stopped:
+            raise KeyboardInterrupt
 
     def _decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         # Responses are the actor's tokens; the critic's tokenizer may be another.

@@ -8,6 +8,7 @@ from typing import Any
 
 from genac.config.run import RunConfig
 from genac.evals.ground_truth import NoPanel, Panel, build_panel, load_panel, save_panel
+from genac.runs.progress import phase
 from genac.runs.store import Run
 from genac.runtime import Runtime
 from genac.stages.inputs import (
@@ -72,5 +73,6 @@ def stored_panel(setup: Setup, actor_path: Path, actor: Runtime, options: dict[s
 def build(inputs: PanelInputs, run: Run, actor: Runtime) -> None:
     cfg, world = inputs.cfg, inputs.setup().world
     count, continuations = cfg.evaluate.panel_problems, cfg.evaluate.panel_continuations
-    panel = build_panel(actor, world, cfg.states, count, continuations)
+    with phase(f"critic panel: {count} problems, {continuations} continuations per state"):
+        panel = build_panel(actor, world, cfg.states, count, continuations)
     save_panel(panel, run.path / "panel.jsonl", actor)

@@ -15,12 +15,15 @@ from genac.config.run import RunConfig
 from genac.critics import critic_class
 from genac.distributed.build import require_shared
 from genac.distributed.tinker.account import LEDGER, bill
+from genac.engines.vllm.sharing import shared_servers
 from genac.evals.critic import brief, evaluate_critic, trivial_baselines
 from genac.evals.ground_truth import Panel, revalue
 from genac.evals.policy import PolicyScore, evaluate_policy
+from genac.hardware import with_engines
 from genac.hub.model_cards import write_cards
 from genac.hub.origins import hub_models
 from genac.runs.files import alone, sweep
+from genac.runs.progress import phase
 from genac.runs.store import Run, environment
 from genac.runtime import Runtime
 from genac.stages import base_model, critic_rl, joint, sft, warmup
@@ -61,6 +64,7 @@ def train(cfg: RunConfig) -> Path:
 
     Where another process works on the same folder, this one waits, and goes on where that ended.
     """
+    cfg = with_engines(cfg)  # what config.json keeps
     setup, early = Setup.of(cfg), Setup.of(prepared_config(cfg))
     folder, digests = Path(cfg.output_dir), contents(cfg)
     if finished(cfg, digests):
@@ -76,7 +80,7 @@ def train(cfg: RunConfig) -> Path:
             require_progress(run, "joint")
             name = config_hash(cfg, digests)
             describe(run, digests, name)
-            with run.reporting(cfg.report_to):
+            with run.reporting(cfg.report_to), shared_servers():
                 require_shared(setup.hardware, (folder, Path(cfg.stages.folder)))
                 with_restarts(run, lambda: train_in(setup, early, run, name))
         write_cards(run.path)
@@ -94,12 +98,14 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str) -> None:
     for folder in ready.folders:
         import_metrics(run, folder)
     # 2 where we start
-    actor = setup.actor(ready.actor)
+    with phase(f"loading the actor, {ready.actor}"):
+        actor = setup.actor(ready.actor)
     before = held_out(setup, actor)
     panel, no_panel = fixed_panel(early, ready.actor, actor)
     report = critic_report(early, ready, actor, panel, before.mean)
     # 3 joint training
-    critic = setup.critic(ready.critic, actor)
+    with phase(f"loading the critic, {ready.critic}" if ready.critic else "preparing the critic"):
+        critic = setup.critic(ready.critic, actor)
     reference = setup.actor(ready.actor) if cfg.actor.loss.beta else None
     loop = joint.train(setup, run, actor, critic, reference, name)
     # 4 where we arrived
@@ -134,7 +140,10 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str) -> None:
 def held_out(setup: Setup, actor: Runtime) -> PolicyScore:
     """Success on the held-out problems of the run's evaluation."""
     size = setup.cfg.evaluate
-    return evaluate_policy(actor, setup.world, size.num_problems, size.num_samples)
+    with phase(
+        f"held-out success: {size.num_problems} problems, {size.num_samples} responses each"
+    ):
+        return evaluate_policy(actor, setup.world, size.num_problems, size.num_samples)
 
 
 def prepare(setup: Setup) -> Prepared:
@@ -226,4 +235,5 @@ def stage_score(
     """One critic on the panel, told the actor's success rate before training."""
     critic = setup.critic(path, actor)
     critic.set_success_rate(success)
-    return brief(evaluate_critic(critic, panel))
+    with phase(f"the critic {path} on the panel: {len(panel.states)} states"):
+        return brief(evaluate_critic(critic, panel))

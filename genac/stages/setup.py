@@ -20,9 +20,9 @@ from genac.distributed.build import (
     require_supported,
 )
 from genac.engines import SERVED, require_engine
-from genac.engines.vllm.checks import require_heads, require_vllm
+from genac.engines.vllm.checks import require_gpus, require_heads, require_vllm
 from genac.evals.room import beyond_context, fitting, require_room, skips, splits_of
-from genac.hardware import Hardware
+from genac.hardware import Hardware, visible_gpus
 from genac.models.loading import load_context, load_tokenizer
 from genac.models.tiny import build_tokenizer
 from genac.rollout import World
@@ -147,6 +147,8 @@ def require_engines(cfg: RunConfig, hardware: Hardware) -> None:
     if not roles:
         return
     require_vllm(cfg.hardware.vllm, tuple(roles))
+    if hardware.device.type == "cuda":
+        require_gpus(cfg.hardware.vllm, len(visible_gpus()))
     tiny, own = cfg.actor.tiny, cfg.critic.model_name_or_path is not None
     made = cfg.actor.model_name_or_path is None and not (roles == ["critic"] and own)
     if made and hardware.device.type == "cpu" and not cfg.hardware.vllm.urls:

@@ -2,7 +2,8 @@
 
 A model that never meets the task's format is never rewarded, so RL has nothing to go on from. The
 demonstrations are the task's own, or rows of a file: chats, or prompts with completions. Only
-completions are trained, behind prompts as RL will write them. Adapters (actor.lora) are merged into
+completions are trained, behind prompts as RL will write them: with `instruction` and `system` of
+the task, where a row has not got its own. Adapters (actor.lora) are merged into
 what is saved; RL goes on with new ones.
 """
 
@@ -33,7 +34,7 @@ from genac.stages.inputs import (
 from genac.stages.loop import Loop, warn
 from genac.tasks import make_task
 from genac.tasks.base import Task
-from genac.tasks.files import shuffled
+from genac.tasks.files import dressed, shuffled
 from genac.tasks.sources import rows
 from genac.tasks.values import Row, as_text, chat, missing
 from genac.types import Problem, Sample
@@ -43,7 +44,7 @@ Demonstration = tuple[Problem, str]  # what is asked, and the response to imitat
 
 @dataclass(frozen=True)
 class WarmupInputs(StageInputs):
-    """Of the task only where no file of demonstrations is named."""
+    """Of the task all where no file of demonstrations is named, else what its prompts wear."""
 
     stage = "warmup"
 
@@ -52,11 +53,14 @@ class WarmupInputs(StageInputs):
     @classmethod
     def of(cls, cfg: RunConfig, start: Path) -> WarmupInputs:
         """ValueError where a saved model is not as it was written."""
-        source = ("seed",) if cfg.stages.warmup.path else TASK
+        source: tuple[str, ...] = TASK
+        changes: dict[str, Any] = {ACTOR_PATH: str(start)}
+        if cfg.stages.warmup.path:
+            source, changes["task.options"] = ("seed", "task.options"), dress_of(cfg)
         reads = (*source, *ACTOR, "stages.warmup", *HARDWARE)
         defaults = (*ACTOR_DEFAULTS, "actor.engine", "hardware.engine")  # nothing is sampled here
         return cls(
-            *stage_config(cfg, reads, {ACTOR_PATH: str(start)}, defaults),
+            *stage_config(cfg, reads, changes, defaults),
             Artifact.model(start),
         )
 
@@ -74,7 +78,7 @@ def check(cfg: RunConfig) -> None:
     if stage.path is None:
         of_task(make_task(cfg.task, cfg.seed), cfg.seed, 0)
     else:
-        of_file(stage)
+        of_file(cfg)
 
 
 def train(inputs: WarmupInputs, run: Run) -> None:
@@ -115,7 +119,7 @@ class Samples:
         if self.stage.path is None:
             self.task = make_task(cfg.task, cfg.seed)
             return
-        samples = [response_sample(tokenizer, *pair) for pair in of_file(self.stage)]
+        samples = [response_sample(tokenizer, *pair) for pair in of_file(cfg)]
         self.rows = [sample for sample in samples if len(sample.ids) <= limit]
         longest = max(len(sample.ids) for sample in samples)
         if not self.rows:
@@ -172,12 +176,27 @@ def of_task(task: Task, seed: int, index: int) -> Demonstration:
     return problem, task.demonstration(problem, rng, 0.0)
 
 
-def of_file(stage: WarmupStage) -> list[Demonstration]:
-    """The rows of a file or data set. ValueError naming what is there where columns are missing,
-    and the row where one is empty."""
+def of_file(cfg: RunConfig) -> list[Demonstration]:
+    """The rows of a file or data set, with prompts as RL writes them. ValueError naming what is
+    there where columns are missing, and the row where one is empty."""
+    stage, dress = cfg.stages.warmup, dress_of(cfg)
     assert stage.path is not None
-    result = rows(stage.path)
-    return list(demonstrations(result, stage))
+    result = demonstrations(rows(stage.path), stage)
+    return [(as_asked(problem, **dress), response) for problem, response in result]
+
+
+def dress_of(cfg: RunConfig) -> dict[str, str]:
+    """What a file task writes around its prompts; other tasks have no such options."""
+    return {k: v for k, v in cfg.task.options.items() if k in ("instruction", "system") and v}
+
+
+def as_asked(problem: Problem, instruction: str = "", system: str = "") -> Problem:
+    """A row's prompt with both, but for a system's message or an instruction that it has itself."""
+    prompt = problem.prompt
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    own = any(message["role"] == "system" for message in messages)
+    last = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
+    return dressed(problem, "" if instruction in last else instruction, "" if own else system)
 
 
 def demonstrations(result: list[Row], stage: WarmupStage) -> Iterator[Demonstration]:

@@ -103,7 +103,7 @@ def load_math() -> Scorer:
         import math_verify
     except ImportError as error:
         raise ValueError(
-            "reward 'math' needs math-verify, which is not installed; pip install math-verify"
+            "reward 'math' needs math-verify, which is not installed; pip install 'genac[math]'"
         ) from error
     # It warns that its own time limits are off. They use signal.alarm; the worker has a better one.
     logging.getLogger("math_verify").setLevel(logging.ERROR)

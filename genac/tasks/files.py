@@ -109,17 +109,7 @@ class FileTask:
         return {"path": self.path, **sizes, "removed": dict(self._removed)}
 
     def _dressed(self, problem: Problem) -> Problem:
-        """The problem as it is asked: with the instruction, behind the system's message."""
-        if not self.instruction and not self.system:
-            return problem
-        prompt = problem.prompt
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        if self.instruction:
-            messages = instructed(messages, self.instruction)
-        if self.system:
-            messages = [{"role": "system", "content": self.system}, *messages]
-        plain = isinstance(prompt, str) and not self.system
-        return replace(problem, prompt=messages[0]["content"] if plain else messages)
+        return dressed(problem, self.instruction, self.system)
 
     def __getstate__(self) -> Row:
         """Settings only: the verifier's process gets each problem with its response."""
@@ -233,6 +223,20 @@ def question_text(prompt: str | list[Message]) -> str:
         return prompt
     question = prompt if open_answer(prompt) is None else prompt[:-1]
     return "\n".join(m["content"] for m in question if m["role"] != "system")
+
+
+def dressed(problem: Problem, instruction: str, system: str) -> Problem:
+    """The problem as it is asked: with the instruction, behind the system's message."""
+    if not instruction and not system:
+        return problem
+    prompt = problem.prompt
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if instruction:
+        messages = instructed(messages, instruction)
+    if system:
+        messages = [{"role": "system", "content": system}, *messages]
+    plain = isinstance(prompt, str) and not system
+    return replace(problem, prompt=messages[0]["content"] if plain else messages)
 
 
 def instructed(messages: list[Message], instruction: str) -> list[Message]:

@@ -13,13 +13,8 @@ Row = Mapping[str, Any]
 
 EXAMPLES = 4
 MAX_STEPS = 24  # shown per trajectory; token-wise critics have thousands of states
-SCALE = (
-    "#00224e",
-    "#414d6b",
-    "#7d7c78",
-    "#bcae6c",
-    "#fee838",
-)  # cividis: safe for colour-blind eyes
+# vermilion 0, neutral 0.5, blue 1, as the viewer's light theme: safe for colour-blind eyes
+SCALE = ("#e8743b", "#e9ecef", "#4c9bd6")
 
 
 def trajectories(estimates: Sequence[Row], rollouts: Sequence[Row]) -> str:
@@ -34,12 +29,23 @@ def trajectories(estimates: Sequence[Row], rollouts: Sequence[Row]) -> str:
 
 
 def _chosen(by_response: Mapping[tuple, list[Row]]) -> list[tuple]:
-    ranked = sorted(by_response, key=lambda key: -_movement(by_response[key]))
+    ranked = _distinct(by_response, sorted(by_response, key=lambda k: -_movement(by_response[k])))
     right = [key for key in ranked if _succeeded(by_response[key])]
     wrong = [key for key in ranked if key not in set(right)]
     half = EXAMPLES // 2
     first = right[:half] + wrong[:half]
     return first + [key for key in ranked if key not in first][: EXAMPLES - len(first)]
+
+
+def _distinct(by_response: Mapping[tuple, list[Row]], keys: Sequence[tuple]) -> list[tuple]:
+    """The responses without those whose text, for the same problem, came before."""
+    first: dict[Any, tuple] = {}
+    for key in keys:
+        rows = sorted(by_response[key], key=lambda row: row.get("start") or 0)
+        texts = tuple(row.get("step_text") for row in rows)
+        place = key if None in texts else (rows[0].get("problem_id"), texts)
+        first.setdefault(place, key)
+    return list(first.values())
 
 
 def _succeeded(rows: Sequence[Row]) -> bool:
@@ -76,10 +82,14 @@ def _step(row: Row) -> str:
     cells = (
         _chip(row.get("value")),
         f"<pre>{esc(clip(text, 800))}</pre>",
-        esc(number(row.get("advantage"))),
+        _signed(row.get("advantage")),
         _reasoning(row.get("rationale") or ""),
     )
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _signed(value: Any) -> str:
+    return f"{value:+.2f}" if is_number(value) else "-"
 
 
 def _reasoning(text: str) -> str:
@@ -92,8 +102,7 @@ def _reasoning(text: str) -> str:
 def _chip(value: float | None) -> str:
     if not is_number(value):
         return '<span class="chip">missing</span>'
-    ink = "#000" if value > 0.45 else "#fff"
-    style = f"background:{colour(value)};color:{ink}"
+    style = f"background:{colour(value)};color:#000"
     return f'<span class="chip" style="{style}">{value:.2f}</span>'
 
 

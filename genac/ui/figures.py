@@ -6,9 +6,22 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Okabe and Ito's palette, which colour-blind people can tell apart.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#999999")
-MARKERS = "osD^vPX*"
+# Okabe and Ito's palette, which colour-blind people can tell apart, then two for large figures.
+COLOURS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#999999"),
+    *("#7b3294", "#8c510a"),
+)
+MARKERS = "osD^vPX*hp<>"
+DASHES = ("solid", "dashed", "dotted", "dashdot")
+
+
+def look(index: int) -> dict[str, Any]:
+    """Colour, marker and dashes of a series: no two of a figure are alike, also without colour."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": DASHES[index // 8 % len(DASHES)],
+    }
 
 
 def reliability(title: str, series: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -19,7 +32,7 @@ def reliability(title: str, series: Mapping[str, Sequence[Mapping[str, Any]]]) -
         known = [b for b in bins if b["count"]]
         axes.plot(
             [b["predicted"] for b in known], [b["actual"] for b in known], label=name,
-            color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], markersize=4,
+            markersize=4, **look(index),
         )  # fmt: skip
     legend(axes)
     return as_svg(figure, title)

@@ -172,8 +172,7 @@ def _row(one: Trajectory, step: Step, tokens: bool) -> str:
     known, worst = step.value is not None, one.worst is not None and one.steps[one.worst] is step
     paint = ""
     if step.value is not None:
-        ink = "#000" if step.value > 0.45 else "#fff"
-        paint = f";background:{colour(step.value)};color:{ink}"
+        paint = f";background:{colour(step.value)};color:#000"
     change = signed(step.change) + (" largest fall" if worst else "")
     written = f"<pre style='{PRE}'>{esc(step.text)}</pre>"
     reasoning = f"<pre style='{PRE}'>{esc(step.rationale)}</pre>"

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,42 @@ needs_chromium = [
 needs_axe = pytest.mark.skipif(
     not AXE.is_file(), reason=f"no axe-core at {AXE}: npm install axe-core"
 )
+
+
+@contextmanager
+def serving(*arguments: str | Path) -> Iterator[str]:
+    """The address of `genac view` with these arguments, in a process of its own."""
+    command = [sys.executable, "-m", "genac.cli", "view", *map(str, arguments), "--no-browser"]
+    server = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    try:
+        yield next(word for word in server.stdout.readline().split() if word.startswith("http"))
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@contextmanager
+def visiting(chromium: Any, address: str, width: int = 1440, theme: str = "light") -> Iterator[Any]:
+    """An open page; whatever the console or another server is asked for fails the test."""
+    context = chromium.new_context(
+        viewport={"width": width, "height": 900 if width > 800 else 844}, color_scheme=theme
+    )
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    wrong: list[str] = []
+    page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    root = address.partition("#")[0].partition("pair")[0]
+    page.on("request", lambda r: None if allowed(r.url, root) else wrong.append(r.url))
+    page.goto(address)
+    yield page
+    assert wrong == []
+    context.close()
+
+
+def allowed(url: str, address: str) -> bool:
+    return url.startswith((address, "data:", "blob:"))
 
 
 def until(page: Any, condition: str) -> None:

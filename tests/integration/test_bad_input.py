@@ -63,13 +63,15 @@ def test_recipe(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--actor.tiny.width", "3"], ["Unrecognized", "--actor.tiny.width", "--help"]),
+        (["--actor.tiny.width", "3"], ["unknown key", "--actor.tiny.width", "--help"]),
         (["--rollout.temprature", "1"], ["--rollout.temprature", "--rollout.temperature"]),
-        (["--seed", "many"], ["--seed", "many"]),
+        (["--seed", "many"], ["seed: ", "'many'", "integer"]),
         (["--rollout.temperature", "-1"], ["temperature", "-1", "greater than 0"]),
         (["--algorithm", "dpo"], ["algorithm", "dpo", "vineppo"]),
         (["--critic.kind", "none"], ["critic.kind", "group_mean"]),
         (["--task.options.min_steps"], ["--task.options.min_steps", "needs a value"]),
+        (["--rollout.num_prompts"], ["--rollout.num_prompts", "needs a value"]),
+        (["more"], ["'more'", "--dotted.key value"]),
     ],
     ids=str,
 )
@@ -78,13 +80,14 @@ def test_command_line(
 ) -> None:
     message = refused("train", recipe(), *arguments)
     assert all(word in message for word in words), message
+    assert message.startswith("genac train: ") and "╭" not in message
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "nowhere.yaml"], ["nowhere.yaml", "recipes/arithmetic.yaml"]),
-        (["trian"], ["trian", "train"]),
+        (["train", "nowhere.yaml"], ["nowhere.yaml", "genac recipes"]),
+        (["trian"], ["trian", "did you mean train?"]),
         (["eval"], ["usage", "RUN"]),
         (["eval", "nowhere"], ["nowhere", "no run"]),
         (["report", "nowhere"], ["nowhere"]),

@@ -100,6 +100,35 @@ def test_a_run_goes_on_without_a_machine_that_dies(
     assert len(again.events("restarted")) == 1
 
 
+def test_a_run_goes_on_with_fewer_workers_where_a_machine_cannot_be_replaced(
+    cluster: Any, run_micro: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for node in list(cluster.worker_nodes)[1:]:
+        cluster.remove_node(node)
+    cluster.wait_for_nodes()
+    whole = run_micro(**on(cluster, 2), output_dir=str(tmp_path / "whole"))
+    call, sizes = pool.Pool.call, []
+
+    def losing(self: pool.Pool, command: str, arguments: Any) -> Any:
+        if command == "step_on":
+            sizes.append(self.size)
+            if len(sizes) == 4:
+                (lost,) = cluster.worker_nodes
+                cluster.remove_node(lost, allow_graceful=False)
+        return call(self, command, arguments)
+
+    monkeypatch.setattr(pool.Pool, "call", losing)
+    with pytest.warns(UserWarning, match="goes on with 1 of 2 workers"):
+        again = run_micro(**on(cluster, 2))
+    assert sizes[:4] == [2] * 4 and set(sizes[4:]) == {1}
+    assert len(again.events("restarted")) == 1
+    for one, two in zip(results(again, "joint"), results(whole, "joint"), strict=True):
+        for key in one.keys() - {"stage", "cost/tokens", "cost/flops"}:
+            if one[key] is not None or two[key] is not None:
+                assert one[key] == pytest.approx(two[key], rel=1e-4, abs=1e-4), key
+    pool.leave()
+
+
 def nodes_of(workers: pool.Pool) -> set[str]:
     return {spot.node for spot in workers.spots}
 

@@ -226,20 +226,15 @@ QUICK = {
     "finished": [
         ("run/actor/model.safetensors", "flipped"),
         ("run/critic/critic.json", "half"),
-        ("run/metrics.jsonl", "empty"),
         ("run/summary.json", "keys"),
-        ("run/done.json", "list"),
         ("run/rollouts/joint-000000.parquet", "half"),
     ],
     "interrupted": [
         ("run/metrics.jsonl", "flipped"),
         ("run/estimates/joint-000001.parquet", "missing"),
-        ("run/config.json", "string"),
         ("run/checkpoints/joint/step-000002/manifest.json", "list"),
         ("stages/base-*/model/model.safetensors", "flipped"),
-        ("stages/critic_rl-*/model/critic.json", "keys"),
         ("stages/traces-*/traces.jsonl", "half"),
-        ("stages/traces-*/done.json", "missing"),
         ("stages/critic_sft-*/done.json", "null"),
     ],
 }
@@ -257,7 +252,7 @@ def test_some_damaged_files(state: str, shared: Any, genac: Genac) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("stage", ["base", "traces"])
+@pytest.mark.parametrize("stage", [pytest.param("base", marks=pytest.mark.slow), "traces"])
 def test_a_damaged_stage_that_is_deleted_is_made_again(
     stage: str, shared: Any, genac: Genac, refused: Callable[..., str]
 ) -> None:

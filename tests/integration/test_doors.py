@@ -76,7 +76,7 @@ def test_a_new_critic_runs_the_whole_pipeline(
     assert genac("doctor", file).code == 0
 
 
-@pytest.mark.parametrize("algorithm", ["genac", "grpo"])
+@pytest.mark.parametrize("algorithm", ["genac", pytest.param("grpo", marks=pytest.mark.slow)])
 def test_a_new_engine_runs_the_whole_pipeline(
     algorithm: str,
     monkeypatch: pytest.MonkeyPatch,

@@ -250,6 +250,7 @@ def test_prompts_beyond_the_context_are_missing_and_counted(
         (("{critic}", "nowhere.jsonl"), "'nowhere.jsonl' does not exist"),
         (("{tiny}", "{file}"), "holds no critic.json"),
         (("openai:m", "{file}"), "openai:MODEL@URL"),
+        (("{head}", "{file}", "--samples", "2"), "is a value head, which writes none"),
     ],
 )
 def test_bad_requests_are_one_line_before_anything_is_loaded(
@@ -257,5 +258,6 @@ def test_bad_requests_are_one_line_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setattr(eval_solutions, "load_scorer", None)
     names = {"critic": critics["generative"], "file": written(tmp_path), "tiny": tiny_folder}
+    names["head"] = critics["discriminative"]
     answer = genac("eval", "solutions", *(a.format(**names) for a in arguments))
     assert answer.code == 2 and message in answer.err, answer

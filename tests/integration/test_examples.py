@@ -1,4 +1,4 @@
-"""The loop for reading does what it says."""
+"""The examples do what they say."""
 
 from __future__ import annotations
 
@@ -7,18 +7,44 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from learning_server import learning_server
+from service import micro_start
+
+from genac.client import Client
 from genac.config.recipes import resolve
+from genac.tasks.arithmetic import ArithmeticTask
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "genac_loop.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def test_the_loop_trains_actor_and_critic(micro: Callable[..., dict[str, Any]], capsys) -> None:
-    spec = importlib.util.spec_from_file_location("genac_loop", EXAMPLE)
+def loaded(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec and spec.loader
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    rewards = example.train(resolve(micro()))
+    return example
+
+
+def test_the_loop_trains_actor_and_critic(micro: Callable[..., dict[str, Any]], capsys) -> None:
+    rewards = loaded("genac_loop").train(resolve(micro()))
     assert len(rewards) == 3 and all(0 <= reward <= 1 for reward in rewards)
     printed = capsys.readouterr().out.splitlines()
     lines = [line for line in printed if line.startswith("step ")]  # not the stages' progress
     assert len(lines) == 5 and all("of" in line and "values missing" in line for line in lines)
+
+
+def test_any_trainer_learns_the_same_with_a_critic_over_http(stages: Path, capsys) -> None:
+    start, train = micro_start(stages, steps=0), loaded("any_trainer").train
+    task = ArithmeticTask(seed=1, min_steps=1, max_steps=2, operators="+")
+    printed = []
+    for over_http in (False, True):
+        torch.manual_seed(0)
+        critic = start.load()
+        capsys.readouterr()
+        with learning_server(critic) as server, Client(server.address) as client:
+            rewards = train(str(start.actor), client if over_http else critic, task, 2)
+        assert critic.step == len(rewards) == 2
+        printed.append(capsys.readouterr().out)
+    # The critic's measurements too, to the last digit.
+    assert printed[0] == printed[1] and "critic/loss" in printed[0]

@@ -13,7 +13,7 @@ from micro import MICRO
 from genac.config.algorithms import merge
 from paper.critics import value_regression
 from paper.downstream_report import highest
-from paper.page import BEGIN, END, update_page
+from paper.page import BEGIN, END, replace_table, update_pages
 from paper.plan import EXPERIMENTS, expand, read_plan, run_experiment
 
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"
@@ -93,12 +93,14 @@ def test_the_page_keeps_its_prose_and_takes_its_table_from_the_files(folder):
     record = {"rows": [row], "seeds": [0, 1], "command": "python -m paper x", "commit": "abc",
               "plan": {"experiment": "regime"}}  # fmt: skip
     (results / "map.json").write_text(json.dumps(record))
-    (results / "README.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    assert update_page(results, list(EXPERIMENTS))
-    text = (results / "README.md").read_text()
+    for page in ("README.md", "all-claims.md"):
+        (results / page).write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    update_pages(results, list(EXPERIMENTS))
+    assert "\nold\n" not in (results / "README.md").read_text()
+    text = (results / "all-claims.md").read_text()
     assert text.startswith("before") and text.endswith("after\n") and "old" not in text
     assert "| c | o | agrees | 0, 1 | [map](map.md): `python -m paper x` (abc) |" in text
-    assert not update_page(folder, list(EXPERIMENTS))
+    assert not replace_table(folder / "README.md", lambda: "")
 
 
 METHODS = {

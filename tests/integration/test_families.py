@@ -127,6 +127,7 @@ def test_one_base_with_two_sets_of_adapters(
     values["actor"] |= {"lora": lora}
     values["critic"] |= {"lora": lora, "share_base": True, "model_name_or_path": None}
     values["evaluate"] |= {"panel_problems": 2, "panel_continuations": 2}
+    values["stages"]["joint"]["steps"] = 2
     whole = Run.open(train(resolve(values)))
     again = values | {"output_dir": str(tmp_path / "again")}
     interrupted_at(1, monkeypatch, again)

@@ -4,6 +4,7 @@ on a tiny model of the same family with data of the same schema."""
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,12 @@ TINY_STEPS: dict[str, Any] = {
     "critic": {"generative": {"max_new_tokens": 12}, "num_continuations": 2},
     "stages": {
         "synthesize": {
-            "oracle": "outcome",
             "num_prompts": 4,
             "num_generations": 2,
+            "num_requests": 8,
             "num_states": 8,
+            "continuations": 2,
+            "bare_scores": True,  # a tiny model writes no score that could be read
         },
         "critic_rl": {"steps": 1, "num_prompts": 2},
         "joint": {"steps": 2, "eval_every": 0},
@@ -78,6 +81,28 @@ def local_copy(name: str, folder: Path, model: str) -> dict[str, Any]:
     return merge(values, places)
 
 
+def costs_in_the_docs(name: str) -> dict[str, list[str]]:
+    """What docs/real-models.md says of a recipe: GiB, then tokens of a joint step."""
+    text = (RECIPES.parent / "docs" / "real-models.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+    memory, tokens = ([cell.strip() for cell in row.split("|")[2:-1]] for row in rows)
+    _, genac, ppo, neither = memory
+    responses, rationales, continuations = tokens
+    return {
+        "genac": [genac, responses, rationales],
+        "ppo": [ppo, responses],
+        "vineppo": [neither, responses, continuations],
+        "grpo": [neither, responses],
+    }
+
+
+def cost(lines: list[str]) -> list[str]:
+    """The same from the doctor's lines."""
+    (memory,) = (line for line in lines if line.startswith("ok   memory: about"))
+    (tokens,) = (line for line in lines if line.startswith("ok   tokens: a joint step"))
+    return [f"{float(memory.split()[3]):.0f}", *re.findall(r"[\d,]*\d", tokens)]
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "algorithm", ["genac", *(pytest.param(a, marks=pytest.mark.slow) for a in ALGORITHMS[1:])]
@@ -98,11 +123,21 @@ def test_the_doctor_finds_no_fault_on_the_gpu_it_is_for(
     assert any("a GPU of 80 GiB, bf16" in line for line in lines)
     tokens = "ok   critic: scores 0..9 are one token each, 10 two"
     assert (tokens in lines) == (algorithm == "genac" and "paper" not in name)
-    assert any(line.startswith("ok   memory: about") for line in lines)
+    shown = costs_in_the_docs(name)[algorithm]
+    assert shown == cost(lines)
+    if algorithm == "genac":
+        head = (RECIPES / f"{name}.yaml").read_text().split("\nname:")[0]
+        assert all(number in head for number in (f"{shown[0]} GiB", *shown[1:]))
     lines, healthy = examine(cfg, gpu_gib=8)
     (line,) = [line for line in lines if line.startswith("FAIL memory")]
     assert not healthy and "the models alone are too large" in line
     assert ("lora.rank 16" in line) == ("lora" not in name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_stage_of_an_instruct_model_teaches_reasoning_and_not_only_scores(name: str):
+    oracle = read_recipe(RECIPES / f"{name}.yaml")["stages"]["synthesize"]["oracle"]
+    assert oracle in ("monte_carlo", "endpoint")
 
 
 @pytest.mark.slow
@@ -115,6 +150,8 @@ def test_every_stage_on_a_tiny_model_of_the_family(
 ) -> None:
     model = save_family("qwen3", tmp_path / "model", context=2048)
     values = merge(local_copy(name, tmp_path, model), TINY_STEPS)
+    if values["stages"]["synthesize"]["oracle"] == "endpoint":  # there is none here
+        values["stages"]["synthesize"]["oracle"] = "outcome"
     values["hardware"] = values["hardware"] | {"processes": 2 if "8gpu" in name else 1}
     for own in values["per_algorithm"].values():
         own.get("stages", {}).get("critic_rl", {}).update({"steps": 1, "num_prompts": 2})

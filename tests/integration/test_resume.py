@@ -42,7 +42,11 @@ def uninterrupted() -> dict[str, Run]:
 @pytest.mark.timeout(300)  # two imports of torch and a whole run, on a machine that may be busy
 @pytest.mark.parametrize(
     ("algorithm", "stage", "step"),
-    [("genac", "joint", 2), ("genac", "critic_rl", 3), ("ppo", "joint", 3)],
+    [
+        ("genac", "joint", 2),
+        ("genac", "critic_rl", 3),
+        pytest.param("ppo", "joint", 3, marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_goes_on_bit_by_bit(
     algorithm: str,

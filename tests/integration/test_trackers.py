@@ -153,6 +153,16 @@ def test_wandb_offline(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_wandb_takes_the_project_that_its_variable_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", "a-project-of-ours")
+    sent("wandb", tmp_path)
+    for file in tmp_path.glob("wandb/offline-run-*/run-*.wandb"):
+        assert b"a-project-of-ours" in file.read_bytes()
+
+
+@pytest.mark.slow
 def test_trackio_on_this_machine(tmp_path: Path) -> None:
     name = sent("trackio", tmp_path)
     import sqlite3

@@ -5,23 +5,19 @@ what runs in one process give.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import vllm_fake
 from micro import Answer, Values, results
-from safetensors.torch import load_file
-from vllm_fake import Fake, reply, serve
+from vllm_fake import Fake, serve
+from vllm_local import Local, interpreter
 
 from genac.config.run import RunConfig
-from genac.engines.base import Request
-from genac.engines.local import LocalEngine
-from genac.models.loading import context_length, load_model, load_tokenizer
 from genac.runs.store import Run
 from genac.stages.setup import evaluated_here
 
@@ -34,57 +30,6 @@ ADAPTERS = {"rank": 4, "alpha": 8}
 def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of these tests alone, which look into it."""
     return tmp_path_factory.mktemp("stages")
-
-
-class Local:
-    """The server's model: our own engine over a folder."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-
-    def load(self, folder: str) -> LocalEngine:
-        self.folder = folder
-        return self.engine(load_model(folder))
-
-    def engine(self, model: Any) -> LocalEngine:
-        tokenizer = load_tokenizer(self.folder)
-        return LocalEngine(model, context_length(model, tokenizer), tokenizer=tokenizer)
-
-    def adapt(self, weights: LocalEngine, folder: str) -> LocalEngine:
-        """The base with an adapter merged in, by what PEFT's two files say."""
-        config = json.loads((Path(folder) / "adapter_config.json").read_text())
-        tensors = load_file(Path(folder) / "adapter_model.safetensors")
-        model = load_model(self.folder)
-        for name, a in tensors.items():
-            if not name.endswith(".lora_A.weight"):
-                continue
-            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-            b = tensors[name.replace("lora_A", "lora_B")]
-            scale = config["lora_alpha"] / config["r"]
-            model.get_submodule(module).weight.data += scale * (b @ a)
-        return self.engine(model)
-
-    def complete(self, weights: LocalEngine, body: dict[str, Any]) -> dict[str, Any]:
-        names = tuple(body.get("logprob_token_ids", ()))
-        request = Request(
-            tuple(body["prompt"]),
-            body["max_tokens"],
-            body["seed"],
-            temperature=body["temperature"],
-            top_p=body["top_p"],
-            stop_ids=tuple(body["stop_token_ids"]),
-            stop=tuple(body["stop"]),
-            token_prob_ids=names,
-        )
-        with self.lock:
-            (done,) = weights.generate([request])
-        top = [
-            {f"token_id:{n}": float(np.log(max(p, 1e-30))) for n, p in zip(names, row, strict=True)}
-            for row in done.token_probs
-        ]
-        return reply(
-            list(done.ids), done.logprobs.tolist(), top, done.finish, len(request.prompt_ids)
-        )
 
 
 @pytest.fixture
@@ -141,6 +86,17 @@ def test_a_run_on_servers_gives_what_a_local_run_gives(run_micro, prepared, serv
     one = joint(actor, critic, tmp_path, "one", vllm={"urls": [server(critic, "critic")]})
     one["critic"]["engine"] = "vllm"
     require_alike(run_micro(**one), local)
+
+
+def test_weights_that_a_server_does_not_take_end_the_run_with_a_message(
+    recipe, refused, prepared, server, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(Fake, "collective_rpc", lambda self, body: (200, {"results": [None]}))
+    actor, critic = prepared
+    urls = [server(actor, "actor"), server(critic, "critic")]
+    values = joint(actor, critic, tmp_path, "stuck", engine="vllm", vllm={"urls": urls})
+    message = refused("train", recipe(**values))
+    assert "genac train: http://127.0.0.1" in message and "from other weights" in message
 
 
 @pytest.mark.slow
@@ -221,3 +177,43 @@ def test_a_finished_run_is_evaluated_by_the_local_engine_where_its_servers_are_g
     ):
         assert answer.code == 0, answer.err
         assert "the local engine samples instead" in answer.err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_critics_of_a_run_and_of_its_evaluation_take_turns_on_one_server(
+    run_micro, tmp_path, genac
+):
+    run = run_micro(
+        actor={"tiny": {"hidden_size": 64}},  # heads that vLLM's CPU build knows
+        evaluate={"panel_problems": 2, "num_samples": 4, "num_problems": 16},
+        stages={"folder": str(tmp_path / "stages")},
+        hardware={"engine": "vllm", "vllm": {"python": interpreter(tmp_path)}},
+    )
+    assert set(run.summary()["critic"]["stages"]) == {"untrained", "sft", "rl"}
+
+    def starts(role: str) -> int:
+        log = run.path / "engines" / f"{role}-0.log"
+        return log.read_text().count("ready [")
+
+    assert (starts("actor"), starts("critic")) == (1, 1)
+    others = [str(folder.parent) for folder in (tmp_path / "stages").glob("critic_*/model")]
+    answer = genac("eval", "critic", str(run.path), *others, "--problems", "2")
+    assert answer.code == 0, answer.err
+    assert len(others) == 2 and (starts("actor"), starts("critic")) == (2, 2)
+    assert [file.name for file in (run.path / "engines").iterdir() if file.is_dir()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_bench_of_faults_kills_as_often_as_it_is_told(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    bench = Path(__file__).parents[2] / "bench" / "faults_vllm.py"
+    command = [sys.executable, str(bench), "--python", interpreter(tmp_path)]
+    command += ["--results", str(file), "--kills", "3", "--per-run", "2", "--within", "0.5"]
+    subprocess.run(command, check=True)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert sum(len(row["killed"]) for row in rows) == 3 and len(rows) >= 2
+    assert all(row["recovered"] and row["equal"] and not row["left"] for row in rows)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # all is there
+    assert "server" in done.stdout and file.read_text().count("\n") == len(rows)

@@ -212,7 +212,7 @@ def next_fault() -> str:
     return first.strip()
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str], backend: Any = Toy) -> None:
     if "-c" in arguments:  # the question for the version
         print(json.dumps(os.environ.get("GENAC_FAKE_VERSION", "0.32.0") or None))
         return
@@ -226,7 +226,7 @@ def main(arguments: list[str]) -> None:
         with open(shared, "r+b") as file:
             kept.append(mmap.mmap(file.fileno(), 4096))
     after = lambda flag: arguments[arguments.index(flag) + 1]  # noqa: E731
-    fake = Fake(after("serve"), after("--served-model-name"), fault=fault)
+    fake = Fake(after("serve"), after("--served-model-name"), backend(), fault)
     serve(fake, int(after("--port")))
     print("ready", arguments, flush=True)
     threading.Event().wait()

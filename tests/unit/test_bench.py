@@ -37,6 +37,7 @@ def scale(bench):
     return bench("scale")
 
 
+@pytest.mark.slow
 def test_a_pretrained_model_is_measured_in_both_precisions(bench, tiny_model):
     pretrained = bench("pretrained")
     args = Namespace(

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from genac.cli import main, own_paths
+from genac.config.algorithms import ALGORITHMS, PRESETS
 from genac.config.recipes import from_command_line, read_recipe, resolve, typed_text
-from genac.config.run import RunConfig, TaskConfig
+from genac.config.run import CreditConfig, RunConfig, TaskConfig
 from genac.models.loading import load_model, load_tokenizer
 from genac.models.tiny import save_tiny
 from genac.scoring import Critic
@@ -110,3 +111,73 @@ def test_models_at_home(home):
     assert load_model("~/m").config.max_position_embeddings == 8
     with pytest.raises(ValueError, match=f"{home}/m holds no critic.json"):
         Critic.from_pretrained("~/m")
+
+
+def test_keys_of_the_command_line_are_read_by_their_type():
+    cfg = from_command_line(
+        ["--rollout.num-prompts", "4", "--rollout.temperature=1e-1", "--report_to", "wandb",
+         "mlflow", "--actor.loss.no_mask_truncated_completions",
+         "--actor.optimizer.gradient_checkpointing",
+         "--hardware.vllm.args", "[--seed, 3]", "--hardware.vllm.kv_cache_gb", "None",
+         "--task.shift", "{far: {max_steps: 9}}", "--evaluate.panel_problems", "0", "--seed", "7"],
+        "",
+    )  # fmt: skip
+    assert (cfg.rollout.num_prompts, cfg.rollout.temperature, cfg.seed) == (4, 0.1, 7)
+    assert cfg.report_to == ["wandb", "mlflow"] and cfg.hardware.vllm.kv_cache_gb is None
+    assert cfg.actor.optimizer.gradient_checkpointing
+    assert not cfg.actor.loss.mask_truncated_completions
+    assert cfg.task.shift == {"far": {"max_steps": 9}} and cfg.evaluate.panel_problems == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rollout.num_promts", "3"], "unknown key; did you mean --rollout.num_prompts"),
+        (["--rollout.num_prompts", "0"], r"^rollout.num_prompts: .*greater.*\(given: '0'\)$"),
+        (["--seed", "--name", "x"], "^--seed needs a value$"),
+        (["--critic.kind", "none", "--algorithm", "ppo"], "^credit.estimator is 'gae' but"),
+        (["--report_to", "paper"], r"report_to.0: .*wandb.*\(given: 'paper'\)"),
+        (["--hardware.vllm.args", "[--seed"], "is no valid YAML"),
+        (["--seed", "1", "now"], "'now' belongs to no key"),
+    ],
+)
+def test_a_bad_key_of_the_command_line_is_one_plain_message(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        from_command_line(arguments, "")
+
+
+def test_help_lists_the_keys_with_the_values_that_were_typed(capsys):
+    with pytest.raises(SystemExit) as stop:
+        from_command_line(["--seed", "41", "--help"], "genac train")
+    assert stop.value.code == 0 and "(default: 41)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("preset", ["paper", "improved"])
+def test_a_config_made_in_python_is_what_its_name_says(algorithm, preset):
+    names: dict = {"algorithm": algorithm, "preset": preset}
+    assert RunConfig(**names) == resolve(names)
+    assert RunConfig(**RunConfig(**names).model_dump()) == RunConfig(**names)
+
+
+def test_what_is_set_wins_over_the_algorithm_and_the_rest_of_its_section_stays():
+    for credit in (CreditConfig(gamma=0.9), {"gamma": 0.9}):
+        cfg = RunConfig(algorithm="grpo", credit=credit)  # pyright: ignore[reportArgumentType]
+        assert (cfg.critic.kind, cfg.credit.estimator) == ("none", "group_mean")
+        assert (cfg.credit.gamma, cfg.credit.scale_rewards) == (0.9, "group")
+    assert (
+        RunConfig().critic.generative.prompt
+        == PRESETS["improved"]["critic"]["generative"]["prompt"]
+    )
+
+
+def test_one_algorithm_under_the_name_of_another_is_refused():
+    genac = {"critic": {"kind": "generative"}, "credit": {"estimator": "gae"}}
+    with pytest.raises(
+        ValueError, match=r"algorithm is 'grpo', but critic\.kind 'generative'.*'genac'"
+    ):
+        resolve({"algorithm": "grpo", **genac})
+    with pytest.raises(ValueError, match="set algorithm to that name"):
+        RunConfig(**{"critic": {"kind": "none"}, "credit": {"estimator": "group_mean"}})
+    mixed = resolve({"algorithm": "vineppo", "critic": {"kind": "actor_likelihood"}})
+    assert mixed.critic.kind == "actor_likelihood"  # no other algorithm is that

@@ -14,7 +14,7 @@ from transformers import GPTNeoXConfig, Qwen3Config, Qwen3ForCausalLM
 from genac.commands.doctor import machine, memory, model_bytes, placement
 from genac.commands.doctor.findings import Findings
 from genac.commands.doctor.lengths import candidates, measure
-from genac.commands.doctor.report import examine
+from genac.commands.doctor.report import examine, examine_machine
 from genac.config.algorithms import merge
 from genac.config.recipes import resolve
 from genac.engines import local
@@ -355,3 +355,20 @@ def test_the_doctor_says_how_many_gpus_would_do(recipe) -> None:
     assert "ok   device: 2 processes, each on a GPU of 2 GiB, bf16" in lines
     every = cfg.model_copy(update={"hardware": cfg.hardware.model_copy(update={"processes": 0})})
     assert any("say how many that machine has" in n for n in examine(every, gib)[0])
+
+
+def test_without_a_recipe_the_machine_is_examined():
+    lines, healthy = examine_machine()
+    assert healthy, lines
+    text = "\n".join(lines)
+    for part in (
+        "python ",
+        "torch ",
+        "threads: ",
+        "device: ",
+        "memory: ",
+        "compiler: ",
+        "extras: ",
+    ):
+        assert part in text
+    assert "context" not in text and "reward" not in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,20 @@ def test_a_set_cache_does_not_spare_the_share_that_is_free_at_a_start() -> None:
     assert line.startswith("FAIL") and "0.92 of the GPU free at every start" in line
     assert "--gpu-memory-utilization 0.37" in line
     assert on_gpu(40.0, kv_cache_gb=7.0, args=["--gpu-memory-utilization", "0.37"])[:2] == "ok"
+
+
+def test_servers_are_spread_over_gpus_a_critics_behind_an_actors() -> None:
+    pair = [server(replicas=2), replace(server(replicas=2), role="critic")]
+    assert [engines.numbers(s, 4) for s in pair] == [[0, 1], [2, 3]]
+    assert [engines.numbers(s, 3) for s in pair] == [[0, 1], [2, 0]]
+    wide = server(replicas=2, args=["--tensor-parallel-size", "2"])
+    assert engines.numbers(wide, 4) == [0, 1, 2, 3]
+    result, half = Findings(), ["--gpu-memory-utilization", "0.4"]
+    pair = [server(args=half), replace(server(args=half), role="critic")]
+    engines.on_gpu(result, pair, 45 * GIB, 80 * GIB, gpus=2, workers=1)
+    assert "1 server (0.4 of the GPU) and learners of 45.0 GiB share GPU 0" in result.lines[0]
+    engines.on_gpu(result, pair, 45 * GIB, 80 * GIB, gpus=1, workers=1)
+    assert "2 servers (0.4 of the GPU each) and learners of 45.0 GiB share" in result.lines[1]
 
 
 # --- whole recipes ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,14 +170,23 @@ def test_it_can_be_turned_off_silently(elsewhere, monkeypatch):
     assert engine.decoder is not None and engine.decoder.native is None
 
 
-def test_it_is_compiled_once(compiled, elsewhere):
+@pytest.fixture
+def one_source(monkeypatch):
+    """A part that takes a second to compile."""
+    csrc = Path(compiler.__file__).parent / "csrc"
+    monkeypatch.setattr(compiler, "SOURCES", [csrc / "interface.cpp", csrc / "structs.h"])
+
+
+def test_it_is_compiled_once(compiled, elsewhere, one_source):
     first = compiler.compiled()
     stamp = first.stat().st_mtime_ns
     assert compiler.compiled() == first and first.stat().st_mtime_ns == stamp
     assert [p.name for p in first.parent.iterdir()] == [first.name]
 
 
-def test_a_compiler_that_fails_is_followed_by_the_next(compiled, elsewhere, monkeypatch):
+def test_a_compiler_that_fails_is_followed_by_the_next(
+    compiled, elsewhere, one_source, monkeypatch
+):
     monkeypatch.delenv("CXX", raising=False)
     working = compiler.compiled().name
     monkeypatch.setattr(compiler, "COMPILERS", ("false", *compiler.COMPILERS))

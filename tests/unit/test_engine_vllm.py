@@ -22,10 +22,17 @@ from genac.config.engines import VllmConfig
 from genac.config.models import LoraConfig
 from genac.engines.base import Completion, Request
 from genac.engines.vllm import guardian, servers, weights
-from genac.engines.vllm.checks import head_size, require_heads, require_vllm, version_in
+from genac.engines.vllm.checks import (
+    head_size,
+    require_gpus,
+    require_heads,
+    require_vllm,
+    version_in,
+)
 from genac.engines.vllm.engine import VllmEngine
 from genac.engines.vllm.http import NoAnswer
 from genac.engines.vllm.process import Launch, ServerError
+from genac.engines.vllm.sharing import shared_servers
 from genac.engines.vllm.weights import Source, WeightsDiffer
 from genac.hardware import chosen
 from genac.runs.files import sweep
@@ -312,6 +319,123 @@ def test_critics_that_follow_each_other_on_the_base_of_an_actor(fakes, start):
             require_answers(critic, model, requests())
 
 
+# --- models that take turns -----------------------------------------------------------------------
+
+
+def starts(folder: Path, role: str = "actor") -> int:
+    """Servers of a role that were started with that folder for logs."""
+    return sum(log.read_text().count("ready [") for log in folder.glob(f"{role}-*.log"))
+
+
+@pytest.mark.parametrize("rank", [0, 8])
+def test_models_of_a_role_take_turns_on_one_server(faulty, tmp_path, rank):
+    base = 0.5 * bool(rank)
+    models = [Model(0.5 - base, base=base), Model(0.9, base=base)]
+    with shared_servers():
+        engines = [faulty(model, rank=rank) for model in models]
+        assert len({id(own.servers) for own in engines}) == 1
+        for _ in range(2):
+            for own, model in zip(engines, models, strict=True):
+                require_answers(own, model, requests(2))
+        models[0].weight += 0.7
+        engines[0].publish(None, 1)
+        require_answers(engines[0], models[0], requests(2))
+        require_answers(engines[1], models[1], requests(2))
+        assert starts(tmp_path / "run") == 1
+        (guard,) = engines[0].servers.pids
+    assert gone(guard, 0.1) and not engines[0].servers.running
+
+
+def test_a_model_that_was_never_asked_takes_no_turn(faulty, tmp_path):
+    with shared_servers():
+        own = faulty(Model(0.5))
+        own.generate(requests(1))
+        other = faulty(Model(0.9))
+        require_answers(own, Model(0.5), requests(2))
+        assert own.servers is other.servers and own.servers.published == 0
+
+
+@pytest.mark.parametrize("changed", ["shape", "folder", "context"])
+def test_servers_that_do_not_fit_the_next_model_end_before_it_is_asked(
+    faulty, start, tmp_path, changed
+):
+    with shared_servers():
+        own = faulty(Model(0.5))
+        own.generate(requests(1))
+        (guard,) = own.servers.pids
+        launch, model = own.servers.launch, Model(0.9)
+        next_source, folder = source(model, start), tmp_path / "run"
+        if changed == "shape":
+            next_source = replace(next_source, shape="another")
+        elif changed == "folder":
+            folder = tmp_path / "other"
+        else:
+            launch = replace(launch, context=32)
+        model.export(start)
+        other = VllmEngine(next_source, launch, folder)
+        assert gone(guard, 0.1)
+        require_answers(other, model, requests(2))
+        assert other.servers is not own.servers
+    assert not other.servers.running
+
+
+def test_models_have_servers_of_their_own_where_nobody_shares(faulty):
+    engines = [faulty(model) for model in (Model(0.5), Model(0.5))]
+    assert engines[0].servers is not engines[1].servers
+
+
+# --- GPUs -----------------------------------------------------------------------------------------
+
+
+def visible_to(servers: servers.Servers) -> list[str]:
+    """What the running server processes were told of GPUs."""
+    result = []
+    for pid in servers.pids:
+        lines = Path(f"/proc/{child(pid)}/environ").read_bytes().decode().split("\0")
+        (value,) = [x.partition("=")[2] for x in lines if x.startswith("CUDA_VISIBLE_DEVICES=")]
+        result.append(value)
+    return result
+
+
+def test_each_server_sees_a_gpu_of_its_own(python, start, tmp_path):
+    launch = Launch("actor", VllmConfig(python=python, replicas=2), 64, 8, False, cuda=True)
+    gpus, made = ("4", "GPU-77", "6", "2"), []
+    try:
+        for role in ("actor", "critic"):
+            model = Model(0.5)
+            made.append(
+                VllmEngine(
+                    source(model, start, role),
+                    replace(launch, role=role, gpus=gpus),
+                    tmp_path / "run",
+                )
+            )
+            made[-1].generate(requests(4))
+        assert [visible_to(own.servers) for own in made] == [["4", "GPU-77"], ["6", "2"]]
+        os.killpg(child(made[0].servers.pids[1]), signal.SIGKILL)
+        made[0].generate(requests(4))
+        assert visible_to(made[0].servers) == ["4", "GPU-77"]
+    finally:
+        for own in made:
+            own.servers.close()
+
+
+def test_a_server_over_two_gpus_and_more_models_than_gpus():
+    wide = Launch("critic", VllmConfig(args=["--tensor-parallel-size=2"]), 64, 8, False, cuda=True)
+    assert replace(wide, gpus=("0", "1", "2", "3")).devices(0) == ["2", "3"]
+    assert replace(wide, gpus=("0", "1")).devices(0) == ["0", "1"]
+    assert wide.devices(0) == []
+
+
+def test_more_servers_than_gpus_are_refused():
+    require_gpus(VllmConfig(replicas=2), 2)
+    require_gpus(VllmConfig(replicas=2, urls=["http://host:1"]), 0)
+    with pytest.raises(ValueError, match="replicas is 3, but 2 CUDA devices are visible"):
+        require_gpus(VllmConfig(replicas=3), 2)
+    with pytest.raises(ValueError, match="replicas is 1 over 4 GPUs each, but 2"):
+        require_gpus(VllmConfig(args=["-tp", "4"]), 2)
+
+
 # --- faults ---------------------------------------------------------------------------------------
 
 
@@ -412,6 +536,40 @@ def test_a_server_behind_an_address_that_dies_is_an_error_with_its_remedy(
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("rank", [0, 8])
+def test_a_run_goes_on_without_an_address_that_was_lost(fakes, start, monkeypatch, rank):
+    monkeypatch.setattr(servers.time, "sleep", lambda seconds: None)
+    made, base = [fakes() for _ in range(3)], 0.5 * bool(rank)
+    model = Model(0.5 - base, base=base or 0.0) if rank else Model(0.5)
+    own = engine(model, start, rank=rank, urls=[url for _, url in made])
+    require_answers(own, model, requests(12))
+
+    def lose(fake: Fake) -> None:
+        monkeypatch.setattr(fake, "answer", lambda path, body: (500, {"error": "gone"}))
+
+    lose(made[1][0])
+    with pytest.warns(UserWarning, match="goes on with 2 of 3 servers of the actor"):
+        require_answers(own, model, requests(12))
+    model.weight += 0.4
+    lose(made[0][0])
+    with pytest.warns(UserWarning, match="goes on with 1 of 2 servers of the actor"):
+        own.publish(None, 1)
+    require_answers(own, model, requests(12))
+    lose(made[2][0])
+    with pytest.raises(ConnectionError, match="start that server again and resume"):
+        own.generate(requests(2))
+
+
+def test_an_address_that_is_lost_amid_answers_costs_none_of_them(fakes, start, monkeypatch):
+    monkeypatch.setattr(servers.time, "sleep", lambda seconds: None)
+    made, model = [fakes() for _ in range(2)], Model(0.5)
+    own = engine(model, start, urls=[url for _, url in made])
+    own.generate(requests(2))
+    monkeypatch.setattr(made[0][0], "complete", lambda body: (500, {"error": "gone"}))
+    with pytest.warns(UserWarning, match="goes on with 1 of 2 servers"):
+        require_answers(own, model, requests(16))
 
 
 @pytest.mark.parametrize("rank", [0, 8])

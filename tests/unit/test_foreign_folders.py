@@ -17,7 +17,8 @@ from genac.runs.store import Run
 from genac.ui.examples import trajectories
 from genac.ui.report.document import write_report
 from genac.ui.report.folder import EXAMPLES, load
-from genac.ui.viewer.index import Filters, Index
+from genac.ui.viewer.filters import Filters
+from genac.ui.viewer.index import Index
 from genac.ui.viewer.server import make_app
 
 REQUESTS = (

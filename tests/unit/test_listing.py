@@ -1,6 +1,8 @@
 """`genac ls`: which folders are runs, and how far each has come."""
 
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -83,3 +85,24 @@ def test_metrics_that_are_none_leave_the_run_listed(tmp_path, content):
     run = make(tmp_path / "a", steps=0)
     (run.path / "metrics.jsonl").write_text(content)
     assert status(run).step is None
+
+
+def test_stages_are_no_runs_and_80_columns_are_enough(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/qwen3-1.7b-gsm8k", "runs/stages/critic_rl-286b9a99cb9e"):
+        make(tmp_path / name)
+    assert [str(one.path) for one in list_runs("runs")] == ["runs/qwen3-1.7b-gsm8k"]
+    assert main(["ls"]) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert "status" in head and "2/40" in line and max(len(head), len(line)) <= 80
+
+
+def test_runs_are_listed_without_the_viewers_extra(tmp_path):
+    make(tmp_path / "a")
+    code = (
+        "import sys; sys.modules['duckdb'] = None; from genac.cli import main; main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", code, "ls", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    assert "running" in done.stdout

@@ -240,6 +240,7 @@ def everything() -> list[Any]:
 
 
 @needs_compiler
+@pytest.mark.slow  # compiles everything twice
 @pytest.mark.skipif(shutil.which("c++") is None, reason="the wrapper calls c++")
 def test_without_openmp_threads_of_another_kind_give_the_same_bits_and_one_warning(
     anew, monkeypatch

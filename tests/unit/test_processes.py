@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gguf_files import tiny_llama, write_gguf
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2Config
 
-from genac.config.models import LossConfig, OptimizerConfig
+from genac.config.models import ActorConfig, LossConfig, OptimizerConfig
 from genac.config.run import HardwareConfig, RunConfig
+from genac.config.stages import StagesConfig
 from genac.distributed import build, partition
 from genac.engines.base import Request
 from genac.engines.decoder import Decoder, Layer
@@ -22,6 +24,7 @@ from genac.engines.local import LocalEngine
 from genac.hardware import Hardware
 from genac.learner import Learner
 from genac.stages.finish import config_hash
+from genac.stages.setup import Setup
 from genac.types import Sample
 
 prompts = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8).map(tuple), max_size=12)
@@ -145,6 +148,18 @@ def test_a_family_without_a_decoder_is_refused_before_anything_is_loaded(tmp_pat
     )
     cfg["actor"]["lora"]["rank"] = 4  # every process holds all of it
     build.require_supported(RunConfig(**cfg), several, critic=True)
+
+
+def test_a_gguf_file_of_such_a_family_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "old.gguf", tiny_llama(), architecture="gpt2")
+    cfg = RunConfig(
+        actor=ActorConfig(model_name_or_path=str(file)),
+        stages=StagesConfig(folder=str(tmp_path / "stages")),
+        hardware=HardwareConfig(device="cpu", processes=2),
+    )
+    with pytest.raises(ValueError, match=r"old.gguf' is of the family 'gpt2'.*processes to 1, or"):
+        Setup.of(cfg)
+    assert not (tmp_path / "stages").exists()
 
 
 def test_the_number_of_processes_is_no_part_of_a_runs_identity() -> None:

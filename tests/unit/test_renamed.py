@@ -36,7 +36,7 @@ def test_an_old_key_is_refused_with_its_name_of_today(monkeypatch):
     assert first == (
         "actor.modl: unknown key; 'actor.modl' is called 'actor.model_name_or_path' now"
     )
-    assert second == "actor.other: unknown key; see 'genac train --help' for the known ones"
+    assert second == "actor.other: unknown key; 'genac train --help-all' lists the known ones"
 
 
 @pytest.mark.parametrize("given", [["--thoughts", "3"], ["--thoughts=3"]])

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from genac.runs.progress import Progress, sparkline
+from genac.runs.progress import ECHO, Progress, _live_bar, phase, sparkline
 
 
 class Clock:
@@ -104,3 +104,15 @@ def test_a_sparkline_is_the_means_of_equal_stretches_between_nothing_and_its_top
     assert sparkline([0.0, 1.0, 1.0, 1.0, 0.25], 1.0, cells=3) == "▅█▃"
     assert len(sparkline([0.5] * 1000, 1.0)) == 12
     assert sparkline([], 1.0) == ""
+
+
+def test_a_bar_leaves_room_for_what_an_interruption_writes(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert _live_bar().console.width == 80 - ECHO  # "^C" in the last columns would wrap
+
+
+def test_a_phase_says_what_begins(capsys):
+    with phase("loading the actor"):
+        written = capsys.readouterr()
+    assert (written.out, written.err) == ("", "loading the actor ...\n")
+    assert capsys.readouterr().err == ""  # it took no time worth a line

@@ -13,11 +13,14 @@ import genac.ui.report
 import genac.ui.viewer
 from genac.ui.report import document
 from genac.ui.report.document import write_report
+from genac.ui.viewer.filters import Filters
+from genac.ui.viewer.page import KATEX, write_page
 from genac.ui.viewer.server import make_app
 
 NAMESPACES = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
 NAMESPACES |= {"http://www.w3.org/1999/xhtml", "http://www.w3.org/2000/xmlns/"}
 NAMESPACES |= {"http://www.w3.org/XML/1998/namespace"}
+MATHML = {"http://www.w3.org/1998/Math/MathML"}
 LOADING = ("src", "href", "srcset", "action", "data", "poster", "background", "formaction", "ping")
 HOSTILE = (
     '<link rel="stylesheet" href="//evil.example/a.css"><style>@import "//evil.example";</style>'
@@ -73,14 +76,22 @@ def pages(run, tmp_path_factory):
     return {
         "report": write_report(hostile.path).read_text(),
         "export": one.to_html(tokens=True),
+        "page": single(hostile, one.address),
     }
 
 
-@pytest.mark.parametrize("name", ["report", "export"])
+def single(run, address):
+    target = run.path.parent / "page.html"
+    write_page(run, target, [address], Filters())
+    return target.read_text()
+
+
+@pytest.mark.parametrize("name", ["report", "export", "page"])
 def test_a_page_that_is_a_file_loads_nothing_and_forbids_it(pages, name):
     loads = Loads(pages[name])
     assert [a for a in loads.addresses if not a.startswith("#")] == []
-    assert "@import" not in loads.styles and not re.search(r"url\((?!#)", loads.styles)
+    assert "@import" not in loads.styles
+    assert not re.search(r"url\((?!#|data:)", loads.styles)
     [policy] = loads.policies
     rules = directives(policy)
     assert rules.pop("default-src") == ["'none'"]
@@ -121,7 +132,16 @@ def test_no_file_of_a_page_names_another_address(path):
 
 
 def test_the_library_of_the_charts_names_no_other_address():
-    code = document.library()
-    assert code is not None
+    code = "".join((document.VENDOR / name).read_text() for name in document.LIBRARY)
     named = set(re.findall(r"https?://[^\s\"'`)]+", code))
-    assert {a for a in named if not a.startswith("https://github.com/d3/")} <= NAMESPACES
+    credits = {"https://d3js.org"}  # in the comment that names the authors
+    assert {a for a in named if a not in credits and "github.com/d3/" not in a} <= NAMESPACES
+
+
+def test_what_sets_formulas_is_whole_and_names_no_other_address():
+    style = (KATEX / "katex.min.css").read_text()
+    fonts = re.findall(r"url\(([^)]*)\)", style)
+    assert len(fonts) == 20 and all((KATEX / font).is_file() for font in fonts)
+    assert (KATEX / "LICENSE").read_text().startswith("The MIT License")
+    code = (KATEX / "katex.min.js").read_text()
+    assert set(re.findall(r"https?://[^\s\"'`)]+", code)) <= NAMESPACES | MATHML

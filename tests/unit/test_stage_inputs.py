@@ -160,7 +160,11 @@ BY_ORACLE: dict[str, Row] = {
 }
 
 # Keys whose other value cannot be guessed from their type.
-OTHER: dict[str, Any] = {"critic.generative.prompt": "compact", "critic.kind": "discriminative"}
+OTHER: dict[str, Any] = {
+    "algorithm": "ppo",
+    "critic.generative.prompt": "compact",
+    "critic.kind": "discriminative",
+}
 GUESSES: dict[type, list[Any]] = {
     type(None): [1, 2.0, "x"],
     dict: [{"x": 1}, {"x": {"y": 1}}],
@@ -247,6 +251,29 @@ def test_another_value_of_a_key_changes_the_folders_of_the_stages_that_read_it(o
         if changed != expected:
             wrong.append(f"{key}: changes {sorted(changed)}, the table says {sorted(expected)}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_what_auto_comes_to_is_counted_and_not_where_its_servers_are():
+    servers = [{"urls": ["http://host:1"]}, {"python": "vllm/bin/python"}]
+    on_cuda = [
+        hashes(config("task", hardware={"device": "cuda", "vllm": vllm})) for vllm in ({}, *servers)
+    ]
+    changed = {stage for stage in on_cuda[0] if on_cuda[0][stage] != on_cuda[1][stage]}
+    assert changed == (ACTOR | {"panel"}) & on_cuda[0].keys()
+    assert on_cuda[1] == on_cuda[2]
+    named = {"device": "cuda", "engine": "vllm", "vllm": servers[0]}
+    assert hashes(config("task", hardware=named)) == on_cuda[1]
+    on_cpu = [hashes(config("task", hardware={"device": "cpu", "vllm": v})) for v in ({}, *servers)]
+    assert on_cpu[0] == on_cpu[1] == on_cpu[2]
+
+
+def test_the_engine_of_one_model_is_counted_as_what_it_comes_to():
+    hardware = {"device": "cuda", "engine": "local", "vllm": {"urls": ["http://host:1"]}}
+    by_engine = [
+        hashes(config("task", hardware=hardware, critic={"engine": engine}))
+        for engine in ("auto", "vllm", "local")
+    ]
+    assert by_engine[0] == by_engine[1] != by_engine[2]
 
 
 def test_every_row_of_the_table_speaks_of_a_key():

@@ -147,7 +147,7 @@ def test_the_verifier_reads_the_answer_only(response, reward):
 def test_an_equation_is_read_wherever_it_stands(line):
     expected = "Line 1: Ana buys 33, "
     result = TASK.oracle(ANA, line + "\n", None)
-    assert result.reasoning.startswith(expected) and " is 40. Right.\n" in result.reasoning
+    assert result.reasoning.startswith(expected) and " is 40, says 40. Right.\n" in result.reasoning
     assert result.reasoning.endswith("Left: Ana gives away 23; the answer.\n")
     assert result.score == 8
 
@@ -173,17 +173,20 @@ def test_any_order_that_leads_to_the_answer_is_right(text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("7 + 33 = 44\n", "Line 1: 7 + 33 is 40, not 44. Wrong."),
-        ("7 + 33 = 40\n40 - 47 = -7\n", "Line 2 subtracts 47, but Ana gives away 23. Wrong."),
-        ("7 + 33 = 40\n\n40 + 23 = 63\n", "Line 2 adds 23, but Ana gives away 23. Wrong."),
-        ("7 + 33 = 40\n40 - 5 = 35\n", "Line 2 subtracts 5, but 5 is not part of the question."),
-        ("7 + 33 = 40\n40 + 33 = 73\n", "Line 2 adds 33 again, but that is done: Ana buys 33."),
-        ("50 - 23 = 27\n", "Line 1 starts from 50, which nothing gives. Wrong."),
+        ("7 + 33 = 44\n", "Line 1: Ana buys 33, 7 + 33 is 40, says 44. Wrong."),
+        ("7 + 33 = 40\n40 - 47 = -7\n", "Line 2: Ana gives away 23, but it subtracts 47. Wrong."),
+        ("7 + 33 = 40\n\n40 + 23 = 63\n", "Line 2: Ana gives away 23, but it adds 23. Wrong."),
+        (
+            "7 + 33 = 40\n40 - 5 = 35\n",
+            "but it subtracts 5, and 5 is not part of the question. Wrong.",
+        ),
+        ("7 + 33 = 40\n40 + 33 = 73\n", "Line 2: Ana gives away 23, but it adds 33 again. Wrong."),
+        ("50 - 23 = 27\n", "but it starts from 50, which nothing gives. Wrong."),
         ("7 + 33 = 40\n40 / 0 = 4\n", "Line 2: 40 / 0 divides by 0. Wrong."),
         ("7 + 33 = 40\nAnswer: 40\n", "Line 2 answers 40, but this is left: Ana gives away 23."),
         ("Answer: <answer>\n", "Line 1 answers with no number, but this is left: Ana buys 33."),
         ("7+33=40\n40-23=17\nAnswer: 18\n", "Line 3 answers 18, but the lines give 17. Wrong."),
-        ("Ana buys 33: 7 - 23 = -16\n", "Line 1 subtracts 23, but Ana buys 33. Wrong."),
+        ("Ana buys 33: 7 - 23 = -16\n", "Line 1: Ana buys 33, but it subtracts 23. Wrong."),
     ],
 )
 def test_the_first_mistake_is_named(text, message):
@@ -194,9 +197,17 @@ def test_the_first_mistake_is_named(text, message):
     assert message in more.reasoning and "99" not in more.reasoning
 
 
+def test_a_verdict_does_not_show_before_it_was_calculated():
+    right, slip = trace("7 + 33 = 40\n"), trace("7 + 33 = 44\n")
+    assert right.partition("says")[0] == slip.partition("says")[0]
+
+
 def test_a_mistake_may_be_mended():
     slip = "7 + 33 = 44\nNo, 7 + 33 = 40\n"
-    assert "not 44. Wrong.\nLine 2: Ana buys 33, 7 + 33 is 40. Right. That mends it." in trace(slip)
+    assert (
+        "says 44. Wrong.\nLine 2: Ana buys 33, 7 + 33 is 40, says 40. Right. That mends it."
+        in trace(slip)
+    )
     assert TASK.oracle(ANA, slip, None).score == 8
     use = "7 + 33 = 40\n40 - 47 = -7\n40 - 23 = 17\n"
     assert judged(TASK, ANA, use).mistake is None
@@ -204,12 +215,12 @@ def test_a_mistake_may_be_mended():
     assert judged(TASK, ANA, "7 + 33 = 44\n7 - 23 = -16\n").mistake is not None
     # The verifier reads the answer only.
     lucky = TASK.oracle(ANA, "7 + 33 = 44\n44 - 27 = 17\nAnswer: 17\n", None)
-    assert lucky.score == 10 and "not 44. Wrong." in lucky.reasoning
+    assert lucky.score == 10 and "says 44. Wrong." in lucky.reasoning
 
 
 def test_an_unfinished_line_is_judged_by_what_cannot_change():
     assert trace("7 + 33 = 4") == LEFT_ALL
-    assert trace("7 + 33 = 41. So") == "Line 1: 7 + 33 is 40, not 41. Wrong.\n"
+    assert trace("7 + 33 = 41. So") == "Line 1: Ana buys 33, 7 + 33 is 40, says 41. Wrong.\n"
     steps = "7 + 33 = 40\n40 - 23 = 17\n"
     assert judged(TASK, ANA, steps + "Answer: 1").answered is None
     assert judged(TASK, ANA, steps + "Answer: 17").answered is True

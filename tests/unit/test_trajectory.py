@@ -109,6 +109,7 @@ def test_a_missing_score_is_bridged_by_the_next_value(run):
         ((0.6, 0.5, 0.9, None), 0, 0.1),  # the last score is unreadable
         ((0.6, 0.5, 0.9), 0, 0.1),  # the last step was not asked
         ((0.5, 0.9, None), None, 0.0),
+        ((0.9, 0.85, 0.9, 0.86), None, 0.05),  # less than a score's width is no fall worth a mark
         ((0.9, None, 0.4, 0.3), 0, 0.5),
     ],
     ids=str,
@@ -259,5 +260,5 @@ def test_frames_hold_every_step_with_its_stage(run):
 
 def test_frames_without_pandas_say_what_to_do(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ValueError, match="pip install pandas"):
+    with pytest.raises(ValueError, match="genac\\[notebook\\]"):
         run.metrics_frame()

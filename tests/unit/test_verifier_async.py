@@ -113,8 +113,10 @@ def test_one_worker_has_many_responses_under_way(tmp_path, server, monkeypatch):
     [
         "block",
         "sleep",
-        "callback",
-        *(pytest.param(t, marks=pytest.mark.slow) for t in ("stubborn", "thread", "child task")),
+        *(
+            pytest.param(t, marks=pytest.mark.slow)
+            for t in ("callback", "stubborn", "thread", "child task")
+        ),
     ],
 )
 def test_a_response_that_exceeds_its_time_costs_only_itself(tmp_path, server, monkeypatch, text):

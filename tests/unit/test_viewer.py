@@ -7,13 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import text_run
 from starlette.testclient import TestClient
 from viewer_run import HOSTILE, STEPS, append, make, rejudge, without_entropies
 
 from genac.cli import main
 from genac.runs.store import Run
 from genac.runs.tables import encode
-from genac.ui.viewer.index import Filters, Index
+from genac.ui.viewer.filters import Filters
+from genac.ui.viewer.index import Index
+from genac.ui.viewer.library import is_library, make_library
+from genac.ui.viewer.page import write_page
 from genac.ui.viewer.server import make_app
 
 
@@ -99,6 +103,22 @@ def test_filters(index, filters, expected):
     page = index.page(Filters(**filters))
     assert {(group, member) for _, group, member in places(page)} == expected
     assert page["total"] == len(expected) * len(STEPS)
+
+
+def test_the_most_telling_are_wrong_responses_with_the_largest_fall(index):
+    rows = index.page(Filters(sort="telling"))["rows"]
+    wrong, others = rows[:6], rows[6:]
+    assert all(row["reward"] < 0.5 for row in wrong) and all(row["reward"] > 0.5 for row in others)
+    assert places({"rows": rows[:4]}) == [(20, 1, 1), (10, 1, 1), (0, 1, 1), (20, 0, 1)]
+    assert [row["step"] for row in others] == [20, 20, 10, 10, 0, 0]  # then the newest
+
+
+def test_a_problem_over_training_is_every_response_to_it(client):
+    rows = client.get("/api/history?problem=problem-1").json()
+    assert [(row["step"], row["member"]) for row in rows] == [
+        (step, member) for step in (20, 10, 0) for member in (0, 1)
+    ]
+    assert {row["group"] for row in rows} == {1} and rows[1]["values"][1] is None
 
 
 def test_sorting_puts_unknown_values_last_in_both_directions(index, run):
@@ -192,7 +212,7 @@ def test_a_column_of_another_type_is_named(run):
 def test_opening_a_run_does_not_import_pandas(run):
     code = (
         "import sys; from genac.runs.store import Run; "
-        "from genac.ui.viewer.index import Filters, Index; "
+        "from genac.ui.viewer.filters import Filters; from genac.ui.viewer.index import Index; "
         f"index = Index(Run({str(run.path)!r})); index.refresh(); index.page(Filters()); "
         "assert 'pandas' not in sys.modules and 'torch' not in sys.modules"
     )
@@ -452,7 +472,7 @@ def test_wrong_arguments_end_with_one_message(run, capsys, arguments, message):
 def test_a_missing_extra_is_named(run, capsys, monkeypatch):
     monkeypatch.setattr("genac.ui.viewer.command.find_spec", lambda name: None)
     assert main(["view", str(run.path)]) == 2
-    assert "pip install 'genac[view]'" in capsys.readouterr().err
+    assert "pip install 'genac[ui]'" in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_named(run, capsys):
@@ -470,3 +490,87 @@ def test_pages_are_strict_json(client):
         raise AssertionError(name)
 
     json.loads(client.get("/api/rollouts").text, parse_constant=refuse)
+
+
+# --- several runs, and the page as one file -------------------------------------------------------
+
+
+@pytest.fixture
+def runs(finished, tmp_path):
+    """A folder of two runs, one of them a level deeper."""
+    for name in ("first", "tuning/second"):
+        shutil.copytree(finished.path, tmp_path / "runs" / name)
+    return tmp_path / "runs"
+
+
+def test_a_folder_of_runs_lists_them_and_serves_each(runs):
+    assert is_library(runs) and not is_library(runs / "first")
+    with TestClient(make_library(runs)) as client:
+        listed = client.get("/api/runs").json()
+        assert {run["name"] for run in listed["runs"]} == {"first", "tuning~second"}
+        assert client.get("/run/first", follow_redirects=False).headers["location"] == "/run/first/"
+        assert "static/app.js" in client.get("/run/tuning~second/").text
+        assert client.get("/run/first/static/app.js").status_code == 200
+        page = client.get("/run/tuning~second/api/rollouts").json()
+        assert page["total"] == 12 and page["rows"][0]["step"] == 20
+        for lost in ("/run/third/", "/run/../first/api/run", "/run/.../", "/run/"):
+            assert client.get(lost).status_code in (404, 422), lost
+        assert "side by side" in client.get("/").text and client.get("/pair").status_code == 200
+
+
+def test_a_library_is_guarded_as_a_single_run_is(runs):
+    with TestClient(make_library(runs), base_url="http://evil.example") as client:
+        assert client.get("/api/runs").status_code == 400
+    with TestClient(make_library(runs)) as client:
+        for path in ("/", "/pair", "/api/runs", "/run/first/", "/run/third/"):
+            policy = client.get(path).headers["content-security-policy"]
+            assert policy.startswith("default-src 'self'") and "frame-ancestors 'self'" in policy
+
+
+def test_an_export_holds_what_was_chosen_and_nothing_else(run, tmp_path, capsys):
+    target = tmp_path / "page.html"
+    assert main(["view", str(run.path), "--export", str(target), "joint/10/0/1"]) == 0
+    assert "1 responses" in capsys.readouterr().out
+    held = answers_in(target.read_text())
+    assert held["trajectory/joint/10/0/1"]["steps"][2]["value"] == pytest.approx(0.2)
+    assert [row["member"] for row in held["rollouts"]["rows"]] == [1]
+    assert not any(path.startswith("trajectory/joint/20") for path in held)
+    assert main(["view", str(run.path), "--export", str(target), "--outcome", "wrong"]) == 0
+    rows = answers_in(target.read_text())["rollouts"]["rows"]
+    assert len(rows) == 6 and rows[0]["fall"] == pytest.approx(0.7)  # the most telling first
+
+
+def test_an_export_escapes_models_and_carries_formulas_only_where_there_are_some(run, tmp_path):
+    page = page_of(run, ["joint/10/0/1"], tmp_path)
+    assert (
+        HOSTILE not in page and "katex" not in page.partition('id="answers"')[2].partition("(()")[0]
+    )
+    policy = page.partition('Content-Security-Policy" content="')[2].partition('"')[0]
+    assert policy.startswith("default-src 'none'") and policy.count("'sha256-") == 1
+    real = page_of(text_run.make(tmp_path / "text", (0,)), ["joint/0/0/1"], tmp_path)
+    assert "font-family:KaTeX_Main" in real and "data:font/woff2" in real and len(real) < 1.5e6
+
+
+def page_of(run, addresses, folder):
+    write_page(run, folder / "page.html", addresses, Filters())
+    return (folder / "page.html").read_text()
+
+
+def answers_in(page):
+    return json.loads(page.partition('id="answers">')[2].partition("</script>")[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--export", "no/such/folder/x.html"], "is not a folder"),
+        (["--export", "x.html", "joint/10"], "no address of a response"),
+        (["--export", "x.html", "joint/10/0/7"], "has no response 7"),
+        (["--export", "x.html", "--problem", "nowhere"], "holds no response to export"),
+        (["--terminal", "joint/10/0/1", "joint/10/0/0"], "shows one response"),
+    ],
+)
+def test_wrong_exports_end_with_one_message(run, capsys, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["view", str(run.path), *arguments]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "x.html").exists()

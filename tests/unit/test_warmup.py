@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from fakes import CHAT, byte_tokenizer
 
-from genac.config.run import RunConfig
+from genac.config.run import RunConfig, TaskConfig
 from genac.models.chat import encode_prompt
-from genac.stages.warmup import Samples, check, of_file, response_sample
+from genac.stages.warmup import Samples, WarmupInputs, check, of_file, response_sample
 from genac.tasks import make_task
+from genac.tasks.files import FileTask
 from genac.types import Problem, Sample
 
 PAIRS = [{"prompt": f"{a}+1=?", "completion": f"It is {a + 1}."} for a in range(7)]
@@ -66,13 +67,53 @@ def test_chats_and_columns_of_the_same_words_are_the_same_samples(tmp_path: Path
 def test_columns_may_have_other_names(tmp_path: Path):
     rows = [{"q": row["prompt"], "a": row["completion"]} for row in PAIRS]
     cfg = config(path=written(tmp_path, rows), prompt_column="q", completion_column="a")
-    assert [text for _, text in of_file(cfg.stages.warmup)] == [p["completion"] for p in PAIRS]
+    assert [text for _, text in of_file(cfg)] == [p["completion"] for p in PAIRS]
 
 
 def test_a_prompt_of_messages_takes_a_completion_of_one_message(tmp_path: Path):
     row = {"prompt": CHATS[0]["messages"][:1], "completion": CHATS[0]["messages"][1:]}
-    problem, text = of_file(config(path=written(tmp_path, [row])).stages.warmup)[0]
+    problem, text = of_file(config(path=written(tmp_path, [row])))[0]
     assert problem.prompt == row["prompt"] and text == "It is 1."
+
+
+def test_rows_are_asked_as_rl_asks_the_problems_of_the_file_task(tmp_path: Path):
+    options = {"instruction": "Think step by step.", "system": "You are terse."}
+    cfg = config(path=written(tmp_path, PAIRS))
+    cfg = cfg.model_copy(update={"task": TaskConfig(name="file", options=options)})
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"prompt": "0+1=?", "answer": "1"}))
+    task = FileTask(str(data), heldout_fraction=0.0, **options)
+    (problem, text), tokenizer = of_file(cfg)[0], byte_tokenizer(CHAT)
+    assert text == "It is 1."
+    asked = encode_prompt(tokenizer, task.problem("train", 0))
+    assert encode_prompt(tokenizer, problem) == asked
+    (row, *_), _ = Samples(cfg, tokenizer, 200).batch(0)
+    assert "You are terse." in texts(tokenizer, row)[0]
+
+
+def test_what_a_row_says_itself_is_not_said_twice(tmp_path: Path):
+    options = {"instruction": "Think.", "system": "You are terse."}
+    own = [
+        {"role": "system", "content": "Be long."},
+        {"role": "user", "content": "1+1=?\n\nThink."},
+        {"role": "assistant", "content": "2"},
+    ]
+    cfg = config(path=written(tmp_path, [{"messages": own}]))
+    cfg = cfg.model_copy(update={"task": TaskConfig(name="file", options=options)})
+    (problem, _), *_ = of_file(cfg)
+    assert problem.prompt == own[:2]
+
+
+def test_what_prompts_wear_is_counted_in_the_folder_of_a_warm_up_by_file(tmp_path: Path):
+    file = written(tmp_path, PAIRS)
+
+    def name(**options: str) -> str:
+        cfg = config(path=file)
+        task = TaskConfig(name="file", options=options)
+        return WarmupInputs.of(cfg.model_copy(update={"task": task}), Path("actor")).name
+
+    assert name() == name(overlong="skip") == name(system="")
+    assert len({name(), name(system="a"), name(instruction="a"), name(instruction="b")}) == 4
 
 
 def test_an_epoch_shows_every_row_once_in_another_order(tmp_path: Path):

@@ -9,15 +9,17 @@ import socket
 import subprocess
 import sys
 import time
+import types
 import weakref
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from genac.config.run import HardwareConfig, RunConfig
-from genac.distributed import build, cluster, keeper
+from genac.distributed import build, cluster, keeper, pool
 from genac.distributed.worker import interface_of
 from genac.engines.vllm.process import ServerError
 from genac.hardware import Hardware
@@ -151,6 +153,101 @@ def test_what_a_killed_controller_started_ends_and_nothing_else(tmp_path: Path) 
         os.kill(other, 0)  # it is not marked, so it lives
     finally:
         os.kill(other, signal.SIGKILL)
+
+
+class Machines(types.ModuleType):
+    """What `reserve` asks of Ray, for machines with so many CPUs each."""
+
+    def __init__(self, cpus: list[int]) -> None:
+        super().__init__("ray")
+        self.cpus, self.used = cpus, 0
+        self.dies_late = False  # a machine's loss shows only while a group waits
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": float(sum(self.cpus))}
+
+    def available_resources(self) -> dict[str, float]:
+        return {"CPU": float(sum(self.cpus) - self.used)}
+
+    def placement_group(self, bundles: list[dict[str, float]], strategy: str) -> Group:
+        return Group(self, len(bundles))
+
+    def remove_placement_group(self, group: Group) -> None:
+        self.used -= group.size if group.ready else 0
+
+
+@dataclass
+class Group:
+    machines: Machines
+    size: int
+    ready: bool = False
+
+    def wait(self, seconds: float) -> bool:
+        if self.machines.dies_late:
+            self.machines.cpus.pop()
+            self.machines.dies_late = False
+            return False
+        self.ready = self.size <= self.machines.available_resources()["CPU"]
+        self.machines.used += self.size if self.ready else 0
+        return self.ready
+
+
+@pytest.fixture
+def machines(monkeypatch: pytest.MonkeyPatch) -> Machines:
+    result = Machines([1, 1])
+    groups: Any = types.ModuleType("ray.util.placement_group")
+    groups.placement_group = result.placement_group
+    groups.remove_placement_group = result.remove_placement_group
+    monkeypatch.setitem(sys.modules, "ray", result)
+    monkeypatch.setitem(sys.modules, "ray.util", types.ModuleType("ray.util"))
+    monkeypatch.setitem(sys.modules, "ray.util.placement_group", groups)
+    monkeypatch.setattr(cluster, "PLACED", 0.0)
+    return result
+
+
+def test_a_cluster_that_lost_a_machine_gives_as_many_workers_as_fit(machines: Machines) -> None:
+    assert cluster.reserve(2, "cpu")[1] == 2 and machines.used == 2
+    machines.used = 0
+    machines.cpus.pop()
+    with pytest.raises(ValueError, match="2 workers need 1 CPU each, but the Ray cluster has 1"):
+        cluster.reserve(2, "cpu")  # a run that begins is refused
+    with pytest.warns(UserWarning, match="has 1 CPU.*the run goes on with 1 of 2 workers"):
+        group, size = cluster.reserve(2, "cpu", fewer=True)
+    assert (size, group.size, machines.used) == (1, 1, 1)
+
+
+def test_a_loss_that_shows_late_is_noticed_while_a_group_waits(machines: Machines) -> None:
+    machines.dies_late = True
+    with pytest.warns(UserWarning, match="goes on with 1 of 2 workers"):
+        assert cluster.reserve(2, "cpu", fewer=True)[1] == 1
+
+
+def test_a_cluster_without_any_room_is_refused(machines: Machines) -> None:
+    machines.used = 2
+    with pytest.raises(ValueError, match="of 2 CPU, 0 GPU the Ray cluster has only 0 CPU"):
+        cluster.reserve(1, "cpu", fewer=True)
+    machines.used = 1
+    with pytest.warns(UserWarning, match=r"only 1 CPU.*goes on with 1 of 2 workers"):
+        assert cluster.reserve(2, "cpu", fewer=True)[1] == 1
+
+
+def test_only_workers_that_died_are_followed_by_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Made:
+        def __init__(self, session: None, hardware: Hardware, fewer: bool = False) -> None:
+            self.fewer, self.died, self.closed = fewer, False, False
+
+        def close(self) -> None:
+            self.closed = True
+
+    for name, value in (("Pool", Made), ("_pools", {}), ("_lost", set())):
+        monkeypatch.setattr(pool, name, value)
+    monkeypatch.setattr(pool, "session_for", lambda hardware: None)
+    first: Any = pool.pool_for(TWO, "actor")
+    first.closed = True  # by a worker's error
+    second: Any = pool.pool_for(TWO, "actor")
+    second.closed = second.died = True
+    third: Any = pool.pool_for(TWO, "actor")
+    assert [own.fewer for own in (first, second, third)] == [False, False, True]
 
 
 def failing(run: Run, ends: list[str]) -> list[str]:

@@ -21,14 +21,15 @@ from genac.commands.doctor.memory import as_text
 from genac.commands.doctor.model_bytes import FLOAT, HALF, adapter_count, cache_bytes
 from genac.config.models import LoraConfig
 from genac.config.run import RunConfig
-from genac.engines.vllm.process import Launch
+from genac.engines.vllm.process import Launch, gpu_numbers, number_of, width_of
 from genac.hardware import Hardware
 from genac.models.loading import parameter_count
 from genac.stages.setup import served_roles
 
 GIB = 2**30
 SHARE = 0.92  # of a GPU that a server of vLLM 0.32 takes unless its arguments say otherwise
-# Of a server on a CPU, apart from weights and cache: servers_gib - kv_cache_gb of bench/vllm.py.
+# Of a server on a CPU, apart from weights and cache: servers_gib - kv_cache_gb, as
+# bench/vllm_tokens.py prints them.
 OVERHEAD = round(1.4 * GIB)
 ARGS = "hardware.vllm.args"
 ROOMY = 0.8  # of what is free: the estimates are rough
@@ -109,7 +110,7 @@ def served(
         # Room for adapters on all layers that vLLM can put some on.
         each = adapter_count(model.model, LoraConfig(rank=rank)) * number
         weights += int(option("--max-loras", 1)) * each
-    devices = int(option("--tensor-parallel-size", option("-tp", 1)))
+    devices = width_of(arguments)
     cache = int(option("--kv-cache-memory-bytes", 0))
     return Served(
         " and ".join(roles),
@@ -124,23 +125,6 @@ def served(
         option("--gpu-memory-utilization", SHARE),
         cache or None,
     )
-
-
-def number_of(arguments: Sequence[str], name: str, default: float) -> float:
-    """The last value of an option, which is the one that counts."""
-    result = None
-    for place, text in enumerate(arguments):
-        key, equals, value = text.partition("=")
-        if key == name:
-            result = value if equals else next(iter(arguments[place + 1 :]), "")
-    if result is None:
-        return default
-    try:
-        return float(result)
-    except ValueError:
-        raise ValueError(
-            f"hardware.vllm.args: {name} is {result!r}; write a plain number"
-        ) from None
 
 
 # --- what is said of them ------------------------------------------------------------------------
@@ -186,11 +170,37 @@ def on_cpu(servers: Sequence[Served]) -> int:
     return sum(s.replicas * (OVERHEAD + s.taken(0)) for s in servers)
 
 
-def on_gpu(result: Findings, servers: Sequence[Served], learners: int, gpu: int) -> None:
-    """Servers of our own all see the same GPUs, so that they share the first with its learners.
-    learners: bytes that those take.
+def numbers(served: Served, gpus: int) -> list[int]:
+    """The GPU of each server, several times where it is spread over as many."""
+    return [
+        number
+        for place in range(served.replicas)
+        for number in gpu_numbers(served.role, place, served.replicas, served.devices, gpus)
+    ]
+
+
+def on_gpu(
+    result: Findings,
+    servers: Sequence[Served],
+    learners: int,
+    gpu: int,
+    gpus: int = 1,
+    workers: int = 1,
+) -> None:
+    """The GPU on which most lies: servers of our own, and learners of that many bytes on each of
+    the first `workers`. gpu: bytes of one; gpus: how many there are.
     """
-    held = [s.taken(gpu) for s in servers for _ in range(s.replicas)]
+    on = [[s for s in servers for n in numbers(s, gpus) if n == number] for number in range(gpus)]
+    learns = [learners if number < workers else 0 for number in range(gpus)]
+    most = [learns[number] + sum(s.taken(gpu) for s in on[number]) for number in range(gpus)]
+    number = max((n for n in range(gpus) if on[n]), key=most.__getitem__)
+    fit_together(result, on[number], learns[number], gpu, number)
+
+
+def fit_together(
+    result: Findings, servers: Sequence[Served], learners: int, gpu: int, number: int
+) -> None:
+    held = [s.taken(gpu) for s in servers]
     first = servers[0]  # all are started with the same arguments
     # Before it starts a server wants its whole share free, even where its cache is set.
     start = max(0, int(first.share * gpu) - min(held))
@@ -200,7 +210,7 @@ def on_gpu(result: Findings, servers: Sequence[Served], learners: int, gpu: int)
         each = f"{as_text(sum(held))} in all, and {first.share:g} of the GPU free at every start"
     text = (
         f"vllm: {len(held)} server{'s' if len(held) > 1 else ''} ({each}) and learners of "
-        f"{as_text(learners)} share the first GPU: {as_text(need)} of {as_text(gpu)}"
+        f"{as_text(learners)} share GPU {number}: {as_text(need)} of {as_text(gpu)}"
     )
     roomy = need + learners * (1 / ROOMY - 1) <= gpu
     level = "warn" if need <= gpu else "FAIL"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from importlib import metadata
 
 import torch
@@ -17,7 +18,10 @@ from genac.distributed.build import require_supported
 from genac.distributed.cluster import require_answer
 from genac.engines.vllm.checks import version_in
 from genac.hardware import Hardware, chosen
+from genac.native.compiler import COMPILERS
 from genac.stages.setup import require_engines, roles_of_servers
+
+GIB = 1 << 30
 
 
 def versions(result: Findings) -> None:
@@ -54,6 +58,53 @@ def threads(result: Findings, cfg: RunConfig) -> None:
     text = f"threads: {number}{each} on {cores} cores (OMP_NUM_THREADS {omp})"
     remedy = f"they wait for each other: set hardware.threads {share}"
     result.judge(number * processes <= max(cores or 1, processes), text, remedy, "warn")
+
+
+def resources(result: Findings) -> None:
+    """Memory of this machine and of its GPUs, and room on the disk here."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    disk = shutil.disk_usage(".").free / GIB
+    result.add("ok", f"memory: {memory:.0f} GiB; free on the disk of this folder: {disk:.0f} GiB")
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        result.add("ok", f"gpu {index}: {gpu.name}, {gpu.total_memory / GIB:.0f} GiB")
+
+
+def compiler(result: Findings) -> None:
+    """The C++ compiler that makes decoding on a CPU fast."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else COMPILERS
+    present = next(filter(shutil.which, names), None)
+    remedy = "small models decode more slowly on a CPU: install one, for example g++"
+    text = f"compiler: {present or 'none of ' + ', '.join(names)}"
+    result.judge(present is not None, text, remedy, "warn")
+
+
+def extras(result: Findings) -> None:
+    """Which optional parts are installed."""
+    try:
+        own = metadata.metadata("genac")
+    except metadata.PackageNotFoundError:
+        return
+    needs = [Requirement(need) for need in metadata.requires("genac") or ()]
+    names = [n for n in own.get_all("Provides-Extra") or () if n not in ("dev", "all")]
+    present = [name for name in names if all(map(installed, needs_of(needs, name)))]
+    absent = [name for name in names if name not in present]
+    result.add("ok", f"extras: {', '.join(present) or 'none'}")
+    if absent:
+        result.add("ok", f"extras not installed: {', '.join(absent)}; pip install 'genac[NAME]'")
+
+
+def needs_of(needs: list[Requirement], extra: str) -> list[str]:
+    marked = [need for need in needs if need.marker is not None]
+    return [n.name for n in marked if n.marker and n.marker.evaluate({"extra": extra})]
+
+
+def installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def elsewhere(cfg: HardwareConfig) -> Hardware:

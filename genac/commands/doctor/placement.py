@@ -53,7 +53,9 @@ def placed(
     engines.capacity(result, servers, whole if cuda else None, urls)
     if servers and not urls:
         if cuda:
-            engines.on_gpu(result, servers, memory.total(needs), whole)
+            gpus = gpu_count(hardware, servers, gpu_gib)
+            learners = memory.total(needs)
+            engines.on_gpu(result, servers, learners, whole, gpus, hardware.workers)
         else:
             free = beside_servers(result, servers, hardware, free)
     fits(result, cfg, needs, free, hardware, served, more_processes(hardware, free, ask))
@@ -98,28 +100,42 @@ def workers(
 ) -> None:
     """Who computes where, and how many GPUs that takes."""
     cuda, own = hardware.device.type == "cuda", not hardware.vllm.urls
+    count = gpu_count(hardware, servers, gpu_gib)
     parts = []
     for pool in dict.fromkeys(d.pool for d in needs) if hardware.remote else ():
         roles = [d.role for d in needs if d.pool == pool]
         plural = "workers" if hardware.processes > 1 else "worker"
         parts.append(f"{hardware.processes} {plural} with {' and '.join(roles)}")
     for s in servers:
-        where = "behind urls" if not own else "on the first GPU" if cuda else "on this machine"
-        if s.devices > 1 and own:
-            where = f"on the first {s.devices} GPUs"
-        count = f"{s.replicas} server{'s' if s.replicas > 1 else ''}" if own else "servers"
-        parts.append(f"{count} of vLLM with {s.role} {where}")
+        where = "behind urls" if not own else "on this machine"
+        if cuda and own:
+            where = f"on GPU {', '.join(map(str, sorted({*engines.numbers(s, count)})))}"
+        plural = f"{s.replicas} server{'s' if s.replicas > 1 else ''}" if own else "servers"
+        parts.append(f"{plural} of vLLM with {s.role} {where}")
     if not parts:
         return
     text = f"placement: {', '.join(parts)}"
     if not cuda:
         return result.add("ok", text)
-    count = max([hardware.workers, *(s.devices for s in servers if own)])
-    text = f"{text}; {count} GPU{'s' if count > 1 else ''} in all"
+    need = gpus_needed(hardware, servers)
+    text = f"{text}; {need} GPU{'s' if need > 1 else ''} in all"
     known = gpu_gib is None and hardware.cluster is None
-    visible = torch.cuda.device_count() if known else count
-    result.judge(count <= visible, text, f"{visible} are visible: lower hardware.processes or "
-                 "--tensor-parallel-size")  # fmt: skip
+    visible = torch.cuda.device_count() if known else need
+    remedy = "lower hardware.processes, hardware.vllm.replicas or --tensor-parallel-size"
+    result.judge(need <= visible, text, f"{visible} are visible: {remedy}")
+
+
+def gpus_needed(hardware: Hardware, servers: Sequence[engines.Served]) -> int:
+    """Without which a run is refused. Servers may share GPUs with each other and with learners."""
+    own = [] if hardware.vllm.urls else servers
+    return max([hardware.workers, *(s.replicas * s.devices for s in own)])
+
+
+def gpu_count(hardware: Hardware, servers: Sequence[engines.Served], gpu_gib: float | None) -> int:
+    """Of this machine or, where it is asked about another, as many as the run needs at least."""
+    need = gpus_needed(hardware, servers)
+    here = gpu_gib is None and hardware.cluster is None
+    return max(need, torch.cuda.device_count()) if here else need
 
 
 def more_processes(

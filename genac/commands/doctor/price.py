@@ -69,10 +69,7 @@ def critic_tokens(cfg: RunConfig, lengths: Lengths, joint: int, early: int) -> A
     generative, stages, states = cfg.critic.generative, cfg.stages, cfg.states.max_states
     prompt = lengths.question + cfg.rollout.max_completion_length
     whole = prompt + generative.max_new_tokens
-    # In joint training a state that does not train may have fewer rationales.
-    most = stages.joint.max_states
-    training = joint * states if most is None else min(joint * states, stages.joint.steps * most)
-    other = (joint * states - training) * (generative.value_samples or generative.num_samples)
+    training, other = joint_rationales(cfg, joint, stages.joint.steps)
     most = stages.critic_rl.max_states
     alone = early * states if most is None else min(early * states, stages.critic_rl.steps * most)
     rationales = (training + alone) * generative.num_samples + other
@@ -86,6 +83,31 @@ def critic_tokens(cfg: RunConfig, lengths: Lengths, joint: int, early: int) -> A
     samples = trained * generative.num_samples * cfg.critic.loss.num_iterations + taught
     account.trained = account.forwarded = samples * whole
     return account
+
+
+def joint_rationales(cfg: RunConfig, responses: int, steps: int) -> tuple[int, int]:
+    """States that train in so many steps, and the rationales of those that do not, which may be
+    fewer for each."""
+    generative, most = cfg.critic.generative, cfg.stages.joint.max_states
+    states = responses * cfg.states.max_states
+    training = states if most is None else min(states, steps * most)
+    return training, (states - training) * (generative.value_samples or generative.num_samples)
+
+
+def joint_step(cfg: RunConfig) -> dict[str, int]:
+    """Tokens that one joint step writes at most, by what they are."""
+    responses = cfg.rollout.num_prompts * cfg.rollout.num_generations
+    result = {"responses": responses * cfg.rollout.max_completion_length}
+    kind = critic_class(cfg.critic.kind)
+    if kind.continues_states:
+        states = responses * cfg.states.max_states
+        tokens = states * cfg.critic.num_continuations * cfg.rollout.max_completion_length
+        result["continuations"] = tokens
+    elif kind.needs_traces:
+        training, other = joint_rationales(cfg, responses, 1)
+        rationales = training * cfg.critic.generative.num_samples + other
+        result["rationales"] = rationales * cfg.critic.generative.max_new_tokens
+    return result
 
 
 def lines(cfg: RunConfig, lengths: Lengths) -> list[str]:

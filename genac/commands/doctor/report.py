@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from genac.commands.doctor import price
 from genac.commands.doctor.findings import Findings
 from genac.commands.doctor.lengths import LETTERS, Candidate, Lengths, candidates, measure
-from genac.commands.doctor.machine import elsewhere, environment, named, threads, versions
+from genac.commands.doctor.machine import (
+    compiler,
+    elsewhere,
+    environment,
+    extras,
+    named,
+    resources,
+    threads,
+    versions,
+)
 from genac.commands.doctor.placement import placed
 from genac.config.run import RunConfig
 from genac.critics import critic_class
@@ -28,15 +37,10 @@ from genac.tasks.check import check
 def examine(cfg: RunConfig, gpu_gib: float | None = None) -> tuple[list[str], bool]:
     """The findings about a recipe, and whether none of them is a FAIL. `gpu_gib`: for a run on a
     GPU of that memory, wherever this is asked."""
-    result, hardware = Findings(), None
+    result = Findings()
     versions(result)
     threads(result, cfg)
-    with result.attempt("device"):
-        hardware = Hardware.resolve(cfg.hardware) if gpu_gib is None else elsewhere(cfg.hardware)
-        result.add("ok", f"device: {named(hardware, gpu_gib)}")
-        if hardware.device.type == "cpu":
-            text, sensible = summary(cfg.hardware.precision)
-            result.judge(sensible, text, "set hardware.precision to auto or fp32", "warn")
+    hardware = device(result, cfg, gpu_gib)
     with result.attempt("task"):
         task = make_task(cfg.task, cfg.seed)
         splits(result, cfg, task)
@@ -47,6 +51,8 @@ def examine(cfg: RunConfig, gpu_gib: float | None = None) -> tuple[list[str], bo
         tokenizers(result, cfg, models)
         lengths = measure(cfg, models)
         contexts(result, cfg, models, lengths)
+        written = (f"{count:,} in {kind}" for kind, count in price.joint_step(cfg).items())
+        result.add("ok", f"tokens: a joint step writes at most {', '.join(written)}")
         if cfg.hardware.backend == "tinker":
             for line in price.lines(cfg, lengths):
                 result.add("ok", line)
@@ -57,6 +63,31 @@ def examine(cfg: RunConfig, gpu_gib: float | None = None) -> tuple[list[str], bo
                 environment(result, cfg, hardware)
             placed(result, cfg, models, lengths, hardware, gpu_gib)
     return result.lines, not any(line.startswith("FAIL") for line in result.lines)
+
+
+def examine_machine() -> tuple[list[str], bool]:
+    """The findings about this machine alone, and whether none of them is a FAIL."""
+    result, cfg = Findings(), RunConfig()
+    versions(result)
+    threads(result, cfg)
+    device(result, cfg, None)
+    resources(result)
+    compiler(result)
+    extras(result)
+    result.add("ok", "no recipe was given; 'genac doctor RECIPE' examines a run on this machine")
+    return result.lines, not any(line.startswith("FAIL") for line in result.lines)
+
+
+def device(result: Findings, cfg: RunConfig, gpu_gib: float | None) -> Hardware | None:
+    """What computes; None where the machine has not got what is configured."""
+    with result.attempt("device"):
+        hardware = Hardware.resolve(cfg.hardware) if gpu_gib is None else elsewhere(cfg.hardware)
+        result.add("ok", f"device: {named(hardware, gpu_gib)}")
+        if hardware.device.type == "cpu":
+            text, sensible = summary(cfg.hardware.precision)
+            result.judge(sensible, text, "set hardware.precision to auto or fp32", "warn")
+        return hardware
+    return None
 
 
 # --- the task ------------------------------------------------------------------------------------

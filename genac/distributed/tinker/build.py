@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,6 @@ class TinkerRuntime(Runtime):
             "path": self.adapter.save(learner.steps),
             "base_model": self.adapter.base_model,
             "rank": self.adapter.rank,
-            "tokens": asdict(learner.account),
         }
         (folder / POINTER).write_text(json.dumps(pointer, indent=1))
 

@@ -12,6 +12,7 @@ from packaging.version import InvalidVersion, Version
 
 from genac.config.engines import VllmConfig
 from genac.engines.vllm.http import Client, NoAnswer
+from genac.engines.vllm.process import width_of
 
 # 0.32 is what the tests run; the routes that are used were read in 0.33 as well.
 OLDEST, BEYOND = Version("0.32"), Version("0.34")
@@ -67,6 +68,17 @@ def require_version(python: str, version: str | None) -> None:
         raise ValueError(
             f"hardware.vllm.python {python} has vLLM {version}; supported is {OLDEST} up to, and "
             f"without, {BEYOND}: install such a version"
+        )
+
+
+def require_gpus(cfg: VllmConfig, gpus: int) -> None:
+    """ValueError where servers of our own, of one model, need more GPUs than are visible."""
+    width = width_of(cfg.args)
+    if not cfg.urls and cfg.replicas * width > gpus:
+        each = f" over {width} GPUs each" if width > 1 else ""
+        raise ValueError(
+            f"hardware.vllm.replicas is {cfg.replicas}{each}, but {gpus} CUDA devices are visible "
+            "here: lower it, or start servers elsewhere and name them in hardware.vllm.urls"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from genac.engines.base import Completion, Request, probed, require_servable
 from genac.engines.vllm.http import Client
 from genac.engines.vllm.messages import body_of, completion_of, require_supported, tokens_of
 from genac.engines.vllm.process import Launch
-from genac.engines.vllm.servers import Servers
+from genac.engines.vllm.sharing import servers_for
 from genac.engines.vllm.weights import Source, probe_request, require_same_weights
 
 
@@ -18,7 +19,8 @@ class VllmEngine:
     """Samples on servers, which it starts at the first request.
 
     Weights reach them as folders: those of a model, or with LoRA its adapters, which share the
-    servers of their base. Entropies are not known.
+    servers of their base. Models that share servers (sharing.py) load their weights again when it
+    is their turn. Entropies are not known.
     """
 
     answers_probes = True
@@ -34,7 +36,8 @@ class VllmEngine:
         frozen weights are also this one's.
         """
         self.source, self.version, self.processed_tokens = source, 0, 0
-        self.servers = base.servers if base else Servers(launch, source.path, folder)
+        self.servers = base.servers if base else servers_for(launch, source, folder)
+        self._token = uuid.uuid4().hex[:8]  # servers may have served others
         self._name = self.servers.launch.role
         self._precision = "bf16" if launch.bf16 else "fp32"
         self._published = 0  # its number among the servers' publishes: a version may come again
@@ -44,7 +47,7 @@ class VllmEngine:
         self.servers.label = self.servers.label or self._label
         if source.lora.rank:
             self._export()
-        elif launch.cfg.urls and not Path(source.path).is_dir():
+        elif self._loaded and launch.cfg.urls and not Path(source.path).is_dir():
             self.servers.model = str(self.servers.folders.write(source, 0))
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
@@ -56,10 +59,10 @@ class VllmEngine:
             require_supported(request)
         if not requests:
             return []
+        if not self._loaded:
+            self._export()
         if self.servers.ensure():
             self._proved = False
-        if self.source.lora.rank and self.servers.adapters[self.source.role][0] != self._name:
-            self._export()  # another engine of this role has published since
         self._prompt = max((r.prompt_ids for r in requests), key=len)
         if not self._proved:
             self.prove()
@@ -79,6 +82,13 @@ class VllmEngine:
         for url, (completion, _) in self.servers.each(request, self._send).items():
             require_same_weights(self.source, request, completion, self._precision, url)
         self._proved = True
+
+    @property
+    def _loaded(self) -> bool:
+        """Whether no other engine on these servers has published since."""
+        if self.source.lora.rank:
+            return self.servers.adapters[self.source.role][0] == self._name
+        return self.servers.label == self._label
 
     def _export(self) -> None:
         self._proved = False
@@ -107,7 +117,7 @@ class VllmEngine:
     @property
     def _label(self) -> str:
         """Names the present weights and no others."""
-        return f"{self.source.role}-{self.servers.token}-{self._published}"
+        return f"{self.source.role}-{self._token}-{self._published}"
 
     @property
     def _salt(self) -> str:

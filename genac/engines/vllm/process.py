@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,7 @@ class Launch:
     cuda: bool
     threads: int = 0  # of a server, 0 = all cores
     rank: int = 0  # of adapters, 0 = none are served
+    gpus: tuple[str, ...] = ()  # that this process sees; none = servers see what it sees
 
     @property
     def python(self) -> str:
@@ -73,6 +74,12 @@ class Launch:
             result += ["--max-loras", "2", "--max-cpu-loras", "4"]  # actor and critic, old and new
         return [*result, *self.cfg.args]
 
+    def devices(self, place: int) -> list[str]:
+        """The GPUs of the server of that number."""
+        count, width = self.cfg.replicas, width_of(self.cfg.args)
+        numbers = gpu_numbers(self.role, place, count, width, len(self.gpus))
+        return [self.gpus[number] for number in numbers]
+
     def environment(self) -> dict[str, str]:
         """Variables that a server needs, whoever starts it."""
         result = {
@@ -91,8 +98,12 @@ class Launch:
 class ServerProcess:
     """A running server. `close` ends it, and so does the end of this process."""
 
-    def __init__(self, launch: Launch, model: str | Path, log: Path, weights: Path) -> None:
-        """weights: the folder of published weights, removed where this process is killed."""
+    def __init__(
+        self, launch: Launch, model: str | Path, log: Path, weights: Path, place: int = 0
+    ) -> None:
+        """weights: the folder of published weights, removed where this process is killed. place:
+        the server's number among those of its model.
+        """
         self.launch, self.log = launch, log
         self.port = free_port()
         self.client = Client(f"http://127.0.0.1:{self.port}", launch.cfg.request_seconds)
@@ -109,17 +120,19 @@ class ServerProcess:
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=self._environment(model),
+                env=self._environment(model, place),
                 start_new_session=True,  # an interruption at the terminal is this process's matter
             )
 
-    def _environment(self, model: str | Path) -> dict[str, str]:
+    def _environment(self, model: str | Path, place: int) -> dict[str, str]:
         # What names packages of this environment is not for the other one.
         own = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "OMP_NUM_THREADS", "LD_PRELOAD")
         result = {k: v for k, v in os.environ.items() if k not in own}
         result |= self.launch.environment() | {"TMPDIR": self._folder}
         if Path(model).is_dir():
             result["HF_HUB_OFFLINE"] = "1"
+        if devices := self.launch.devices(place):
+            result["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
         if not self.launch.cuda:
             # Bound to cores, every server would take the same ones.
             threads = self.launch.threads or len(os.sched_getaffinity(0))
@@ -190,24 +203,54 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(
-    launch: Launch, model: str | Path, logs: Sequence[Path], weights: Path
-) -> list[ServerProcess]:
-    """A server per log file, all of which answer. ServerError where one cannot be started; then
-    none is left.
+def gpu_numbers(role: str, place: int, replicas: int, width: int, gpus: int) -> list[int]:
+    """The GPUs of a role's server of that number, `width` each: a critic's come behind an actor's,
+    and behind the last GPU comes the first again. None where there are no GPUs.
     """
-    servers = [ServerProcess(launch, model, log, weights) for log in logs]
+    first = (place + (replicas if role == "critic" else 0)) * width
+    return [(first + i) % gpus for i in range(width)] if gpus else []
+
+
+def width_of(args: Sequence[str]) -> int:
+    """GPUs over which one server is spread, by its arguments."""
+    return int(number_of(args, "--tensor-parallel-size", number_of(args, "-tp", 1)))
+
+
+def number_of(args: Sequence[str], name: str, default: float) -> float:
+    """The last value of an option, which is the one that counts."""
+    result = None
+    for place, text in enumerate(args):
+        key, equals, value = text.partition("=")
+        if key == name:
+            result = value if equals else next(iter(args[place + 1 :]), "")
+    if result is None:
+        return default
+    try:
+        return float(result)
+    except ValueError:
+        raise ValueError(
+            f"hardware.vllm.args: {name} is {result!r}; write a plain number"
+        ) from None
+
+
+def start(
+    launch: Launch, model: str | Path, logs: Mapping[int, Path], weights: Path
+) -> list[ServerProcess]:
+    """A server per log file, by its number; all of them answer. ServerError where one cannot be
+    started; then none is left.
+    """
+    servers = [ServerProcess(launch, model, log, weights, i) for i, log in logs.items()]
     end = time.monotonic() + launch.cfg.startup_seconds
     try:
-        for place, log in enumerate(logs):
+        for index, (place, log) in enumerate(logs.items()):
             for attempt in range(1, PORTS + 1):
                 try:
-                    servers[place].wait(max(1.0, end - time.monotonic()))
+                    servers[index].wait(max(1.0, end - time.monotonic()))
                     break
                 except ServerError:
-                    if attempt == PORTS or not servers[place].port_taken:
+                    if attempt == PORTS or not servers[index].port_taken:
                         raise
-                    servers[place] = ServerProcess(launch, model, log, weights)
+                    servers[index] = ServerProcess(launch, model, log, weights, place)
     except BaseException:
         for server in servers:
             server.close()

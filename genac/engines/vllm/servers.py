@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-import uuid
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from genac.engines.base import Request
 from genac.engines.vllm.checks import addresses
@@ -21,9 +20,14 @@ from genac.engines.vllm.weights import Folders, load_adapter, load_weights
 from genac.prefixes import partition, prefix_groups
 
 RESTARTS = 3  # in a row without an answer in between
+T = TypeVar("T")
 HEALTH = 10.0  # seconds that a server has to say that it is well
 
 Send = Callable[[Client, Request], Any]
+
+
+class Lost(ConnectionError):
+    """A server behind an address was given up."""
 
 
 class Servers:
@@ -40,7 +44,6 @@ class Servers:
         self.version, self.label = 0, ""  # of the weights, and what servers call them
         self.published = 0  # times that weights or adapters were, by all engines on these servers
         self.adapters: dict[str, tuple[str, Path]] = {}  # by role: name and folder
-        self.token = uuid.uuid4().hex[:8]  # a server behind an address may have served others
         self.clients: list[Client] = []
         self._processes: list[ServerProcess] = []
         self._finalizer = weakref.finalize(
@@ -64,19 +67,17 @@ class Servers:
         have others; False where all had them.
         """
         if self.clients:
-            places = [] if self.own else range(len(self.clients))
-            return sum(self._refreshed(place) for place in places) > 0
+            return not self.own and sum(self._on_all(self._refreshed)) > 0
         cfg = self.launch.cfg
         if self.own:
-            logs = [self.logs / f"{self.launch.role}-{i}.log" for i in range(cfg.replicas)]
+            logs = {i: self.logs / f"{self.launch.role}-{i}.log" for i in range(cfg.replicas)}
             self._processes += start(self.launch, self.model, logs, self.folders.root)
             self.clients += [process.client for process in self._processes]
         else:
             urls = addresses(cfg, self.launch.role)
             self.clients += [Client(url, cfg.request_seconds) for url in urls]
         try:
-            for place in range(len(self.clients)):
-                self._attempts(place, lambda place: self._load(place, fresh=self.own))
+            self._on_all(lambda place: self._attempts(place, self._load_new))
         except BaseException:
             self.close()
             raise
@@ -91,8 +92,7 @@ class Servers:
     def publish(self, folder: Path, version: int, label: str) -> None:
         """All weights from a folder. `label` names them and no others."""
         self.model, self.version, self.label = str(folder), version, label
-        for place in range(len(self.clients)):
-            self._attempts(place, self._load)
+        self._on_all(lambda place: self._attempts(place, self._load))
         self.folders.drop_all_but(folder)
 
     def publish_adapter(self, role: str, folder: Path, name: str) -> None:
@@ -103,8 +103,7 @@ class Servers:
         def load(place: int) -> None:
             load_adapter(self.clients[place], name, folder, old and old[0])
 
-        for place in range(len(self.clients)):
-            self._attempts(place, load)
+        self._on_all(lambda place: self._attempts(place, load))
         self.folders.drop_all_but(folder)
 
     def _load(self, place: int, fresh: bool = False) -> None:
@@ -115,6 +114,9 @@ class Servers:
                 load_adapter(client, name, folder, None if fresh else name)
         elif not fresh:
             load_weights(client, Path(self.model), self.label)
+
+    def _load_new(self, place: int) -> None:
+        self._load(place, fresh=self.own)
 
     def _refreshed(self, place: int) -> bool:
         """Whether a server behind an address had to get its weights again: it was restarted, or
@@ -156,28 +158,42 @@ class Servers:
         Requests that begin alike go to one server, the longest first, so that it reads once what
         they share.
         """
-        parts = spread(requests, len(self.clients))
         results: dict[int, Any] = {}
+        while waiting := [i for i in range(len(requests)) if i not in results]:
+            results |= self._round({i: requests[i] for i in waiting}, send)
+        return [results[place] for place in range(len(requests))]
+
+    def _round(self, requests: dict[int, Request], send: Send) -> dict[int, Any]:
+        """The answers by request; those that were a lost server's are missing."""
+        keys, rows = list(requests), list(requests.values())
+        parts, results, lost = spread(rows, len(self.clients)), dict[int, Any](), dict[int, Lost]()
         pool = ThreadPoolExecutor(len(parts))
         try:
-            futures = [
-                pool.submit(self._serve, place, part, requests, send)
+            futures = {
+                place: pool.submit(self._serve, place, part, rows, send)
                 for place, part in enumerate(parts)
                 if part
-            ]
-            for future in futures:
-                results |= future.result()
+            }
+            for place, future in futures.items():
+                try:
+                    results |= future.result()
+                except Lost as error:
+                    lost[place] = error
         except (KeyboardInterrupt, SystemExit):
             self.close()  # who waits for an answer gets an error
             raise
         finally:
             pool.shutdown()
-        return [results[place] for place in range(len(requests))]
+        self._leave_out(lost)
+        return {keys[i]: answer for i, answer in results.items()}
 
     def each(self, request: Request, send: Send) -> dict[str, Any]:
         """What every server answers to one request, by its address."""
-        answers = [self._serve(p, [0], [request], send)[0] for p in range(len(self.clients))]
-        return {client.url: a for client, a in zip(self.clients, answers, strict=True)}
+
+        def ask(place: int) -> tuple[str, Any]:
+            return self.clients[place].url, self._serve(place, [0], [request], send)[0]
+
+        return dict(self._on_all(ask))
 
     def _serve(
         self, place: int, part: Sequence[int], requests: Sequence[Request], send: Send
@@ -218,6 +234,32 @@ class Servers:
 
     # --- faults --------------------------------------------------------------------------------
 
+    def _on_all(self, work: Callable[[int], T]) -> list[T]:
+        """What it gives for each server, without those that are given up meanwhile."""
+        results, lost = [], dict[int, Lost]()
+        for place in range(len(self.clients)):
+            try:
+                results.append(work(place))
+            except Lost as error:
+                lost[place] = error
+        self._leave_out(lost)
+        return results
+
+    def _leave_out(self, lost: dict[int, Lost]) -> None:
+        """Goes on without some servers, and says so. Raises where none is left."""
+        if not lost:
+            return
+        if len(lost) == len(self.clients):
+            raise next(iter(lost.values()))
+        left = [client for place, client in enumerate(self.clients) if place not in lost]
+        text = "; ".join(map(str, lost.values()))
+        warnings.warn(
+            f"{text}. The run goes on with {len(left)} of {len(self.clients)} servers of the "
+            f"{self.launch.role}",
+            stacklevel=3,
+        )
+        self.clients[:] = left
+
     def _recover(self, place: int, error: NoAnswer, failures: int, stale: bool = False) -> None:
         """Brings a server back with the current weights. NoAnswer or ServerError where it fails.
 
@@ -236,7 +278,7 @@ class Servers:
             process = self._processes[place]
             process.close()
             (self._processes[place],) = start(
-                self.launch, self.model, [process.log], self.folders.root
+                self.launch, self.model, {place: process.log}, self.folders.root
             )
             self.clients[place] = self._processes[place].client
             return self._load(place, fresh=True)
@@ -263,7 +305,7 @@ class Servers:
         if self.own:
             process = self._processes[place]
             return ServerError(process.problem(f"failed {RESTARTS + 1} times in a row ({error})"))
-        return ConnectionError(
+        return Lost(
             f"{self.clients[place].url} failed {RESTARTS + 1} times in a row ({error}); start that "
             "server again and resume, or take it out of hardware.vllm.urls. Its command: "
             f"{self.launch.by_hand(self.model)}"

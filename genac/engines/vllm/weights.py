@@ -26,8 +26,9 @@ PROBE_TEMPERATURE = 0.7
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.15}
 
 
-class WeightsDiffer(RuntimeError):
-    """A server does not sample from the weights that the learner has."""
+class WeightsDiffer(OSError):
+    """A server does not sample from the weights that the learner has: so it would in a new attempt,
+    as with a `ServerError`."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Source:
     lora: LoraConfig
     vocabulary: int
     context: int  # tokens of a sequence
+    shape: str = ""  # equal for models whose weights one server can hold in turn
 
 
 class Folders:
@@ -133,7 +135,8 @@ def require_same_weights(
             f"{where} gives log-probabilities of the {source.role} that are off by "
             f"{difference:.2g} from the learner's ({TOLERANCE[precision]:g} is allowed in "
             f"{precision}): it samples from other weights, or computes otherwise. Servers behind "
-            "urls need --logprobs-mode processed_logprobs and the same dtype, and must see the "
-            "output folder"
+            "hardware.vllm.urls need --logprobs-mode processed_logprobs and the same dtype, and "
+            "must see the output folder; of servers that a run starts the logs are in its folder "
+            "engines. hardware.engine local does without servers"
         )
     return difference

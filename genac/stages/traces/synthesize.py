@@ -16,6 +16,7 @@ from pathlib import Path
 from genac.config.run import RunConfig
 from genac.critics.base import pooled_returns, unique_states
 from genac.rollout import World, collect, problems_at, response_text
+from genac.runs.progress import phase
 from genac.runs.store import Run, stable_hash
 from genac.runtime import Runtime
 from genac.stages.setup import Setup
@@ -46,7 +47,9 @@ def synthesize(inputs: TraceInputs, run: Run) -> None:
         world, rollout=world.rollout.model_copy(update={"num_generations": cfg.num_generations})
     )
     actor = setup.actor(inputs.actor.path)
-    groups = collect(actor, world, problems_at(world, "train", 0, cfg.num_prompts), "synthesize")
+    problems = problems_at(world, "train", 0, cfg.num_prompts)
+    with phase(f"traces: {cfg.num_prompts} problems, {cfg.num_generations} responses each"):
+        groups = collect(actor, world, problems, "synthesize")
     rollouts = [r for group in groups for r in group if r.reward is not None]
     states = split(rollouts, setup.cfg.states, actor.tokenizer)
     rate = sum(r.reward or 0 for r in rollouts) / max(1, len(rollouts))

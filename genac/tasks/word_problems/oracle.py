@@ -1,8 +1,11 @@
 """Judges an attempt at a word problem line by line: the actor writes freely, the story is known.
 
-    Line 1: Ana buys 33, 7 + 33 is 40. Right.        each calculation, and what it stands for
-    Line 2 subtracts 47, but Ana gives away 23. Wrong.      the first mistake ends the list
-    Left: Ana gives away 23; the answer.             else what remains to be done
+    Line 1: Ana buys 33, 7 + 33 is 40, says 40. Right.       what is to be done, what it gives
+    Line 2: Ana gives away 23, but it subtracts 47. Wrong.   the first mistake ends the list
+    Left: Ana gives away 23; the answer.                     else what remains to be done
+
+A right line and a wrong one begin alike, so that whoever learns to write this has calculated and
+compared before the verdict.
 
 A calculation is right if its arithmetic is, and if it is on some way to the answer (`ways.py`). A
 mistake counts as mended once its calculation was done rightly, or its numbers were used rightly, by
@@ -84,10 +87,10 @@ class Judge:
         elif self.out.mistake is None:
             step = self._meant(equation.tree, todo, named) if todo else None
             if slip:
-                text = f"Line {number}: {slip_text(equation)}. Wrong."
+                text = f"Line {number}: {self._event(marks, todo)}{checked(equation)}. Wrong."
                 self.out.mistake = Mistake(number, text, marks, step)
             else:
-                text = f"Line {number} {self._misuse(equation.tree, todo, step)}. Wrong."
+                text = f"Line {number}: {self._misuse(equation.tree, todo, step)}. Wrong."
                 self.out.mistake = Mistake(number, text, frozenset(), step)
 
     def _does(self, tree: Tree, marks: frozenset[int], named: list[int]) -> bool:
@@ -106,22 +109,28 @@ class Judge:
         if all(is_known(mark, self.known) for mark in marks):
             self.out.repeats += 1
             return
+        event, done = self._event(marks, todo), self._done(marks, todo)
         self.known |= marks
         self.results[equation.claimed] |= marks
         self._learn(equation.tree)
-        after = set(self.ways.left(self.known))
-        done = [k for k in todo if k not in after]
-        event = f"{self.ways.steps[done[0]].event}, " if len(done) == 1 else ""
         mistake, out = self.out.mistake, self.out
         if mistake is not None:
             mended = mistake.meant & marks if mistake.meant else mistake.step in done
             if not mended:
                 return
-        shown = (
-            f"Line {number}: {event}{written(equation.tree)} is {plain(equation.claimed)}. Right."
-        )
+        shown = f"Line {number}: {event}{checked(equation)}. Right."
         out.lines += [shown] if mistake is None else [mistake.text, f"{shown} That mends it."]
         out.mistake = None
+
+    def _done(self, marks: frozenset[int], todo: list[int]) -> list[int]:
+        """The steps that calculations of these marks do."""
+        after = set(self.ways.left(self.known | marks))
+        return [k for k in todo if k not in after]
+
+    def _event(self, marks: frozenset[int], todo: list[int]) -> str:
+        """What the story says of a calculation that does one step; empty for others."""
+        done = self._done(marks, todo) if marks else []
+        return f"{self.ways.steps[done[0]].event}, " if len(done) == 1 else ""
 
     def _learn(self, tree: Tree) -> None:
         """The results within a calculation may be used as well."""
@@ -160,23 +169,24 @@ class Judge:
     # --- words for what is wrong -----------------------------------------------------------------
 
     def _misuse(self, tree: Tree, todo: list[int], step: int | None) -> str:
-        """What a calculation with right arithmetic does wrongly."""
+        """What a calculation with right arithmetic does wrongly, behind what is to be done."""
         assert not isinstance(tree, Fraction)
         operator, left, right = tree
         strange = next((v for v in leaves(tree) if not self._has(v)), None)
         if not (isinstance(left, Fraction) and isinstance(right, Fraction)):
             act = f"calculates {written(tree)}"
         elif strange == left and (operator in "-/" or right not in self.results):
-            return f"starts from {plain(left)}, which nothing gives"
+            act = f"starts from {plain(left)}, which nothing gives"
         else:
             act = f"{VERBS[operator]} {plain(left if strange == left else right)}"
         if step is None:
-            return f"{act}, but nothing is left to calculate"
+            return f"it {act}, but nothing is left to calculate"
+        event = self.ways.steps[step].event
         if strange is None and (idle := self._idle(tree)) is not None:
-            return f"{act}, but {plain(idle)} is not part of the question"
-        if strange is None and (event := self._used(tree, todo)):
-            return f"{act} again, but that is done: {event}"
-        return f"{act}, but {self.ways.steps[step].event}"
+            act += f", and {plain(idle)} is not part of the question"
+        elif strange is None and self._used(tree, todo):
+            act += " again"
+        return f"{event}, but it {act}"
 
     def _has(self, value: Fraction) -> bool:
         return value in self.results or self.ways.has(value)
@@ -206,16 +216,16 @@ class Judge:
 
         return max(ready, key=likeness)
 
-    def _used(self, tree: Tree, todo: list[int]) -> str:
-        """The event whose number is used a second time."""
+    def _used(self, tree: Tree, todo: list[int]) -> bool:
+        """Whether the number of a step that is done is used a second time."""
         values = set(leaves(tree)) - self.results.keys()
         for k in self.ways.needed:
             step = self.ways.steps[k]
             if k not in todo and step.right >= 0:
                 number = self.ways.numbers[step.right]
                 if number.kind == "amount" and number.value in values:
-                    return step.event
-        return ""
+                    return True
+        return False
 
 
 def judge(ways: Ways, answer: int, partial: str) -> Judgement:
@@ -293,11 +303,12 @@ def leaves(tree: Tree) -> list[Fraction]:
     return [*leaves(tree[1]), *leaves(tree[2])]
 
 
-def slip_text(equation: Equation) -> str:
+def checked(equation: Equation) -> str:
+    """What a calculation gives, and what the line says that it gives."""
     value = equation.value
     if value is None:
         return f"{written(equation.tree)} divides by 0"
-    return f"{written(equation.tree)} is {plain(value)}, not {plain(equation.claimed)}"
+    return f"{written(equation.tree)} is {plain(value)}, says {plain(equation.claimed)}"
 
 
 def written(tree: Tree) -> str:

@@ -166,7 +166,9 @@ def sampled_words(wording: str) -> frozenset[str]:
     task = WordProblemTask(wording=wording, distractors=1)
     problems = [task.problem(split, i) for split in SPLITS for i in range(SAMPLED * len(GRAMMARS))]
     solved = [task.demonstration(p, random.Random(0), 0.0) for p in problems]
-    verdicts = ["Line Right Wrong Left the answer is not but adds subtracts multiplies divides by"]
+    verdicts = [
+        "Line Right Wrong Left the answer is says but it adds subtracts multiplies divides by"
+    ]
     return frozenset(vocabulary([*(p.text for p in problems), *solved, *verdicts]))
 
 

@@ -27,6 +27,7 @@ ERRORS = {
 }
 VERSIONS = {"sft": "after SFT", "rl": "after critic RL", "after_joint": "after joint training"}
 SCORES = range(11)
+FEWEST = 10  # states of a bin whose mean says something
 
 
 def measured(critic: Mapping[str, Any], key: str = "mse") -> dict[str, Any] | None:
@@ -88,8 +89,8 @@ def error_chart(groups: Sequence[Group]) -> str:
             series,
             x="mean squared error",
             says="On held-out states. Left of the trivial baselines is better than looking at no "
-            "response. "
-            "After joint training the actor, its states and its trivial baselines are others.",
+            "response. The states after joint training are those of the trained actor: compare "
+            "that error with its own baselines.",
             band=curves.SEEDS if _several(groups) else curves.PROBLEMS,
         )
     )
@@ -97,19 +98,20 @@ def error_chart(groups: Sequence[Group]) -> str:
 
 def page(groups: Sequence[Group]) -> str:
     """Everything about the critic, joint training first."""
-    # the report of one configuration opens with the chart of errors
-    error = error_chart(groups) if len(groups) > 1 else ""
-    parts = [grid([_reliability(groups), _scores(groups), error])]
+    # the report of one configuration opens with the other two
+    others = [reliability(groups), error_chart(groups)] if len(groups) > 1 else []
+    parts = [grid([_scores(groups), *others])]
     for stage, title in (("joint", "joint training"), ("critic_rl", "critic RL (actor frozen)")):
         if not any(stage in group.stages for group in groups):
             continue
         drawn, missing = curves.drawn(groups, stage, curves.CRITIC)
-        if drawn and len(missing) < len(curves.CRITIC) - 1:  # the reward is no word of a critic
-            parts.append(f"<h3>Over {title}</h3>{drawn}{curves.absent(missing, stage)}")
+        if drawn and len(missing) < len(curves.CRITIC) - 2:  # the reward is no word of a critic
+            text = curves.absent(missing, stage)
+            parts.append(curves.fold(f"Over {title}", drawn + text, groups))
     return "".join([*parts, _panels(groups)])
 
 
-def _reliability(groups: Sequence[Group]) -> str:
+def reliability(groups: Sequence[Group]) -> str:
     if len(groups) == 1:
         result: dict[str, list] = {}
         for folder in groups[0].folders:
@@ -123,11 +125,15 @@ def _reliability(groups: Sequence[Group]) -> str:
             for g in groups
         ]
         says = "of the critic that joint training starts from. On the dashed line: calibrated."
+    whole = [(name, bins(calibrations), style) for name, calibrations, style in pairs]
+    few = sum(n < FEWEST for _, points, _ in whole for *_, n in points)
+    says += f" {few} tenths with fewer than {FEWEST} states are left out." if few else ""
+    series = [Series(n, [p for p in points if p[2] >= FEWEST], i) for n, points, i in whole]
     return figure(
         Chart(
             "reliability",
             "Reliability",
-            [Series(name, bins(calibrations), style) for name, calibrations, style in pairs],
+            series,
             x="predicted value",
             y="Monte-Carlo value",
             says=says[0].upper() + says[1:],

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from genac.runs.numbers import is_number
+from genac.runs.numbers import is_number, number
 from genac.ui.html import esc, note
 from genac.ui.report.charts import Chart, Series, figure, grid
-from genac.ui.report.folder import steps
+from genac.ui.report.folder import part, steps
 from genac.ui.report.groups import BUDGETS, Group, Point, over_budget, over_steps, pool
 from genac.ui.report.groups import success as evaluated
 
@@ -112,6 +112,7 @@ ACTOR = (
         "Mean difference of log-probabilities; above 0.05 (in bf16 0.15) an alarm.",
     ),
 )
+LEADING = ("AUC within a problem", "Entropy")  # next to success, error and calibration
 SUPERVISED = {
     "critic_sft": Curve("Critic SFT", {"loss": "loss"}, "Cross-entropy in nats per token."),
     "base": Curve("The base model", {"loss": "loss"}, "Cross-entropy in nats per token."),
@@ -128,33 +129,72 @@ def derived(group: Group, stage: str, key: str) -> list[Point]:
 
 
 def drawn(groups: Sequence[Group], stage: str, curves: Sequence[Curve]) -> tuple[str, list[str]]:
-    """The charts of a stage whose metrics were logged, and the titles of the others."""
-    queries = [curve for curve in curves if stage == "joint" or not curve.joint_only]
-    figures = {curve.title: _figure(groups, stage, curve) for curve in queries}
-    return grid(list(figures.values())), [title for title, svg in figures.items() if not svg]
+    """The charts of a stage whose metrics were logged, and the titles of the others. What never
+    changed is a line of text. The report of one configuration opens with those in LEADING.
+    """
+    opened = LEADING if stage == "joint" and len(groups) == 1 else ()
+    queries = [
+        c for c in curves if c.title not in opened and (stage == "joint" or not c.joint_only)
+    ]
+    figures, still, missing = [], [], []
+    for curve in queries:
+        chart = _chart(groups, stage, curve)
+        if not any(len(one.points) for one in chart.series):
+            missing.append(curve.title)
+        elif (text := _constant(chart)) is not None:
+            still.append(f"{curve.title} {text}")
+        else:
+            figures.append(figure(chart))
+    text = f'<p class="muted">The same at every step: {esc("; ".join(still))}.</p>' if still else ""
+    return grid(figures) + text, missing
+
+
+def leading(groups: Sequence[Group]) -> list[str]:
+    """The charts of joint training that a reader needs first, but for success."""
+    chosen = [curve for curve in (*CRITIC, *ACTOR) if curve.title in LEADING]
+    return [figure(_chart(groups, "joint", curve)) for curve in chosen]
+
+
+def _constant(chart: Chart) -> str | None:
+    """What every line of a chart says, where none of them ever changes; None of other charts."""
+    lines = {one.name: [point[1] for point in one.points] for one in chart.series if one.points}
+    if any(len(values) < 2 or len(set(values)) > 1 for values in lines.values()):
+        return None
+    texts = {name: number(values[0]) for name, values in lines.items()}
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return ", ".join(f"{name} {value}" for name, value in texts.items())
+
+
+def fold(title: str, inside: str, groups: Sequence[Group]) -> str:
+    """Charts to unfold; of several configurations they are the comparison, and stand open."""
+    count = inside.count("<figure")
+    if not count:
+        return f"<h3>{esc(title)}</h3>{inside}"
+    name = f"{title} ({count} chart{'s' * (count != 1)})"
+    state = " open" if len(groups) > 1 else ""
+    return f'<details class="more"{state}><summary>{esc(name)}</summary>{inside}</details>'
 
 
 def supervised(groups: Sequence[Group]) -> str:
     """The losses of the stages that imitate."""
-    drawn = grid([_figure(groups, stage, curve) for stage, curve in SUPERVISED.items()])
-    return f"<h3>Supervised stages</h3>{drawn}" if drawn else ""
+    charts = [figure(_chart(groups, stage, curve)) for stage, curve in SUPERVISED.items()]
+    return fold("Supervised stages", grid(charts), groups) if any(charts) else ""
 
 
-def _figure(groups: Sequence[Group], stage: str, curve: Curve) -> str:
+def _chart(groups: Sequence[Group], stage: str, curve: Curve) -> Chart:
     title = (
         f"{curve.title} ({next(iter(curve.keys.values()))})" if _ambiguous(groups, curve) else ""
     )
-    return figure(
-        Chart(
-            "lines",
-            title or curve.title,
-            lines(groups, stage, curve.keys),
-            says=curve.says,
-            limits=curve.limits,
-            zero=curve.zero,
-            band=SEEDS if any(len(g.folders) > 1 for g in groups) else PROBLEMS,
-            alarms=alarms(groups, stage),
-        )
+    return Chart(
+        "lines",
+        title or curve.title,
+        lines(groups, stage, curve.keys),
+        says=curve.says,
+        limits=curve.limits,
+        zero=curve.zero,
+        band=SEEDS if any(len(g.folders) > 1 for g in groups) else PROBLEMS,
+        alarms=alarms(groups, stage),
     )
 
 
@@ -208,7 +248,7 @@ def success(groups: Sequence[Group]) -> str:
             "lines",
             "Held-out success over joint training",
             series,
-            says="The number that matters. Marks ▲: alarms.",
+            says=f"The number that matters. {evaluated_on(groups)}Marks ▲: alarms.",
             limits=FRACTION,
             band=SEEDS if several else PROBLEMS,
             alarms=alarms(groups, "joint"),
@@ -229,10 +269,23 @@ def _with_start(group: Group) -> list[Point]:
     return [(-1.0, before["mean"], low, high, len(known)), *points]
 
 
+def evaluated_on(groups: Sequence[Group]) -> str:
+    """Why the curve does not end at the number of the headline: both are of other problems."""
+    folder = groups[0].folders[0]
+    during = part(folder.config, "evaluate").get("during")
+    whole = part(folder.summary, "success_after").get("problems")
+    if not (is_number(during) and is_number(whole)) or during >= whole:
+        return ""
+    return (
+        f"Evaluations during training take {during} of the {whole} problems that the first and the "
+        "last number are over. "
+    )
+
+
 def budgets(groups: Sequence[Group]) -> str:
     """Held-out success against samples, tokens and seconds, and what keeps a run from a chart."""
     says = {
-        "samples": "Responses of the actor so far.",
+        "samples": f"Responses of the actor so far. {evaluated_on(groups)}".strip(),
         "tokens": "Read, written and trained by any model, in joint training.",
         "seconds": "Of joint training, evaluations excluded.",
     }

@@ -10,9 +10,8 @@ import base64
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
-from importlib import resources, util
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +22,18 @@ from genac.runs.store import atomic_write
 from genac.ui.examples import trajectories
 from genac.ui.html import POLICY, clip, esc, note, section, table
 from genac.ui.report import critic, curves, results
+from genac.ui.report.charts import grid
 from genac.ui.report.folder import EXAMPLES, Folder, load
 from genac.ui.report.groups import Group, differences, grouped
 
 SCRIPTS = ("charts.js", "report.js")
-NO_CHARTS = "Without charts: pip install 'genac[report]' and write the report again."
-USAGE = "usage: genac report RUN [RUN ...] [--out FILE]"
+VENDOR = resources.files("genac.ui") / "vendor" / "plot"
+LIBRARY = ("d3.min.js", "plot.umd.min.js")  # Observable Plot and d3, both ISC
 
 
-def report(arguments: Sequence[str]) -> str:
+def report(paths: Sequence[str], out: str | None = None) -> str:
     """The command: writes the page, returns where it is and how large."""
-    args, out = list(arguments), None
-    if "--out" in args:
-        at = args.index("--out")
-        if at + 1 == len(args):
-            raise ValueError(f"--out needs a file; {USAGE}")
-        out = args[at + 1]
-        del args[at : at + 2]
-    unknown = [a for a in args if a.startswith("-")]
-    if unknown:
-        raise ValueError(f"there is no option {unknown[0]}; {USAGE}")
-    path = write_report([Path(a) for a in args], out)
+    path = write_report(list(paths), out)
     return f"{path} ({path.stat().st_size / 1e6:.1f} MB)"
 
 
@@ -61,7 +51,7 @@ def write_report(paths: Path | str | Sequence[Path | str], out: Path | str | Non
 def _runs_in(paths: Sequence[Path | str]) -> list[Path]:
     """The run folders meant, each once."""
     if not paths:
-        raise ValueError(f"no run to report on: name at least one run folder; {USAGE}")
+        raise ValueError("no run to report on: name at least one run folder")
     result: dict[Path, None] = {}
     for path in map(Path, paths):
         inside = [] if (path / "config.json").exists() or not path.is_dir() else list_runs(path)
@@ -89,6 +79,7 @@ def _one(group: Group) -> list[Part]:
     summary = (
         f'<p class="verdict">{esc(results.sentence(group))}</p>{results.headline(group)}'
         f'<div class="lead">{curves.success([group])}{critic.error_chart([group])}</div>'
+        f"{grid([critic.reliability([group]), *curves.leading([group])])}"
     )
     return [
         ("What happened", "summary", summary + _alarms([group])),
@@ -163,7 +154,8 @@ def _actor(groups: Sequence[Group]) -> str:
     parts = []
     if any("joint" in group.stages for group in groups):
         drawn, missing = curves.drawn(groups, "joint", curves.ACTOR)
-        parts.append(drawn + curves.absent(missing, "joint"))
+        text = curves.absent(missing, "joint")
+        parts.append(curves.fold("Over joint training", drawn + text, groups))
     else:
         parts.append(note("Stage joint has logged no step yet."))
     return "".join([*parts, curves.supervised(groups)])
@@ -243,9 +235,9 @@ def _label(value: Any) -> str | None:
 
 def _page(title: str, links: str, body: str) -> str:
     folder = resources.files("genac.ui.report") / "static"
-    drawing, own = library(), [(folder / name).read_text(encoding="utf-8") for name in SCRIPTS]
-    scripts, missing = ([drawing, *own], "") if drawing else ([], note(NO_CHARTS))
-    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'"
+    files = [*(VENDOR / name for name in LIBRARY), *(folder / name for name in SCRIPTS)]
+    scripts = [file.read_text(encoding="utf-8") for file in files]
+    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     policy = f"{POLICY}; img-src data:; script-src {hashes}"
     style = (folder / "report.css").read_text(encoding="utf-8")
     return (
@@ -256,22 +248,10 @@ def _page(title: str, links: str, body: str) -> str:
         f'<div class="bar-top"><nav aria-label="Sections">{links}</nav>'
         '<button type="button" id="theme" hidden>theme</button></div>'
         '<noscript><p class="note">The charts need scripts, which are off here; the tables do not.'
-        f"</p></noscript><main>\n{missing}{body}\n</main>\n"
+        f"</p></noscript><main>\n{body}\n</main>\n"
         + "".join(f"<script>{script}</script>\n" for script in scripts)
         + "</body></html>\n"
     )
-
-
-def library() -> str | None:
-    """Observable Plot and d3 (both ISC) as pyobsplot (MIT) holds them: a module that leaves them in
-    `window`, here as a plain script. None where pyobsplot is not installed; it is not imported.
-    """
-    result = util.find_spec("pyobsplot")
-    if result is None or not result.submodule_search_locations:
-        return None
-    file = Path(result.submodule_search_locations[0]) / "static" / "static-widget.js"
-    module = file.read_text(encoding="utf-8")
-    return f"(() => {{\n{re.sub(r'export {[^}]*};', '', module)}\n}})();"
 
 
 def _digest(script: str) -> str:

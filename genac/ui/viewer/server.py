@@ -7,7 +7,6 @@ import re
 import socket
 import webbrowser
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,15 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from genac.hosts import in_url, is_loopback
-from genac.runs.listing import status
 from genac.runs.store import Run
-from genac.runs.trajectory import Step, Trajectory, prefix
-from genac.ui.viewer.index import Filters, Index, newest_first
+from genac.runs.trajectory import Trajectory
+from genac.ui.viewer.answers import describe, member_of, same_state, with_siblings
+from genac.ui.viewer.filters import Filters
+from genac.ui.viewer.index import Index
+from genac.ui.viewer.page import KATEX, STATIC
 from genac.ui.viewer.tree import tree
 
-STATIC = Path(__file__).parent / "static"
 BUDGET = 0.15  # seconds that a request may spend on reading the run before it answers
-VERSIONS = 12  # groups that are looked through for the same state
-JUDGEMENT = (  # the columns that are needed for it
-    *("group", "member", "problem_id", "response_ids", "reward", "start", "end", "step_text"),
-    *("value", "rationale", "critic_version", "score_probs"),
-)
 
 
 class StrictJSON(JSONResponse):
@@ -46,7 +41,7 @@ class StrictJSON(JSONResponse):
 HEADERS = {
     # Even if text of a model became markup, the browser would run and fetch nothing.
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -60,14 +55,7 @@ EXPORTS: dict[str, tuple[str, Callable[[Trajectory, bool], str]]] = {
 
 def make_app(run: Run, host: str = "127.0.0.1") -> FastAPI:
     """The application for one run folder, which need not be complete."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    index = Index(run)
-    app.add_middleware(GZipMiddleware, minimum_size=2000)
-    if is_loopback(host):
-        # A page elsewhere could point a name of its own at this port; its Host header tells.
-        names = ["127.0.0.1", "localhost", "[::1]", "testserver", host]
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
-    _failures(app)
+    app, index = guarded(host), Index(run)
     _run_routes(app, run, index)
     _response_routes(app, run, index)
 
@@ -76,6 +64,19 @@ def make_app(run: Run, host: str = "127.0.0.1") -> FastAPI:
         return FileResponse(STATIC / "index.html")
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.mount("/katex", StaticFiles(directory=KATEX), name="katex")
+    return app
+
+
+def guarded(host: str) -> FastAPI:
+    """An application that answers this machine only, and whose pages load nothing else."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(GZipMiddleware, minimum_size=2000)
+    if is_loopback(host):
+        # A page elsewhere could point a name of its own at this port; its Host header tells.
+        names = ["127.0.0.1", "localhost", "[::1]", "testserver", host]
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
+    _failures(app)
     return app
 
 
@@ -124,15 +125,20 @@ def _response_routes(app: FastAPI, run: Run, index: Index) -> None:
     @app.get("/api/trajectory/{stage}/{step}/{group}/{member}")
     def trajectory(stage: str, step: int, group: int, member: int) -> Response:
         siblings = opened(stage, step, group)
-        one = _member(siblings, member)
-        others = [{"member": s.member, "reward": s.reward} for s in siblings]
-        return StrictJSON(one.as_dict() | {"siblings": others})
+        one = member_of(siblings, member)
+        return StrictJSON(with_siblings(one, siblings))
 
     @app.get("/api/tree/{stage}/{step}/{group}")
     def siblings(stage: str, step: int, group: int) -> Response:
         result = opened(stage, step, group)
         about = {"problem_id": result[0].problem_id, "prompt": result[0].prompt}
         return StrictJSON(about | {"answer": result[0].answer, "nodes": tree(result)})
+
+    @app.get("/api/history")
+    def history(problem: str) -> Response:
+        if not index.indexed()[1]:
+            index.refresh(BUDGET)
+        return StrictJSON(index.history(problem))
 
     @app.get("/api/versions/{stage}/{step}/{group}/{member}")
     def versions(stage: str, step: int, group: int, member: int, start: int) -> Response:
@@ -145,7 +151,7 @@ def _response_routes(app: FastAPI, run: Run, index: Index) -> None:
         if format not in EXPORTS:
             raise ValueError(f"format is {format!r}; it can be {', '.join(EXPORTS)}")
         kind, write = EXPORTS[format]
-        one = _member(opened(stage, step, group), member)
+        one = member_of(opened(stage, step, group), member)
         # a stage is named by a file, which may hold what a header must not
         name = re.sub(r"[^A-Za-z0-9._-]", "-", one.address)
         disposition = {"Content-Disposition": f'attachment; filename="{name}.{format}"'}
@@ -153,96 +159,8 @@ def _response_routes(app: FastAPI, run: Run, index: Index) -> None:
         return Response(text, media_type=kind, headers=disposition)
 
 
-def describe(run: Run, index: Index) -> dict[str, Any]:
-    """The run in a few words, how much of it was read, and what is missing."""
-    result, (done, total) = status(run), index.indexed()
-    missing = [result.result] if result.state == "unreadable" else []
-    missing += index.notes()
-    if not total:
-        missing.append(
-            "No rollouts yet: they are written every stages.*.log_rollouts_every steps, and at "
-            "the last one."
-        )
-    return {
-        "name": run.path.resolve().name,
-        "path": str(run.path),
-        "status": result.state,
-        "algorithm": result.algorithm,
-        "stage": result.stage,
-        "step": result.step,
-        "steps": result.steps,
-        "result": "" if result.state == "unreadable" else result.result,
-        "missing": missing,
-        "indexed": {"done": done, "total": total},
-        "version": index.version,
-        **index.overview(),
-    }
-
-
-def same_state(
-    run: Run, index: Index, address: tuple[str, int, int, int], start: int
-) -> list[dict[str, Any]]:
-    """What every version of the critic said of one state (same problem, same prefix), newest
-    first; each version of a stage once, where the asked response was judged by it as there.
-    """
-    group = run.group(*address[:3])
-    own = _member(group, address[3])
-    expected = {prefix(own, step) for step in own.steps if step.start == start}
-    if not expected:
-        raise ValueError(f"{own.address} has no state at token {start}")
-    others = [p for p in index.occurrences(own.problem_id, VERSIONS) if p != address[:3]]
-    responses = chain([own], group, *(run.group(*place, JUDGEMENT) for place in others))
-    result: dict[Any, dict[str, Any]] = {}
-    for one in responses:
-        for state in one.steps:
-            if state.asked and prefix(one, state) in expected:
-                result.setdefault((one.stage, state.critic_version), _judgement(one, state))
-    queries = {j: answer for j in run.judges() if (answer := _also(run, index, j, own, start))}
-    every = [*result.values(), *queries.values()]
-    return sorted(every, key=lambda state: newest_first(state["stage"], state["step"]))
-
-
-def _also(run: Run, index: Index, judge: str, own: Trajectory, start: int) -> dict[str, Any] | None:
-    """What another critic said of the state, where it was asked (`genac eval states`)."""
-    folder = run.judged(judge)
-    if not run.table_path(folder, own.stage, own.step).exists():
-        return None
-    try:
-        group = run.group(own.stage, own.step, own.group, JUDGEMENT, folder)
-    except ValueError as error:  # damaged, or of another run
-        index.note((own.stage, own.step), [f"{folder}: {error}"])
-        return None
-    index.note((own.stage, own.step), group[0].problems)
-    steps = (s for one in group if one.member == own.member for s in one.steps)
-    answer = next((s for s in steps if s.start == start and s.asked), None)
-    return None if answer is None else _judgement(own, answer, judge)
-
-
-def _judgement(one: Trajectory, state: Step, judge: str | None = None) -> dict[str, Any]:
-    return {
-        "judge": judge,  # None: the run's own critic
-        "address": one.address,
-        "stage": one.stage,
-        "step": one.step,
-        "start": state.start,
-        "critic_version": state.critic_version,
-        "value": state.value,
-        "observed": state.observed,
-        "observed_count": state.observed_count,
-        "rationale": state.rationale,
-        "score_probs": state.score_probs,
-    }
-
-
-def _member(group: list[Trajectory], member: int) -> Trajectory:
-    for one in group:
-        if one.member == member:
-            return one
-    raise ValueError(f"group {group[0].group} has no response {member}")
-
-
-def serve(run: Run, host: str, port: int, browser: bool) -> None:
-    """Serves the run until interrupted; prints the address, and opens it."""
+def serve(app: FastAPI, what: Path, host: str, port: int, browser: bool) -> None:
+    """Serves a run, or a folder of runs, until interrupted; prints the address, and opens it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -255,10 +173,10 @@ def serve(run: Run, host: str, port: int, browser: bool) -> None:
         ) from error
     address = f"http://{in_url(host)}:{listening.getsockname()[1]}/"
     listening.listen(128)  # a browser that is faster than the server waits
-    print(f"{run.path} at {address} (Ctrl-C ends it)", flush=True)
+    print(f"{what} at {address} (Ctrl-C ends it)", flush=True)
     if not is_loopback(host):
-        print(f"anyone who can reach {host} can read this run", flush=True)
+        print(f"anyone who can reach {host} can read these runs", flush=True)
     if browser:
         webbrowser.open(address)
-    config = uvicorn.Config(make_app(run, host), log_level="warning", access_log=False)
+    config = uvicorn.Config(app, log_level="warning", access_log=False)
     uvicorn.Server(config).run(sockets=[listening])

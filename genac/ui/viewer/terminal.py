@@ -24,7 +24,7 @@ from genac.ui.transcript import (
     signed,
     visible,
 )
-from genac.ui.viewer.index import Filters, Index
+from genac.ui.viewer.filters import Filters
 
 
 def show(
@@ -46,6 +46,8 @@ def show(
         return
     if tokens:
         raise ValueError("--tokens is for one response: give its address, STAGE/STEP/GROUP/MEMBER")
+    from genac.ui.viewer.index import Index  # needs the extra ui; `genac ls` does without
+
     index = Index(run)
     index.refresh()
     page = index.page(filters)
@@ -123,22 +125,24 @@ def drawn(console: Console, title: str, results: Sequence[Token]) -> None:
 
 
 def runs(results: Sequence[Status]) -> None:
-    """`genac ls`: one line per run."""
+    """`genac ls`: one line per run, on 80 columns too; where there is room, with the algorithm."""
     console = Console()
-    table = Table(box=None, header_style="bold")
-    for name in ("run", "status", "algorithm", "stage", "step", "result"):
-        table.add_column(name, overflow="fold", no_wrap=name != "result")
+    wide = console.width >= 100
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for name in ("run", "status", *(["algorithm"] if wide else []), "at", "result"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("status", "algorithm"))
     styles = {"running": "green", "interrupted": "yellow", "unreadable": "red"}
     for one in results:
         step = "" if one.step is None else str(one.step + 1)
-        table.add_row(
+        step += f"/{one.steps}" if step and one.steps else ""
+        cells = [
             Text(printable(str(one.path))),
             Text(one.state, style=styles.get(one.state, "")),
             Text(printable(one.algorithm)),
-            Text(printable(one.stage)),
-            step + (f"/{one.steps}" if step and one.steps else ""),
+            Text(printable(f"{one.stage} {step}".strip())),
             Text(printable(one.result)),
-        )
+        ]
+        table.add_row(*(cells if wide else [*cells[:2], *cells[3:]]))
     console.print(table)
 
 
@@ -165,7 +169,7 @@ def _digit(value: float | None) -> str:
 def _style(value: float | None) -> str:
     if value is None:
         return "default"
-    return f"{'black' if value > 0.45 else 'white'} on {colour(value)}"
+    return f"black on {colour(value)}"
 
 
 def _address(row: dict[str, Any]) -> str:

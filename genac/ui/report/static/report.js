@@ -119,3 +119,5 @@ wished.addEventListener("change", () => { if (!remembered()) theme(wished.matche
 document.getElementById("theme").hidden = false;
 document.getElementById("theme").addEventListener("click", switchTheme);
 document.querySelectorAll("figure.chart").forEach(build);
+// what is folded is printed too; a chart is drawn once it has a width
+window.addEventListener("beforeprint", () => document.querySelectorAll("details.more").forEach((fold) => { fold.open = true; }));

@@ -1,10 +1,11 @@
 // The page: what the address says is shown, what is pressed changes the address.
 
 import { current, go } from "./address.js";
-import { ask, byId, colour, el } from "./dom.js";
-import { addressOf, load, setUp, shownRows, turnPage } from "./list.js";
+import { ask, byId, colour, el, stored } from "./dom.js";
+import { addressOf, isFiltered, isSearching, load, setUp, shownRows, turnPage } from "./list.js";
 import { otherNumber } from "./state.js";
-import { open, stateBy, worstState } from "./trajectory.js";
+import { setUpTheme, toggleTheme } from "./theme.js";
+import { message, open, stateBy, switchText, worstState } from "./trajectory.js";
 
 const EVERY = 2000; // milliseconds between two looks at a run that is all read
 let version = -1;
@@ -24,13 +25,23 @@ async function look() {
     }
     const all = run.indexed.done === run.indexed.total;
     if (!all) wait = 20;
-    // Under the default order the first row is the first at once; under others once all are read.
-    const settled = all || !current().sort;
-    if (settled && !current().at && shownRows().length) go({ at: addressOf(shownRows()[0]) }, true);
+    // Without a filter what was read first will do; what a person looks for waits until all is read.
+    const settled = all || !(isFiltered() || current().sort);
+    if (settled && !current().at) first(run);
+    if (stored) return;
   } catch (error) {
     byId("run-facts").textContent = `no answer from the server (${error.message})`;
   }
   setTimeout(look, wait);
+}
+
+// Opens the first response of the list, or says why there is none.
+function first(run) {
+  if (shownRows().length) go({ at: addressOf(shownRows()[0]) }, true);
+  else if (!isFiltered()) {
+    message(run.indexed.total ? "The stored steps hold no response." : run.status === "running"
+      ? "No response is stored yet. The page looks again by itself." : "This run holds no stored responses.");
+  } else message(isSearching() ? "Searching\u2026" : "No response matches the filters on the left.");
 }
 
 function about(run) {
@@ -56,16 +67,15 @@ function neighbour(by) {
   else if (at >= 0) turnPage(by);
 }
 
-function theme(name) {
-  document.documentElement.dataset.theme = name;
-  byId("theme").textContent = name === "dark" ? "light" : "dark";
-  document.dispatchEvent(new Event("themechange"));
+function toggleList() {
+  const hidden = document.body.classList.toggle("alone");
+  byId("list").textContent = hidden ? "show list" : "hide list";
+  byId("list").setAttribute("aria-expanded", String(!hidden));
 }
 
-function toggleTheme() {
-  const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-  localStorage.setItem("genac-theme", next);
-  theme(next);
+// On a narrow screen the response lies below the list.
+function showResponse(event) {
+  if (event.target.closest(".row") && matchMedia("(max-width: 800px)").matches) byId("detail").scrollIntoView();
 }
 
 const KEYS = {
@@ -77,6 +87,9 @@ const KEYS = {
   p: () => neighbour(-1),
   w: () => worstState(),
   g: () => go({ view: current().view === "tree" ? null : "tree" }),
+  h: () => stored || go({ view: current().view === "history" ? null : "history" }),
+  l: toggleList,
+  m: switchText,
   c: () => go({ compare: current().compare ? null : "1" }, true),
   e: otherNumber,
   t: toggleTheme,
@@ -98,15 +111,21 @@ document.addEventListener("keydown", (event) => {
 
 const stops = Array.from({ length: 11 }, (_, i) => colour(i / 10));
 byId("scale").style.background = `linear-gradient(90deg, ${stops.join(",")})`;
-const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-theme(localStorage.getItem("genac-theme") || (dark ? "dark" : "light"));
-byId("theme").addEventListener("click", toggleTheme);
+byId("list").addEventListener("click", toggleList);
+byId("rows").addEventListener("click", showResponse);
 byId("keys").addEventListener("click", () => byId("help").showModal());
 byId("skip").addEventListener("click", (event) => {
   event.preventDefault(); // the part after # is the view, not an anchor
   byId("detail").focus();
 });
+if (location.pathname.includes("/run/")) byId("run-name").before(el("a", { href: "../../", target: "_top", text: "all runs" }));
+if (window.top !== window) { // one of two next to each other
+  document.body.classList.add("framed");
+  toggleList();
+}
+if (stored && stored.rollouts.rows.length < 2) document.body.classList.add("few");
 window.addEventListener("hashchange", route);
+setUpTheme();
 setUp();
 route();
 look();

@@ -1,8 +1,8 @@
-// The value curve, drawn downwards beside the steps so that every point lies at its step.
+// The value curve, drawn downwards next to the steps so that every point lies at its step.
 
 import { colour } from "./dom.js";
 
-const WIDTH = 128;
+const WIDTH = 104; // 6.5rem, as in the style sheet
 const EDGE = 10;
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -14,6 +14,7 @@ export function drawCurve(one, list) {
   const draw = () => svg.isConnected && redraw(svg, one, list);
   new ResizeObserver(draw).observe(list);
   document.addEventListener("selected", draw);
+  document.addEventListener("typeset", draw);
   return svg;
 }
 

@@ -14,17 +14,17 @@ export function el(tag, attributes = {}, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
-// cividis: monotone in lightness and the same for colour-blind eyes; the report uses it too
-const STOPS = [[0, 34, 78], [65, 77, 107], [125, 124, 120], [188, 174, 108], [254, 232, 56]];
-
+// Vermilion 0, neutral 0.5, blue 1: the style sheet has the three for each theme, and both ends stand
+// out on either. The report and the exports use those of the light theme.
 export function colour(value) {
-  const place = Math.min(1, Math.max(0, value)) * (STOPS.length - 1);
-  const low = Math.min(Math.floor(place), STOPS.length - 2);
-  const mixed = STOPS[low].map((a, i) => Math.round(a + (place - low) * (STOPS[low + 1][i] - a)));
-  return `rgb(${mixed.join(",")})`;
+  const far = Math.min(1, 2 * Math.abs(value - 0.5));
+  return `color-mix(in srgb, var(${value < 0.5 ? "--low" : "--high"}) ${(100 * far).toFixed(0)}%, var(--mid))`;
 }
 
-export const ink = (value) => (value > 0.45 ? "#000" : "#fff");
+// Where the ends become lighter than the dark theme's middle lets white be read on them.
+export const isMiddling = (value) => value > 0.28 && value < 0.7;
+
+export const ink = (value) => (isMiddling(value) ? "var(--ink-mid)" : "var(--ink-end)");
 
 // A chip with the value's number on its colour; what has no value says so.
 export function chip(value, asked = true) {
@@ -36,6 +36,10 @@ export function chip(value, asked = true) {
   node.style.color = ink(value);
   return node;
 }
+
+// A smaller fall between two values is no more than a score's own width: the server's FALL, with its
+// tolerance for values of 32 bits.
+export const FALL = 0.1 - 1e-6;
 
 export const signed = (value) =>
   value === null ? "-" : (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(2);
@@ -53,7 +57,16 @@ export function outcome(reward, finish) {
   return el("span", { class: right ? "right" : "wrong", text: word });
 }
 
+// What a page in one file holds: the server's answers by path. Null where there is a server.
+const held = byId("answers");
+export const stored = held ? JSON.parse(held.textContent) : null;
+
 export async function ask(path) {
+  if (stored) {
+    const key = decodeURIComponent(path);
+    if (key in stored) return stored[key];
+    throw new Error("This file does not hold that: genac view shows the whole run.");
+  }
   const answer = await fetch(`api/${path}`);
   const body = await answer.json();
   if (!answer.ok) throw new Error(body.detail || answer.statusText);
@@ -61,3 +74,12 @@ export async function ask(path) {
 }
 
 export const place = (address) => address.split("/").map(encodeURIComponent).join("/");
+
+// What a person chose for this browser; a file may have no storage.
+export function remembered(name) {
+  try { return localStorage.getItem(`genac-${name}`); } catch { return null; }
+}
+
+export function remember(name, value) {
+  try { localStorage.setItem(`genac-${name}`, value); } catch { /* holds for this page */ }
+}

@@ -1,12 +1,17 @@
 // The list of responses: filters, pages, and rows with a strip of their values.
 
 import { FILTERS, current, go, link } from "./address.js";
-import { ask, byId, colour, el, outcome } from "./dom.js";
+import { FALL, ask, byId, el, outcome, stored } from "./dom.js";
+import { valueStrip } from "./history.js";
+import { inWords } from "./maths.js";
 
-const CELLS = 60; // of a strip; longer responses show the lowest value of each part
+const SORT = "telling"; // unless another is chosen: wrong responses first, the largest fall on top
 let rows = [];
 let loaded = "";
 let turn = 0;
+let searching = false; // the list may still grow
+
+export const isSearching = () => searching;
 
 export const shownRows = () => rows;
 
@@ -32,7 +37,7 @@ function chosen(form) {
   for (const name of FILTERS.filter((name) => name !== "page")) {
     const field = form.elements[name];
     out[name] = field.type === "checkbox" ? (field.checked ? "true" : null) : field.value;
-    if (name === "sort" && out[name] === "step") out[name] = null;
+    if (name === "sort" && out[name] === SORT) out[name] = null;
   }
   return out;
 }
@@ -40,8 +45,9 @@ function chosen(form) {
 // Loads the page of the address. `again` loads it although the filters did not change.
 export async function load(again = false) {
   const address = current();
+  const asked = { sort: SORT, ...address };
   const query = new URLSearchParams(
-    FILTERS.filter((name) => address[name]).map((name) => [name, address[name]]),
+    FILTERS.filter((name) => asked[name]).map((name) => [name, asked[name]]),
   ).toString();
   fill(address);
   if (query === loaded && !again) return mark();
@@ -49,13 +55,15 @@ export async function load(again = false) {
   const own = ++turn;
   try {
     for (;;) {
-      const page = await ask(`rollouts?${query}`);
+      const page = await ask(stored ? "rollouts" : `rollouts?${query}`);
       if (own !== turn) return; // a newer question overtook this one
+      searching = Boolean(page.searched) && page.searched.done < page.searched.total;
       show(page);
-      if (!page.searched || page.searched.done >= page.searched.total) return;
+      if (!searching) return;
     }
   } catch (error) {
     byId("count").textContent = error.message;
+    byId("rows").replaceChildren();
   }
 }
 
@@ -63,10 +71,21 @@ function fill(address) {
   const form = byId("filters");
   for (const name of FILTERS.filter((name) => name !== "page")) {
     const field = form.elements[name];
-    const value = address[name] || (name === "sort" ? "step" : "");
+    const value = address[name] || (name === "sort" ? SORT : "");
     if (field.type === "checkbox") field.checked = value === "true";
     else if (field.value !== value && document.activeElement !== field) field.value = value;
   }
+  const folded = [...byId("more-filters").querySelectorAll("[name]")].some((field) => address[field.name]);
+  if (folded) byId("more-filters").open = true;
+}
+
+export const isFiltered = () => FILTERS.some((name) => !["sort", "page", "ascending"].includes(name) && current()[name]);
+
+function nothing() {
+  if (!isFiltered()) return [];
+  const clear = () => go(Object.fromEntries(FILTERS.map((name) => [name, null])));
+  return [el("li", { class: "note", text: "No response matches these filters." }),
+    el("li", {}, el("button", { type: "button", text: "clear the filters", onclick: clear }))];
 }
 
 function show(page) {
@@ -78,7 +97,7 @@ function show(page) {
   byId("page").textContent = `page ${page.page} of ${pages.toLocaleString("en")}`;
   byId("before").disabled = page.page <= 1;
   byId("after").disabled = page.page >= pages;
-  byId("rows").replaceChildren(...rows.map(row));
+  byId("rows").replaceChildren(...(rows.length ? rows.map(row) : nothing()));
   mark();
 }
 
@@ -86,36 +105,16 @@ export const addressOf = (one) => `${one.stage}/${one.step}/${one.group}/${one.m
 
 function row(one) {
   const facts = [`step ${one.step}`, `response ${one.member}`];
-  if (one.fall) facts.push(`drop ${one.fall.toFixed(2)}`);
-  if (one.gap !== null) facts.push(`gap ${one.gap.toFixed(2)}`);
+  if (one.fall >= FALL) facts.push(`drop ${one.fall.toFixed(2)}`);
+  if (one.gap >= FALL) facts.push(`gap ${one.gap.toFixed(2)}`);
   if (one.missing) facts.push(`${one.missing} missing`);
   return el("li", {},
-    el("a", { class: "row", href: "#", "data-at": addressOf(one) },
+    el("a", { class: "row", href: "#", "data-at": addressOf(one), title: one.problem_id },
       el("span", { class: "line" },
-        el("span", { class: "name", text: one.problem_id || "(no id)" }),
+        el("span", { class: "name", text: one.prompt ? inWords(one.prompt) : one.problem_id || "(no id)" }),
         outcome(one.reward, one.finish)),
-      strip(one.values),
+      one.values.length ? valueStrip(one.values) : null,
       el("span", { class: "small", text: facts.join(" \u00b7 ") })));
-}
-
-function strip(values) {
-  const node = el("span", { class: "strip", "aria-hidden": "true" });
-  for (const value of thinned(values)) {
-    const cell = el("i", { class: value === null ? "gone" : null });
-    if (value !== null) cell.style.background = colour(value);
-    node.append(cell);
-  }
-  return node;
-}
-
-function thinned(values) {
-  if (values.length <= CELLS) return values;
-  const size = values.length / CELLS;
-  return Array.from({ length: CELLS }, (_, i) => {
-    const part = values.slice(Math.floor(i * size), Math.floor((i + 1) * size));
-    const known = part.filter((value) => value !== null);
-    return known.length ? Math.min(...known) : null;
-  });
 }
 
 // Marks the response that is open, and gives every row the link that keeps today's filters.

@@ -1,29 +1,35 @@
 // What the critic said of the selected state: reasoning, score distribution, prompt, tokens.
 
 import { current, go, link } from "./address.js";
-import { ask, byId, chip, colour, el, place, plain, signed } from "./dom.js";
-import { forget, other, strip } from "./tokens.js";
+import { ask, byId, chip, colour, el, place, plain, signed, stored } from "./dom.js";
+import { prose } from "./prose.js";
+import { forget, other, tokenStrip } from "./tokens.js";
 
 const OLDER = "Not in this run: it was written by an older version, or its critic writes no text.";
 
 export function panel(one, step) {
   forget();
-  if (step === null) {
-    return el("p", { class: "note", text: "No value was asked for this response." });
-  }
+  if (step === null) return unjudged(one);
   const number = one.steps.indexOf(step) + 1;
   return el("div", {},
     el("h2", { text: `Before step ${number}` }),
     el("p", {}, big(step), " ", el("span", { class: "muted", text: heading(step) })),
     facts(step),
     el("h3", { text: "The critic's reasoning" }),
-    reasoning(step),
+    reasons(step),
     el("h3", { text: "Probability of each score" }),
     distribution(step),
-    versions(one, step),
+    stored ? null : versions(one, step),
     fold("prompt", "Exact prompt of the critic", step.critic_prompt === null ? note(OLDER) : el("pre", { text: step.critic_prompt })),
     fold("critic", "The critic's tokens: probability and entropy", criticTokens(step)),
     fold("actor", `The actor's tokens of step ${number}: probability and entropy`, actorTokens(one, step)));
+}
+
+// Without a critic there are still the actor's tokens.
+function unjudged(one) {
+  const whole = { start: 0, end: one.ids ? one.ids.length : 0 };
+  return el("div", {}, note("No value was asked for this response: no critic, or none of its states was chosen."),
+    fold("actor", "The actor's tokens: probability and entropy", actorTokens(one, whole)));
 }
 
 const note = (text) => el("p", { class: "note", text });
@@ -65,16 +71,55 @@ function facts(step) {
     ...pairs.map(([name, text]) => el("div", {}, el("dt", { text: name }), el("dd", { text }))));
 }
 
-function reasoning(step) {
-  if (!step.rationale) return note("This critic gave no reasons.");
-  const node = el("pre", { class: "reason", id: "reasoning", tabindex: "0", text: step.rationale });
-  if (step.value !== null) node.style.setProperty("--value", colour(step.value));
-  return node;
+// --- its words ------------------------------------------------------------------------------------
+
+const BETWEEN = "\n---\n"; // the store's, between two rationales about one state
+let tab = 0; // stays from state to state
+
+// The rationales about a state, each with the score that it ends in (0 to 1; null where it says none).
+export function rationales(step) {
+  if (!step.rationale) return [];
+  return splitWords(step).map((text) => {
+    const score = [...text.matchAll(/<answer>\s*(10|[0-9])(?![0-9])/gi)].at(-1);
+    return { text, score: score ? Number(score[1]) / 10 : null };
+  });
+}
+
+// By its tokens where they are known: a rationale may hold a line of dashes itself.
+function splitWords(step) {
+  const tokens = step.rationale_tokens;
+  if (!tokens) return step.rationale.split(BETWEEN);
+  const out = [""];
+  tokens.forEach((token, i) => {
+    if (token === BETWEEN && step.rationale_logprobs?.[i] === null) out.push("");
+    else out[out.length - 1] += token;
+  });
+  // the tokens of some tokenizers do not join to the text
+  return out.join(BETWEEN) === step.rationale ? out : step.rationale.split(BETWEEN);
+}
+
+// One text, or a tab for each of several with its score, so that one sees whether they agree.
+function reasons(step) {
+  const parts = rationales(step);
+  if (!parts.length) return note("This critic gave no reasons.");
+  const body = el("div", { class: "reason", id: "reasoning", tabindex: "0", role: "region", "aria-label": "The critic's reasoning" });
+  const buttons = parts.map((part, i) => el("button", { type: "button", onclick: () => show(i) },
+    `rationale ${i + 1} `, part.score === null ? null : chip(part.score)));
+  const show = (i) => {
+    tab = i;
+    body.replaceChildren(prose(parts[i].text));
+    const value = parts.length > 1 ? parts[i].score : step.value;
+    body.style.setProperty("--value", value === null ? "var(--line)" : colour(value));
+    buttons.forEach((button, at) => button.setAttribute("aria-pressed", String(at === i)));
+  };
+  show(Math.min(tab, parts.length - 1));
+  if (parts.length < 2) return body;
+  return el("div", {}, el("div", { class: "choice", role: "group", "aria-label": "Rationales" }, ...buttons), body);
 }
 
 export function distribution(step) {
   if (!step.score_probs) return note(OLDER);
-  const most = Math.max(...step.score_probs);
+  const most = Math.max(...step.score_probs, 1e-9);
   const words = step.score_probs.map((p, score) => `${score}: ${(100 * p).toFixed(0)} %`).join(", ");
   const bars = step.score_probs.map((p, score) => {
     const bar = el("i");
@@ -91,22 +136,23 @@ export function distribution(step) {
 function actorTokens(one, step) {
   if (!one.logprobs) return note("The rollouts of this step are not in the run folder.");
   const texts = one.tokens || one.ids.map((id) => `#${id}`);
-  const mine = (values) => values && values.slice(step.start, step.end);
-  const node = strip(mine(texts), mine(one.logprobs), mine(one.entropies));
+  const own = (values) => values && values.slice(step.start, step.end);
+  const node = tokenStrip(own(texts), own(one.logprobs), own(one.entropies));
   return one.tokens ? node : el("div", {}, note("An older run: token numbers, not their text."), node);
 }
 
 function criticTokens(step) {
   if (!step.rationale_tokens || !step.rationale_logprobs) return note(OLDER);
-  return strip(step.rationale_tokens, step.rationale_logprobs, step.rationale_entropies);
+  return tokenStrip(step.rationale_tokens, step.rationale_logprobs, step.rationale_entropies);
 }
 
-// Unfolds the actor's tokens and shows the other of their numbers.
+// Unfolds the actor's tokens, brings them into view and shows the other of their numbers.
 export function otherNumber() {
   const node = byId("fold-actor");
   if (!node) return;
   node.open = true;
   go({ tokens: other() }, true);
+  node.scrollIntoView({ block: node.offsetHeight > 400 ? "start" : "nearest" });
 }
 
 // --- other versions of the critic -----------------------------------------------------------------
@@ -148,7 +194,7 @@ function compared(states, one, step) {
   return el("div", { class: "versions" }, ...sides.map((one) => one.node));
 }
 
-// One of two judgements beside each other, chosen among `states`.
+// One of two judgements next to each other, chosen among `states`.
 function side(label, states, chosen) {
   const body = el("div");
   const pick = el("select", { "aria-label": `${label} version or critic`, onchange: () => show() },
@@ -162,7 +208,7 @@ function side(label, states, chosen) {
 const named = (state) => state.judge ? `critic ${state.judge} (asked of ${state.stage} step ${state.step})` : `version ${state.critic_version ?? "?"} (${state.stage} step ${state.step})`;
 
 function judged(state) {
-  const node = el("pre", { class: "reason", text: state.rationale || "(no reasons)" });
+  const node = el("div", { class: "reason" }, prose(state.rationale || "(no reasons)"));
   if (state.value !== null) node.style.setProperty("--value", colour(state.value));
   return el("div", {}, el("p", {}, chip(state.value)), node, distribution(state));
 }

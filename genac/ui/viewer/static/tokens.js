@@ -23,7 +23,7 @@ export function repaint() {
 }
 
 // `entropies` is null, or null at single tokens, where they are not known.
-export function strip(texts, logprobs, entropies) {
+export function tokenStrip(texts, logprobs, entropies) {
   const buttons = Object.keys(KINDS).map((kind) => el("button", { type: "button", text: kind,
     onclick: () => go({ tokens: kind }, true) }));
   const legend = el("p", { class: "muted" });

@@ -1,70 +1,106 @@
-// One response: its steps coloured by value, the value curve beside them, the state's panel.
+// One response: its steps coloured by value, the value curve next to them, the state's panel.
 
 import { current, go, link } from "./address.js";
 import { drawCurve } from "./curve.js";
-import { ask, byId, chip, colour, el, outcome, place, signed } from "./dom.js";
+import { FALL, ask, byId, chip, colour, el, outcome, place, signed, stored } from "./dom.js";
 import { exportAs, exportPng } from "./exporting.js";
+import { drawHistory } from "./history.js";
+import { isPlain, prose, proseOf, setPlain } from "./prose.js";
 import { panel } from "./state.js";
 import { repaint } from "./tokens.js";
 import { drawTree } from "./tree.js";
 
-let shown = ""; // what is drawn now: address and kind of view
+const NARROW = matchMedia("(max-width: 1150px)"); // the style sheet's
+let shown = null; // what is drawn now: address and kind of view
 let data = null;
 let turn = 0;
+
+NARROW.addEventListener("change", () => data && byId("steps") && select());
+
+// In place of a response.
+export function message(text) {
+  if (byId("detail").textContent === text) return;
+  shown = null;
+  data = null;
+  byId("detail").replaceChildren(el("p", { class: "note", role: "status", text }));
+}
 
 // Draws what the address asks for; draws nothing anew where only the state has changed.
 export async function open() {
   const { at, view } = current();
-  const wanted = at ? `${at} ${view || ""}` : "";
-  if (wanted === shown) return at && view !== "tree" ? select() : undefined;
-  const main = byId("detail");
-  if (!at) {
-    shown = "";
-    main.replaceChildren(el("p", { class: "note", text: "Choose a response on the left." }));
-    return;
-  }
-  const mine = ++turn;
+  const expected = at ? `${at} ${view || ""}` : "";
+  if (expected === shown) return at && !view ? select() : undefined;
+  if (!at) return undefined; // the list says why nothing is open
+  const own = ++turn;
   try {
     const one = await ask(`trajectory/${place(at)}`);
-    const tree = view === "tree" ? await ask(`tree/${place(at.split("/").slice(0, 3).join("/"))}`) : null;
-    if (mine !== turn) return;
+    const body = await viewOf(view, one, at);
+    if (own !== turn) return undefined;
     data = one;
-    shown = wanted;
-    const body = tree ? drawTree(tree, one) : steps(one);
-    main.replaceChildren(head(one, Boolean(tree)), problem(one), siblings(one), body);
-    main.scrollTop = 0;
-    if (!tree) select();
+    shown = expected;
+    draw(one, view, body);
   } catch (error) {
-    if (mine !== turn) return;
+    if (own !== turn) return undefined;
     data = null;
-    shown = wanted;
-    main.replaceChildren(el("h2", { text: at }), el("p", { role: "alert", text: error.message }));
+    shown = expected;
+    byId("detail").replaceChildren(el("h2", { text: at }), el("p", { role: "alert", text: error.message }));
   }
+  return undefined;
 }
 
-function head(one, tree) {
-  const button = (text, act) => el("button", { type: "button", text, onclick: act });
+async function viewOf(view, one, at) {
+  if (view === "tree") return drawTree(await ask(`tree/${place(at.split("/").slice(0, 3).join("/"))}`), one);
+  if (view === "history") return drawHistory(await ask(`history?problem=${encodeURIComponent(one.problem_id)}`), one);
+  return null;
+}
+
+function draw(one, view, body) {
+  const main = byId("detail");
+  main.replaceChildren(head(one, view), problem(one), siblings(one), body || steps(one));
+  main.scrollTop = 0;
+  if (!body) select();
+}
+
+// Formulas and Markdown, or the characters as they were written.
+export function switchText() {
+  setPlain(!isPlain());
+  if (!data) return;
+  shown = null;
+  byId("detail").querySelector("#state")?.removeAttribute("data-about");
+  open();
+}
+
+function head(one, view) {
+  const button = (text, act, title) => el("button", { type: "button", text, title, onclick: act });
+  const to = (name, text, title) => button(view === name ? "steps" : text, () => go({ view: view === name ? null : name }), title);
   const where = `${one.stage} step ${one.step}, response ${one.member} of group ${one.group}`;
+  const files = stored ? [] : [
+    button("HTML", () => exportAs(one, "html"), "This response as a page without scripts"),
+    button("Markdown", () => exportAs(one, "md"), "This response as Markdown"),
+  ];
   return el("div", { class: "head" },
     el("h2", { text: one.problem_id || one.address }),
     outcome(one.reward, one.finish),
     el("span", { class: "muted", text: `${where} \u00b7 reward ${one.reward ?? "none"}` }),
     el("span", { class: "tools" },
-      button(tree ? "steps" : "tree of the group", () => go({ view: tree ? null : "tree" })),
-      button("HTML", () => exportAs(one, "html")),
-      button("Markdown", () => exportAs(one, "md")),
-      button("PNG", () => exportPng(one, selectedStep())),
+      to("tree", "tree of the group", "The group's responses with shared steps once (g)"),
+      stored ? null : to("history", "over training", "All responses to this problem, step by step (h)"),
+      button(isPlain() ? "rendered text" : "plain text", switchText, "Formulas and Markdown, or the characters as written (m)"),
+      ...files,
+      button("PNG", () => exportPng(one, selectedStep()), "A picture of this response"),
       button("print", () => window.print())));
 }
 
 function problem(one) {
-  const lines = [el("pre", { text: one.prompt ?? "The rollouts of this step are not in the run folder." })];
+  const text = one.prompt === null ? el("pre", { text: "The rollouts of this step are not in the run folder." }) : prose(one.prompt);
+  const lines = [text];
   if (one.answer) lines.push(el("p", { class: "muted", text: `expected answer: ${one.answer}` }));
   if (one.reason) lines.push(el("p", { class: "muted", text: `not scored: ${one.reason}` }));
-  return el("section", { class: "card", "aria-label": "Problem" }, ...lines);
+  return el("section", { class: "card problem", tabindex: "0", "aria-label": "Problem" }, ...lines);
 }
 
 function siblings(one) {
+  if (one.siblings.length < 2) return null;
   const links = one.siblings.map((sibling) => {
     const at = `${one.stage}/${one.step}/${one.group}/${sibling.member}`;
     const mark = sibling.reward === null ? "?" : sibling.reward >= 0.5 ? "\u2713" : "\u2717";
@@ -79,40 +115,52 @@ function siblings(one) {
 // --- steps ----------------------------------------------------------------------------------------
 
 function steps(one) {
+  const judged = one.steps.some((step) => step.asked);
   const widest = Math.max(0.1, ...one.steps.map((step) => Math.abs(step.advantage ?? 0)));
+  const texts = proseOf(one.steps.map((step) => step.text));
   const list = el("ol", { class: "steps", id: "steps" },
-    ...one.steps.map((step, index) => el("li", {}, stepButton(one, step, index, widest))));
-  const wrap = el("div", { class: "steps-wrap" }, list, drawCurve(one, list));
+    ...one.steps.map((step, index) => el("li", {}, stepRow(one, step, index, texts[index], widest))));
+  const wrap = el("div", { class: "steps-wrap" }, list, judged ? drawCurve(one, list) : null);
   const names = el("div", { class: "steps-head", "aria-hidden": "true" },
-    ...["", "value", "step", "advantage"].map((text) => el("span", { text })));
-  return el("div", { class: "split" },
-    el("section", { "aria-label": "Steps" }, names, wrap),
+    ...["", "value", "step", "advantage"].map((text) => el("span", { text })),
+    el("span", { class: "axis" }, ...["0", "value", "1"].map((text) => el("span", { text }))));
+  return el("div", { class: judged ? "split" : "split unjudged" },
+    el("section", { "aria-label": "Steps" }, judged ? names : null, wrap),
     el("section", { class: "state", id: "state", "aria-live": "polite", "aria-label": "Critic" }));
 }
 
-function stepButton(one, step, index, widest) {
-  const text = el("span", { class: "text mono", text: step.text.replace(/\n$/, "") });
-  if (index === one.worst) {
-    text.append(el("span", { class: "fall", text: `\u25bc value falls ${(-step.change).toFixed(2)} across this step` }));
+function stepRow(one, step, index, text, widest) {
+  const choose = () => go({ state: step.start }, true);
+  const number = el(step.asked ? "button" : "span", { class: "at", type: step.asked ? "button" : null,
+    text: String(index + 1), "aria-pressed": step.asked ? "false" : null,
+    "aria-label": step.asked ? `State before step ${index + 1}, value ${step.value === null ? "missing" : step.value.toFixed(2)}` : null,
+    onclick: step.asked ? choose : null });
+  const body = el("div", { class: "text" }, text, falls(one, step, index));
+  const node = el("div", { class: step.asked ? "step" : "step not-asked", "data-start": step.start },
+    number, chip(step.value, step.asked), body, advantage(step.advantage, widest));
+  if (step.asked) {
+    // The whole row for the mouse, but not where it marked text.
+    node.addEventListener("click", (event) => event.target !== number && getSelection().isCollapsed && choose());
   }
-  const node = el("button", { type: "button", class: "step", "data-start": step.start,
-    "aria-pressed": "false", disabled: !step.asked,
-    onclick: () => go({ state: step.start }, true) },
-    el("span", { class: "at", text: String(index + 1) }), chip(step.value, step.asked), text,
-    advantage(step.advantage, widest));
   if (step.value !== null) node.style.setProperty("--value", colour(step.value));
   return node;
 }
 
+function falls(one, step, index) {
+  const known = one.steps.slice(index + 1).some((later) => later.value !== null); // else it is the reward
+  if (step.change === null || step.change > -FALL || !known) return null;
+  const most = index === one.worst ? "the largest fall" : "";
+  return el("span", { class: most ? "fall most" : "fall",
+    text: `\u25bc value falls ${(-step.change).toFixed(2)} across this step${most && `, ${most}`}` });
+}
+
 function advantage(value, widest) {
-  const bar = el("span", { class: "bar" });
-  if (value !== null) {
-    const width = (50 * Math.abs(value)) / widest;
-    const fill = el("i", { class: value < 0 ? "down" : "up" });
-    fill.style.width = `${width}%`;
-    fill.style.left = `${value < 0 ? 50 - width : 50}%`;
-    bar.append(fill);
-  }
+  if (value === null) return el("span", { class: "adv", text: "-" });
+  const width = (50 * Math.abs(value)) / widest;
+  const fill = el("i", { class: value < 0 ? "down" : "up" });
+  fill.style.width = `${width}%`;
+  fill.style.left = `${value < 0 ? 50 - width : 50}%`;
+  const bar = el("span", { class: "bar" }, fill);
   return el("span", { class: "adv" }, el("span", { text: signed(value) }), bar);
 }
 
@@ -133,21 +181,26 @@ function select() {
   const step = selectedStep();
   const list = byId("steps");
   if (!list) return;
+  const state = byId("state");
+  if (state.parentNode.tagName === "LI") list.closest(".split").append(state);
   list.querySelector(".asked-here")?.remove();
   for (const node of list.querySelectorAll(".step")) {
     const start = Number(node.dataset.start);
     const here = step !== null && start === step.start;
-    node.setAttribute("aria-pressed", String(here));
+    node.classList.toggle("selected", here);
+    node.querySelector("button.at")?.setAttribute("aria-pressed", String(here));
     node.parentNode.classList.toggle("unseen", step !== null && start >= step.start);
     if (here) {
-      node.parentNode.prepend(el("div", { class: "asked-here", text: "\u25b8 asked here: the critic has read the steps above" }));
+      node.parentNode.prepend(el("div", { class: "asked-here", text: `\u25b8 asked here: the critic has read the ${start ? "steps above" : "problem only"}` }));
+      if (NARROW.matches) node.before(state); // next to the step, not below all of them
     }
   }
   const about = `${data.address} ${step === null ? "" : step.start}`;
   const versions = byId("versions");
-  if (byId("state").dataset.about !== about) {
-    byId("state").dataset.about = about;
-    byId("state").replaceChildren(panel(data, step));
+  if (state.dataset.about !== about) {
+    state.dataset.about = about;
+    state.replaceChildren(panel(data, step));
+    state.scrollTop = 0;
   } else if (versions) {
     versions.open = Boolean(current().compare);
   }
@@ -165,9 +218,12 @@ export function stateBy(by) {
   const next = steps[Math.min(steps.length - 1, Math.max(0, at + by))];
   if (!next) return;
   go({ state: next.start }, true);
-  byId("steps")?.querySelector('[aria-pressed="true"]')?.scrollIntoView({ block: "nearest" });
+  byId("steps")?.querySelector(".asked-here")?.scrollIntoView({ block: "nearest" });
+  byId("steps")?.querySelector(".step.selected")?.scrollIntoView({ block: "nearest" });
 }
 
 export function worstState() {
-  if (data && data.worst !== null) go({ state: null }, true);
+  if (!data || data.worst === null) return;
+  go({ state: null }, true);
+  byId("steps")?.querySelector(".step.selected")?.scrollIntoView({ block: "center" });
 }

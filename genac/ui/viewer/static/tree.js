@@ -2,6 +2,7 @@
 
 import { go } from "./address.js";
 import { chip, colour, el, outcome } from "./dom.js";
+import { proseOf } from "./prose.js";
 
 export function drawTree(tree, one) {
   const branches = branched(tree.nodes);
@@ -14,7 +15,7 @@ export function drawTree(tree, one) {
     branch.rows = branch.children.reduce((sum, child) => sum + child.rows, 0);
   }
   const grid = el("div", { class: "tree", id: "tree", tabindex: "0", role: "group",
-    "aria-label": `Tree of ${one.siblings.length} responses` }, ...branches.map((branch) => box(branch, one)));
+    "aria-label": `Tree of ${one.siblings.length} responses` }, ...branches.map((branch) => branchBox(branch, one)));
   return el("section", { "aria-label": "Tree" },
     el("p", { class: "muted", text: "From left to right; steps that responses share are drawn once. A step opens the state before it." }), grid);
 }
@@ -41,24 +42,26 @@ function branched(nodes) {
   return branches;
 }
 
-function box(branch, one) {
+function branchBox(branch, one) {
   const last = branch.nodes[branch.nodes.length - 1];
+  const texts = proseOf(branch.nodes.map((step) => step.text));
   const node = el("div", { class: "branch" },
-    el("ol", {}, ...branch.nodes.map((step) => el("li", {}, line(step, one)))),
+    el("ol", {}, ...branch.nodes.map((step, i) => el("li", {}, treeLine(step, texts[i], one)))),
     ...last.ends.map((end) => ending(end, one)));
   node.style.gridColumn = branch.column + 1;
   node.style.gridRow = `${branch.first + 1} / span ${branch.rows}`;
   return node;
 }
 
-function line(step, one) {
+function treeLine(step, text, one) {
   const value = step.values.length ? step.values.reduce((a, b) => a + b, 0) / step.values.length : null;
   const member = step.members.includes(one.member) ? one.member : step.members[0];
   const at = `${one.stage}/${one.step}/${one.group}/${member}`;
   const node = el("button", { type: "button", title: `${step.members.length} responses`,
     onclick: () => go({ at, state: step.start, view: null, compare: null }) },
-    chip(value), el("span", { class: "text mono", text: step.text.replace(/\n$/, "") }));
+    chip(value), el("span", { class: "text" }, text));
   if (value !== null) node.style.setProperty("--value", colour(value));
+  for (const formula of text.querySelectorAll("[tabindex]")) formula.removeAttribute("tabindex"); // within a button
   return node;
 }
 

@@ -1,6 +1,6 @@
 """One GRPO optimisation step: ours against TRL's GRPOTrainer.
 
-    python bench/trl.py --json trl.json                                  (needs trl, 1.16 or newer)
+    python bench/grpo_step.py --json grpo.json                           (needs trl, 1.16 or newer)
 
 Both sides start from one saved model and tokenizer, see the same prompts in the same order, sample
 the same number of tokens (the end token lies outside the vocabulary), call the same reward function
@@ -26,7 +26,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import common
@@ -285,7 +284,6 @@ def arguments() -> tuple[argparse.Namespace, Spec]:
 if __name__ == "__main__":
     given, told = arguments()
     if given.side:
-        sys.path.remove(str(Path(__file__).parent))  # or this file would be imported as trl
         (our_side if given.side == OURS else trl_side)(told, common.Channel())
     else:
         main(given, told)

@@ -1,7 +1,7 @@
 """New tokens per second: the local engine and vLLM's servers, which `auto` chooses between.
 
-    python bench/vllm.py --python .vllm-env/bin/python
-    python bench/vllm.py --python .vllm-env/bin/python --model FOLDER      # e.g. SmolLM2-135M
+    python bench/vllm_tokens.py --python .vllm-env/bin/python
+    python bench/vllm_tokens.py --python .vllm-env/bin/python --model FOLDER   # e.g. SmolLM2-135M
 
 Without --model a model of the arithmetic recipe's shape is sampled, or of the shape that --hidden,
 --layers and --heads give. Each round asks both for the

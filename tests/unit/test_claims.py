@@ -1,0 +1,77 @@
+"""The results page: its tables are what the files say, and its verdicts follow one rule."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from paper.claims import CLAIMS, Evidence, claims_table, holm, judge, p_value
+from paper.headline import headline
+from paper.page import BEGIN, END, table
+from paper.plan import EXPERIMENTS
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+
+
+def between_marks(page: str) -> str:
+    return (RESULTS / page).read_text().split(f"{BEGIN}\n")[1].split(END)[0]
+
+
+def test_both_pages_say_what_the_files_say():
+    assert between_marks("README.md") == claims_table(RESULTS)
+    assert between_marks("all-claims.md") == table(RESULTS, list(EXPERIMENTS))
+
+
+@pytest.mark.parametrize(
+    ("t", "df"), [(12.706, 1), (4.303, 2), (2.365, 7), (2.069, 23)], ids=lambda v: str(v)
+)
+def test_the_p_value_is_five_percent_at_the_tabulated_quantile(t, df):
+    # Values whose mean over its standard error is t: n equally many at m - d and m + d.
+    n = df + 1
+    spread = [1.0 if i % 2 else -1.0 for i in range(n)] if n % 2 == 0 else [-1.0, 0.0, 1.0]
+    error = (sum(s * s for s in spread) / df / n) ** 0.5
+    assert p_value([s + t * error for s in spread]) == pytest.approx(0.05, abs=2e-4)
+
+
+def test_holm_multiplies_by_the_tests_that_are_left_and_never_reorders():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+SURE, UNSURE = (1.0, 1.1, 0.9, 1.0), (1.0, -1.1, 0.9, -1.0)
+
+
+def test_a_claim_holds_only_where_trainings_and_problems_agree():
+    assert judge([Evidence(SURE)]) == ["**yes**"]
+    assert judge([Evidence(tuple(-v for v in SURE))]) == ["**no, the reverse**"]
+    assert judge([Evidence(UNSURE)]) == ["not shown"]
+    assert judge([Evidence(SURE, (0.5, 1.5)), Evidence(SURE, (-0.1, 1.5))]) == [
+        "**yes**",
+        "not shown",
+    ]
+    assert judge([Evidence((1.0,))]) == ["not shown"]
+    assert judge([None, Evidence(SURE)]) == ["", "**yes**"]
+
+
+def test_what_holds_alone_may_not_hold_among_many():
+    one = Evidence((1.0, 0.5, 1.5))
+    strong = Evidence((1.0, 0.8, 1.2))  # p = 0.013 alone
+    assert judge([strong]) == ["**yes**"]
+    assert judge([strong] + [one] * 4)[0] == "not shown"
+
+
+def test_a_claim_without_its_file_has_no_row_and_no_figure(tmp_path):
+    shutil.copy(RESULTS / "compute.json", tmp_path)
+    rows = claims_table(tmp_path).splitlines()
+    assert len(rows) == 3 and "2.1 times" in rows[-1]
+    assert headline(tmp_path) is None
+    assert len(claims_table(RESULTS).splitlines()) == 2 + len(CLAIMS)
+
+
+def test_a_file_that_lacks_a_figure_is_no_missing_file(tmp_path):
+    (tmp_path / "compute.json").write_text(json.dumps({"rows": []}))
+    with pytest.raises(KeyError, match="cost_relative_to_ppo"):
+        claims_table(tmp_path)
