@@ -120,7 +120,8 @@ def test_a_run_goes_on_with_fewer_workers_where_a_machine_cannot_be_replaced(
     monkeypatch.setattr(pool.Pool, "call", losing)
     with pytest.warns(UserWarning, match="goes on with 1 of 2 workers"):
         again = run_micro(**on(cluster, 2))
-    assert sizes[:4] == [2] * 4 and set(sizes[4:]) == {1}
+    fewer = sizes.index(1)  # the other model may still ask two before the loss is seen
+    assert fewer >= 4 and set(sizes[:fewer]) == {2} and set(sizes[fewer:]) == {1}
     assert len(again.events("restarted")) == 1
     for one, two in zip(results(again, "joint"), results(whole, "joint"), strict=True):
         for key in one.keys() - {"stage", "cost/tokens", "cost/flops"}:

@@ -52,10 +52,11 @@ def genac(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place / "env"], check=True)
     python = place / "env" / "bin" / "python"
     install = ["-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([sys.executable, *install, wheel], check=True)
+    # With a checkout on the path pip would take the wheel for installed.
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *install, wheel], env=env, check=True)
     folder = next((place / "env" / "lib").glob("python*")) / "site-packages"
     (folder / "others.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
 
     def call(*arguments: str, program: str = "genac") -> str:
         command = [python.with_name(program), *arguments]
