@@ -105,8 +105,8 @@ def settings(args: argparse.Namespace, keys: Sequence[str]) -> RunConfig:
         )
     card = source_of(args.critic).card.get("config", {})
     own = {"critic": {k: card[k] for k in ("generative", "optimizer") if k in card}}
-    given = {"device": args.device, "precision": args.precision, "threads": args.threads}
-    chosen = {k: v for k, v in given.items() if v not in ("auto", 0)}
+    flags = {"device": args.device, "precision": args.precision, "threads": args.threads}
+    chosen = {k: v for k, v in flags.items() if v not in ("auto", 0)}
     typed = typed_values(as_options(keys), RunConfig)
     return resolve(merge(own, recipe), merge({"hardware": chosen}, typed))
 
