@@ -39,8 +39,8 @@ def train(actor: str, critic: CriticService, task: ArithmeticTask, steps: int) -
                 responses.append(Response(tokens=ids, **fields))
                 prompts.append(row[:size])
         # 2 Ask: a value before every segment, and what they and the rewards say of every token.
-        asked = Responses(responses=tuple(responses), id=f"{run}-{step}", step=step)
-        replies = critic.advantages(asked).responses
+        request = Responses(responses=tuple(responses), id=f"{run}-{step}", step=step)
+        replies = critic.advantages(request).responses
         # 3 Learn: the policy gradient, here with one update per batch and so without a ratio.
         count = sum(len(response.tokens) for response in responses)
         for prompt, response, reply in zip(prompts, responses, replies, strict=True):
@@ -53,7 +53,7 @@ def train(actor: str, critic: CriticService, task: ArithmeticTask, steps: int) -
         optimizer.step()
         optimizer.zero_grad()
         # 4 The critic learns from the same outcomes, from the rationales that it wrote above.
-        learnt = critic.learn(Learn(request_id=f"{run}-{step}-learn", estimates=asked.id))
+        learnt = critic.learn(Learn(request_id=f"{run}-{step}-learn", estimates=request.id))
         known = [r.reward for r in responses if r.reward is not None]
         rewards.append(sum(known) / len(known) if known else float("nan"))
         print(f"step {step}: reward {rewards[-1]:.2f}, critic {learnt.metrics}")

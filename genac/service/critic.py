@@ -4,9 +4,8 @@ critic = LearningCritic.from_pretrained("runs/arithmetic/critic", actor_tokenize
 reply = critic.advantages(Responses(responses=..., id="step-0", step=0))
 critic.learn(Learn(request_id="learn-0", estimates="step-0"))
 
-`genac serve --learn` speaks HTTP around it, and `genac.client.Client` has the same methods.
-Computed is by the functions of the joint stage (`stages/joint.py`), in its order and with its
-seeds: a trainer that passes its `step` gets what that stage would compute on the same responses.
+`genac.client.Client` has the same methods. The functions of the joint stage (`stages/joint.py`)
+compute, in its order and with its seeds: a trainer that passes its `step` gets what it would give.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ from genac.service import loading
 from genac.service.batch import BatchReader
 from genac.service.journal import Journal, Lesson, packed, read_packed
 from genac.service.kept import (
-    Asked,
     Kept,
     LearntRequests,
+    Valuation,
     digest_of,
     require_outcomes,
     rewarded,
@@ -154,12 +153,12 @@ class LearningCritic:
         digest = digest_of(kind, request)
         if (known := self._kept.reply(request.id, digest)) is not None:
             return known
-        asked = self._ask(request)
-        reply = answer(request, asked)
-        self._kept.put(request.id, digest, reply, asked)
+        valuation = self._ask(request)
+        reply = answer(request, valuation)
+        self._kept.put(request.id, digest, reply, valuation)
         return reply
 
-    def _ask(self, request: Responses) -> Asked:
+    def _ask(self, request: Responses) -> Valuation:
         step = self.step if request.step is None else request.step
         batch = self.reader.read(request.responses)
         states = self.reader.states(batch)
@@ -168,19 +167,20 @@ class LearningCritic:
         estimates = self.critic.estimate(states, step)
         if self.critic.rate.value != rate:  # the first outcomes set it
             self._write_rate()
-        return Asked(batch, estimates, step)
+        return Valuation(batch, estimates, step)
 
-    def _values(self, request: Responses, asked: Asked) -> Values:
-        replies = value_replies(asked.batch, asked.estimates, request.rationales)
-        metrics = finite(critic_metrics(asked.estimates))
+    def _values(self, request: Responses, valuation: Valuation) -> Values:
+        replies = value_replies(valuation.batch, valuation.estimates, request.rationales)
+        metrics = finite(critic_metrics(valuation.estimates))
         return Values(responses=replies, version=self.version, metrics=metrics)
 
-    def _advantages(self, request: Responses, asked: Asked) -> Advantages:
-        streams, measured = assign(asked.batch, asked.estimates, self.cfg.credit)
+    def _advantages(self, request: Responses, valuation: Valuation) -> Advantages:
+        streams, measured = assign(valuation.batch, valuation.estimates, self.cfg.credit)
+        batch, estimates = valuation.batch, valuation.estimates
         return Advantages(
-            responses=advantage_replies(asked.batch, asked.estimates, streams, request.rationales),
+            responses=advantage_replies(batch, estimates, streams, request.rationales),
             version=self.version,
-            metrics=finite(critic_metrics(asked.estimates) | measured),
+            metrics=finite(critic_metrics(valuation.estimates) | measured),
         )
 
     # --- learning ------------------------------------------------------------------------------
@@ -245,12 +245,12 @@ class LearningCritic:
     def _lesson(self, request: Learn) -> tuple[Sequence[Estimate], int]:
         """The estimates to be learnt, and the step whose seeds they are learnt with."""
         if request.estimates is not None:
-            asked = self._kept.estimates(request.estimates)
-            require_outcomes(asked, request.rewards)
-            return rewarded(asked, request.rewards), asked.step
+            valuation = self._kept.estimates(request.estimates)
+            require_outcomes(valuation, request.rewards)
+            return rewarded(valuation, request.rewards), valuation.step
         assert request.responses is not None
         batch = self.reader.read(request.responses)
-        require_outcomes(Asked(batch, [], self.step), None)
+        require_outcomes(Valuation(batch, [], self.step), None)
         # Stage 2: only the states that train are asked.
         chosen: list[State] = subset(
             self.reader.states(batch), self.max_states, f"{self.cfg.seed}/{self.step}"

@@ -29,7 +29,7 @@ Reply = Values | Advantages
 
 
 @dataclass(frozen=True)
-class Asked:
+class Valuation:
     """A request whose states were valued."""
 
     batch: Batch
@@ -48,7 +48,7 @@ class Entry:
     digest: str
     reply: Reply
     numbers: int  # in the reply
-    asked: Asked | None  # None once it was learnt, or had to make room
+    valuation: Valuation | None  # None once it was learnt, or had to make room
 
 
 def digest_of(kind: str, request: BaseModel) -> str:
@@ -83,9 +83,9 @@ class Kept:
             raise ValueError(f"the id {name!r} was another request's; give each request its own")
         return entry.reply
 
-    def put(self, name: str, digest: str, reply: Reply, asked: Asked) -> None:
+    def put(self, name: str, digest: str, reply: Reply, valuation: Valuation) -> None:
         """Keeps a request; the oldest ones make room, never the newest."""
-        self._entries[name] = Entry(digest, reply, numbers_in(reply), asked)
+        self._entries[name] = Entry(digest, reply, numbers_in(reply), valuation)
         numbers = sum(entry.numbers for entry in self._entries.values())
         while len(self._entries) > 1 and (
             len(self._entries) > KEPT_REPLIES or numbers > KEPT_NUMBERS
@@ -95,11 +95,11 @@ class Kept:
             numbers -= entry.numbers
         tokens = 0
         for key, entry in reversed(list(self._entries.items())):
-            tokens += entry.asked.tokens if entry.asked else 0
+            tokens += entry.valuation.tokens if entry.valuation else 0
             if tokens > KEPT_TOKENS and key != name:
-                self._entries[key] = replace(entry, asked=None)
+                self._entries[key] = replace(entry, valuation=None)
 
-    def estimates(self, name: str) -> Asked:
+    def estimates(self, name: str) -> Valuation:
         """The estimates of a request, to be learnt. Gone where they are not kept."""
         if learner := self._learnt_by.get(name):
             raise ValueError(
@@ -107,18 +107,18 @@ class Kept:
                 "new responses"
             )
         entry = self._entries.get(name)
-        if entry is None or entry.asked is None:
+        if entry is None or entry.valuation is None:
             raise Gone(
                 f"the estimates {name!r} are not kept: those of the newest requests are, up to "
                 f"{KEPT_TOKENS:,} tokens and {KEPT_REPLIES} requests, and none across a restart; "
                 "send the request for values or advantages again, with a new id, then learn"
             )
-        return entry.asked
+        return entry.valuation
 
     def release(self, name: str, learner: str) -> None:
         """Estimates train once, so that a lost reply cannot train them twice."""
         if name in self._entries:
-            self._entries[name] = replace(self._entries[name], asked=None)
+            self._entries[name] = replace(self._entries[name], valuation=None)
             self._learnt_by[name] = learner
 
 
@@ -167,12 +167,12 @@ class LearntRequests:
         self._metrics = OrderedDict(state["metrics"])
 
 
-def rewarded(asked: Asked, rewards: Sequence[float | None] | None) -> list[Estimate]:
+def rewarded(valuation: Valuation, rewards: Sequence[float | None] | None) -> list[Estimate]:
     """The estimates with the outcomes that are now known. ValueError where there are none, or they
     do not fit the request."""
-    rows = asked.batch.rows
+    rows = valuation.batch.rows
     if rewards is None:
-        return asked.estimates
+        return valuation.estimates
     if len(rewards) != len(rows):
         raise ValueError(f"{len(rewards)} rewards for {len(rows)} responses; send one for each")
     known = {}
@@ -185,13 +185,13 @@ def rewarded(asked: Asked, rewards: Sequence[float | None] | None) -> list[Estim
         known[id(row.rollout)] = replace(row.rollout, reward=reward if own is None else own)
     return [
         replace(e, state=replace(e.state, rollout=known[id(e.state.rollout)]))
-        for e in asked.estimates
+        for e in valuation.estimates
     ]
 
 
-def require_outcomes(asked: Asked, rewards: Sequence[float | None] | None) -> None:
+def require_outcomes(valuation: Valuation, rewards: Sequence[float | None] | None) -> None:
     """ValueError where nobody sent an outcome."""
-    own = [row.rollout.reward for row in asked.batch.rows]
+    own = [row.rollout.reward for row in valuation.batch.rows]
     if all(reward is None for reward in (*own, *(rewards or ()))):
         raise ValueError(
             "no response has a reward, so there is nothing to learn from; send rewards"

@@ -66,13 +66,13 @@ def critic_settings(
     # A card may lack what its stage did not read: these keys are as a run's, not the class's.
     own = merge(RunConfig().critic.model_dump(), source.card.get("config", {}))
     cfg = critic_config({"config": own}, source.place)
-    asked = generative or cfg.generative
-    size = actor_size or asked.icc.actor_size or source.card.get("actor_size")
-    icc = asked.icc.model_copy(update={"actor_size": size})
+    settings = generative or cfg.generative
+    size = actor_size or settings.icc.actor_size or source.card.get("actor_size")
+    icc = settings.icc.model_copy(update={"actor_size": size})
     changes = {
         "kind": "generative",
         "model_name_or_path": str(source.place),
-        "generative": asked.model_copy(update={"icc": icc}),
+        "generative": settings.model_copy(update={"icc": icc}),
         "optimizer": optimizer or cfg.optimizer,
         "share_base": False,  # there is no actor here
         "engine": None,  # hardware says what samples; the card speaks of another machine
