@@ -28,7 +28,6 @@ Recipe = Callable[..., str]
     ("overrides", "words"),
     [
         ({"actr": 1}, ["actr", "unknown key", "--help"]),
-        ({"loss": {"beta": 0.1}}, ["'loss' is called 'actor.loss' now"]),
         ({"actor": {"tiny": {"width": 3}}}, ["actor.tiny.width", "unknown key"]),
         ({"seed": "many"}, ["seed", "many", "integer"]),
         ({"rollout": {"temperature": -1}}, ["rollout.temperature", "-1", "greater than 0"]),

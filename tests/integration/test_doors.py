@@ -102,7 +102,6 @@ def test_a_new_engine_runs_the_whole_pipeline(
     ("overrides", "message"),
     [
         ({"critic": {"kind": "oracel"}}, "critic.kind is 'oracel'; use one of"),
-        ({"critic": {"kind": "exact"}}, "'exact' is called 'actor_likelihood' now"),
         ({"hardware": {"engine": "vlm"}}, "hardware.engine is 'vlm'; use one of"),
     ],
 )

@@ -289,14 +289,13 @@ def test_only_trained_tokens_pass_the_head(name):
     trained = int(sum(s.weights[1:].sum() for s in samples)) + len(samples)
     assert sum(rows) <= 2 * trained  # a plain one is asked again for its gradient
     plain, loss = copy.deepcopy(model), 0.0
-    count = sum(int(s.weights[1:].sum()) for s in samples)
     for s in samples:
         logits = plain(input_ids=torch.tensor([s.ids]), use_cache=False).logits[0, :-1].float()
         logp = torch.log_softmax(logits, -1).gather(-1, torch.tensor(s.ids[1:])[:, None])[:, 0]
         ratio = (logp - torch.tensor(s.old_logprobs[1:])).exp()
         gain = ratio * torch.tensor(s.advantages[1:]) * torch.tensor(s.weights[1:])
         score = (torch.softmax(logits[2], -1)[[3, 4]] * torch.tensor([0.2, 0.9])).sum()
-        loss = loss - gain.sum() / count - score / len(samples)
+        loss = loss - (gain.sum() + score) / len(samples)
     loss.backward()
     own = {n: p.grad for n, p in learner.model.named_parameters() if p.grad is not None}
     for key, parameter in plain.named_parameters():
