@@ -96,21 +96,15 @@ class Arithmetic:
     def critic(self) -> Any:
         """The address of a service, or the critic itself."""
         from genac.service import LearningCritic
+        from genac.service.loading import options_of
 
         if self.spec.get("url"):
             return self.spec["url"]
-        cfg = self.cfg
         return LearningCritic.from_pretrained(
             self.spec["critic"],
             actor_tokenizer=self.tokenizer,
-            credit=cfg.credit,
-            states=cfg.states,
-            generative=cfg.critic.generative,
-            optimizer=cfg.critic.optimizer,
-            seed=cfg.seed,
-            hardware=cfg.hardware,
-            max_states=cfg.stages.joint.max_states,
             batch_size=ROWS,
+            **options_of(self.cfg),
         )
 
     def trainer(self, callbacks: list[Any]) -> Any:

@@ -120,10 +120,15 @@ def summary(plan: Plan, figures: dict[str, Any]) -> str:
         f"| {show(gains[shift])} |"
         for shift, constant in figures["constant"].items()
     ]
-    tuned = "; ".join(f"{name} {error:.4f}" for name, error in figures["tuning"].items())
     tail = [
         "",
-        f"Tuned on seeds {plan.values['tuning_seeds']} by the error in distribution after RL: "
-        f"{tuned}.",
+        f"Tuned on seeds {plan.values['tuning_seeds']} by the error in distribution after RL:",
+        "",
+        "| setting | error |",
+        "|---|---|",
+        *(
+            f"| {name.removeprefix('genac,')} | {error:.4f} |"
+            for name, error in figures["tuning"].items()
+        ),
     ]
     return "\n".join([*head, *body, *tail])

@@ -53,8 +53,8 @@ class Place:
 class RunningCritic(GenerativeCritic):
     """A generative critic that keeps notes. `num_samples` are independent passes.
 
-    Notes stand at every segment that the configured splitter finds, and at a state that is asked
-    about elsewhere: they depend on the response alone, never on which states are asked.
+    Notes stand at every segment that the configured splitter finds, and at a state that begins
+    elsewhere. They depend on the response alone, never on which states are estimated.
     """
 
     form = "running"
@@ -70,7 +70,7 @@ class RunningCritic(GenerativeCritic):
         self.splitter = cfg.states
 
     def estimate(self, states: Sequence[State], step: int) -> list[Estimate]:
-        """Notes from the beginning of each response up to its last state that is asked about."""
+        """Notes from the beginning of each response up to its last state."""
         unique, index = unique_states(states)
         if self.rate.value is None:  # as in the class above
             self.observe(rollouts_of(states))
@@ -90,7 +90,7 @@ class RunningCritic(GenerativeCritic):
 
     def places(self, state: State) -> list[Place]:
         """Where notes are written up to a state, from the beginning of its response."""
-        assert self.splitter is not None, "a critic that is asked knows how responses are cut"
+        assert self.splitter is not None, "splits_as is called before estimate"
         starts = segment_starts(state.rollout, self.splitter, self.actor_tokenizer)
         ends = [start for start in starts if start < state.start] + [state.start]
         return [
@@ -108,7 +108,7 @@ class RunningCritic(GenerativeCritic):
                 if prompt is not None:
                     keys.append((key, number))
                     prompts.append(prompt)
-                    # Its own, so that no value depends on what else is asked.
+                    # Its own, so that no value depends on the other states.
                     seeds.append(derive_seed(self.seed, "note", step, number, *key))
         notes = self.think(prompts, seeds, 1)
         result: dict[Ids, Written] = {key: [None] * self.cfg.num_samples for key in places}

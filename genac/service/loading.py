@@ -35,6 +35,19 @@ class Source:
     card: dict[str, Any]
 
 
+def options_of(cfg: RunConfig) -> dict[str, Any]:
+    """What `LearningCritic.from_pretrained` takes from a run's config."""
+    return {
+        "credit": cfg.credit,
+        "states": cfg.states,
+        "generative": cfg.critic.generative,
+        "optimizer": cfg.critic.optimizer,
+        "seed": cfg.seed,
+        "hardware": cfg.hardware,
+        "max_states": cfg.stages.joint.max_states,
+    }
+
+
 def source_of(name: str | Path) -> Source:
     """The critic in a folder, a run, a checkpoint or on the hub, or the language model there.
 

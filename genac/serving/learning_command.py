@@ -23,7 +23,7 @@ from genac.hosts import in_url, is_loopback
 from genac.runs.files import alone
 from genac.scoring import Critic
 from genac.service import LearningCritic
-from genac.service.loading import source_of
+from genac.service.loading import options_of, source_of
 from genac.serving.accepted import require_settings
 from genac.serving.app import Limits
 from genac.serving.learning import Learning
@@ -132,16 +132,10 @@ def load(args: argparse.Namespace, cfg: RunConfig, folder: Path | None) -> Learn
         args.critic,
         actor_tokenizer=args.actor_tokenizer,
         actor_size=args.actor_size,
-        credit=cfg.credit,
-        states=cfg.states,
-        generative=cfg.critic.generative,
-        optimizer=cfg.critic.optimizer,
-        seed=cfg.seed,
-        hardware=cfg.hardware,
-        max_states=cfg.stages.joint.max_states,
         batch_size=args.max_batch,
         folder=folder,
         save_every=args.save_every,
+        **options_of(cfg),
     )
 
 

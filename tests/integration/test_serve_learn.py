@@ -59,10 +59,10 @@ def test_a_server_replies_and_learns_what_the_critic_in_process_does(
     own, served = load(place), load(place)
     with learning_server(served) as server:
         for step in range(2):
-            asked = batch(step, id=f"ask-{step}", step=step, rationales=True)
-            reply = server.post("/advantages", asked)
-            assert reply == own.advantages(asked).model_dump(mode="json")
-            request = Learn(request_id=f"learn-{step}", estimates=asked.id)
+            sent = batch(step, id=f"ask-{step}", step=step, rationales=True)
+            reply = server.post("/advantages", sent)
+            assert reply == own.advantages(sent).model_dump(mode="json")
+            request = Learn(request_id=f"learn-{step}", estimates=sent.id)
             assert server.post("/learn", request) == own.learn(request).model_dump(mode="json")
         values = server.post("/values", batch(9, step=9))
         assert Reply.model_validate(values) == own.values(batch(9, step=9))

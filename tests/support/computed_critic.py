@@ -24,7 +24,7 @@ class ComputedCritic:
     def __init__(self, values: Sequence[float | None] = ()) -> None:
         self.version = self.step = 0
         self.scripted = tuple(values)  # instead of the shares
-        self.asked: dict[str, Responses] = {}
+        self.requests: dict[str, Responses] = {}
         self.learnt_ids: list[str] = []
 
     def values(self, request: Responses) -> Values:
@@ -40,7 +40,7 @@ class ComputedCritic:
 
     def advantages(self, request: Responses) -> Advantages:
         if request.id is not None:
-            self.asked[request.id] = request
+            self.requests[request.id] = request
         replies = []
         for response in request.responses:
             reward, length = response.reward, len(response.tokens or ())
@@ -53,7 +53,7 @@ class ComputedCritic:
         return Advantages(responses=tuple(replies), version=self.version)
 
     def learn(self, request: Learn) -> Learnt:
-        assert request.estimates in self.asked
+        assert request.estimates in self.requests
         if request.request_id not in self.learnt_ids:
             self.learnt_ids.append(request.request_id)
             self.step = self.version = len(self.learnt_ids)

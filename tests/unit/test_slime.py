@@ -74,7 +74,7 @@ def test_groups_are_made_of_neighbours_in_slimes_index(
     tiny_folder: Path, url: str, critic: ComputedCritic
 ) -> None:
     slime.advantages(arguments(tiny_folder, url), batch(3, 0, 2, 1))
-    (request,) = critic.asked.values()
+    (request,) = critic.requests.values()
     assert [r.group for r in request.responses] == ["0", "0", "1", "1"]
     assert [r.tokens for r in request.responses][1] == (5, 6)
     assert request.responses[2].prompt_tokens == (11, 4)
@@ -93,21 +93,21 @@ def test_a_critic_that_stays_as_it_is_keeps_no_estimates(
     tiny_folder: Path, url: str, critic: ComputedCritic
 ) -> None:
     slime.advantages(arguments(tiny_folder, url, genac={"url": url, "learn": False}), batch(0, 1))
-    assert critic.asked == {} and critic.learnt_ids == []
+    assert critic.requests == {} and critic.learnt_ids == []
 
 
 def test_estimates_that_a_restarted_service_forgot_are_asked_for_again(tiny_folder: Path) -> None:
     class Restarted(ComputedCritic):
         def learn(self, request: Learn) -> Learnt:
-            if len(self.asked) == 1:
+            if len(self.requests) == 1:
                 raise Gone("not kept")
             return super().learn(request)
 
     critic = Restarted()
     with CriticServer(critic) as server:
         slime.advantages(arguments(tiny_folder, server.url), batch(0, 1))
-    first, again = critic.asked
-    assert critic.asked[first].responses == critic.asked[again].responses
+    first, again = critic.requests
+    assert critic.requests[first].responses == critic.requests[again].responses
     assert critic.learnt_ids == [again]
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genac.client import ChatMessage, Response
+from genac.client import Response
+from genac.integrations.trajectories import texts_of
 
 ROUNDING = 1e-6  # of a weighted sum of fp32 rewards
 
@@ -37,18 +38,6 @@ def total_rewards(per_function_NF: Tensor, weights_F: Tensor) -> list[float | No
     return [None if reward is None else min(1.0, max(0.0, reward)) for reward in rewards]
 
 
-def problem_of(prompt: Any) -> str | tuple[ChatMessage, ...]:
-    """TRL's prompt as a message holds it. ValueError for a prompt that is not text."""
-    if isinstance(prompt, str):
-        return prompt
-    for message in prompt:
-        if not isinstance(message.get("content"), str):
-            raise ValueError(
-                f"a prompt holds the content {message.get('content')!r}; the critic reads text only"
-            )
-    return tuple(ChatMessage(role=m["role"], content=m["content"]) for m in prompt)
-
-
 def responses_of(
     output: Mapping[str, Tensor],
     prompts: Sequence[Any],
@@ -60,7 +49,7 @@ def responses_of(
     logprobs_BT = output.get("sampling_per_token_logps", output.get("old_per_token_logps"))
     return [
         Response(
-            problem=problem_of(prompt),
+            problem=texts_of(prompt, str(i)),
             tokens=tuple(ids),
             prompt_tokens=tuple(prompt_ids[mask.bool()].tolist()),
             logprobs=None if logprobs_BT is None else known(logprobs_BT[i, : len(ids)]),
