@@ -62,7 +62,7 @@ compare: setup   ## every algorithm on the default task, tuned; the table is in 
 
 # The order matters: the regime is chosen before methods are compared in it.
 results: setup   ## every experiment of docs/results; hours on two CPU cores
-	for name in regime approximation sizes icc downstream downstream-fresh downstream-parts downstream-long representation ablation compute; do \
+	for name in regime approximation stage2 length frontier transfer downstream downstream-fresh downstream-parts downstream-long representation ablation compute; do \
 	  $(BIN)/python -m paper recipes/paper/$$name.yaml || exit 1; done
 
 bench: setup     ## rough figures of every benchmark
@@ -77,7 +77,7 @@ vllm-env:        ## an environment with vLLM's CPU build in .vllm-env (FOLDER na
 docs: setup      ## the documentation as a site in site/, readable without a network
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python tools/reference.py
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 screenshot: setup ## the README's picture of the viewer; SHOT=RUN names the run
 	$(BIN)/python bench/screenshot.py $(or $(SHOT),runs/arithmetic)

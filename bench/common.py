@@ -112,7 +112,7 @@ def ratio(slower: Sequence[float], faster: Sequence[float]) -> dict[str, float]:
 
 
 def precision(device: str) -> Any:
-    """What models compute in there, unless told otherwise."""
+    """What models compute in there, unless stated otherwise."""
     import torch
 
     return torch.bfloat16 if device == "cuda" else torch.float32
@@ -127,7 +127,7 @@ def roofline(device: str, repeats: int = 5, dtype: Any = None) -> dict[str, floa
     def best(work: Callable[[], Any]) -> float:
         return min(interleaved({"": lambda _: work()}, repeats, 1, device)[""])
 
-    # So large that starting the work is nothing beside it.
+    # So large that starting the work is nothing next to it.
     sizes, copied = (
         ((4096, 8192, 16384), 2**28) if device == "cuda" else ((1024, 1536, 2048), 2**26)
     )

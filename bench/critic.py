@@ -3,7 +3,7 @@
     python bench/critic.py [--quick] [--json FILE]
 
 A critic reads responses cut into states, writes a rationale of fixed length about each, and trains
-on the rationales. "separate" is the same engine and the same learner, told to share nothing: every
+on the rationales. "separate" is the same engine and the same learner, set to share nothing: every
 state is its own prompt (rows of one length together), every sample its own row.
 """
 
@@ -75,7 +75,7 @@ def cell(args, states: int, response: int, limits: dict) -> tuple[dict, dict]:
     """One length and number of states: rates, speedups with their range, share of the roofline."""
     model, prompts, prefixes = workload(args, states, response)
     engines = {share: engine(args, model, share) for share in (True, False)}
-    requests = asked(args, prompts)
+    requests = requests_of(args, prompts)
     learners = {share: learner(args, model, share) for share in (True, False)}
     samples = rationales(args, prompts)
     result, raw = {}, {}
@@ -126,7 +126,7 @@ def engine(args, model, share: bool):
     return LocalEngine(model, limit, args.rows, dtype, share=share)
 
 
-def asked(args, prompts: list) -> list:
+def requests_of(args, prompts: list) -> list:
     from genac.engines.base import Request
 
     return [Request(p, args.rationale, seed=i) for i, p in enumerate(prompts)]

@@ -12,7 +12,7 @@ of threads:
 
 The end token lies outside the vocabulary, so every candidate does the same work. Prompts are new in
 every round, so no cache carries over from one to the next. Ours returns log-probabilities, which
-the others are not asked for. What counts as transformers' rate (`vs_transformers`) is the fastest
+the others are not measured. What counts as transformers' rate (`vs_transformers`) is the fastest
 of its candidates; `vs_generate` is against model.generate as it comes.
 """
 
@@ -298,7 +298,7 @@ def arguments() -> argparse.Namespace:
         "--against",
         choices=("all", "generate", "none"),
         default="all",
-        help="whom to measure beside ours; all of them compile for minutes on a GPU",
+        help="what to measure besides ours; all of them compile for minutes on a GPU",
     )
     out.add_argument("--vllm-python", type=Path, help="an interpreter whose environment has vLLM")
     out.add_argument("--vllm-dtype", default="float32")

@@ -1,13 +1,14 @@
 """SIGKILLs at random moments of a small run on two workers, and how it goes on.
 
-    python bench/faults.py --results FILE [--kills 20] [--kinds learner ray controller]
+    python bench/faults.py --results FILE [--kills 20] [--kinds worker engine ...]
 
-A *learner* is a worker process; *ray* is one of Ray's own (raylet, GCS, agents, log monitor); the
-*controller* is the command itself, which is then started again, as it is where it ended with a Ray
-that was killed. Recovered: the run came to its end. Equal: metrics and weights are those of a run
-that nobody killed. Seconds: from a kill until a step is logged that was not logged before it.
-Left: processes, files and shared memory ten seconds after the end. FILE has a line per run; what
-it holds is not run again.
+A *worker* is killed at any moment, as an *engine* while it samples and as a *learner* while it
+computes gradients: it holds both. *ray* is one of Ray's own processes (raylet, GCS, agents, log
+monitor). The *controller* is the command itself, which is then started again, as it is where it
+ended with a Ray that was killed. Recovered: the run came to its end. Equal: metrics and weights are
+those of a run that nobody killed. Seconds: from a kill until a step is logged that was not logged
+before it. Left: processes, files and shared memory ten seconds after the end. FILE has a line per
+run; what it holds is not run again.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from micro import MICRO, results, weights  # noqa: E402
 from genac.config.algorithms import merge  # noqa: E402
 from genac.runs.store import Run  # noqa: E402
 
-KINDS = ("learner", "ray", "controller")
+WORKERS = {"worker": "ray::Host", "engine": "ray::Host.generate", "learner": "ray::Host.step_on"}
+KINDS = (*WORKERS, "ray", "controller")
 RAYS = ("raylet", "gcs_server", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "log_monitor.py")
 TOKEN = "GENAC_FAULTS"
 TORCH = f"torchinductor_{getpass.getuser()}"  # an empty folder of every process with torch
@@ -90,7 +92,7 @@ class Job:
         """Processes and their names."""
         if kind == "controller":
             return [(self.process.pid, "controller")]
-        names = ("ray::Host",) if kind == "learner" else RAYS
+        names = (WORKERS[kind],) if kind in WORKERS else RAYS
         every = self.processes().items()
         pairs = [(pid, name) for pid, text in every for name in names if is_of(text, name)]
         return [(pid, name) for pid, name in pairs if pid != self.process.pid]
@@ -157,8 +159,11 @@ def one(
     while ok and len(killed) < kills and job.process.poll() != 0:
         time.sleep(draw.uniform(0, within))
         logged, victims = job.steps, job.victims(kind)
-        if not victims:
-            time.sleep(0.2)
+        while not victims and job.process.poll() is None:
+            time.sleep(draw.uniform(0, 0.1))
+            logged, victims = job.steps, job.victims(kind)
+        if not victims:  # it has ended, with or without a result
+            ok = job.await_step(logged)
             continue
         pid, name = draw.choice(sorted(victims))
         begin = time.monotonic()

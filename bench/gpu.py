@@ -13,7 +13,7 @@ loses only the one that was running. The exit code is 1 unless all sections did 
     engine ...       sampling, 0.9 M parameters and 0.7 B
     critic ...       scoring and training on shared prefixes; with FlexAttention and without
     step ...         an iteration of GenAC, PPO, VinePPO and GRPO by phase
-    scale, memory    the cost model, and what training takes beside what doctor estimates
+    scale, memory    the cost model, and what training takes and what doctor estimates
 
 The sections of vLLM need --vllm-python, or vLLM in this environment. What cannot run here is
 written down as skipped. Fifteen minutes is the limit for all; docs/gpu-checklist.md says what to

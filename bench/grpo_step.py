@@ -31,7 +31,7 @@ from typing import Any
 import common
 
 OURS, TRL = "genac", "trl"
-Spec = dict[str, Any]  # what both sides are told; `rows` and `cache` are the settings to choose
+Spec = dict[str, Any]  # what both sides get; `rows` and `cache` are the settings to choose
 
 
 def prompts(spec: Spec) -> list[str]:
@@ -169,7 +169,7 @@ def trl_settings(spec: Spec) -> Spec:
 
 
 def trl_side(spec: Spec, channel: common.Channel) -> None:
-    """GRPOTrainer, halted before every step until it is asked for one."""
+    """GRPOTrainer, halted before every step until one is requested."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -204,8 +204,8 @@ def trl_side(spec: Spec, channel: common.Channel) -> None:
 
 def start(side: str, spec: Spec) -> common.Peer:
     """A side in its own process."""
-    told = ["--side", side, "--spec", json.dumps(spec), "--threads", str(spec["threads"])]
-    return common.Peer([sys.executable, __file__, *told])
+    options = ["--side", side, "--spec", json.dumps(spec), "--threads", str(spec["threads"])]
+    return common.Peer([sys.executable, __file__, *options])
 
 
 def attempt(side: str, spec: Spec, rows: int, cache: str | None = None) -> Spec:
@@ -282,8 +282,8 @@ def arguments() -> tuple[argparse.Namespace, Spec]:
 
 
 if __name__ == "__main__":
-    given, told = arguments()
-    if given.side:
-        (our_side if given.side == OURS else trl_side)(told, common.Channel())
+    own, rest = arguments()
+    if own.side:
+        (our_side if own.side == OURS else trl_side)(rest, common.Channel())
     else:
-        main(given, told)
+        main(own, rest)

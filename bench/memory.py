@@ -1,4 +1,4 @@
-"""What training really takes beside what `genac doctor` estimates.
+"""What training really takes, and what `genac doctor` estimates.
 
     python bench/memory.py [--quick] [--json FILE]
 

@@ -4,7 +4,7 @@
 
 Load: clients that each wait for a reply before they send the next request, against the same critic
 in this process, which gets the same requests one after another. Clients and server share the
-machine. Values per second count what is replied; identical states of a request are asked once.
+machine. Values per second count what is replied; identical states of a request are judged once.
 Memory is the server's, from a quarter of the requests on.
 
 Kills: a trainer's steps (advantages, then learn, every third one queued) on a server that gets
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def loaded(critic: Path, args: Any) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """Values per second, latency and memory of the server, beside the critic in this process."""
+    """Values per second, latency and memory of the server, and of the critic in this process."""
     each, count = VALUES, -(-args.states // VALUES)
     requests = [request(number, args.seed) for number in range(count)]
     seconds = {}

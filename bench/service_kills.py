@@ -63,9 +63,9 @@ def one_step(service: Service, client: Any, step: int, moment: float | None, see
     """A trainer's step, which asks again whatever had no answer; seconds of its last learn."""
     from genac.client import Gone, Learn, ServiceError
 
-    sent = request(step, seed, id=f"ask-{step}")
-    learn = Learn(request_id=f"learn-{step}", estimates=sent.id, wait=step % 3 != 2)
-    client.advantages(sent)
+    responses = request(step, seed, id=f"ask-{step}")
+    learn = Learn(request_id=f"learn-{step}", estimates=responses.id, wait=step % 3 != 2)
+    client.advantages(responses)
     killer = None if moment is None else threading.Timer(moment, service.kill)
     if killer is not None:
         killer.start()
@@ -77,7 +77,7 @@ def one_step(service: Service, client: Any, step: int, moment: float | None, see
             spent = time.perf_counter() - begin
             break
         except Gone:  # the server was killed before it had the request
-            client.advantages(sent)
+            client.advantages(responses)
         except ServiceError:
             if killer is None or tries == TRIES:
                 raise

@@ -3,7 +3,7 @@
     python bench/view.py [--quick] [--json FILE] [--estimates 2000000] [--folder FOLDER]
 
 The run is synthetic: arithmetic-like responses of eight states, each with a prompt, a reasoning and
-its tokens. The server is a process of its own and is asked over HTTP, as a browser would.
+its tokens. The server is a process of its own and is queried over HTTP, as a browser would.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""TRL trains the actor; a generative critic learns beside it and gives the advantages.
+"""TRL trains the actor; a generative critic learns with it and gives the advantages.
 
     python examples/trl_genac.py recipes/arithmetic.yaml       (needs: pip install 'genac[trl]')
 
@@ -73,7 +73,7 @@ def train(cfg: RunConfig, steps: int = 40) -> list[float]:
         processing_class=tokenizer,
         critic=critic,
     )
-    # 3 TRL's loop. Its log has critic/* beside TRL's own metrics.
+    # 3 TRL's loop. Its log has critic/* next to TRL's own metrics.
     trainer.train()
     trainer.save_model()  # the actor, and the critic in the subfolder critic/
     return [line["reward"] for line in trainer.state.log_history if "reward" in line]

@@ -15,18 +15,32 @@ if TYPE_CHECKING:
     from genac.runs.store import Run
     from genac.runs.trajectory import Trajectory
     from genac.scoring import Critic
+    from genac.stages.callbacks import StopTraining
     from genac.stages.pipeline import train
+    from genac.trainer import Trainer
 
 _WHERE = {
     "Critic": "genac.scoring",
     "Run": "genac.runs.store",
     "RunConfig": "genac.config.run",
+    "StopTraining": "genac.stages.callbacks",
+    "Trainer": "genac.trainer",
     "Trajectory": "genac.runs.trajectory",
     "read_recipe": "genac.config.recipes",
     "resolve": "genac.config.recipes",
     "train": "genac.stages.pipeline",
 }
-__all__ = ["Critic", "Run", "RunConfig", "Trajectory", "read_recipe", "resolve", "train"]
+__all__ = [
+    "Critic",
+    "Run",
+    "RunConfig",
+    "StopTraining",
+    "Trainer",
+    "Trajectory",
+    "read_recipe",
+    "resolve",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Samples to micro-batches: sequences that begin alike become one packed row without padding.
 
 A packed row holds what a prefix group shares once and each sequence's rest behind it (see
-models/packed/attention.py). Models whose attention cannot be told so get right-padded rows: causal
+models/packed/attention.py). Models whose attention cannot take it get right-padded rows: causal
 attention never looks right, so these need no mask. No result may depend on how samples were
 batched: losses divide by counts over the whole mini-batch (tested).
 

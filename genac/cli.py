@@ -7,6 +7,8 @@ Help and slips answer before torch is imported: a verb parses its arguments firs
 from __future__ import annotations
 
 import difflib
+import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -14,12 +16,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Arguments = Sequence[str]
+READER_LEFT = 141  # as shells report a program that SIGPIPE ended
 
 
 def train(arguments: Arguments) -> None:
+    from genac.commands.early import require_ready
     from genac.config.recipes import parse
 
     parsed = parse(arguments, "genac train")
+    require_ready(parsed.cfg)
     announce(parsed)
     # torch takes seconds to import, so it waits until the config is known to be right.
     from genac.commands.summary import console
@@ -276,9 +281,40 @@ def own_paths(arguments: Arguments) -> list[str]:
 
 
 def main(arguments: Arguments | None = None) -> int:
-    """Runs a verb. Exit codes: 0 done, 130 interrupted, 2 bad input, a full disk, a server that
-    failed or weights that diverged, which are told in one message without a traceback.
+    """Runs a verb. Exit codes: 0 done, 130 interrupted, 141 nobody reads the output any more, as
+    behind `| head`; 2 bad input, a full disk, a server that failed or weights that diverged, which
+    are told in one message without a traceback.
     """
+    try:
+        code = run_verb(arguments)
+        sys.stdout.flush()
+        return code
+    except (BrokenPipeError, SystemExit):
+        if not reader_left():  # a server's pipe; help, or a slip in the options
+            raise
+        return READER_LEFT
+
+
+def reader_left() -> bool:
+    """Whether a reader of the output has closed it; if so, nothing more is written there."""
+    left, streams = False, (sys.stdout, sys.stderr)
+    for stream in streams if hasattr(select, "poll") else ():
+        try:
+            descriptor = stream.fileno()
+        except (OSError, ValueError):  # replaced by what is no file
+            continue
+        watch = select.poll()
+        watch.register(descriptor, 0)
+        if any(events & select.POLLERR for _, events in watch.poll(0)):
+            nowhere = os.open(os.devnull, os.O_WRONLY)  # else Python complains when it exits
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+            left = True
+    return left
+
+
+def run_verb(arguments: Arguments | None) -> int:
+    """What `main` does where somebody reads the output."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["help"] and len(arguments) > 1:
         arguments = [*arguments[1:], "--help"]
@@ -299,6 +335,8 @@ def main(arguments: Arguments | None = None) -> int:
     try:
         verb.run(own_paths(arguments))
     except (ValueError, OSError, FloatingPointError) as error:
+        if isinstance(error, BrokenPipeError) and reader_left():
+            return READER_LEFT
         print(f"genac {arguments[0]}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

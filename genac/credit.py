@@ -103,7 +103,7 @@ def per_response(
 class ValueTable:
     """The values of a batch, one row per response and one column per state (or token).
 
-    given_BS: what the critic said, NaN where it said nothing and behind the end of a row.
+    given_BS: the critic's values, NaN where there is none and behind the end of a row.
     state_BS: whether there is a state. rewards_B, valid_B: 0 and False of a response that nobody
     could score. loo_B: the leave-one-out advantage.
     """
@@ -238,7 +238,7 @@ def spread_over_tokens(
 
 def gate(groups: Sequence[Group], table: ValueTable, kind: str) -> Tensor:
     """(B,) responses whose critic is not to be trusted (after EVPO, 2604.19485), judged by what it
-    said, not by what stands in for it.
+    gave, not by what stands in for it.
 
     "group": those of a group with both outcomes in which the critic's values miss the rewards by
     more than the leave-one-out mean does.

@@ -30,6 +30,7 @@ from genac.ops.losses import values_of
 from genac.ops.objectives import LOSSES, Outputs
 from genac.ops.schedule import learning_rate
 from genac.ops.tensors import head_statistics, scatter
+from genac.runs.activity import advance, counted
 from genac.types import Sample
 
 Totals = dict[str, float]  # by the name of what was measured or counted
@@ -122,7 +123,7 @@ class Learner:
         totals: Totals = defaultdict(float)
         # None and not 0: AdamW then leaves untouched what no sample reaches, decay included.
         self.optimizer.zero_grad(set_to_none=True)
-        for rows, _ in self._microbatches(samples):
+        for rows, members in self._microbatches(samples):
             # The backward pass belongs inside: checkpointed layers attend again in it.
             with self._attention(rows):
                 loss, measured = self._loss(samples[0].loss, rows, counts)
@@ -131,6 +132,7 @@ class Learner:
             # Shares of one mean (see counts_of), so micro-batches add up in any number.
             for key, value in {"loss": loss.detach(), **measured}.items():
                 totals[key] += float(value)
+            advance(len(members))
         totals = self._whole(totals)
         # Before the check, which needs the norm: one gradient that is not finite makes it so.
         totals["grad_norm"] = self._clip()
@@ -325,12 +327,15 @@ def over_minibatches(
     # From the step's own seed: a resumed run shuffles as the uninterrupted one would have.
     rng = np.random.default_rng(seed)
     sums: dict[str, list[float]] = defaultdict(list)
-    for _ in range(loss.num_iterations):
-        order = rng.permutation(len(samples))
-        # Not more parts than samples: an empty one would be a step without a loss.
-        for part in np.array_split(order, min(loss.num_minibatches, len(samples))):
-            for key, value in minibatch([samples[i] for i in part]).items():
-                sums[key].append(value)
+    with counted("samples", loss.num_iterations * len(samples)) as part:
+        for epoch in range(loss.num_iterations):
+            order, done = rng.permutation(len(samples)), epoch * len(samples)
+            # Not more parts than samples: an empty one would be a step without a loss.
+            for some in np.array_split(order, min(loss.num_minibatches, len(samples))):
+                for key, value in minibatch([samples[i] for i in some]).items():
+                    sums[key].append(value)
+                done += len(some)
+                part.reach(done)  # where the learner of another process counted none
     return {key: float(np.mean(values)) for key, values in sums.items()}
 
 

@@ -1,8 +1,8 @@
 """Which sequences begin alike: what they share is read once, by engine and learner.
 
 The states of one response are prefixes of each other, the responses of a group share their prompt,
-Monte-Carlo continuations share their state: all of them are found here, from the tokens alone. No
-caller says what belongs together, so nothing can be said wrongly.
+Monte-Carlo continuations share their state: all of this is read off the tokens alone. No
+caller says what belongs together, so nothing can be declared wrongly.
 
     prefix groups    for the learner: every sequence behind the longest one that begins like it
     trees       for the engine: a shared prefix, which is read once, and a suffix per distinct
@@ -18,7 +18,7 @@ from statistics import median
 
 Ids = tuple[int, ...]
 
-# A sequence joins a longer one if that saves it this much of its reading; those that found nobody
+# A sequence joins a longer one if that saves it this much of its reading; those without a partner
 # may still share a prompt with each other.
 SHARED_MOST, SHARED_SOME = 0.5, 0.2
 # Trees may have LARGEST times the rows of the median tree, and up to SMALL rows in any case.
@@ -133,7 +133,7 @@ def trees(prompts: Sequence[Ids], max_rows: int) -> list[Tree]:
         # a token is left to read, which the first one is predicted from
         last = len(longest.ids) - 1
         shared = [min(sequence.shared, len(sequence.ids) - 1, last) for sequence in rest]
-        # The longest sequence's tail is no longer than the others', which are read beside it.
+        # The longest sequence's tail is no longer than the others', which are read with it.
         tails = [len(sequence.ids) - n for sequence, n in zip(rest, shared, strict=True)]
         own = max(*shared, len(longest.ids) - max(tails)) if rest else last
         suffixes = [

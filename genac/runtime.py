@@ -30,7 +30,7 @@ from genac.hardware import Hardware, visible_gpus
 from genac.learner import Learner, LearnerProtocol
 from genac.models.heads import text_config, vocabulary
 from genac.models.loading import context_length, fingerprint, load_model, load_tokenizer
-from genac.models.lora import attach, load_adapters, save_merged, save_peft, second_adapters
+from genac.models.lora import attach, load_adapters, save_adapters, save_merged, second_adapters
 from genac.models.value_head import ValueModel, outputs_of
 from genac.runs.files import stable_hash
 from genac.seeding import derive_seed
@@ -226,7 +226,7 @@ def export_weights(model: Any, tokenizer: Any, lora: LoraConfig, folder: Path) -
     if not lora.rank:
         return save_folder(model, tokenizer, folder)
     try:
-        save_peft(model, folder, lora)
+        save_adapters(model, folder)
     except SafetensorError as error:
         raise OSError(errno.EIO, f"{folder} could not be written ({error})") from error
 

@@ -1,6 +1,6 @@
-"""Where values are asked: responses cut into segments, one State at the start of each.
+"""Where values are estimated: responses cut into segments, one State at the start of each.
 
-The value of a state is the baseline of the segment that follows it, so it is asked before that
+The value of a state is the baseline of the segment that follows it, so it is estimated before that
 segment's first token and never sees what it will baseline.
 """
 

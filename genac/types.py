@@ -8,7 +8,7 @@ Worked example, one problem answered twice (token ids invented):
     rollout = Rollout(problem, group=0, member=0, prompt_ids=(5, 6), response_ids=(7, 8, 9, 2), ...)
     state   = State(rollout, start=2, end=4)   # baselines response tokens 2 and 3
     state.prefix_ids == (5, 6, 7, 8)           # the prompt, and response tokens 0 and 1
-    estimate = Estimate(state, value=0.7)      # asked before response token 2 is read
+    estimate = Estimate(state, value=0.7)      # estimated before response token 2 is read
     estimate = Estimate(state, value=None)     # the critic gave no score: missing, never 0
 
 In training a missing value stays None up to `credit.fill_missing`, the only place that decides what
@@ -110,9 +110,9 @@ Advantages = dict[tuple[int, int, int], float | np.ndarray]
 
 @dataclass(frozen=True)
 class State:
-    """A prefix of a response at which a value is asked.
+    """A prefix of a response at which a value is estimated.
 
-    The value is asked BEFORE response token `start` is read and is the baseline of the segment
+    The value is estimated BEFORE response token `start` is read and is the baseline of the segment
     response_ids[start:end] (causal: the prefix holds none of the tokens it will baseline).
     """
 
@@ -120,7 +120,7 @@ class State:
     start: int
     end: int
     trains: bool = True  # whether its return teaches the critic
-    dense: bool = False  # a value is asked before every token of the segment, by one object
+    dense: bool = False  # a value is estimated before every token of the segment, by one object
 
     @property
     def prefix_ids(self) -> tuple[int, ...]:

@@ -34,8 +34,9 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "regression predictors longest",
     ),
     "stage2": ("critic grid tuning_seeds shifts", ""),
-    "sizes": ("sizes critics", ""),
-    "icc": ("actors critic", ""),
+    "length": ("arms heads pairs shifts", ""),
+    "frontier": ("sizes critics again continuations ours thoughtless by_size", ""),
+    "transfer": ("met unmet training critic", ""),
     "downstream": (
         "methods against",
         "tuning_seeds bases columns ours rivals ppo_forms pairs",

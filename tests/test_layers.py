@@ -52,6 +52,7 @@ LEVELS = {
     "serving": 10,
     "integrations": 10,
     "commands": 10,
+    "trainer": 10,
     "cli": 11,
     "__main__": 12,
 }

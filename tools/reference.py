@@ -192,7 +192,7 @@ def cli_page() -> str:
 
     verbs = [[verb] for verb in VERBS if verb not in KEYED]
     verbs += [["eval", kind] for kind in EVALUATIONS]
-    helps = ((" ".join(verb), said([*verb, "--help"])) for verb in verbs)
+    helps = ((" ".join(verb), help_text([*verb, "--help"])) for verb in verbs)
     sections = [
         f"## genac {name}\n\n```text\n{text}\n```\n"
         for name, text in helps
@@ -201,8 +201,8 @@ def cli_page() -> str:
     return "\n".join(
         [
             "# Command line\n\nWritten from the code by `python tools/reference.py`.\n\n```text\n"
-            f"{said(['--help'])}\n```\n",
-            "- Exit codes: 0 done; 2 bad input or a full disk, told in one message; 130 "
+            f"{help_text(['--help'])}\n```\n",
+            "- Exit codes: 0 done; 2 bad input or a full disk, reported in one message; 130 "
             "interrupted.\n- Keys and how they override each other: "
             "[configuration](configuration.md),\n  [all keys](keys.md).\n- The experiments of a "
             "checkout are `python -m paper PLAN`\n  ([evaluation](evaluation.md)).\n",
@@ -211,7 +211,7 @@ def cli_page() -> str:
     )
 
 
-def said(arguments: list[str]) -> str:
+def help_text(arguments: list[str]) -> str:
     """What the command line prints, 100 columns wide; "" where it does not answer with help."""
     from genac.cli import main
 

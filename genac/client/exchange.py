@@ -79,14 +79,14 @@ def talk(
 
     ServiceError where no answer came within `timeout` seconds, or within `retries` tries behind the
     first, and where the service failed; ValueError where it refused the request. A service that
-    says when to come back is asked again until the time is up.
+    says when to come back is tried again until the time is up.
     """
     end, failures = time.monotonic() + timeout, 0
     while True:
         outcome = yield Send(call, max(0.001, end - time.monotonic()))
         if isinstance(outcome, Answer) and outcome.status not in AGAIN:
             return read(outcome)
-        pause = asked_pause(outcome)
+        pause = requested_pause(outcome)
         if pause is None:
             pause = min(LONGEST, FIRST * 2**failures) * random.uniform(0.5, 1.0)
             failures += 1
@@ -100,8 +100,8 @@ def talk(
         yield Wait(pause)
 
 
-def asked_pause(outcome: Answer | Broken | None) -> float | None:
-    """Seconds until the service wants to be asked again, and a little more, so that not all clients
+def requested_pause(outcome: Answer | Broken | None) -> float | None:
+    """Seconds until the service accepts the next try, and a little more, so that not all clients
     come at once; None where it does not say."""
     seconds = number_of(outcome.retry_after) if isinstance(outcome, Answer) else None
     return None if seconds is None else seconds * random.uniform(1.0, 1.25)

@@ -44,8 +44,8 @@ class Calls:
     ) -> None:
         """url: http://HOST:PORT of the service. timeout: seconds of a call in all, with its
         repetitions; learning from a large batch takes minutes. retries: how often a service is
-        asked again that does not answer, which takes some 5 minutes; one that is only
-        busy is asked until the time is up.
+        tried again that does not answer, which takes some 5 minutes; one that is only
+        busy is tried until the time is up.
         """
         if not is_address(url):
             raise ValueError(f"{url!r} is no address of a service; write it as http://HOST:PORT")

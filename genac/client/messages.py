@@ -4,7 +4,7 @@
     POST /advantages   Responses (rewards)  -> Advantages
     POST /learn        Learn                -> Learnt
 
-A response is cut into segments, and the critic is asked before the first token of each. The server
+A response is cut into segments, and a value stands before the first token of each. The server
 cuts by its own splitter where a response names no boundaries. Positions count tokens where the
 response holds `tokens`, else characters of `text`. Rewards are in [0, 1]. A missing value or reward
 is null and never 0.
@@ -100,7 +100,7 @@ class Learn(Strict):
     estimates: Id | None = None
     # For `estimates`: rewards in its order, where the request had none.
     rewards: tuple[Unit | None, ...] | None = None
-    # Without `estimates`: the critic is asked about these first (stage 2 of the method).
+    # Without `estimates`: the critic judges these first (stage 2 of the method).
     responses: Annotated[tuple[Response, ...], Field(min_length=1)] | None = None
     wait: bool = True  # False = reply at once with status "queued"; ask GET /learn/{request_id}
 

@@ -122,7 +122,7 @@ def fitting_task(actor: Runtime, name: str, settings: Row) -> Task:
 
 
 def chosen_of(task: Task, settings: Row) -> list[Problem]:
-    """The problems that are asked: all, or a random choice."""
+    """The problems to be solved: all, or a random choice."""
     size = task.size("train")
     assert size is not None, "a benchmark is a file, which ends"
     return [task.problem("train", i) for i in range(min(size, settings["limit"] or size))]

@@ -124,7 +124,7 @@ def critic_source(name: str, args: argparse.Namespace) -> Path | EndpointConfig:
 
 
 def dry_run(cfg: RunConfig, actor_path: Path, sources: Mapping[str, Path | EndpointConfig]) -> str:
-    """What each endpoint would be asked on each panel; nothing is asked."""
+    """What would be sent to each endpoint on each panel; nothing is sent."""
     setup = Setup.of(cfg)
     actor = setup.actor(actor_path)
     lines = []
@@ -142,7 +142,7 @@ def dry_run(cfg: RunConfig, actor_path: Path, sources: Mapping[str, Path | Endpo
             prompts = critic.prompts_of(panel.states)
             known = critic.endpoint.known(prompts, critic.file)
             lines.append(f"{name}, {shift}:\n{plan(source, prompts, [*known])}\n")
-    return "\n".join(lines) or "no endpoint was named, so nothing would be asked"
+    return "\n".join(lines) or "no endpoint was named, so nothing would be sent"
 
 
 def judge(
@@ -174,7 +174,7 @@ def judge(
 
 
 def load_critic(cfg: RunConfig, folder: Path, actor: Runtime) -> Critic:
-    """A saved critic of either kind, asked as it was asked in training."""
+    """A saved critic of either kind, prompted as it was in training."""
     card = critic_card(folder)
     saved = CriticConfig(**card["config"])
     cfg = evaluated_here(cfg.model_copy(update={"critic": saved}))
@@ -182,7 +182,7 @@ def load_critic(cfg: RunConfig, folder: Path, actor: Runtime) -> Critic:
 
 
 def endpoint_critic(cfg: RunConfig, source: EndpointConfig, actor: Runtime) -> EndpointCritic:
-    """A zero-shot critic asked with the run's prompt, or with one that explains the score."""
+    """A zero-shot critic prompted with the run's prompt, or with one that explains the score."""
     queries = cfg.critic.generative
     size = queries.icc.actor_size or size_text(parameter_count(actor.model))
     return EndpointCritic(
@@ -201,7 +201,7 @@ def success(cfg: RunConfig, actor: Runtime, options: dict[str, Any]) -> float:
 
 
 def cell(critic: Critic, panel: Panel, rate: float) -> Cell:
-    """One critic on one panel, told the actor's success rate there."""
+    """One critic on one panel, with the actor's success rate there."""
     critic.set_success_rate(rate)
     if not isinstance(critic, EndpointCritic):
         return evaluate_critic(critic, panel) | trivial_baselines(panel)

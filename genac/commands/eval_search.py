@@ -1,8 +1,8 @@
 """genac eval search RUN [RUN ...]: what a critic buys at inference, at equal tokens.
 
 On held-out problems of a run's task: a single sample, majority vote, best-of-n and weighted vote by
-the critic's value (asked before the last segment as in training, and after the end), step-level
-beam search, and the oracle's choice as the ceiling. Every method that asks the critic is set beside
+the critic's value (before the last segment as in training, and after the end), step-level
+beam search, and the oracle's choice as the ceiling. Every method with a critic is compared with
 a majority vote over as many samples as its tokens, and its FLOPs, would have bought. Written into
 each run folder: search.json (everything, with the outcome per problem) and search.md (the table).
 """
@@ -133,7 +133,7 @@ def shifted(cfg: RunConfig, name: str | None) -> dict[str, Any]:
 
 
 def measure(bench: Bench, sizes: Sequence[int]) -> dict[str, Any]:
-    """Every method at every size, each beside its matched majority votes."""
+    """Every method at every size, each with its matched majority votes."""
     rows: list[dict[str, Any]] = []
 
     def add(method: str, n: int, outcomes: list[float], cost: dict[str, float]) -> None:
@@ -165,7 +165,7 @@ def sizes_of(bench: Bench) -> dict[str, int]:
 
 
 def match(bench: Bench, rows: list[dict[str, Any]], one: dict[str, float]) -> None:
-    """Adds to each row that asked the critic the majority vote its tokens and FLOPs would buy."""
+    """Adds to each row that used the critic the majority vote its tokens and FLOPs would buy."""
     largest = max((r for r in rows if r["method"] == "majority"), key=lambda r: r["n"])
     votes: dict[int, dict[str, Any]] = {}
 
@@ -233,7 +233,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def short(vote: dict[str, Any]) -> str:
-    """A mark on a vote that had less to spend than the method beside it."""
+    """A mark on a vote that had less to spend than the method of its row."""
     return "" if vote["funded"] else ", < equal"
 
 

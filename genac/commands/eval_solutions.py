@@ -83,11 +83,11 @@ def require_options(args: argparse.Namespace) -> None:
 
 
 def require_samples(args: argparse.Namespace, source: Path | EndpointConfig) -> None:
-    """ValueError where several rationales are asked of what gives one value per state."""
+    """ValueError where several rationales are requested of what gives one value per state."""
     if args.samples in (None, 1):
         return
     if isinstance(source, EndpointConfig):
-        what = "a model behind an API is asked once per state"
+        what = "a model behind an API judges each state once"
     elif critic_card(source)["kind"] == "discriminative":
         what = f"{args.critic} is a value head, which writes none and has one value per state"
     else:
@@ -104,7 +104,7 @@ def named_columns(items: Sequence[str]) -> dict[str, str]:
 
 
 def counts_of(solution: Solution, states: int | None) -> tuple[int, ...]:
-    """After how many segments a value is asked: after each, or after a few, evenly spread."""
+    """After how many segments there is a value: after each, or after a few, evenly spread."""
     every = range(len(solution.segments) + 1)
     if states is None:
         return tuple(every)
@@ -146,7 +146,7 @@ def opened(source: Path | EndpointConfig, folder: Path) -> tuple[Scorer, Row]:
 
 
 def judged_rows(scorer: Scorer, plans: Sequence[Plan], samples: int, file: Path) -> list[Row]:
-    """One row per solution: values and rationales by state. What the file holds is not asked; it
+    """One row per solution: values and rationales by state. The file is not judged again: it
     holds no row with a state that no answer came for.
     """
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """genac eval states RUN CRITIC: what another critic says of the states that a run stored.
 
-Written beside the run's own estimates, into judged/NAME/ of its folder, with the same columns; the
+Written next to the run's own estimates, into judged/NAME/ of its folder, with the same columns; the
 viewer shows both side by side. CRITIC is a run, a stage's folder, any folder with critic.json, or a
 checkpoint inside a run or stage (RUN/checkpoints/joint/step-000040).
 """
@@ -78,7 +78,7 @@ def claim(folder: Path, source: Path) -> dict[str, str]:
     own = {"critic": str(source.resolve()), "card": stable_hash(critic_card(source))}
     if (folder / WRITER).exists() and read_json(folder / WRITER) != own:
         raise ValueError(
-            f"{folder} holds what another critic said, or this one before it was trained again: "
+            f"{folder} holds values of another critic, or of this one before it was trained again: "
             "give another --name, or delete that folder"
         )
     return own
@@ -113,20 +113,20 @@ def judge_all(
 
 
 def ask(critic: Critic, stored: Stored, step: int) -> list[Estimate]:
-    """One step's estimates. The critic is told the success rate of the step's own responses."""
+    """One step's estimates. The critic reads the success rate of the step's own responses."""
     rewards = [r.reward for r in rollouts_of(stored.states) if r.reward is not None]
     critic.set_success_rate(sum(rewards) / len(rewards) if rewards else None)
     if critic.reads_actor_tokens and not stored.exact:
         raise ValueError(
             "the prompts' tokens cannot be rebuilt as they were sampled (chat messages are stored "
             "as text, and runs of older versions hold no hash to check them by), and a value head "
-            "reads nothing else; a generative critic can be asked"
+            "reads nothing else; use a generative critic"
         )
     return critic.estimate(stored.states, step)
 
 
 def states_of(run: Run, stage: str, step: int, actor: Runtime) -> Stored:
-    """The states that the run's own critic was asked about at a step."""
+    """The states that the run's own critic judged at a step."""
     rows = run.table("estimates", stage, step, COLUMNS)
     written = {
         (row["group"], row["member"]): rollout_of(row, actor)

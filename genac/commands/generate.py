@@ -119,7 +119,7 @@ def critic_of(args: argparse.Namespace, source: Source, actor: Runtime) -> Gener
 def generative(
     cfg: RunConfig, folder: Path, actor: Runtime, rationales: int | None = None
 ) -> GenerativeCritic:
-    """A saved generative critic, told the actor's success rate as it was when it was saved. Its
+    """A saved generative critic, with the actor's success rate as it was when it was saved. Its
     values are means over `rationales` per state (None = as many as in training).
     """
     if rationales is not None and rationales < 1:

@@ -47,7 +47,7 @@ def eval_critic() -> Parser:
         "endpoint.yaml",
     )
     p.add_argument("--api-key-env", default="", help="variable that holds the key of openai:...")
-    p.add_argument("--dry-run", action="store_true", help="say what endpoints would be asked")
+    p.add_argument("--dry-run", action="store_true", help="print what would be sent to endpoints")
     p.add_argument(
         "--problems", type=int, default=None, help="problems with mixed outcomes per panel"
     )
@@ -71,7 +71,7 @@ def eval_states() -> Parser:
 def eval_search() -> Parser:
     p = Parser(
         prog="genac eval search",
-        description="Best-of-n, voting and beam search by the critic beside majority vote.",
+        description="Best-of-n, voting and beam search by the critic against majority vote.",
     )
     p.add_argument("runs", nargs="+", metavar="RUN", help="finished runs with a generative critic")
     p.add_argument("--n", type=int, nargs="+", default=SIZES, help="candidates per problem")

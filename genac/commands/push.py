@@ -50,7 +50,7 @@ def check_name(repo_id: str) -> None:
 
 
 def destinations(source: Path, repo_id: str, only: str | None) -> list[tuple[Path, str]]:
-    """(model folder, repository) of everything asked for."""
+    """(model folder, repository) of everything that is to be uploaded."""
     if is_run(source):
         results = [source / role for role in ROLES if only in (None, role)]
         results = [folder for folder in results if folder.is_dir()]

@@ -10,7 +10,7 @@ from genac.stages.finish import read_summary
 
 
 def console(folder: Path) -> str:
-    """Success before and after, the critic beside its trivial baselines, seconds by role."""
+    """Success before and after, the critic and its trivial baselines, seconds by role."""
     summary = read_summary(Run.open(folder))
     before, after = summary["success_before"], summary["success_after"]
     lines = [

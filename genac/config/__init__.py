@@ -1,4 +1,4 @@
-"""What a run may be told: the keys (`run`, `stages`), algorithms and presets as values, recipes.
+"""What configures a run: the keys (`run`, `stages`), algorithms and presets as values, recipes.
 
 Nothing here builds or trains; `stages/setup.py` turns a config into objects.
 """

@@ -48,7 +48,6 @@ PAPER: dict[str, Any] = {
 IMPROVED: dict[str, Any] = {
     "critic": {
         "generative": {
-            "prompt": "prefix-first",
             "readout": "expected",
             "reinforce_baseline": "leave_one_out",
             "pool_states": True,

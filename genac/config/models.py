@@ -135,7 +135,7 @@ class GenerativeConfig(Section):
     )
     prompt: str = Field(
         default="paper",
-        description="prompt template: paper | prefix-first | compact | a YAML file of one's own",
+        description="prompt template: paper | compact | a YAML file of one's own",
     )
     icc: ICCConfig = Field(default_factory=ICCConfig, description="in-context conditioning")
     num_samples: Count = Field(default=1, description="rationales per state")
@@ -161,7 +161,7 @@ class GenerativeConfig(Section):
     )
     reasoning_weight: Fraction = Field(
         default=1.0,
-        description="loss weight of the reasoning tokens beside the exactly trained score token",
+        description="loss weight of the reasoning tokens next to the exactly trained score token",
     )
     force_prompt: bool = Field(
         default=False, description="go on with a critic that was trained under another prompt"
@@ -185,7 +185,7 @@ class GenerativeConfig(Section):
         if is_content(self.prompt):
             raise ValueError(
                 "form is 'running', but prompt is a file of your own, which says how to ask about "
-                "one state; use prompt paper, prefix-first or compact, or form per_state"
+                "one state; use prompt paper or compact, or form per_state"
             )
         if self.value_samples is not None:
             raise ValueError(

@@ -35,9 +35,9 @@ def recipe_file(name: str | Path) -> Path:
     if plain in known:
         return known[plain]
     near = difflib.get_close_matches(plain, known, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = f"; did you mean {near[0]}? " if near else ". "
     raise ValueError(
-        f"there is no recipe {str(name)!r}; {hint}Give the path of a YAML file, or a name that "
+        f"there is no recipe {str(name)!r}{hint}Give the path of a YAML file, or a name that "
         "'genac recipes' lists"
     )
 

@@ -22,7 +22,7 @@ ENDINGS = (".yaml", ".yml")
 
 class PromptFile(Section):
     """The keys of the file. In `text`, {problem} and {response} are filled with what the actor was
-    asked and has written, {icc} with the sentence about the actor.
+    prompted with and has written, {icc} with the sentence about the actor.
     """
 
     name: str = Field(default="own", description="how messages and model cards call it")

@@ -18,6 +18,7 @@ from genac.config.engines import VllmConfig
 from genac.config.models import ActorConfig, CriticConfig
 from genac.config.stages import StagesConfig
 from genac.config.tinker import TinkerConfig
+from genac.config.tracking import TrackingConfig
 
 
 class TaskConfig(Section):
@@ -63,7 +64,7 @@ class RolloutConfig(Section):
 
 
 class StatesConfig(Section):
-    """Where values are asked. Always before the first token of the segment they baseline."""
+    """Where values are estimated. Always before the first token of the segment they baseline."""
 
     splitter: Literal["newline", "window", "low_probability"] = Field(
         default="newline", description="segment boundaries"
@@ -171,11 +172,12 @@ class RunConfig(Section):
     report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field(
         default=[], description="trackers that get the metrics too"
     )
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="those trackers")
     task: TaskConfig = Field(default_factory=TaskConfig, description="task")
     actor: ActorConfig = Field(default_factory=ActorConfig, description="actor")
     critic: CriticConfig = Field(default_factory=CriticConfig, description="critic")
     rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="sampling")
-    states: StatesConfig = Field(default_factory=StatesConfig, description="where values are asked")
+    states: StatesConfig = Field(default_factory=StatesConfig, description="where there are values")
     credit: CreditConfig = Field(default_factory=CreditConfig, description="advantages")
     stages: StagesConfig = Field(default_factory=StagesConfig, description="stages")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="evaluation")

@@ -52,7 +52,7 @@ class WarmupStage(Section):
 
 
 class EndpointConfig(Section):
-    """An OpenAI-compatible chat-completions server that is asked for judgements."""
+    """An OpenAI-compatible chat-completions server that gives judgements."""
 
     # A message must not repeat what was given: it may be a key.
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -83,11 +83,11 @@ class EndpointConfig(Section):
     price_input: float = Field(default=0.0, ge=0, description="price of a million prompt tokens")
     price_output: float = Field(default=0.0, ge=0, description="price of a million answer tokens")
     dry_run: bool = Field(
-        default=False, description="genac synthesize: say what would be asked, ask nothing"
+        default=False, description="genac synthesize: print what would be sent, send nothing"
     )
 
     def identity(self) -> dict[str, Any]:
-        """What an answer depends on. Where and how fast it is asked for, and its price, do not
+        """What an answer depends on. Where and how fast it is requested, and its price, do not
         count: a server that moved to another host is the same one."""
         return self.model_dump(include=set(ANSWER_KEYS))
 
@@ -119,7 +119,7 @@ class SynthesizeStage(Section):
     num_requests: int | None = Field(
         default=None,
         ge=1,
-        description="endpoint, monte_carlo: states that are asked about; none = num_states",
+        description="endpoint, monte_carlo: states that are judged; none = num_states",
     )
     continuations: int = Field(
         default=0,
@@ -193,6 +193,7 @@ class CriticStage(Section):
     """Stage 2: the critic learns from returns, the actor is frozen."""
 
     steps: int = Field(default=40, ge=0, description="steps, 0 = skip the stage")
+    options: dict[str, Any] = Field(default_factory=dict, description="task option overrides")
     num_prompts: int | None = Field(
         default=None, ge=1, description="problems per step; none = rollout.num_prompts"
     )

@@ -63,7 +63,8 @@ class Template:
 
 
 TEMPLATES = {
-    # The order of the paper: what to do, then the problem, then the partial solution.
+    # The order of the paper: what to do, then the problem, then the partial solution. The prompts
+    # about one response differ in their ends alone, and all that stands before is read once.
     "paper": Template(
         "paper",
         1,
@@ -71,17 +72,7 @@ TEMPLATES = {
         f"Problem:\n{PROBLEM}\n\nPartial solution:\n{RESPONSE}\n\nYour judgement:\n",
         "5. " + ICC + "\n",
     ),
-    # Problem and response first: all states of a response share one prefix, which is read once.
-    "prefix-first": Template(
-        "prefix-first",
-        1,
-        f"Problem:\n{PROBLEM}\n\nPartial solution:\n{RESPONSE}\n\n"
-        f"(The partial solution ends here.) {TASK}\n\n{STEPS}\n{{icc}}\nYour judgement:\n",
-        "5. " + ICC + "\n",
-        hashed_as="trunk-first",
-    ),
-    # For tiny word-level models, which know no English: the shared prefix and a question of a few
-    # tokens.
+    # For tiny word-level models, which know no English: a question of a few tokens.
     "compact": Template(
         "compact", 1, f"{PROBLEM}{RESPONSE}<judge>{{icc}}", "size {size}rate {rate10}\n"
     ),

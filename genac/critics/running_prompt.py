@@ -25,7 +25,6 @@ TEXT = Template(
 )
 RUNNING = {
     "paper": TEXT,
-    "prefix-first": TEXT,
     # For tiny word-level models, which know no English.
     "compact": Template(
         "running-compact",

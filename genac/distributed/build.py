@@ -51,7 +51,7 @@ def build(spec: ModelSpec, hardware: Hardware, base: Runtime | None = None) -> R
 def export_remote(handle: ModelHandle, lora: LoraConfig, folder: Path) -> None:
     """The workers gather what a server loads; see genac.runtime.export_weights."""
     if lora.rank:
-        handle.all("save_peft", folder.absolute(), lora)
+        handle.all("save_adapters", folder.absolute())
     else:
         handle.all("save_model", folder.absolute())
 

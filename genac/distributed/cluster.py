@@ -32,11 +32,13 @@ LOOK = 2.0  # seconds between two looks whether it still has them
 SHORT = 20  # characters of a temporary folder that leave room for the names of sockets
 VITAL = ("raylet", "gcs_server")
 STORE = 2**28  # bytes of shared memory for what is sent; more goes to disk
-# Of a Ray that serves one process: the kernel decides what dies when memory ends, and nobody
-# reads metrics.
+# Of a Ray that serves one process: the kernel decides what dies when memory ends, a disk is full
+# when it is full, nobody reads metrics, and workers have the priority of their controller.
 QUIET = {
+    "RAY_local_fs_capacity_threshold": "1",
     "RAY_memory_monitor_refresh_ms": "0",
     "RAY_enable_metrics_collection": "0",
+    "RAY_worker_niceness": "0",
 }
 
 

@@ -7,7 +7,7 @@ A command goes to all workers at once and is done when all have answered. Whatev
 error in a worker, the death of one, an interruption here) ends all of them: what one of several
 did alone cannot be taken back. They also end by themselves when this process does.
 
-Ray is the only transport, on one machine as on many: with a keeper beside it (keeper.py) it leaves
+Ray is the only transport, on one machine as on many: with a keeper process (keeper.py) it leaves
 no process and no file behind. bench/workers.py shows what it costs against pipes of our own.
 """
 
@@ -182,7 +182,11 @@ class Pool:
 
     def _sent(self, command: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         messages = [pickle.dumps((command, args)) for args in arguments]
-        refs = [worker.do.remote(m) for worker, m in zip(self._workers, messages, strict=True)]
+        name = f"Host.{command}"  # by which ps and top say what a worker does
+        refs = [
+            worker.do.options(name=name).remote(message)
+            for worker, message in zip(self._workers, messages, strict=True)
+        ]
         return self._gathered(refs, PATIENCE)
 
     def _gathered(self, refs: list[Any], seconds: float) -> list[Any]:

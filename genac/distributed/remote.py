@@ -35,7 +35,7 @@ class ModelHandle:
 
     @property
     def workers(self) -> int:
-        return len(self.pool.pids)
+        return self.pool.size
 
     def all(self, command: str, *arguments: Any) -> Any:
         """The same command to every worker; the first one's answer."""

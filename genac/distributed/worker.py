@@ -24,7 +24,6 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from transformers import AutoConfig
 
-from genac.config.models import LoraConfig
 from genac.distributed.build import unsupported
 from genac.distributed.learner import WorkerLearner
 from genac.distributed.pool import PATIENCE, STARTED, Place
@@ -40,7 +39,7 @@ from genac.models.loading import (
     on_meta,
     parameter_count,
 )
-from genac.models.lora import save_peft
+from genac.models.lora import save_adapters
 from genac.models.sharding import fill, root_of, shard, whole_state
 from genac.models.value_head import ValueModel
 from genac.runtime import ModelSpec, Runtime, build_runtime, load_with_head, with_shared_base
@@ -233,9 +232,9 @@ class Worker:
         if dist.get_rank() == 0:
             runtime.save_model(folder, state)
 
-    def save_peft(self, number: int, folder: Path, lora: LoraConfig) -> None:
+    def save_adapters(self, number: int, folder: Path) -> None:
         if dist.get_rank() == 0:  # adapters are whole on every worker
-            save_peft(self._models[number].model, folder, lora)
+            save_adapters(self._models[number].model, folder)
 
     def load_weights(self, number: int, folder: Path) -> None:
         runtime = self._models[number]

@@ -26,7 +26,7 @@ class Request:
     stop: tuple[str, ...] = ()  # ends a completion as soon as its text holds one of them
     # tokens whose probabilities are returned at every position
     token_prob_ids: tuple[int, ...] = ()
-    probe: Probe | None = None  # what might have been written: asked once, when the completion ends
+    probe: Probe | None = None  # what might have been written: once, when the completion ends
 
 
 @dataclass(frozen=True)

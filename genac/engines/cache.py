@@ -140,7 +140,7 @@ class Cache:
             longest = max(1, *(len(t) for t in part))
             ids = torch.tensor([t + (0,) * (longest - len(t)) for t in part], device=device)
 
-            # The logits of a shared prefix are not asked: it only has to leave keys and values.
+            # The logits of a shared prefix are not needed: it only has to leave keys and values.
             position = torch.arange(longest, device=device)[None]
             d.forward(ids, position, PrefixAttention(out[:, :, low:high]))
             self.read += sum(len(t) for t in part)

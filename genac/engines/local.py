@@ -54,7 +54,7 @@ class LocalEngine:
         self.tokenizer, self.share, self.memory = tokenizer, share, memory
         self.device = next(model.parameters()).device
         self._pieces: list[str] | None = None
-        self._said = False  # that rows are split for want of memory
+        self._warned = False  # that rows are split for want of memory
         self.decoder: Decoder | None = None
         if Decoder.supports(model, max_length):
             self.decoder = Decoder(model, dtype or next(model.parameters()).dtype)
@@ -158,8 +158,8 @@ class LocalEngine:
         memory = self.memory or free_memory(self.device) // 2
         longest = max(len(r.prompt_ids) for r in requests) + max(r.max_new_tokens for r in requests)
         fit = max(1, memory // row_bytes(self.decoder, longest))
-        if fit < min(self.max_rows, len(requests)) and not self._said:
-            self._said = True
+        if fit < min(self.max_rows, len(requests)) and not self._warned:
+            self._warned = True
             warnings.warn(
                 f"{min(self.max_rows, len(requests))} rows of {longest} tokens do not fit into "
                 f"{memory / 2**20:.1f} MiB of keys and values; sampling {fit} at a time. "

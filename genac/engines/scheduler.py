@@ -16,6 +16,7 @@ from torch import Tensor
 from genac.engines.base import Completion, Request
 from genac.native.decode import Draws
 from genac.prefixes import Tree
+from genac.runs.activity import Part, counted
 
 TOKENS_PER_CALL = 128  # tokens per call at most: an interruption waits for its end
 REFILL_BELOW = 0.7  # rows leave and enter once fewer than this fraction is still writing
@@ -91,7 +92,10 @@ class Batch:
         self.back_B = self.length_N[:0]  # tokens behind the probe that a row is trying, -1 = none
 
     def run(self, trees: Sequence[Tree]) -> list[Completion]:
-        waiting = deque(trees)
+        with counted("sequences", len(self.requests)) as part:
+            return self._run(deque(trees), part)
+
+    def _run(self, waiting: deque[Tree], part: Part) -> list[Completion]:
         logits = self._prefill(waiting)
         while True:
             token = self._write(logits)
@@ -103,6 +107,7 @@ class Batch:
             ):
                 token = self._decode_many(token)
             running = int((~self.ended_B).sum())
+            part.reach(len(self.requests) - running - sum(tree.rows for tree in waiting))
             if not running and not waiting:
                 return self._completions()
             if self._should_refill(running, waiting):

@@ -14,9 +14,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from genac.models.loading import parameter_count
+from genac.runs.activity import doing
 from genac.runtime import Runtime
 
-ROLES = ("actor_sampling", "critic_sampling", "actor_training", "critic_training", "evaluation")
+ROLES = {  # and what people call them
+    "actor_sampling": "sampling responses",
+    "critic_sampling": "judging states",
+    "actor_training": "training the actor",
+    "critic_training": "training the critic",
+    "evaluation": "held-out success",
+}
 
 
 class Cost:
@@ -38,7 +45,8 @@ class Cost:
         """Charges to `role` the time spent inside and what `runtime` computes there."""
         begin, before = time.perf_counter(), runtime.processed_tokens if runtime else 0
         try:
-            yield
+            with doing(ROLES.get(role, role)):
+                yield
         finally:
             self.seconds[role] += time.perf_counter() - begin
             if runtime is not None:

@@ -25,6 +25,14 @@ class PolicyScore:
     k: int
     problems: int
 
+    def logged(self) -> dict[str, float]:
+        """As metrics of a step."""
+        return {
+            "eval/success": self.mean,
+            "eval/success_low": self.low,
+            "eval/success_high": self.high,
+        }
+
     def as_dict(self) -> dict[str, float]:
         return dict(vars(self))
 

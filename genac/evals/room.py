@@ -30,7 +30,7 @@ REMEDY = (
 
 
 def splits_of(task: Task) -> Splits:
-    """All problems of a finite task; an unlimited one draws its own, of the size it is told."""
+    """All problems of a finite task; an unlimited one draws its own, of the requested size."""
     sizes = {split: task.size(split) or 0 for split in SPLITS}
     return {s: [task.problem(s, i) for i in range(size)] for s, size in sizes.items()}
 
@@ -120,7 +120,7 @@ def fitting(task: Any, tokenizer: Any, context: int, new_tokens: int) -> Task:
 def beyond_context(
     splits: Splits, builder: PromptBuilder, room: int, context: Context | None
 ) -> str:
-    """The rows about which a critic cannot be asked even before anything is written, or ''.
+    """The rows that a critic cannot judge even before anything is written, or ''.
 
     room: tokens of a prompt. Raises ValueError where these are all.
     """

@@ -5,7 +5,7 @@
     read_solutions("steps.parquet")              problem, steps, labels (one per step)
 
 A solution is a sequence of segments: its steps where the file has them, else its lines, as the
-newline splitter cuts them. Values are asked before each segment and after the last one.
+newline splitter cuts them. Values are estimated before each segment and after the last one.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 from genac.config.models import CriticConfig
 from genac.critics.running_prompt import prompt_of
@@ -108,20 +108,18 @@ def front_matter(
     base: str | None,
 ) -> str:
     """The hub's YAML: library, task, tags, base model and, as a model index, the metrics."""
-    data: dict[str, Any] = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": list(tags),
-    }
-    if base:
-        data["base_model"] = base
-    if config and metrics:
-        task = {"type": "text-generation", "name": "text generation"}
-        rows = [{"type": t, "name": n, "value": round(v, 6)} for t, n, v, _ in metrics]
-        dataset = {"name": data_name(config), "type": config["task"]["name"], "split": "heldout"}
-        result = {"task": task, "dataset": dataset, "metrics": rows}
-        data["model-index"] = [{"name": name, "results": [result]}]
-    return "---\n" + yaml.safe_dump(data, sort_keys=False, allow_unicode=True) + "---"
+    task = "text-generation"
+    on = (config["task"]["name"], data_name(config)) if metrics else ("", "")
+    results = [
+        EvalResult(task, *on, kind, round(value, 6), dataset_split="heldout", metric_name=title)
+        for kind, title, value, _ in metrics
+    ]
+    data = ModelCardData(
+        base_model=base, library_name="transformers", pipeline_tag=task, tags=list(tags)
+    )
+    if results:  # the library wants both or neither
+        data.model_name, data.eval_results = name, results
+    return f"---\n{data.to_yaml()}\n---"
 
 
 def data_name(config: Mapping[str, Any]) -> str:

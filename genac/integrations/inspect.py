@@ -4,8 +4,8 @@
     inspect eval task.py --model ...
     inspect score logs/LOG.eval --scorer genac/wrong_step -S url=http://HOST:8077
 
-A critic is asked before every step of the model's answer and behind the last one. The step that the
-value falls most over is named. Needs `genac serve --learn`; no torch here.
+A critic values the answer before every step and behind the last one. The step that the value falls
+most over is named. Needs `genac serve --learn`; no torch here.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Family:
-    """What is computed here for a family; whether a model of it fits is asked there."""
+    """What is computed here for a family; whether a model of it fits is decided there."""
 
     decodes: bool = False  # sampling: engines/decoder.py
     # Packed rows under tree attention (packed/attention.py): layers hand unknown keyword arguments

@@ -27,7 +27,7 @@ MAGIC = b"GGUF"
 # The table of transformers also holds the sections that every file has.
 ARCHITECTURES = sorted({*GGUF_SUPPORTED_ARCHITECTURES} - {"general", "tokenizer"})
 FIELDS = ("general.architecture", "split.count", "tokenizer.ggml.model", "tokenizer.ggml.pre")
-# Ways to split words that need nothing beside what a byte-level tokenizer does by itself.
+# Ways to split words that need nothing but what a byte-level tokenizer does by itself.
 PLAIN_SPLITS = {None, "default", "gpt-2"}
 DIGITS_ALONE = {"smollm"}  # transformers joins the white space before a digit to it instead
 # What the reader raises on bytes that end too early or make no sense.
@@ -122,7 +122,7 @@ def dequantise(file: Path, folder: Path, dtype: torch.dtype) -> None:
 
 def read_tokenizer(file: Path, fields: dict[str, Any] | None = None) -> Any:
     """The tokenizer and chat template of a GGUF file, without its weights. `fields`: what
-    `require_gguf` returned, where it was asked before.
+    `require_gguf` returned, where it was called before.
     """
     fields = require_gguf(file) if fields is None else fields
     try:

@@ -110,7 +110,7 @@ def plain_head(model: Any) -> bool:
 
 
 def logits_at(model: Any, ids_BT: Tensor, at_N: Tensor) -> Tensor:
-    """A causal LM's own logits (N, V) at places of the flattened rows, whatever it does beside
+    """A causal LM's own logits (N, V) at places of the flattened rows, whatever it does besides
     multiplying. Only these places pass the head.
     """
     head, chosen = model.get_output_embeddings(), list[bool]()

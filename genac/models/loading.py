@@ -46,7 +46,7 @@ def load_tokenizer(name_or_path: str, template_kwargs: Mapping[str, Any] | None 
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
         # transformers makes an empty one of the model's type where the folder holds none.
         raise ValueError(
-            f"no tokenizer was found in {name_or_path!r} (its vocabulary is empty); "
+            f"no tokenizer is in {name_or_path!r} (its vocabulary is empty); "
             "save one there with tokenizer.save_pretrained(folder)"
         )
     if tokenizer.eos_token_id is None:
@@ -110,18 +110,24 @@ def remedy(name: str, local: str) -> str:
     if Path(name).exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
         return local
     return (
-        "it is no folder here, so the hub was asked: check the name and the network, set HF_TOKEN "
-        f"where access is limited, or run 'hf download {name}' while there is a network"
+        "it is no folder here, so the hub was searched: check the name and the network, set "
+        f"HF_TOKEN where access is limited, or run 'hf download {name}' while there is a network"
     )
 
 
 def _require_config(name_or_path: str) -> None:
     folder = Path(name_or_path)
-    if folder.is_dir() and not (folder / "config.json").exists():
+    if not folder.is_dir() or (folder / "config.json").exists():
+        return
+    if (folder / "adapter_config.json").exists():
         raise ValueError(
-            f"{name_or_path!r} is a folder without config.json, so it is no Hugging Face model; "
-            "point to the folder that model.save_pretrained wrote"
+            f"{name_or_path!r} holds adapters of PEFT alone; merge them into their base first: "
+            "PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(new)"
         )
+    raise ValueError(
+        f"{name_or_path!r} is a folder without config.json, so it is no Hugging Face model; "
+        "point to the folder that model.save_pretrained wrote"
+    )
 
 
 def on_meta(config: Any, attention: str | None = None) -> Any:
@@ -181,7 +187,7 @@ def fingerprint(model: Any, *, frozen: bool = False) -> str:
     """Tells checkpoints apart: a hash over a few weights of every parameter, or of every frozen
     one.
 
-    LoRA's random halves are left out: beside their untrained partners, which are 0, they are noise
+    LoRA's random halves are left out: next to their untrained partners, which are 0, they are noise
     of the run's seed.
     """
     digest = hashlib.sha256()

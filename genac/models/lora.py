@@ -1,7 +1,11 @@
 """Low-rank adapters (LoRA, 2106.09685) through peft: only they are trained.
 
 Engines and saved models get the merged weights, so that everything downstream sees an ordinary
-model; a checkpoint holds the adapters as well, which a resumed run goes on with.
+model. Its subfolder `adapter` holds the adapters in PEFT's layout, which resumed runs go on with:
+
+    PeftModel.from_pretrained(base, "RUN/actor/adapter")
+
+In the model's own folder transformers would take them for what is to be loaded on top of it.
 """
 
 from __future__ import annotations
@@ -19,7 +23,10 @@ from torch import Tensor
 
 from genac.config.models import LoraConfig
 
-ADAPTER_FILE = "adapter.safetensors"
+ADAPTER = "adapter"  # subfolder of a saved model
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # PEFT's names
+PREFIX = "base_model.model."  # of PEFT's names of weights
+SCALING = ("r", "lora_alpha", "use_rslora", "use_dora")  # equal weights act alike if these are
 
 
 def attach(model: Any, cfg: LoraConfig, seed: int) -> Any:
@@ -45,6 +52,8 @@ def attach(model: Any, cfg: LoraConfig, seed: int) -> Any:
         target_modules=list(cfg.target_modules),
         lora_dropout=0.0,
         bias="none",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=hub_name(model.name_or_path),
     )
     with drawn_from(seed, model):
         try:
@@ -94,12 +103,16 @@ def adapters(model: Any) -> dict[str, Tensor]:
     return {name: p for name, p in model.named_parameters() if ".lora_" in name}
 
 
+def hub_name(name: str) -> str | None:
+    """The base's name where it is the hub's. A folder's would tell where the adapters were made."""
+    return name if name and not Path(name).exists() else None
+
+
 def save_merged(model: Any, folder: str | Path, whole: Mapping[str, Tensor] | None = None) -> None:
-    """An ordinary Hugging Face folder and, beside it, the adapters that a resumed run goes on
-    with. `whole`: the weights of a model that is sharded.
+    """An ordinary Hugging Face folder and, inside it, the adapters that a resumed run goes on with.
+    `whole`: the weights of a model that is sharded.
     """
-    result = adapters(model)
-    if not result:
+    if not adapters(model):
         model.save_pretrained(folder, state_dict=whole)
         return
     merged = {n: weight_of(m) for n, m in model.named_modules() if hasattr(m, "get_delta_weight")}
@@ -111,39 +124,43 @@ def save_merged(model: Any, folder: str | Path, whole: Mapping[str, Tensor] | No
         owner = plain.removesuffix(".weight")
         state[plain] = merged[owner] if plain.endswith(".weight") and owner in merged else value
     model.save_pretrained(folder, state_dict=state)
-    save_file({n: p.detach().contiguous() for n, p in result.items()}, Path(folder) / ADAPTER_FILE)
+    save_adapters(model, Path(folder) / ADAPTER)
 
 
-def save_peft(model: Any, folder: Path, lora: LoraConfig) -> None:
+def save_adapters(model: Any, folder: Path) -> None:
     """The adapters alone, as peft lays them out and servers load them."""
-    plain = {name.replace(".default.", "."): p for name, p in adapters(model).items()}
-    tensors = {f"base_model.model.{n}": p.detach().cpu().contiguous() for n, p in plain.items()}
-    save_file(tensors, folder / "adapter_model.safetensors")
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "r": lora.rank,
-        "lora_alpha": lora.alpha,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "target_modules": list(lora.target_modules),
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1))
+    import peft
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    save_file({PREFIX + n: x.contiguous() for n, x in state.items()}, folder / WEIGHTS_FILE)
+    config = {**model.peft_config["default"].to_dict(), "inference_mode": True}
+    # Not by peft's own writer, which leaves the order of target_modules to chance.
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True, default=sorted))
 
 
 def load_adapters(model: Any, folder: Path) -> bool:
-    """Restores the adapters of a model that has some; False for a model without."""
-    result = adapters(model)
-    if not result:
+    """Restores the adapters of a model that has some from a folder that `save_merged` or peft
+    wrote; False for a model without. ValueError where there are none, or others than the model's.
+    """
+    if not adapters(model):
         return False
-    path = folder / ADAPTER_FILE
-    if not path.exists():
+    place = folder if (folder / CONFIG_FILE).exists() else folder / ADAPTER
+    if not (place / WEIGHTS_FILE).exists():
         raise ValueError(
-            f"{folder} holds no {ADAPTER_FILE}, so it was written without lora; start a new "
-            "output_dir, or set lora.rank to 0"
+            f"{folder} holds no {ADAPTER}/{WEIGHTS_FILE}, so it was written without lora; start a "
+            "new output_dir, or set lora.rank to 0"
         )
-    saved = load_file(path)
-    with torch.no_grad():
-        for name, parameter in result.items():
-            parameter.copy_(saved[name])
+    import peft
+
+    saved, own = peft.PeftConfig.from_pretrained(str(place)), model.peft_config["default"]
+    state = {n.removeprefix(PREFIX): x for n, x in load_file(place / WEIGHTS_FILE).items()}
+    expected = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    differ = [n for n in SCALING if getattr(saved, n, None) != getattr(own, n)]
+    if differ := differ or sorted(state.keys() ^ expected.keys())[:1]:
+        raise ValueError(
+            f"the adapters in {place} differ from the model's in {', '.join(differ)}; set "
+            "lora.rank, lora.alpha and lora.target_modules to what they were trained with"
+        )
+    peft.set_peft_model_state_dict(model, state)
     return True

@@ -103,7 +103,7 @@ def gathered(module: Any) -> Iterator[None]:
 @torch.no_grad()
 def whole_state(model: Any) -> dict[str, Tensor] | None:
     """The state dict of a sharded model in main memory on process 0, empty on the others, where
-    it has to be asked for as well; None for a model that is not sharded.
+    it has to be requested as well; None for a model that is not sharded.
     """
     if root_of(model) is None:
         return None

@@ -74,7 +74,7 @@ def build_model(
         bos_token_id=None,
         initializer_range=hidden_size**-0.5 / 2,
     )
-    with torch.random.fork_rng(devices=[]):  # made on CPU; no GPU has to be asked for its state
+    with torch.random.fork_rng(devices=[]):  # made on CPU; no GPU's state has to be read
         torch.manual_seed(seed)
         return Qwen3ForCausalLM(config).float()
 

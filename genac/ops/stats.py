@@ -1,6 +1,6 @@
 """Statistics of predictions against outcomes, in numpy only.
 
-Arrays are 1-D of one length _N unless said otherwise. What is undefined (a correlation with a
+Arrays are 1-D of one length _N unless stated otherwise. What is undefined (a correlation with a
 constant, an AUC of one class) is None, never 0 and never NaN, so that it survives JSON.
 """
 

@@ -99,7 +99,7 @@ RULES = (
         "critic/bias",
         operator.gt,
         0.25,
-        "values lie far above the returns, so the actor may have found what the critic overlooks",
+        "values lie far above the returns, so the actor may exploit what the critic overlooks",
         "read the critic's rationales on the latest responses; raise credit.lam, lower the actor's "
         "learning rate, or return to the last checkpoint",
         steps=3,

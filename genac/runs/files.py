@@ -138,9 +138,9 @@ def append_line(path: Path, obj: Mapping[str, Any]) -> None:
 def alone(path: Path, inside: bool = False) -> Iterator[None]:
     """`path` is one process's at a time; the operating system frees it when that process dies.
 
-    The lock lies beside it, or inside the folder that it is. Whoever comes second says so on stderr
-    and waits. Where the file system knows no locks (some network ones), nothing is held, which is
-    said too.
+    The lock lies next to it, or inside the folder that it is. Whoever comes second reports so on
+    stderr and waits. Where the file system knows no locks (some network ones),
+    nothing is held, which is reported too.
     """
     lock = path / ".lock" if inside else path.parent / f".{path.name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,9 @@ from genac.runs.store import Run
 STAGES = ("base", "warmup", "synthesize", "critic_sft", "critic_rl", "joint")  # in their order
 READ = ("config.json", "metrics.jsonl", "summary.json")
 # A stage's folder has what a run has, and is none: its name is the stage and a hash of its inputs.
-STAGE = re.compile(r"(base|warmup|candidates|traces|critic_sft|critic_rl|panel)-[0-9a-f]{12}")
+STAGE = re.compile(
+    r"(data|loaded|gguf|base|warmup|candidates|traces|critic_sft|critic_rl|panel)-[0-9a-f]{12}"
+)
 QUIET = 300.0  # seconds without a line after which a run may count as interrupted
 PAUSES = 3.0  # times its longest recent pause, where that is longer
 

@@ -6,8 +6,10 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+
+from genac.runs.activity import doing, duration
 
 EVERY_SECONDS = 5.0  # at most one plain line in this time
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -41,6 +43,8 @@ class Progress:
         self._printed = float("-inf")
         self._pending = ""
         self._bar: Any = None
+        self._done = start
+        self._within = ExitStack()
         self._sparks = sparks or {}
         self._course: dict[str, list[float]] = {}
 
@@ -54,21 +58,38 @@ class Progress:
                 self.stage, total=self.total, completed=self.start, numbers="", pace=""
             )
             self._bar.start()
+        self._within.enter_context(doing(self._label, None if self._bar is None else self._inside))
         return self
 
+    def _label(self) -> str:
+        return f"{self.stage} {min(self._done + 1, self.total)}/{self.total}"
+
+    def _inside(self, text: str) -> None:
+        """What the step under way has done, in the place of the stage's name."""
+        self._bar.update(self._task, description=text)
+
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Takes the bar away; also after an error: the last numbers are what a log's reader looks
+        for.
+        """
+        self._within.close()
         if self._bar is not None:
             self._bar.stop()
-        self._flush()  # also after an error: the last numbers are what a log's reader looks for
+        self._flush()
 
     def update(self, step: int, **numbers: float | int | str | None) -> None:
         """`step` steps are done; shows the numbers beside the rate and the time left."""
+        self._done = step
         if not self.enabled:
             return
         pace = self._pace(step)
         if self._bar is not None:
             shown = _shown(numbers, self._drawn(numbers))
-            self._bar.update(self._task, completed=step, numbers=shown, pace=pace)
+            fresh = {"description": self.stage, "numbers": shown, "pace": pace}
+            self._bar.update(self._task, completed=step, **fresh)
             return
         parts = [f"{self.stage} {step}/{self.total}", pace, _shown(numbers)]
         self._pending = " | ".join(part for part in parts if part)
@@ -95,7 +116,7 @@ class Progress:
             return ""
         each = seconds / done
         rate = f"{each:.1f} s/step" if each >= 1 else f"{1 / each:.1f} steps/s"
-        return f"{rate}, {_clock_time(each * max(self.total - step, 0))} left"
+        return f"{rate}, {duration(each * max(self.total - step, 0))} left"
 
 
 @contextmanager
@@ -105,9 +126,10 @@ def phase(text: str) -> Iterator[None]:
     """
     print(f"{text} ...", file=sys.stderr, flush=True)
     began = time.monotonic()
-    yield
+    with doing(text):
+        yield
     if (seconds := time.monotonic() - began) >= 1:
-        print(f"{text}: {_clock_time(seconds)}", file=sys.stderr, flush=True)
+        print(f"{text}: {duration(seconds)}", file=sys.stderr, flush=True)
 
 
 def sparkline(values: Sequence[float], top: float, cells: int = CELLS) -> str:
@@ -156,9 +178,3 @@ def _shown(numbers: Mapping[str, Any], drawn: Mapping[str, str] | None = None) -
     return "  ".join(
         f"{key} {before.get(key, '')}{value}" for key, value in short.items() if value is not None
     )
-
-
-def _clock_time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

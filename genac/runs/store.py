@@ -5,8 +5,8 @@ environment.json  versions, machine, start time and `config_hash`
 metrics.jsonl     one line per logged step: {"stage", "step", "time", ...metrics}
 events.jsonl      alarms and stage starts and ends: {"kind", "time", ...fields}
 rollouts/{stage}-{step:06d}.parquet    what the actor wrote, one row per response
-estimates/{stage}-{step:06d}.parquet   what the critic said, one row per state
-judged/NAME/{stage}-{step:06d}.parquet what another critic said of the same states
+estimates/{stage}-{step:06d}.parquet   the critic's values, one row per state
+judged/NAME/{stage}-{step:06d}.parquet another critic's values of the same states
 checkpoints/      written by the checkpoint module
 before.json       until the run ends: the evaluations before joint training
 summary.json      the evaluations at start and end, for machines
@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genac.runs.checked import file_name, read_group, step_files
 from genac.runs.files import (
@@ -54,6 +54,9 @@ from genac.runs.tables import (
 from genac.runs.trackers import Trackers
 from genac.runs.trajectory import Trajectory
 from genac.types import Advantages, Estimate, Rollout
+
+if TYPE_CHECKING:
+    from genac.config.tracking import TrackingConfig
 
 JUDGE = re.compile(r"[A-Za-z0-9_][\w.,=+-]*")  # names a folder of judgements
 __all__ = ["Run", "atomic_write", "environment", "stable_hash"]
@@ -119,24 +122,19 @@ class Run:
             self._trackers.log(stage, step, metrics)
 
     @contextmanager
-    def reporting(self, names: Sequence[str]) -> Iterator[None]:
-        """Within it, what is logged also goes to these trackers."""
-        self._trackers = Trackers(names, self.path, self.config(), self._without)
+    def reporting(self, names: Sequence[str], tracking: TrackingConfig) -> Iterator[None]:
+        """Within it, what is logged also goes to these trackers, and what `attach` names."""
+        self._trackers = Trackers(names, self.path, self.config(), tracking, self.event)
         try:
             yield
         finally:
             self._trackers.close()
             self._trackers = None
 
-    def _without(self, tracker: str, error: Exception) -> None:
-        message = f"{type(error).__name__}: {error}"
-        self.event("tracker_failed", tracker=tracker, error=message[:500])
-        print(
-            f"{tracker} failed ({message[:200]}); the run goes on without it, metrics.jsonl has "
-            "everything",
-            file=sys.stderr,
-            flush=True,
-        )
+    def attach(self, name: str) -> None:
+        """Hands a file of a finished run to the trackers that keep files."""
+        if self._trackers is not None:
+            self._trackers.attach(self.path / name)
 
     def event(self, kind: str, **fields: Any) -> None:
         self._append("events.jsonl", {"kind": kind, "time": time.time(), **fields})
@@ -197,9 +195,13 @@ class Run:
         single = [one for estimate in estimates for one in estimate.per_token()]
         rows = [estimate_row(estimate, by_start, actor, critic) for estimate in single]
         self._write_table(folder, stage, step, encode(rows, ESTIMATE_COLUMNS))
+        if self._trackers is not None:
+            prompts = {e.state.rollout.group: e.state.rollout.problem.text for e in estimates}
+            named = [dict(zip(ESTIMATE_COLUMNS, row, strict=True)) for row in rows]
+            self._trackers.judged(stage, step, prompts, named)
 
     def judged(self, name: str) -> str:
-        """The folder of what another critic said of this run's states, as `table` takes it;
+        """The folder of another critic's values of this run's states, as `table` takes it;
         ValueError where the name cannot be a folder's.
         """
         if not JUDGE.fullmatch(name):

@@ -3,8 +3,8 @@
     report_to: [tensorboard, wandb]
 
 A sink gets what is logged as it is logged, under the key stage/metric; the metric lines of the run
-folder stay the record. A tracker that fails is told of once, noted in events.jsonl, and left out: a
-server that is down must not end a run. trackers.json keeps the trackers' own run names, so that a
+folder stay the record. A tracker that fails is reported once, noted in events.jsonl, and left out:
+a server that is down must not end a run. trackers.json keeps the trackers' own run names, so that a
 resumed run goes on in the same place (steps that are done again are then logged again).
 """
 
@@ -13,54 +13,74 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import os
+import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from genac.runs.files import atomic_write
+from genac.runs.sinks import LIBRARIES, SINKS, TRL_AXIS, Place, Sink, Table, Values
 
-PROJECT = "genac"
-Values = dict[str, float]
+if TYPE_CHECKING:
+    from genac.config.tracking import TrackingConfig
 
-
-class Sink(Protocol):
-    """One tracker's run. `name` is what it is called there, "" where the folder is enough."""
-
-    @property
-    def name(self) -> str: ...
-
-    def log(self, stage: str, step: int, values: Values) -> None: ...
-
-    def close(self) -> None: ...
+Row = Mapping[str, Any]
+JUDGED = ("response", "prompt", "step_text", "value", "reasoning", "outcome")
+# Joint metrics that TRL's GRPOTrainer logs with the same meaning, under transformers' names.
+# Not `num_tokens`: TRL's is a running total that counts prompts.
+TRL_NAMES = {
+    name: f"train/{name}"
+    for name in (
+        "reward",
+        "reward_std",
+        "frac_reward_zero_std",
+        "completions/mean_length",
+        "completions/max_length",
+        "completions/clipped_ratio",
+        "loss",
+        "grad_norm",
+        "entropy",
+        "kl",
+        "clip_ratio/low_mean",
+        "clip_ratio/high_mean",
+        "clip_ratio/region_mean",
+        "sampling/sampling_logp_difference/mean",
+    )
+} | {"eval/success": "eval/reward"}
 
 
 class Trackers:
     """The sinks of one run. Raises ValueError for a tracker that is not installed."""
 
     def __init__(
-        self, names: Sequence[str], folder: Path, config: Mapping[str, Any], tell: Callable
+        self,
+        names: Sequence[str],
+        folder: Path,
+        config: Mapping[str, Any],
+        tracking: TrackingConfig,
+        event: Callable[..., None],
     ) -> None:
-        """`tell(tracker, error)` is called once for a sink that failed."""
-        self._tell, self._file = tell, folder / "trackers.json"
+        """`event(kind, **fields)` notes a sink that failed in the run's events."""
+        self._event: Callable[..., None] | None = event
+        self._file = folder / "trackers.json"
+        self._tracking, self._updates = tracking, 0
+        if tracking.trl_names:  # TRL counts the optimiser's steps, from 1
+            loss = config["actor"]["loss"]
+            self._updates = loss["num_iterations"] * loss["num_minibatches"]
         known = json.loads(self._file.read_text()) if self._file.exists() else {}
         self._sinks: dict[str, Sink] = {}
         for name in names:
-            library = load(name)
-            self._try(name, lambda n=name, x=library: self._open(n, x, folder, config, known))
+            library, place = load(name), Place(folder, config, tracking, known.get(name))
+            self._try(name, lambda n=name, x=library, p=place: self._open(n, x, p))
         if self._sinks:
             kept = {name: sink.name for name, sink in self._sinks.items()}
             atomic_write(self._file, json.dumps(known | kept, indent=1))
 
-    def _open(
-        self,
-        name: str,
-        library: Any,
-        folder: Path,
-        config: Mapping[str, Any],
-        known: Mapping[str, str],
-    ) -> None:
-        self._sinks[name] = SINKS[name](library, folder, config, known.get(name))
+    def _open(self, name: str, library: Any, place: Place) -> None:
+        self._sinks[name] = SINKS[name](library, place)
 
     def log(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
         """Passes on what is a finite number."""
@@ -69,19 +89,67 @@ class Trackers:
             for key, value in metrics.items()
             if isinstance(value, int | float) and math.isfinite(value)
         }
-        for name, sink in list(self._sinks.items()):
-            self._try(name, lambda s=sink: s.log(stage, step, values))
+        trl = TRL_NAMES if self._updates and stage == "joint" else {}
+        shared: Values = {trl[key]: value for key, value in values.items() if key in trl}
+        own: Values = {f"{stage}/{key}": v for key, v in values.items() if key not in trl}
+        if shared:
+            at = self._updates * (step + 1)
+            self._each(lambda sink: sink.log(TRL_AXIS, at, shared))
+        self._each(lambda sink: sink.log(f"{stage}/step", step, own))
+
+    def judged(
+        self, stage: str, step: int, prompts: Mapping[int, str], rows: Sequence[Row]
+    ) -> None:
+        """A table of judged steps, from the rows of an estimates file; `prompts` by group."""
+        chosen = most_telling(rows)[: self._tracking.judged_rows]
+        if not chosen:
+            return
+        cells = [
+            (
+                f"{stage}/{step}/{row['group']}/{row['member']}",
+                *(prompts[row["group"]], row["step_text"], row["value"]),
+                *(row["rationale"], row["reward"]),
+            )
+            for row in chosen
+        ]
+        table = Table(JUDGED, cells)
+        self._each(lambda sink: sink.table(f"{stage}/judged", f"{stage}/step", step, table))
+
+    def attach(self, file: Path) -> None:
+        """A file of a run that is finished: from now on nothing is added to its events."""
+        self._event = None
+        self._each(lambda sink: sink.attach(file))
 
     def close(self) -> None:
+        self._each(lambda sink: sink.close())
+
+    def _each(self, action: Callable[[Sink], None]) -> None:
         for name, sink in list(self._sinks.items()):
-            self._try(name, sink.close)
+            self._try(name, lambda s=sink: action(s))
 
     def _try(self, name: str, action: Callable[[], None]) -> None:
         try:
             action()
         except Exception as error:  # servers and their clients fail by nature
             self._sinks.pop(name, None)
-            self._tell(name, error)
+            self._without(name, f"{type(error).__name__}: {error}")
+
+    def _without(self, name: str, message: str) -> None:
+        if self._event is not None:
+            self._event("tracker_failed", tracker=name, error=message[:500])
+        print(
+            f"{name} failed ({message[:200]}); the run goes on without it, metrics.jsonl has "
+            "everything",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def require(names: Sequence[str]) -> None:
+    """ValueError for a tracker that is not installed, without importing any."""
+    for name in names:
+        if name in LIBRARIES and find_spec(name) is None:  # packages have the trackers' names
+            raise ValueError(not_installed(name, f"no package {name!r}"))
 
 
 def load(name: str) -> Any:
@@ -91,131 +159,25 @@ def load(name: str) -> Any:
     try:
         return importlib.import_module(LIBRARIES[name])
     except ImportError as error:
-        raise ValueError(
-            f"report_to names {name!r}, which is not installed ({error}); "
-            f"pip install 'genac[{name}]'"
-        ) from error
+        raise ValueError(not_installed(name, str(error))) from error
 
 
-# --- one class per tracker ------------------------------------------------------------------------
+def not_installed(name: str, cause: str) -> str:
+    remedy = f"pip install 'genac[{name}]'"
+    return f"report_to names {name!r}, which is not installed ({cause}); {remedy}"
 
 
-class TensorBoard:
-    """Event files in the run folder: tensorboard --logdir RUN."""
+def most_telling(rows: Sequence[Row]) -> list[Row]:
+    """The rows by response: wrong ones first, then by their largest fall from value to value."""
+    responses: dict[tuple[int, int], list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row["start"]):
+        responses[row["group"], row["member"]].append(row)
 
-    name = ""
+    def order(key: tuple[int, int]) -> tuple[bool, float, tuple[int, int]]:
+        steps = responses[key]
+        values = [row["value"] for row in steps if row["value"] is not None]
+        reward = steps[0]["reward"]
+        wrong = reward is not None and reward < 0.5
+        return not wrong, min((b - a for a, b in pairwise(values)), default=0.0), key
 
-    def __init__(
-        self, library: Any, folder: Path, config: Mapping[str, Any], name: str | None
-    ) -> None:
-        del name
-        self._writer = library.SummaryWriter(str(folder / "tensorboard"))
-        self._writer.add_text("config", f"```\n{json.dumps(config, indent=1)}\n```")
-
-    def log(self, stage: str, step: int, values: Values) -> None:
-        for key, value in values.items():
-            self._writer.add_scalar(f"{stage}/{key}", value, step)
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class Wandb:
-    """Weights & Biases; WANDB_MODE=offline keeps it on this machine. Its other variables hold too:
-    WANDB_PROJECT, WANDB_NAME, WANDB_RUN_GROUP, WANDB_TAGS.
-    """
-
-    def __init__(
-        self, library: Any, folder: Path, config: Mapping[str, Any], name: str | None
-    ) -> None:
-        self._run = library.init(
-            project=os.environ.get("WANDB_PROJECT") or PROJECT,
-            name=os.environ.get("WANDB_NAME") or config["name"],
-            id=name,
-            resume="allow",
-            dir=str(folder),
-            config=dict(config),
-        )
-        self.name = self._run.id
-        self._stages: set[str] = set()
-
-    def log(self, stage: str, step: int, values: Values) -> None:
-        if (
-            stage not in self._stages
-        ):  # stages count their steps from 0: each has an axis of its own
-            self._run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
-            self._stages.add(stage)
-        self._run.log({f"{stage}/{k}": v for k, v in values.items()} | {f"{stage}/step": step})
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-class Trackio:
-    """trackio: local first, the same calls as wandb."""
-
-    def __init__(
-        self, library: Any, folder: Path, config: Mapping[str, Any], name: str | None
-    ) -> None:
-        self._library = library
-        self.name = name or f"{config['name']}-{folder.name}"
-        library.init(project=PROJECT, name=self.name, config=dict(config), resume="allow")
-
-    def log(self, stage: str, step: int, values: Values) -> None:
-        self._library.log({f"{stage}/{k}": v for k, v in values.items()} | {f"{stage}/step": step})
-
-    def close(self) -> None:
-        self._library.finish()
-
-
-class MLflow:
-    """MLflow, at MLFLOW_TRACKING_URI."""
-
-    def __init__(
-        self, library: Any, folder: Path, config: Mapping[str, Any], name: str | None
-    ) -> None:
-        del folder
-        self._client = library.MlflowClient()
-        if name is None:
-            project = os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT
-            result = self._client.get_experiment_by_name(project)
-            place = result.experiment_id if result else self._client.create_experiment(project)
-            run = self._client.create_run(place, run_name=config["name"])
-            name = run.info.run_id
-            for key, value in flat(config).items():
-                self._client.log_param(name, key, value)
-        assert name is not None
-        self.name: str = name
-
-    def log(self, stage: str, step: int, values: Values) -> None:
-        for key, value in values.items():
-            self._client.log_metric(self.name, f"{stage}/{key}", value, step=step)
-
-    def close(self) -> None:
-        self._client.set_terminated(self.name)
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted keys with values as text, cut where MLflow would refuse them."""
-    out: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            out |= flat(value, f"{prefix}{key}.")
-        else:
-            out[prefix + key] = str(value)[:500]
-    return out
-
-
-LIBRARIES = {
-    "tensorboard": "torch.utils.tensorboard",
-    "wandb": "wandb",
-    "trackio": "trackio",
-    "mlflow": "mlflow",
-}
-SINKS: dict[str, Callable[..., Sink]] = {
-    "tensorboard": TensorBoard,
-    "wandb": Wandb,
-    "trackio": Trackio,
-    "mlflow": MLflow,
-}
+    return [row for key in sorted(responses, key=order) for row in responses[key]]

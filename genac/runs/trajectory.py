@@ -1,4 +1,4 @@
-"""One response as its steps, each with the value that was asked before it and the critic's words.
+"""One response as its steps, each with the value before it and the critic's words.
 
     for t in group_of("joint", 39, run.table("rollouts", ...), run.table("estimates", ...)): ...
 
@@ -31,14 +31,14 @@ class Token:
 
 @dataclass(frozen=True)
 class Step:
-    """A segment of the response. `value` was asked before it; None with `asked` is a score that
-    could not be read. `after` is the next known value, at the end the reward.
+    """A segment of the response. `value` was estimated before it; None with `judged` is a score
+    that could not be read. `after` is the next known value, at the end the reward.
     """
 
     start: int
     end: int
     text: str
-    asked: bool = True
+    judged: bool = True
     value: float | None = None
     after: float | None = None
     advantage: float | None = None
@@ -212,15 +212,15 @@ def _trajectory(stage: str, step: int, rollout: Row | None, rows: Sequence[Row])
 
 
 def _steps(rows: Sequence[Row], rollout: Row, length: int | None) -> list[Step]:
-    """The judged segments, and between them those at which no value was asked."""
+    """The judged segments, and between them those without a value."""
     steps, at = [], 0
     for row in rows:
         if row["start"] > at:
-            steps.append(Step(at, row["start"], _text(rollout, at, row["start"]), asked=False))
+            steps.append(Step(at, row["start"], _text(rollout, at, row["start"]), judged=False))
         steps.append(_judged(row, rollout))
         at = row["end"]
     if length is not None and at < length:
-        steps.append(Step(at, length, _text(rollout, at, length), asked=False))
+        steps.append(Step(at, length, _text(rollout, at, length), judged=False))
     return steps
 
 
@@ -268,13 +268,13 @@ def _observed(group: Sequence[Trajectory]) -> list[Trajectory]:
     rewards: dict[Any, list[float]] = defaultdict(list)
     for one in group:
         for step in one.steps:
-            if step.asked and one.reward is not None:
+            if step.judged and one.reward is not None:
                 rewards[prefix(one, step)].append(one.reward)
     out = []
     for one in group:
         steps = []
         for step in one.steps:
-            seen = rewards[prefix(one, step)] if step.asked else []
+            seen = rewards[prefix(one, step)] if step.judged else []
             known = {"observed": sum(seen) / len(seen)} if len(seen) > 1 else {}
             steps.append(replace(step, observed_count=len(seen), **known))
         out.append(replace(one, steps=tuple(steps)))

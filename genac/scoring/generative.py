@@ -111,7 +111,7 @@ class Critic:
         return self._critic.runtime.processed_tokens
 
     def describe(self) -> dict[str, Any]:
-        """How the critic was made and is asked; fit for JSON."""
+        """How the critic was made and is prompted; fit for JSON."""
         cfg, chosen = self._critic.cfg, self._critic.prompts.template
         return {
             "kind": "generative",
@@ -153,7 +153,7 @@ class Critic:
     ) -> list[Judgement]:
         """One judgement per (problem, partial response), all written together.
 
-        What a pair gets depends on itself and the seed, not on the pairs beside it (up to the
+        What a pair gets depends on itself and the seed, not on the other pairs (up to the
         rounding of a batch).
         """
         prompts = [self.prompt(*pair, success_rate) for pair in pairs]
@@ -172,7 +172,7 @@ class Critic:
         if len(ids) > room:
             raise TooLong(
                 f"the critic's prompt has at least {len(ids)} tokens, and its context leaves room "
-                f"for {room} beside a rationale of {self._critic.cfg.max_new_tokens}; give a "
+                f"for {room} next to a rationale of {self._critic.cfg.max_new_tokens}; give a "
                 "shorter problem or partial response"
             )
         return ids
@@ -248,7 +248,7 @@ def read_card(folder: Path, kind: str = "generative") -> dict[str, Any]:
     if not saved:
         raise ValueError(f"{folder} holds no critic.json; give the 'critic' folder of a genac run")
     if saved["kind"] != kind:
-        reason = "; only a generative one can be asked for reasons" if kind == "generative" else ""
+        reason = "; only a generative one writes reasons" if kind == "generative" else ""
         raise ValueError(f"the critic in {folder} is {saved['kind']}, not {kind}{reason}")
     return saved
 

@@ -26,11 +26,11 @@ class Scorer(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What it is and how it is asked; fit for JSON."""
+        """What it is and how it is prompted; fit for JSON."""
         ...
 
     def prompt(self, problem: Prompt, partial: str, success_rate: float | None = None) -> Any:
-        """What is asked; TooLong, a ValueError, where it does not fit."""
+        """The prompt; TooLong, a ValueError, where it does not fit."""
         ...
 
     def judge(

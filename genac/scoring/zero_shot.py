@@ -15,7 +15,7 @@ from genac.types import Problem
 
 
 class ZeroShot:
-    """Whatever was answered before is not asked again. An answer that cannot be read is missing."""
+    """Whatever was answered before is not sent again. An answer that cannot be read is missing."""
 
     rationales = 1
 
@@ -40,7 +40,7 @@ class ZeroShot:
         del seeds
         if rationales not in (None, 1):
             raise ValueError(
-                f"{rationales} rationales: a model behind an API is asked once per state; use 1"
+                f"{rationales} rationales: a model behind an API judges each state once; use 1"
             )
         replies, bill = self.endpoint.ask(prompts, self.file)
         self.processed_tokens += bill.prompt_tokens + bill.completion_tokens

@@ -1,7 +1,7 @@
 """Step-level beam search: the critic's values decide which partial responses are continued.
 
     round:  every kept partial response is continued by `branch` segments up to the next boundary
-            -> the critic is asked at the new boundaries -> the `width` highest values are kept
+            -> the critic judges the new boundaries -> the `width` highest values are kept
 
 A boundary is known once the token behind it is: a blank line belongs to the segment before, as in
 `states.newlines`. So a continuation is sampled one token beyond, with which its first branch goes

@@ -21,13 +21,13 @@ from genac.tasks.base import Task
 from genac.types import Problem, Rollout, State
 
 # Where a whole response is judged: at the last state before its end, as in training (the value is
-# asked before the last segment is read), or after its last token.
+# estimated before the last segment is read), or after its last token.
 At = Literal["last", "end"]
 
 
 @dataclass(frozen=True)
 class Searcher:
-    """The models of a search and how they are asked. `critic` None = sampling and votes only."""
+    """The models of a search and how they are used. `critic` None = sampling and votes only."""
 
     actor: Runtime
     critic: Critic | None
@@ -44,7 +44,7 @@ class Searcher:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A response and its value (None = not asked, or no score was given)."""
+    """A response and its value (None = not judged, or no score was given)."""
 
     rollout: Rollout
     value: float | None = None
@@ -70,7 +70,7 @@ def draw(search: Searcher, problems: Sequence[Problem], n: int) -> list[list[Can
 def judged(
     search: Searcher, groups: Sequence[Sequence[Candidate]], at: At
 ) -> list[list[Candidate]]:
-    """The same candidates with their values; token-identical states are asked once."""
+    """The same candidates with their values; token-identical states are judged once."""
     states = [state_of(search, c.rollout, at) for group in groups for c in group]
     estimates = iter(search.judge.estimate(states, step=-1))
     return [[replace(c, value=next(estimates).value) for c in group] for group in groups]

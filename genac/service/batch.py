@@ -91,7 +91,7 @@ class BatchReader:
         return Batch(rows, list(groups.values()))
 
     def states(self, batch: Batch) -> list[State]:
-        """The states at which values are asked, by group: at the boundaries that were sent, else
+        """The states to be judged, by group: at the boundaries that were sent, else
         where the splitter cuts."""
         starts = {id(row.rollout): row.starts for row in batch.rows}
         states: list[State] = []

@@ -119,7 +119,7 @@ class LearningCritic:
         return self.critic.runtime.version
 
     def describe(self) -> dict[str, Any]:
-        """What it is and how it is asked; fit for JSON."""
+        """What it is and how it is prompted; fit for JSON."""
         return {
             **Critic(self.critic).describe(),
             "credit": self.cfg.credit.model_dump(),
@@ -251,7 +251,7 @@ class LearningCritic:
         assert request.responses is not None
         batch = self.reader.read(request.responses)
         require_outcomes(Valuation(batch, [], self.step), None)
-        # Stage 2: only the states that train are asked.
+        # Stage 2: only the states that train are judged.
         chosen: list[State] = subset(
             self.reader.states(batch), self.max_states, f"{self.cfg.seed}/{self.step}"
         )
@@ -321,7 +321,7 @@ class LearningCritic:
             self._note(lesson, self._study(lesson), learnt)
             self.critic.runtime.publish(self.step)
         journal.require_end(self.step)
-        self._learnt = learnt  # at once: until then other threads are told what they were before
+        self._learnt = learnt  # at once: until then other threads read what was there before
 
     def _restore_rate(self, root: Path) -> None:
         """The rate that was set since the last request was learnt."""

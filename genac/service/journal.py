@@ -134,7 +134,7 @@ def read_packed(data: bytes) -> Lesson:
 def packed_rationales(rationales: Sequence[Rationale]) -> Arrays:
     """All that REINFORCE reads of a rationale."""
     return {
-        **ragged("asked", [t.prompt_ids for t in rationales]),
+        **ragged("read", [t.prompt_ids for t in rationales]),
         **ragged("written", [t.completion_ids for t in rationales]),
         "logprobs": np.concatenate([np.zeros(0, np.float32), *(t.logprobs for t in rationales)]),
         "scores": optional([t.value for t in rationales]),
@@ -188,7 +188,7 @@ def unpacked_rationales(arrays: Arrays) -> list[Rationale]:
         )
         for i, (prompt, ids, end, value, at) in enumerate(
             zip(
-                lists(arrays, "asked"),
+                lists(arrays, "read"),
                 written,
                 ends,
                 missing(arrays["scores"]),

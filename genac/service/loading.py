@@ -75,7 +75,7 @@ def critic_settings(
     optimizer: OptimizerConfig | None,
     actor_size: str | None,
 ) -> CriticConfig:
-    """How the critic was asked and trained, or what the caller says instead."""
+    """How the critic was prompted and trained, or the caller's settings."""
     # A card may lack what its stage did not read: these keys are as a run's, not the class's.
     own = merge(RunConfig().critic.model_dump(), source.card.get("config", {}))
     cfg = critic_config({"config": own}, source.place)

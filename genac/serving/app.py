@@ -78,7 +78,7 @@ def create_app(
     host: str = "127.0.0.1",
     names: Sequence[str] = (),
 ) -> FastAPI:
-    """The application of one critic. `card` is what GET /card returns beside the limits, `host` the
+    """The application of one critic. `card` is what GET /card returns with the limits, `host` the
     address that is listened on, `names` further names that the server answers to.
     """
     limits = limits or Limits()
@@ -128,7 +128,7 @@ def guarded_app(
 def add_card(app: FastAPI, card: Callable[[], dict[str, Any]]) -> None:
     @app.get("/card")
     async def about() -> Response:
-        """What the critic is, how it is asked, and the limits of this server."""
+        """What the critic is, how it is prompted, and the limits of this server."""
         return JSON(card())
 
 

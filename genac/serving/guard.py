@@ -2,7 +2,7 @@
 
 A body is judged as it arrives, by its bytes and by how many values its JSON holds, since a million
 empty objects take hundreds of bytes each once they are parsed. Requests that a web page of another
-site could send without being asked are refused.
+site could send unnoticed are refused.
 """
 
 from __future__ import annotations

@@ -290,7 +290,7 @@ class LearningServer:
 
 
 def learnt(reply: Learnt) -> Response:
-    """200 with a reply, 202 where it is to be asked for."""
+    """200 with a reply, 202 where it is to be fetched."""
     return written(reply, 202 if reply.status == "queued" else 200)
 
 

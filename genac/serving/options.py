@@ -44,7 +44,7 @@ class Limits:
 
     @property
     def max_values(self) -> int:
-        """Of a request's JSON: a message has up to 13, an item up to 22 beside its messages."""
+        """Of a request's JSON: a message has up to 13, an item up to 22 besides its messages."""
         return 16 * MESSAGES + 64 * self.max_batch + 64
 
 
@@ -87,7 +87,7 @@ def add_learning(parser: Parser) -> None:
     p.add_argument("--checkpoints", metavar="FOLDER", help="where to keep what is learnt")
     p.add_argument("--save-every", type=int, default=20, help="requests between checkpoints")
     p.add_argument("--actor-tokenizer", metavar="NAME", help="of the tokens that are sent")
-    p.add_argument("--actor-size", metavar="SIZE", help="as the critic is told it, such as 1.7B")
+    p.add_argument("--actor-size", metavar="SIZE", help="as its prompt states it, such as 1.7B")
     p.add_argument("--config", metavar="FILE.yaml", help="a recipe; --credit.lam 0.9 works too")
     p.add_argument("--api-key-env", metavar="NAME", help="variable that holds the API key")
     p.add_argument("--max-megabytes", type=float, default=64.0, help="of a request")
@@ -95,7 +95,7 @@ def add_learning(parser: Parser) -> None:
 
 
 def require_read_only(options: Parser, args: Namespace, keys: Sequence[str]) -> None:
-    """Ends with a message where something is said that only --learn reads."""
+    """Ends with a message where an option is set that only --learn reads."""
     if keys:
         options.error(f"unrecognized arguments: {' '.join(keys)}")
     for name in LEARNING:

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 from genac.scoring import Ids, Judgement, Prompt
 
-TICK = 0.2  # seconds after which an idle worker looks whether it should end
 log = logging.getLogger(__name__)
 
 
@@ -87,10 +86,10 @@ class Worker:
 
     def __init__(self, critic: Judge, max_batch: int, max_queued: int) -> None:
         self.critic, self.max_batch, self.max_queued = critic, max_batch, max_queued
-        self._waiting: queue.Queue[Job | Call] = queue.Queue()
+        # None = end once nothing waits behind it.
+        self._waiting: queue.Queue[Job | Call | None] = queue.Queue()
         self._next: Job | Call | None = None  # taken from the queue, but not fit for the last batch
         self._ending = threading.Event()
-        self._draining = threading.Event()
         self._thread = threading.Thread(target=self._run, name="critic", daemon=True)
 
     def start(self) -> None:
@@ -98,7 +97,6 @@ class Worker:
 
     def drain(self) -> None:
         """Ends the thread once nothing waits; whoever calls this lets nothing more come."""
-        self._draining.set()
         self._join()
 
     def stop(self) -> None:
@@ -107,9 +105,11 @@ class Worker:
         self._join()
 
     def _join(self) -> None:
+        self._waiting.put(None)
         self._thread.join()
         while not self._waiting.empty():
-            self._waiting.get_nowait().done.cancel()
+            if (job := self._waiting.get_nowait()) is not None:
+                job.done.cancel()
 
     @property
     def alive(self) -> bool:
@@ -121,7 +121,7 @@ class Worker:
 
     @property
     def queued(self) -> int:
-        return self._waiting.qsize()
+        return sum(job is not None for job in list(self._waiting.queue))
 
     def submit(self, items: Sequence[Item], rationales: int | None) -> Future[list[Judgement]]:
         """A future of the items' judgements; Full where too many requests wait already.
@@ -150,20 +150,21 @@ class Worker:
                 self._do(batch)
             elif batch:
                 self._answer(batch)
-            elif self._draining.is_set() and self._waiting.empty():
+            elif self._waiting.empty():
                 break
+            else:
+                self._waiting.put(None)  # behind what came while it drained
         if self._next is not None:
             self._next.done.cancel()
 
     def _take(self) -> list[Job] | Call:
-        """The next job, and those behind it that ask for as many rationales and fit beside it, or
-        the next call; nothing where nothing came for a moment.
+        """The next job, and those behind it that ask for as many rationales and fit with it, or
+        the next call; nothing where the worker is to end.
         """
-        try:
-            first = self._next or self._waiting.get(timeout=TICK)
-        except queue.Empty:
-            return []
+        first = self._next or self._waiting.get()
         self._next = None
+        if first is None:
+            return []
         if isinstance(first, Call):
             return first
         batch, rows = [first], first.rows
@@ -171,6 +172,9 @@ class Worker:
             try:
                 job = self._waiting.get_nowait()
             except queue.Empty:
+                return batch
+            if job is None:
+                self._waiting.put(None)  # for the next look
                 return batch
             if isinstance(job, Call) or job.rationales != first.rationales:
                 self._next = job
@@ -206,7 +210,7 @@ class Worker:
         try:
             judged = iter(self.critic.judge(prompts, seeds, batch[0].rationales))
             answers = [[next(judged) for _ in job.items] for job, _ in ready]
-        except Exception as error:  # an engine fails by nature (memory, a device): clients are told
+        except Exception as error:  # an engine fails by nature (memory, a device): clients get it
             log.exception("a batch of %d prompts could not be judged", len(prompts))
             for job, _ in ready:
                 job.done.set_exception(error)
@@ -215,7 +219,7 @@ class Worker:
             job.done.set_result(answer)
 
     def _prompts(self, job: Job) -> list[Ids] | None:
-        """The prompts of a job's items; None where one is unfit, and the job has been told."""
+        """The prompts of a job's items; None where one is unfit, and the job has failed."""
         try:
             return [self.critic.prompt(i.problem, i.partial, i.success_rate) for i in job.items]
         except ValueError as error:

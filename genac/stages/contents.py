@@ -1,7 +1,7 @@
 """Digests of the files that a config names: what they hold counts, not where they lie.
 
 Data (files, folders, saved data sets) and reward files count whole, a reward file with the modules
-beside it that it imports; what it opens by itself is not seen. Of a model's folder configuration
+next to it that it imports; what it opens by itself is not seen. Of a model's folder configuration
 and tokenizer count whole, and of each weight file beyond 256 MiB its size, its head, its tail and
 4,096 blocks between them. Names on the hub stand for themselves.
 
@@ -83,7 +83,7 @@ def places(values: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
         stages = values.get("stages", {})
         options: dict[Place, Any] = {("task", "options"): task.get("options", {})}
         options |= {("task", "shift", name): o for name, o in task.get("shift", {}).items()}
-        for stage in ("base", "synthesize"):
+        for stage in ("base", "synthesize", "critic_rl"):
             options["stages", stage, "options"] = stages.get(stage, {}).get("options", {})
         for place, some in options.items():
             if isinstance(some.get("heldout"), str):
@@ -131,7 +131,7 @@ def data_digest(name: str) -> str | None:
         return digest(path) + path.suffix + at + split
     if not path.is_dir():
         return None
-    # What the library caches beside a saved data set is none of it.
+    # What the library caches next to a saved data set is none of it.
     files = [f for f in sorted(path.rglob("*")) if f.is_file() and not f.name.startswith("cache-")]
     seen = [f for f in files if not any(p.startswith(".") for p in f.relative_to(path).parts)]
     return combined({f.relative_to(path).as_posix(): digest(f) for f in seen}) + at + split

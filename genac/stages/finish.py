@@ -183,7 +183,7 @@ def require_results(folder: Path, parts: tuple[str, ...]) -> None:
 
 
 def has_results(run: Run) -> bool:
-    """Whether nothing is left to be computed, only to be written down. To be asked once, when the
+    """Whether nothing is left to be computed, only to be written down. To be called once, when the
     run is opened: what is missing is from then on unfinished."""
     if (run.path / DONE).exists() and missing_results(run):
         (run.path / "summary.json").unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from genac.config.models import MEMORY
 from genac.config.run import RunConfig, TaskConfig
 from genac.config.stages import TRANSPORT_KEYS, Section
 from genac.config.tinker import TinkerPrices
+from genac.config.tracking import TrackingConfig
 from genac.hardware import Hardware, with_engines
 from genac.rollout import World
 from genac.runs.store import Run, stable_hash
@@ -41,6 +42,7 @@ NO_RESULT = (
     "output_dir",
     "name",
     "report_to",
+    *(f"tracking.{name}" for name in TrackingConfig.model_fields),
     "rollout.max_rows",
     "hardware.processes",
     "hardware.placement",
@@ -67,7 +69,7 @@ ACTOR_PATH = "actor.model_name_or_path"  # the hash counts the actor's digest in
 ACTOR = (ACTOR_PATH, "actor.load", "actor.lora", "actor.engine")
 # A model that is only sampled from is the same whatever its optimiser and its loss are.
 ACTOR_DEFAULTS = ("actor.optimizer", "actor.loss")
-# How a generative critic is asked.
+# How a generative critic is prompted.
 CRITIC_QUERY = tuple(
     f"critic.generative.{name}"
     for name in (

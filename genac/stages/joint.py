@@ -23,6 +23,7 @@ from genac.rollout import collect, problems_at
 from genac.runs.store import Run
 from genac.runtime import Runtime
 from genac.seeding import derive_seed
+from genac.stages.callbacks import Callbacks
 from genac.stages.critic_rl import states_of
 from genac.stages.loop import Loop
 from genac.stages.setup import Setup
@@ -52,12 +53,13 @@ def train(
     critic: Critic,
     reference: Runtime | None,
     config_hash: str,
+    callbacks: Callbacks | None = None,
 ) -> Loop:
     """Runs (or resumes) the joint stage in `run`; the loop it returns holds the cost summary."""
     cfg, world = setup.cfg, setup.world
     check(cfg)
     models = {"actor": actor} | ({"critic": critic.runtime} if critic.runtime else {})
-    loop = Loop(run, "joint", cfg.stages.joint, models, critic, config_hash)
+    loop = Loop(run, "joint", cfg.stages.joint, models, critic, config_hash, callbacks=callbacks)
     cost, count = loop.cost, cfg.rollout.num_prompts
     for step in loop:
         # 1 act
@@ -127,8 +129,4 @@ def held_out(setup: Setup, actor: Runtime, loop: Loop, step: int) -> dict[str, f
         return {}
     with loop.cost.clock("evaluation", actor):
         score = evaluate_policy(actor, setup.world, cfg.evaluate.during, cfg.evaluate.num_samples)
-    return {
-        "eval/success": score.mean,
-        "eval/success_low": score.low,
-        "eval/success_high": score.high,
-    }
+    return score.logged()

@@ -1,4 +1,4 @@
-"""Models as ordinary folders: a GGUF file is dequantised once and kept beside the stage outputs.
+"""Models as ordinary folders: a GGUF file is dequantised once and kept next to the stage outputs.
 
     local_model("model.gguf", cfg.stages.folder, "fp32")   ->  stages/gguf-HASH/model
     local_model("owner/name", ...)                         ->  the same name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from genac import checkpoint
@@ -15,6 +16,7 @@ from genac.runs.manifest import LOGS, TABLES, Entry, damaged, entries, entry, fi
 from genac.runs.progress import Progress
 from genac.runs.store import Run
 from genac.runtime import Runtime
+from genac.stages.callbacks import Callbacks, StopTraining
 from genac.stages.interrupts import Interrupts
 from genac.types import Advantages, Estimate, Group
 
@@ -55,6 +57,7 @@ class Loop:
         critic: Critic | None,
         config_hash: str,
         tokenizer: Any = None,
+        callbacks: Callbacks | None = None,
     ) -> None:
         self.run = run
         self.stage = stage
@@ -63,6 +66,8 @@ class Loop:
         self.critic = critic
         self.config_hash = config_hash
         self.tokenizer = tokenizer
+        self.callbacks = callbacks or Callbacks()
+        self.stopped: dict[str, Any] | None = None  # the step and reason of a StopTraining
         self.root = run.checkpoints / stage
         self.cost = Cost()
         self.interrupts = Interrupts()
@@ -72,9 +77,14 @@ class Loop:
 
     def __iter__(self) -> Iterator[int]:
         first = self._resume()
+        if self.callbacks.ended is not None:
+            self.stopped = {"step": first, "reason": self.callbacks.ended}
         bar = Progress(self.stage, self.cfg.steps, start=first, sparks=SPARKS)
         with Interrupts() as self.interrupts, bar as self.progress:
-            yield from range(first, self.cfg.steps)
+            for step in range(first, self.cfg.steps):
+                if self.stopped is not None:
+                    return
+                yield step
 
     def _resume(self) -> int:
         """Loads the newest checkpoint, if there is one; returns the step to go on with.
@@ -102,7 +112,7 @@ class Loop:
         if self.critic is not None:
             self.critic.restore(state["critic"])
         self.cost.restore(state["cost"])
-        first = state["step"]
+        first, self.stopped = state["step"], state.get("stopped")
         self.run.truncate_after(self.stage, first - 1)
         self.run.event("resumed", stage=self.stage, step=first)
         return first
@@ -116,11 +126,16 @@ class Loop:
         advantages: Advantages | None = None,
     ) -> None:
         """Logs the step, stores what is due, raises alarms, saves a checkpoint when due or when
-        Ctrl-C was pressed, for which KeyboardInterrupt follows.
+        Ctrl-C was pressed, for which KeyboardInterrupt follows, or a callback raised, which is
+        raised again.
         """
         self.run.log(self.stage, step, metrics)
-        every = self.cfg.log_rollouts_every
-        if groups and every and (step % every == 0 or step == self.cfg.steps - 1):
+        shown = {"stage": self.stage, "step": step, **metrics}
+        error = self._hear(step, "on_step", shown)
+        if error is None and "eval/success" in metrics:
+            error = self._hear(step, "on_evaluate", shown)
+        every, last = self.cfg.log_rollouts_every, step + 1 == self.cfg.steps or bool(self.stopped)
+        if groups and every and (step % every == 0 or last):
             rollouts = [r for g in groups for r in g]
             self.run.write_rollouts(self.stage, step, rollouts, self._exact)
             if estimates:
@@ -130,11 +145,29 @@ class Loop:
         self.progress.update(
             step + 1, **{k: metrics[k] for k in SHOWN if metrics.get(k) is not None}
         )
-        last, stopped = step + 1 == self.cfg.steps, self.interrupts.pressed
-        if last or stopped or (step + 1) % self.cfg.save_every == 0:
-            self.save(step + 1)
-        if stopped:
-            raise KeyboardInterrupt
+        pressed = self.interrupts.pressed
+        if last or pressed or error or (step + 1) % self.cfg.save_every == 0:
+            folder, ending = self.save(step + 1), self.stopped
+            error = error or self._hear(step, "on_save", folder)
+            if self.stopped != ending:
+                self.save(step + 1)
+        if error is not None or pressed:
+            self.progress.close()  # this generator may live on in the error's traceback
+            raise error or KeyboardInterrupt
+
+    def _hear(self, step: int, hook: str, about: Any) -> Exception | None:
+        """Calls a hook of the callbacks; what one raised, unless that is to stop."""
+        error = self.callbacks.call(hook, step + 1, about)
+        if isinstance(error, StopTraining):
+            self.stopped = {"step": step + 1, "reason": str(error)}
+            self.run.event("stopped", stage=self.stage, **self.stopped)
+            return None
+        if error is not None:
+            error.add_note(
+                f"raised by {hook} of a callback behind step {step + 1} of {self.stage}, which is "
+                "saved: the same call resumes there"
+            )
+        return error
 
     def _decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         # Responses are the actor's tokens; the critic's tokenizer may be another.
@@ -148,8 +181,8 @@ class Loop:
         assert self.critic is not None and self.critic.runtime is not None  # only it has rationales
         return self.critic.runtime.tokenizer.decode(list(ids))
 
-    def save(self, step: int) -> None:
-        """A checkpoint from which the next step is `step`."""
+    def save(self, step: int) -> Path:
+        """A checkpoint from which the next step is `step`; its folder."""
         names = files_below(self.run.path, [n for n in SEEN if (self.run.path / n).exists()])
         fresh = {name for name in names if name in LOGS or name not in self.files}
         self.files |= {name: entry(self.run.path / name) for name in fresh}
@@ -159,8 +192,9 @@ class Loop:
             "critic": self.critic.state() if self.critic else {},
             "cost": self.cost.state(),
             "bf16": self.bf16,
+            "stopped": self.stopped,
         }
-        checkpoint.save(self.root, step, self.runtimes, state)
+        return checkpoint.save(self.root, step, self.runtimes, state)
 
 
 def spoken(bf16: Mapping[str, bool]) -> str:

@@ -31,7 +31,7 @@ FORMAT = 3  # of panel.jsonl
 def fixed_panel(setup: Setup, actor_path: Path, actor: Runtime) -> tuple[Panel | None, str]:
     """The panel of an actor under the run's task, and '' or why there is none.
 
-    None where none is asked for, or where too few problems are both solved and failed.
+    None where none is requested, or where too few problems are both solved and failed.
     """
     cfg = setup.cfg.evaluate
     if not cfg.panel_problems:

@@ -7,6 +7,7 @@ are skipped when finished, resumed when not, and shared between runs.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,10 @@ from genac.runs.store import Run, environment
 from genac.runtime import Runtime
 from genac.stages import base_model, critic_rl, joint, sft, warmup
 from genac.stages.artifacts import import_metrics
+from genac.stages.callbacks import Callbacks, StopTraining
 from genac.stages.contents import contents
 from genac.stages.finish import (
+    REPORT,
     config_hash,
     declare_finished,
     describe,
@@ -60,12 +63,14 @@ class Prepared:
     critic: Path | None = None  # what joint training starts from
 
 
-def train(cfg: RunConfig) -> Path:
+def train(cfg: RunConfig, callbacks: Sequence[Any] = ()) -> Path:
     """Everything a recipe asks for; returns the run folder. Resumes what was interrupted, and makes
     again what a finished run lacks.
 
     Where another process works on the same folder, this one waits, and goes on where that ended.
+    `callbacks` hear of joint training (genac.stages.callbacks), not of a run that was finished.
     """
+    heard = Callbacks(callbacks)
     cfg = with_engines(cfg)  # what config.json keeps
     setup, early = Setup.of(cfg), Setup.of(prepared_config(cfg))
     folder, digests = Path(cfg.output_dir), contents(cfg)
@@ -77,22 +82,35 @@ def train(cfg: RunConfig) -> Path:
         sweep(folder)
         joint.check(cfg)
         run = open_run(cfg, digests)
-        if not has_results(run):
+        unfinished, name = not has_results(run), config_hash(cfg, digests)
+        if unfinished:
             endpoint.check(cfg)
             require_progress(run, "joint")
-            name = config_hash(cfg, digests)
             describe(run, digests, name)
-            with run.reporting(cfg.report_to), shared_servers():
-                require_shared(setup.hardware, (folder, Path(cfg.stages.folder)))
-                with_restarts(run, lambda: train_in(setup, early, run, name))
-        (run.path / BEFORE).unlink(missing_ok=True)  # the summary has it all
-        write_cards(run.path)
-        declare_finished(run)
-        write_report(run.path)  # which says that the run has ended
+        with run.reporting(cfg.report_to, cfg.tracking):
+            if unfinished:
+                with shared_servers():
+                    require_shared(setup.hardware, (folder, Path(cfg.stages.folder)))
+                    with_restarts(run, lambda: train_in(setup, early, run, name, heard))
+            (run.path / BEFORE).unlink(missing_ok=True)  # the summary has it all
+            write_cards(run.path)
+            declare_finished(run)
+            write_report(run.path)  # which says that the run has ended
+            run.attach(REPORT)
+    tell(heard, "on_end", run)
     return folder
 
 
-def train_in(setup: Setup, early: Setup, run: Run, name: str) -> None:
+def tell(callbacks: Callbacks, hook: str, *args: Any) -> None:
+    """Calls a hook outside of training, where there is nothing to save first."""
+    error = callbacks.call(hook, *args)
+    if isinstance(error, StopTraining):
+        callbacks.ended = str(error)  # what ends training after its last step changes nothing
+    elif error is not None:
+        raise error
+
+
+def train_in(setup: Setup, early: Setup, run: Run, name: str, callbacks: Callbacks) -> None:
     """The results of a run, whose config's hash is `name`, into its open folder."""
     cfg, mark = setup.cfg, LEDGER.mark()
     started = time.perf_counter()
@@ -105,16 +123,20 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str) -> None:
         actor = setup.actor(ready.actor)
     panel, no_panel = fixed_panel(early, ready.actor, actor)
     before, report = measured_before(setup, early, run, name, ready, actor, panel)
+    tell(callbacks, "on_evaluate", 0, before.logged())
     # 3 joint training
     with phase(f"loading the critic, {ready.critic}" if ready.critic else "preparing the critic"):
         critic = setup.critic(ready.critic, actor)
     reference = setup.actor(ready.actor) if cfg.actor.loss.beta else None
-    loop = joint.train(setup, run, actor, critic, reference, name)
+    loop = joint.train(setup, run, actor, critic, reference, name, callbacks)
     # 4 where we arrived
     after = held_out(setup, actor)
+    steps = loop.stopped["step"] if loop.stopped else cfg.stages.joint.steps
+    tell(callbacks, "on_evaluate", steps, after.logged())
     if panel is not None and critic.learns:
-        later = revalue(panel, actor, early.world, cfg.evaluate.panel_continuations)
-        report["after_joint"] = brief(evaluate_critic(critic, later)) | trivial_baselines(later)
+        with phase(f"the panel and the critic after training: {len(panel.states)} states"):
+            later = revalue(panel, actor, early.world, cfg.evaluate.panel_continuations)
+            report["after_joint"] = brief(evaluate_critic(critic, later)) | trivial_baselines(later)
     # 5 keep the models and write the account
     actor.save_model(run.path / "actor")
     if critic.runtime is not None:
@@ -132,6 +154,7 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str) -> None:
             "data": row_counts(setup.world.task),
             "config_hash": name,
             "versions": environment(),
+            **({"stopped": loop.stopped} if loop.stopped else {}),
             "wall_seconds": time.perf_counter() - started,
             **loop.cost.state(),
             **bill(cfg.hardware, mark),

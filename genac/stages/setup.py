@@ -181,7 +181,7 @@ def evaluated_here(cfg: RunConfig) -> RunConfig:
 
 
 def save_critic(critic: Critic, cfg: RunConfig, folder: Path) -> None:
-    """The critic's model and, in critic.json, how it was asked in training."""
+    """The critic's model and, in critic.json, how it was prompted in training."""
     assert critic.runtime is not None
     critic.runtime.save_model(folder)
     card = {"kind": cfg.critic.kind, "config": cfg.critic.model_dump(), **critic.state()}
@@ -219,7 +219,7 @@ def critic_reader(cfg: RunConfig, tokenizer: Any, context: int) -> tuple[Any, in
 
 def require_fitting(setup: Setup) -> None:
     """ValueError naming the rows of a data task whose prompts are too long to be answered, before
-    anything is trained; a warning where only the critic cannot be asked about some."""
+    anything is trained; a warning where only the critic cannot judge some."""
     cfg, problems = setup.cfg, splits_of(setup.world.task)
     if not any(problems.values()):
         return
@@ -240,7 +240,7 @@ def require_fitting(setup: Setup) -> None:
             problems, builder, limit - generative.max_new_tokens, conditioning
         ):
             warn(
-                f"the critic's prompt about {rows} exceeds its context of {limit} beside a "
+                f"the critic's prompt about {rows} exceeds its context of {limit} next to a "
                 f"rationale of {generative.max_new_tokens} tokens: their states get no value; "
                 "lower critic.generative.max_new_tokens or use a critic with a longer context"
             )

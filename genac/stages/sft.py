@@ -35,7 +35,7 @@ CRITIC = tuple(f"critic.{name}" for name in ("kind", "loss", "lora", "load", "sh
 
 @dataclass(frozen=True)
 class SFTInputs(StageInputs):
-    """The critic's own settings are those by which it is asked: critic.json says them."""
+    """The critic's own settings are those by which it is prompted: critic.json says them."""
 
     stage = "critic_sft"
 
@@ -69,7 +69,7 @@ def train(inputs: SFTInputs, run: Run) -> None:
     traces = read_traces(inputs.traces.path)
     per_epoch = max(1, len(traces) // cfg.batch_size)
     steps = cfg.epochs * per_epoch
-    # 1 the model to fine-tune, and the prompts it will be asked with later
+    # 1 the model to fine-tune, and the prompts that it will read later
     actor = setup.actor(inputs.actor.path)
     parts = setup.critic_inputs(inputs.start.path, actor, cfg.optimizer, steps)
     model = GenerativeCritic.model_of(parts)
@@ -103,7 +103,7 @@ def train(inputs: SFTInputs, run: Run) -> None:
 
 
 def trace_sample(critic: GenerativeCritic, trace: Trace) -> Sample:
-    """Prompt as it will be asked in training, then reasoning and score; of a running critic behind
+    """Prompt as in training, then reasoning and score; of a running critic behind
     every segment.
     """
     context = Context(critic.actor_size, trace.success_rate) if critic.cfg.icc.enabled else None

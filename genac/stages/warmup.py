@@ -39,7 +39,7 @@ from genac.tasks.sources import rows
 from genac.tasks.values import Row, as_text, chat, missing
 from genac.types import Problem, Sample
 
-Demonstration = tuple[Problem, str]  # what is asked, and the response to imitate
+Demonstration = tuple[Problem, str]  # the problem, and the response to imitate
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def of_file(cfg: RunConfig) -> list[Demonstration]:
     stage, dress = cfg.stages.warmup, dress_of(cfg)
     assert stage.path is not None
     result = demonstrations(rows(stage.path), stage)
-    return [(as_asked(problem, **dress), response) for problem, response in result]
+    return [(as_prompted(problem, **dress), response) for problem, response in result]
 
 
 def dress_of(cfg: RunConfig) -> dict[str, str]:
@@ -190,7 +190,7 @@ def dress_of(cfg: RunConfig) -> dict[str, str]:
     return {k: v for k, v in cfg.task.options.items() if k in ("instruction", "system") and v}
 
 
-def as_asked(problem: Problem, instruction: str = "", system: str = "") -> Problem:
+def as_prompted(problem: Problem, instruction: str = "", system: str = "") -> Problem:
     """A row's prompt with both, but for a system's message or an instruction that it has itself."""
     prompt = problem.prompt
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

@@ -108,7 +108,7 @@ class ArithmeticTask:
         return "\n".join([*lines, f"ans={value}"])
 
     def oracle(self, problem: Problem, partial: str, success_rate: float | None) -> OracleTrace:
-        """Re-derive each step beside the actor's claim, then say what is left and give a score.
+        """Re-derive each step next to the actor's claim, then say what is left and give a score.
 
         The score is a guess: the oracle knows the mathematics, not which operations this actor gets
         wrong. Told a success rate it assumes equally hard steps, rate ** (fraction remaining);
@@ -165,7 +165,7 @@ def faulty(value: int, operation: str, rng: random.Random, fault_rate: float) ->
 
 
 def check_lines(problem: Problem, partial: str) -> tuple[list[str], bool]:
-    """Each complete line beside the true value, and whether the newest claim is wrong.
+    """Each complete line next to the true value, and whether the newest claim is wrong.
 
     A check reads "a+3=9=8 no": operation, true value, claimed value, verdict. Checking goes on
     behind an error, because a second error can undo the first. A line that is not the expected

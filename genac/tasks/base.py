@@ -86,7 +86,7 @@ def split_of(text: str) -> str:
 def draw_in_split(
     draw: Callable[[random.Random], Problem], seed: int, split: str, index: int
 ) -> Problem:
-    """Redraw until the problem's text falls in the wanted split; pure in (seed, split, index)."""
+    """Redraw until the problem's text falls in `split`; pure in (seed, split, index)."""
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; use one of {SPLITS}")
     rng = random.Random(f"{seed}/{split}/{index}")

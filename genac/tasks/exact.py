@@ -143,7 +143,7 @@ class ModularTask:
         )
 
     def oracle(self, problem: Problem, partial: str, success_rate: float | None) -> OracleTrace:
-        """Re-derive each line beside its claim; stop at the first error; name the steps left.
+        """Re-derive each line next to its claim; stop at the first error; name the steps left.
 
         The score guesses: 0 after an error, else equally hard steps at the given success rate, or
         confidence growing with progress where no rate is given. A direct answer is checked against

@@ -2,7 +2,7 @@
 
     {"prompt": "What is 2 + 3?", "answer": "5", "topic": "sums"}        one row of problems.jsonl
 
-The prompt is a string or a list of chat messages; columns beside prompt and answer become the
+The prompt is a string or a list of chat messages; columns besides prompt and answer become the
 problem's extras, which a reward function gets by keyword. A problem belongs to the held-out split
 by the hash of its white-space-normalised prompt, so duplicates never cross the line; or the
 held-out split is a source of its own, whose problems are taken out of the training rows.
@@ -22,9 +22,10 @@ from typing import Any
 from genac.seeding import shuffled
 from genac.tasks.answers import answer_key
 from genac.tasks.base import SPLITS, OracleTrace, normalised
+from genac.tasks.callables import is_in_process
 from genac.tasks.overlap import shared
-from genac.tasks.rewards import is_async, load_reward, start
-from genac.tasks.sources import SOURCES, columns, rows
+from genac.tasks.rewards import is_async, load_reward, needs_answer, start
+from genac.tasks.sources import ANSWERS, SOURCES, columns, rows
 from genac.tasks.values import Row, as_text, chat, missing
 from genac.types import Message, Problem, open_answer
 
@@ -80,8 +81,12 @@ class FileTask:
 
     def _read(self, path: str, split: str | None, name: str) -> Iterable[Problem]:
         result = rows(path, split, self.config if path == self.path else None)
-        known = SOURCES.get(path)
-        names = columns(result[0], path, self.prompt_column, self.answer_column, known)
+        known, first = SOURCES.get(path), result[0]
+        optional = not (self.answer_column or known or needs_answer(self.reward or "match"))
+        if without := optional and not any(name in first for name in ANSWERS):
+            first = first | {ANSWERS[0]: ""}
+        prompt, answer = columns(first, path, self.prompt_column, self.answer_column, known)
+        names = (prompt, None if without else answer)
         for number, row in enumerate(result, 1):
             yield self._problem(f"{name}-{number}", f"row {number} of {path!r}", row, *names)
 
@@ -121,8 +126,10 @@ class FileTask:
 
     @property
     def trusted(self) -> bool:
-        """Comparing answers cannot hang; math-verify and users' functions can."""
-        return self.reward in (None, "match")
+        """Comparing answers cannot hang; math-verify and users' functions can. Of these, some can
+        only be called here (`callables`).
+        """
+        return self.reward in (None, "match") or is_in_process(self.reward)
 
     def problem(self, split: str, index: int) -> Problem:
         problems = self._split(split)
@@ -144,15 +151,16 @@ class FileTask:
         return self._problems[split]
 
     def _problem(
-        self, name: str, where: str, row: Row, prompt_column: str, answer_column: str
+        self, name: str, where: str, row: Row, prompt_column: str, answer_column: str | None
     ) -> Problem:
+        """`answer_column` None: the data have no answers, and their reward needs none."""
         for column in (prompt_column, answer_column):
-            if missing(row.get(column)):
+            if column is not None and missing(row.get(column)):
                 raise ValueError(
                     f"{where} has no {column!r} (it is {row.get(column)!r}), only {list(row)}; set "
                     "prompt_column and answer_column to the names that the data use"
                 )
-        answer: Any = row[answer_column]
+        answer: Any = "" if answer_column is None else row[answer_column]
         try:
             prompt = chat(row[prompt_column])
             answer = as_text(answer) if isinstance(answer, bytes) else answer
@@ -190,11 +198,17 @@ class FileTask:
         return is_async(self._score)
 
     def answer_of(self, text: str) -> str | None:
-        """The final answer as text; a reward that knows more (that 1/2 is 0.5) is not asked."""
+        """The final answer as text; a reward that knows more (that 1/2 is 0.5) is not called."""
         return answer_key(text)
 
     def demonstration(self, problem: Problem, rng: random.Random, fault_rate: float) -> str:
-        """The reference answer: a data file knows no faults."""
+        """The reference answer: a data file knows no faults. ValueError where it has none."""
+        if not problem.answer:
+            raise ValueError(
+                f"{self.path!r} has no answers, so nothing can be imitated: name a model "
+                "(actor.model_name_or_path) in place of one made here, set stages.warmup.steps to "
+                "0, or add a column 'answer'"
+            )
         return problem.answer
 
     def oracle(self, problem: Problem, partial: str, success_rate: float | None) -> OracleTrace:
@@ -218,7 +232,7 @@ def problem_texts(name: str) -> list[str]:
 
 
 def question_text(prompt: str | list[Message]) -> str:
-    """What is asked, without a system's message and the beginning of the answer."""
+    """The question, without a system's message and the beginning of the answer."""
     if isinstance(prompt, str):
         return prompt
     question = prompt if open_answer(prompt) is None else prompt[:-1]
@@ -226,7 +240,7 @@ def question_text(prompt: str | list[Message]) -> str:
 
 
 def dressed(problem: Problem, instruction: str, system: str) -> Problem:
-    """The problem as it is asked: with the instruction, behind the system's message."""
+    """The problem as the actor reads it: with the instruction, behind the system's message."""
     if not instruction and not system:
         return problem
     prompt = problem.prompt

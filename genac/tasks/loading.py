@@ -117,7 +117,7 @@ def _complaint(subject: str, error: BaseException, folder: str | None) -> str:
     """What failed, at which file and line, and what to do about it."""
     remedy = "correct the file"
     if isinstance(error, ModuleNotFoundError):
-        remedy = f"install {error.name!r}, or put its file beside the reward's"
+        remedy = f"install {error.name!r}, or put its file next to the reward's"
     try:
         text = f"{error!s:.300}"
     except Exception:  # a user's exception

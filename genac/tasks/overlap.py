@@ -7,7 +7,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-OPENING = 8  # words by which a candidate is found; shorter problems must be the whole text
+OPENING = 8  # words by which a candidate is recognised; shorter problems must be the whole text
 
 Words = tuple[str, ...]
 

@@ -4,6 +4,7 @@
     load_reward("pkg.mod:fn" | "path/to/file.py:fn")              yours, TRL's signature
     load_reward("verl:path/to/file.py:compute_score")             yours, verl's signature
     load_reward("0.9 * math + 0.1 * format")                      a weighted mean
+    load_reward("in-process:fn#HASH")                             a function that lives here only
     ->  scorer(problem, text)
 
 A function of TRL's signature is `fn(prompts=..., completions=..., **columns) -> list[float |
@@ -27,11 +28,13 @@ from typing import Any
 
 from genac.tasks.answers import BUILTIN, Scorer
 from genac.tasks.base import Task
+from genac.tasks.callables import is_in_process, registered
 from genac.tasks.loading import function_of, on_path
 from genac.types import Problem
 
 WEIGHTED = re.compile(r"\s*([0-9.]+)\s*\*\s*(.+?)\s*")
 VERL = "verl:"
+COMPARING = ("match", "math")  # built in, with the reference answer
 ROUNDING = 1e-6  # the cosine of a float32 vector with itself is 1.0000001192
 
 
@@ -46,6 +49,8 @@ def load_reward(spec: str) -> Scorer:
         return weighted(spec, terms)
     if spec in BUILTIN:
         return BUILTIN[spec]()
+    if is_in_process(spec):
+        return UserReward(registered(spec), spec)
     place, _, name = spec.removeprefix(VERL).rpartition(":")
     if not place or not name:
         raise ValueError(
@@ -71,6 +76,12 @@ def weighted(spec: str, terms: Sequence[str]) -> Scorer:
             "stays in [0, 1]"
         )
     return WeightedReward(spec, weights, tuple(load_reward(m[2]) for m in matches if m))
+
+
+def needs_answer(spec: str) -> bool:
+    """Whether a part of the reward compares with the reference answer."""
+    matches = [(WEIGHTED.fullmatch(term), term) for term in spec.split(" + ")]
+    return any((match[2] if match else term) in COMPARING for match, term in matches)
 
 
 def start(score: Scorer, problem: Problem, text: str) -> Any:
@@ -157,7 +168,8 @@ def call_reward(function: Callable[..., Any], spec: str, problem: Problem, text:
     """
     chat = not isinstance(problem.prompt, str)
     completion = [{"role": "assistant", "content": text}] if chat else text
-    columns = {"answer": problem.answer, **problem.extras}
+    columns = {"answer": problem.answer} if problem.answer else {}  # data may have none
+    columns |= problem.extras
     columns |= {"prompts": problem.prompt, "completions": completion}
     columns = accepted(function, spec, columns, problem)
     return function(**{name: [value] for name, value in columns.items()})

@@ -156,7 +156,7 @@ def _column(row: Row, where: str, which: str, candidates: Sequence[str]) -> str:
 def from_verl(row: Row) -> Row:
     """A row of verl's parquet files with the reference answer as a column of its own.
 
-    verl keeps {"reward_model": {"ground_truth": ...}} beside a chat prompt; `data_source` and
+    verl keeps {"reward_model": {"ground_truth": ...}} with a chat prompt; `data_source` and
     `extra_info` stay, for a compute_score.
     """
     model = row.get("reward_model")
@@ -169,10 +169,15 @@ def from_verl(row: Row) -> Row:
 # --- files --------------------------------------------------------------------------------------
 
 
-def read_file(path: Path) -> list[Row]:
-    """The rows of a data file, at least one. Raises ValueError naming the file and the place."""
+def require_file(path: Path) -> None:
+    """ValueError where there is no such file."""
     if not path.is_file():
         raise ValueError(f"data file {str(path)!r} does not exist; give the path from {Path.cwd()}")
+
+
+def read_file(path: Path) -> list[Row]:
+    """The rows of a data file, at least one. Raises ValueError naming the file and the place."""
+    require_file(path)
     try:
         rows = READERS[path.suffix](path)
     except UnicodeDecodeError as error:

@@ -2,7 +2,7 @@
 
     Verifier(task).verify([(problem, text), ...])  ->  [Outcome, ...]
 
-A task that is not `trusted` is asked in worker processes under a time limit, so that an exception,
+A task that is not `trusted` verifies in worker processes under a time limit, so that an exception,
 a hang or a crash is that response's `Outcome.reason`. Where it is not certain whose fault a death
 is, a response is judged once more in a process of its own. A reward outside [0, 1] or a broken
 signature is a bug and raises.
@@ -163,7 +163,7 @@ class Habits:
 
 
 class Slot:
-    """A place for a worker process, which is started when it is first asked and after a failure."""
+    """A place for a worker process, which starts when it is first needed and after a failure."""
 
     def __init__(self, task: Task, time_limit: float, habits: Habits):
         self.task, self.time_limit, self.habits = task, time_limit, habits

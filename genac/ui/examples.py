@@ -1,4 +1,4 @@
-"""Example trajectories for the report: each step beside the value that was asked before it."""
+"""Example trajectories for the report: each step with the value before it."""
 
 from __future__ import annotations
 
@@ -122,6 +122,6 @@ def _legend() -> str:
     gradient = f"linear-gradient(90deg,{','.join(SCALE)})"
     return (
         f'<p class="muted">value 0 <span class="scale" style="background:{gradient}"></span> 1. '
-        "Each value was asked before its step. Chosen: two right and two wrong responses in which "
-        "the value moves most.</p>"
+        "Each value was estimated before its step. Chosen: two right and two wrong responses in "
+        "which the value moves most.</p>"
     )

@@ -15,7 +15,7 @@ body{margin:0 auto;max-width:1120px;padding:1.5rem;background:var(--bg);color:va
 font:15px/1.5 system-ui,sans-serif}
 h1{font-size:1.6rem;margin:.2rem 0}th{color:var(--muted);font-weight:500;font-size:.85rem}
 """
-# the browser itself is told to fetch nothing and to run nothing
+# the browser itself is instructed to fetch nothing and to run nothing
 NOWHERE = "default-src 'none'; base-uri 'none'; form-action 'none'"
 POLICY = f"{NOWHERE}; style-src 'unsafe-inline'"
 

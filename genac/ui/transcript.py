@@ -64,8 +64,8 @@ def outcome(one: Trajectory) -> str:
 
 def shown(step: Step) -> str:
     """A step's value in words."""
-    if not step.asked:
-        return "not asked"
+    if not step.judged:
+        return "not judged"
     return "missing" if step.value is None else f"{step.value:.2f}"
 
 

@@ -102,7 +102,7 @@ def test_two_critics_stand_side_by_side(page, run, address):
     page.goto(f"{address}#at=joint/20/0/1&state=2&compare=1")
     page.wait_for_selector("#versions .versions select")
     assert chosen(page, 0).startswith("version 20")
-    second, third = (f"critic {name} (asked of joint step 20)" for name in ("second", "third"))
+    second, third = (f"critic {name} (judged at joint step 20)" for name in ("second", "third"))
     page.select_option("#versions select >> nth=1", label=second)
     right = page.inner_text("#versions .versions > div >> nth=1")
     assert "0.70" in right and "at version 99" in right

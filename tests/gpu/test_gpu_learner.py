@@ -82,7 +82,7 @@ def apart(result: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) ->
     return (gap / sum(float(g.square().sum()) for g in expected.values())) ** 0.5
 
 
-def said(learner: Learner, kind: str, samples: list[Any]) -> list[np.ndarray]:
+def outputs(learner: Learner, kind: str, samples: list[Any]) -> list[np.ndarray]:
     if kind in HEADS:
         return [v[1:] for v in learner.values([s.ids for s in samples])]
     return learner.logprobs(samples)
@@ -90,15 +90,15 @@ def said(learner: Learner, kind: str, samples: list[Any]) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("lengths", [SHORT, LONG], ids=["short", "long"])
 @pytest.mark.parametrize("kind", ["sft", "policy", "value", "histogram", "adapters"])
-def test_losses_gradients_and_what_is_said_afterwards(kind, lengths, device, attention):
+def test_losses_gradients_and_what_is_computed_afterwards(kind, lengths, device, attention):
     model, samples = model_for(kind), trained_on(kind, lengths)
     here, there = (learner_on(d, model, kind) for d in ("cpu", device))
-    for one, other in zip(said(there, kind, samples), said(here, kind, samples), strict=True):
+    for one, other in zip(outputs(there, kind, samples), outputs(here, kind, samples), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
     expected, result = here.learn(samples, 0), there.learn(samples, 0)
     assert result == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert apart(gradients(there), gradients(here)) < 1e-3
-    for one, other in zip(said(there, kind, samples), said(here, kind, samples), strict=True):
+    for one, other in zip(outputs(there, kind, samples), outputs(here, kind, samples), strict=True):
         # Where a gradient is next to nothing, Adam's first step may go either way.
         np.testing.assert_allclose(one, other, atol=5e-3)
 
@@ -130,7 +130,7 @@ def test_under_bf16_autocast(kind, checkpointed, device, attention):
     expected, result = here.learn(samples, 0), there.learn(samples, 0)
     assert result["loss"] == pytest.approx(expected["loss"], rel=0.05, abs=0.02)
     assert apart(gradients(there), gradients(here)) < 0.1
-    for one, other in zip(said(there, kind, samples), said(here, kind, samples), strict=True):
+    for one, other in zip(outputs(there, kind, samples), outputs(here, kind, samples), strict=True):
         np.testing.assert_allclose(one, other, atol=0.15)
 
 

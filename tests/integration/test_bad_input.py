@@ -42,7 +42,7 @@ Recipe = Callable[..., str]
         ({"task": {"name": "chess"}}, ["task.name", "chess", "arithmetic"]),
         ({"task": {"options": {"min_steps": 9}}}, ["9", "min_steps"]),
         ({"task": {"options": {"speed": 9}}}, ["task.options", "speed"]),
-        ({"critic": {"generative": {"prompt": "long"}}}, ["long", "compact", "prefix-first"]),
+        ({"critic": {"generative": {"prompt": "long"}}}, ["long", "compact", "paper"]),
         (
             {"critic": {"generative": {"max_new_tokens": 64}}},
             ["max_new_tokens 64", "context of 64", "lower it"],

@@ -73,7 +73,7 @@ def test_a_family_learns_the_format_and_goes_through_every_stage(
     optimizer = {"learning_rate": 1e-2}
     run = run_micro(
         actor={"model_name_or_path": path},
-        critic={"generative": {"prompt": "prefix-first", "max_new_tokens": 60}},
+        critic={"generative": {"prompt": "paper", "max_new_tokens": 60}},
         rollout={"max_completion_length": 40},
         stages={
             "folder": str(tmp_path / "stages"),

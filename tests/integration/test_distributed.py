@@ -34,6 +34,7 @@ from genac.distributed import pool
 from genac.distributed.build import build
 from genac.distributed.cluster import name_of
 from genac.distributed.keeper import marked
+from genac.distributed.remote import RemoteRuntime
 from genac.engines.base import Request
 from genac.hardware import Hardware
 from genac.runs.store import Run
@@ -230,6 +231,13 @@ def test_a_model_that_nobody_holds_is_freed_on_the_workers(family: str) -> None:
         kept.handle.pool.call("fingerprint", [(number,)] * 2)  # pyright: ignore
 
 
+def test_workers_have_the_priority_of_their_controller(family: str) -> None:
+    two = a_model(family, TWO)
+    assert isinstance(two, RemoteRuntime)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in two.handle.pool.pids} == {own}
+
+
 def test_an_error_of_a_worker_is_raised_here_and_the_next_call_starts_anew(family: str) -> None:
     model = a_model(family, TWO)
     with pytest.raises(ValueError, match="exceeds the context of 256"):
@@ -275,6 +283,7 @@ import torch
 from genac.distributed import pool
 from genac.distributed.cluster import name_of
 from genac.distributed.keeper import marked
+from genac.distributed.remote import RemoteRuntime
 from genac.hardware import Hardware
 lines = open(sys.argv[1], "w", buffering=1)
 two = Hardware(torch.device("cpu"), False, 2, 1)

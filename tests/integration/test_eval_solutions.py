@@ -149,7 +149,7 @@ def test_a_model_behind_an_api_is_asked_by_the_same_command(genac, tmp_path: Pat
         assert count == 6  # of 8 states; equal ones are asked once
         assert genac(*arguments).code == 0 and server.count == count
         refused = genac(*arguments, "--samples", "2")
-        assert refused.code == 2 and "asked once per state" in refused.err
+        assert refused.code == 2 and "judges each state once" in refused.err
     result = stored(tmp_path / "out")
     assert result["missing"] == 7 and result["outcome"]["by_fraction"][-1]["missing"] == 2
 

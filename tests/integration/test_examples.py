@@ -48,3 +48,20 @@ def test_any_trainer_learns_the_same_with_a_critic_over_http(stages: Path, capsy
         printed.append(capsys.readouterr().out)
     # The critic's measurements too, to the last digit.
     assert printed[0] == printed[1] and "critic/loss" in printed[0]
+
+
+def test_rows_and_a_reward_function_train(tmp_path: Path, capsys) -> None:
+    keys = {
+        "output_dir": str(tmp_path / "run"),
+        "stages.folder": str(tmp_path / "stages"),
+        "stages.synthesize.num_prompts": 16,
+        "stages.sft.epochs": 1,
+        "stages.critic_rl.steps": 1,
+        "stages.joint": {"steps": 10, "eval_every": 0},
+        "evaluate": {"num_problems": 8, "panel_problems": 0},
+        "hardware.threads": 1,
+    }
+    run = loaded("own_reward").main(**keys)
+    assert len(run.metrics("joint")) == 10
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ("before: {'eval/success'", "step 10: reward", "after:"))

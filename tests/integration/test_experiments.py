@@ -15,6 +15,7 @@ from paper.critics import value_regression
 from paper.downstream_report import highest
 from paper.page import BEGIN, END, replace_table, update_pages
 from paper.plan import EXPERIMENTS, expand, read_plan, run_experiment
+from paper.transfer import actors, outlook
 
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"
 PANEL = {"evaluate": {"panel_problems": 3, "panel_continuations": 3}}
@@ -212,31 +213,61 @@ def test_the_highest_bias_is_that_of_a_whole_window_of_known_steps():
     assert highest([None, 1.0], 3) is None
 
 
-def test_icc(folder):
-    trained = {"stages": {"joint": {"steps": 1, "eval_every": 0}}}
+def test_transfer(folder):
+    joint = {"stages": {"joint": {"steps": 1, "eval_every": 0}}}
     file = micro_plan(
-        folder, "icc", overrides=PANEL, actors={"base": {}, "trained": trained}, critic={}
-    )
+        folder, "transfer", seeds=[0, 1], overrides=PANEL, training={}, critic={},
+        met={"base": {"seed": 0}, "trained": {"seed": 0, **joint}},
+        unmet={"other": {"seed": 1, "rollout": {"temperature": 1.2}}},
+    )  # fmt: skip
     results = result(file)
-    assert set(results["icc"]) == {"untrained", "oracle", "SFT", "SFT + RL"}
-    assert set(results["actors"]) == {"base", "trained"}
+    ratio, gain = results["transfer_error_ratio"], results["transfer_icc_error_difference"]
+    assert len(ratio["values"]) == 2 and ratio["low"] <= ratio["mean"] <= ratio["high"]
+    assert set(results["met"]) == {"base", "trained"}
+    assert set(results["panels"]) == {"other"}
+    assert 0 <= results["theory"]["variance"] <= 0.25
+    # The sums that are kept give the errors that are shown.
+    errors = {}
+    for form in ("taught by others, with ICC", "taught by others, without ICC"):
+        rows = [row for key, kept in results["sums_by_problem"].items()
+                if key.startswith(f"{form} | rl | seed 1 |") for row in kept.values()]  # fmt: skip
+        errors[form] = sum(error for error, _ in rows) / sum(count for _, count in rows)
+        assert errors[form] == pytest.approx(results["critics"][form]["mse"]["values"][1])
+    conditioned, bare = errors.values()
+    assert gain["values"][1] == pytest.approx(bare - conditioned)
+    # An actor that is all that was met holds no surprise.
+    first = actors(read_plan(file), "unmet")[0].config
+    assert all(value == pytest.approx(0) for value in outlook(first, [first, first]).values())
 
 
 @pytest.mark.slow
-def test_sizes(folder):
+def test_frontier(folder):
+    small = {"hidden_size": 16, "layers": 1, "heads": 2}
     file = micro_plan(
-        folder,
-        "sizes",
-        overrides=PANEL,
-        sizes={
-            "small": {"hidden_size": 16, "layers": 1, "heads": 2},
-            "large": {"hidden_size": 32, "layers": 1, "heads": 2},
+        folder, "frontier", seeds=[0, 1], overrides=PANEL, sizes={"small": small},
+        critics={
+            "head": {"algorithm": "ppo"},
+            "small": {"algorithm": "genac", "size": "small"},
+            "generative": {"algorithm": "genac"},
+            "short": {"algorithm": "genac", "thoughts": r"=\d(?==)"},
+            "score": {"algorithm": "genac", "stages": {"synthesize": {"oracle": "outcome"}}},
+            "running": {"algorithm": "genac", "critic": {"generative": {"form": "running"}}},
         },
-        critics={"generative": {"algorithm": "genac"}, "head": {"algorithm": "ppo"}},
+        again={"four": {"critic": "generative", "num_samples": 4}},
+        continuations=[1, 4], ours="generative", thoughtless="score",
+        by_size=["small", "generative"],
+    )  # fmt: skip
+    results = result(file)
+    points = {p["name"]: p for p in results["error_per_token"]}
+    assert set(points) >= {"head", "small", "short", "score", "four"}
+    assert all(
+        {"tokens", "flops", "seconds", "mse", "low", "high"} <= set(p) for p in points.values()
     )
-    results = result(file)["by_size"]
-    sizes = [results["generative"][s]["parameters"] for s in ("small", "large")]
-    assert sizes[0] < sizes[1] and set(results) == {"generative", "head"}
+    assert points["head"]["tokens"] < points["generative"]["tokens"] < points["four"]["tokens"]
+    one, four = points["Monte Carlo, 1 continuation"], points["Monte Carlo, 4 continuations"]
+    assert 0 < one["tokens"] < four["tokens"] and four["mse"] < one["mse"]
+    sizes = [row["parameters"] for row in results["by_size"].values()]
+    assert sizes == sorted(sizes)
 
 
 def test_representation(folder):
@@ -288,3 +319,35 @@ def test_stage_2_is_judged_against_stage_1(folder):
         expected = [1 - after / before for after, before in zip(rl, sft, strict=True)]
         assert gain["values"] == pytest.approx(expected)
     assert figures["stage2_relative_gain"] == figures["stage2_relative_gain_by_shift"]["none"]
+
+
+def test_length(folder):
+    wide = {"synthesize": {"options": {"max_steps": 3}}, "critic_rl": {"options": {"max_steps": 3}}}
+    notes = {"generative": {"form": "running"}}
+    file = micro_plan(
+        folder, "length", seeds=[0], overrides=PANEL, heads=["head"],
+        shifts={"3 steps": {"min_steps": 3, "max_steps": 3}},
+        pairs=[["notes", "rationales"]],
+        arms={
+            "head": {"algorithm": "ppo"},
+            "rationales": {"algorithm": "genac"},
+            "notes": {"algorithm": "genac", "stages": wide, "critic": notes},
+        },
+    )  # fmt: skip
+    figures = result(file)
+    assert set(figures["error_per_token"]) == {
+        "head", "rationales", "rationales (SFT)", "notes", "notes (SFT)",
+    }  # fmt: skip
+    for arm, ratios in figures["mse_ratio_by_shift"].items():
+        for shift, ratio in ratios.items():
+            own, head = (
+                figures["error_per_token"][c][shift]["error"]["values"] for c in (arm, "head")
+            )
+            assert ratio["by_training"] == pytest.approx(
+                [a / b for a, b in zip(own, head, strict=True)]
+            )
+    tokens = {c: p["none"]["tokens_per_value"] for c, p in figures["error_per_token"].items()}
+    assert tokens["head"]["written"]["mean"] == 0.0 < tokens["notes"]["written"]["mean"]
+    assert tokens["notes"]["processed"]["mean"] > tokens["notes"]["read"]["mean"]
+    assert set(figures["stage2_relative_gain"]["notes"]) == {"none", "3 steps"}
+    assert set(figures["sft_updates"]) == {"rationales", "notes"}

@@ -51,7 +51,7 @@ def recipe(folder: Path, actor: str, critic: str, **rest: Any) -> dict[str, Any]
         "critic": {
             "model_name_or_path": models["critic"],
             "optimizer": optimizer,
-            "generative": {"prompt": "prefix-first", "max_new_tokens": 10},
+            "generative": {"prompt": "paper", "max_new_tokens": 10},
         },
         "rollout": {"num_prompts": 2, "num_generations": 2, "max_completion_length": 12},
         "states": {"splitter": "window", "window": 6},
@@ -160,7 +160,7 @@ def test_prompts_are_those_of_plain_transformers(name: str, tmp_path: Path) -> N
     message = [{"role": "user", "content": "What is 2 + 3?"}]
     expected = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
     assert list(encode_prompt(tokenizer, Problem("p", "What is 2 + 3?", "5"))) == list(expected)
-    builder = PromptBuilder(template("prefix-first"), tokenizer, tokenizer)
+    builder = PromptBuilder(template("paper"), tokenizer, tokenizer)
     prompt = builder.render_text(Problem("p", "2 + 3?", "5"), "We add: <answer>10</answer>", None)
     text = tokenizer.decode(prompt)
     assert text.count("2 + 3?") == text.count("We add: <answer>10</answer>") == 1

@@ -90,7 +90,7 @@ def test_another_critic_under_the_same_name_is_refused(run, genac, tmp_path: Pat
     assert "(0 judged now)" in genac(*queries, str(run.path), *name).out
     shutil.copytree(run.path / "critic", tmp_path / "second")
     answer = genac(*queries, str(tmp_path / "second"), *name)
-    assert answer.code == 2 and "what another critic said" in answer.err
+    assert answer.code == 2 and "values of another critic" in answer.err
 
 
 def test_a_value_head_is_asked_where_the_prompts_can_be_rebuilt(run_micro, genac):

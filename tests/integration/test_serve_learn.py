@@ -59,10 +59,10 @@ def test_a_server_replies_and_learns_what_the_critic_in_process_does(
     own, served = load(place), load(place)
     with learning_server(served) as server:
         for step in range(2):
-            sent = batch(step, id=f"ask-{step}", step=step, rationales=True)
-            reply = server.post("/advantages", sent)
-            assert reply == own.advantages(sent).model_dump(mode="json")
-            request = Learn(request_id=f"learn-{step}", estimates=sent.id)
+            responses = batch(step, id=f"ask-{step}", step=step, rationales=True)
+            reply = server.post("/advantages", responses)
+            assert reply == own.advantages(responses).model_dump(mode="json")
+            request = Learn(request_id=f"learn-{step}", estimates=responses.id)
             assert server.post("/learn", request) == own.learn(request).model_dump(mode="json")
         values = server.post("/values", batch(9, step=9))
         assert Reply.model_validate(values) == own.values(batch(9, step=9))
@@ -158,7 +158,7 @@ def test_estimates_train_once_and_only_while_they_are_kept(place: Path) -> None:
         server.release()
         server.learnt("first")
         assert "were learnt by the request 'first'" in server.refused("/learn", second)[1]
-        gone = Learn(request_id="third", estimates="never-asked")
+        gone = Learn(request_id="third", estimates="never-responses")
         status, text = server.refused("/learn", gone)
         assert status == 410 and "send the request for values or advantages again" in text
         assert server.send("/learn/third")[0] == 404

@@ -175,19 +175,19 @@ def test_a_saved_model_is_an_ordinary_critic(start: Start, tmp_path: Path) -> No
 def test_a_repeated_request_gets_the_first_reply_whatever_was_learnt_since(
     start: Start, critic: LearningCritic
 ) -> None:
-    sent = Responses(responses=start.steps[0], id="a", step=0)
-    first = critic.advantages(sent)
+    responses = Responses(responses=start.steps[0], id="a", step=0)
+    first = critic.advantages(responses)
     learnt = critic.learn(Learn(request_id="l", estimates="a"))
-    assert critic.advantages(sent) == first and first.version == 0
+    assert critic.advantages(responses) == first and first.version == 0
     assert critic.learn(Learn(request_id="l", estimates="a")) == learnt == critic.learnt("l")
     assert critic.version == 1 and critic.learnt("other") is None
 
 
 def test_an_id_belongs_to_one_request(start: Start, critic: LearningCritic) -> None:
-    sent = Responses(responses=start.steps[0], id="a")
-    critic.values(sent)
+    responses = Responses(responses=start.steps[0], id="a")
+    critic.values(responses)
     with pytest.raises(ValueError, match="'a' was another request's"):
-        critic.advantages(sent)
+        critic.advantages(responses)
     critic.learn(Learn(request_id="l", estimates="a"))
     with pytest.raises(ValueError, match="request_id 'l' was another request's"):
         critic.learn(Learn(request_id="l", responses=start.steps[1]))
@@ -254,11 +254,11 @@ def test_older_estimates_still_train(start: Start, critic: LearningCritic) -> No
 
 
 def test_the_success_rate_is_in_the_prompts(start: Start, critic: LearningCritic) -> None:
-    sent = Responses(responses=start.steps[0][:1], rationales=True)
+    responses = Responses(responses=start.steps[0][:1], rationales=True)
     replies = []
     for rate in (0.0, 1.0, None):
         critic.set_success_rate(SuccessRate(rate=rate))
-        replies.append(critic.values(sent))
+        replies.append(critic.values(responses))
     assert replies[0] != replies[1]
 
 

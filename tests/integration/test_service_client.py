@@ -26,19 +26,19 @@ def start(stages: Path) -> Start:
 
 def test_a_trainer_need_not_know_where_its_critic_is(start: Start, tmp_path: Path) -> None:
     own, served = start.load(), start.load(folder=tmp_path / "folder")
-    sent = Responses(responses=start.steps[0], step=0, rationales=True)
+    responses = Responses(responses=start.steps[0], step=0, rationales=True)
     with (
         learning_server(served, key="secret") as server,
         Client(server.address, api_key="secret", timeout=60) as client,
     ):
-        assert client.values(sent) == own.values(sent)
+        assert client.values(responses) == own.values(responses)
         for step in range(2):
             assert one_step(client, start.steps[step], step) == one_step(
                 own, start.steps[step], step
             )
         client.set_success_rate(SuccessRate(rate=0.5))
         own.set_success_rate(SuccessRate(rate=0.5))
-        assert client.advantages(sent) == own.advantages(sent)
+        assert client.advantages(responses) == own.advantages(responses)
         odd = Learn(request_id="run/1?learn", responses=start.steps[0], wait=False)
         assert client.learn(odd).status == "queued"
         assert client.learn(odd.model_copy(update={"wait": True})).step == 3

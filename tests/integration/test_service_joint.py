@@ -66,9 +66,11 @@ def responses_at(critic: LearningCritic, run: Run, step: int, form: str) -> tupl
 
 def learn_step(critic: LearningCritic, run: Run, step: int, form: str) -> list[Any]:
     """The values and advantages of all segments; metrics must be those of the run."""
-    sent = Responses(responses=responses_at(critic, run, step, form), id=f"ask-{step}", step=step)
-    reply = critic.advantages(sent)
-    learnt = critic.learn(Learn(request_id=f"learn-{step}", estimates=sent.id))
+    responses = Responses(
+        responses=responses_at(critic, run, step, form), id=f"ask-{step}", step=step
+    )
+    reply = critic.advantages(responses)
+    learnt = critic.learn(Learn(request_id=f"learn-{step}", estimates=responses.id))
     assert reply.version == step and learnt.version == learnt.step == step + 1
     measured, row = reply.metrics | learnt.metrics, run.metrics("joint")[step]
     assert {"critic/mse", "critic/loss", "critic/reward"} <= measured.keys()

@@ -79,7 +79,7 @@ def test_groups_are_whole_over_the_ranks_and_each_gets_its_own(
     with CriticServer(critic) as server:
         results = ranks(tiny_folder, server.url, tmp_path, reward=1.0)
     assert len(critic.learnt_ids) == 1
-    (request,) = critic.asked.values()
+    (request,) = critic.requests.values()
     assert [r.group for r in request.responses] == ["0", "0", "1", "1"]
     for rank, streams in enumerate(results):
         expected = [[rank - t / (i + 1) for t in range(i + 1)] for i in (rank, rank + 2)]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from micro import results
 
 from genac.config.recipes import resolve
 from genac.runs import trackers
+from genac.runs.sinks import Place, Table
 from genac.runs.store import Run
 from genac.stages.pipeline import train
 
@@ -27,21 +31,30 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Kept:
-    """A sink that keeps what it gets in the run folder; fails when told to."""
+    """A sink that keeps what it gets; fails at the joint step `fail_at`."""
 
     opened: list[Any] = []  # noqa: RUF012
     fail_at: int | None = None
 
-    def __init__(self, library: Any, folder: Path, config: Any, name: str | None) -> None:
+    def __init__(self, library: Any, place: Place) -> None:
         del library
-        self.name = name or f"{config['name']}-1"
+        self.name = place.known or f"{place.title}-1"
         self.lines: list[tuple[str, int, dict[str, float]]] = []
+        self.tables: list[tuple[str, int, Table]] = []
+        self.files: list[tuple[str, str]] = []
         Kept.opened.append(self)
 
-    def log(self, stage: str, step: int, values: dict[str, float]) -> None:
-        if (stage, step) == ("joint", self.fail_at):
+    def log(self, axis: str, step: int, values: dict[str, float]) -> None:
+        if (axis, step) == ("joint/step", self.fail_at):
             raise ConnectionError("no server")
-        self.lines.append((stage, step, values))
+        self.lines.append((axis, step, values))
+
+    def table(self, key: str, axis: str, step: int, table: Table) -> None:
+        assert axis == f"{key.partition('/')[0]}/step"
+        self.tables.append((key, step, table))
+
+    def attach(self, file: Path) -> None:
+        self.files.append((file.name, file.read_text()))
 
     def close(self) -> None:
         self.lines.append(("closed", 0, {}))
@@ -59,11 +72,73 @@ def test_a_sink_gets_every_line_of_every_stage(run_micro: Callable[..., Run], ke
     (sink,) = kept.opened
     *lines, last = sink.lines
     assert last[0] == "closed"
-    logged = [(m["stage"], m["step"]) for m in run.metrics()]
-    assert [(stage, step) for stage, step, _ in lines] == logged
-    assert {"base", "critic_sft", "joint"} <= {stage for stage, _ in logged}
+    logged = [(f"{m['stage']}/step", m["step"]) for m in run.metrics()]
+    assert [(axis, step) for axis, step, _ in lines] == logged
+    assert {"base/step", "critic_sft/step", "joint/step"} <= {axis for axis, _ in logged}
     expected = run.metrics("joint")[1]["reward"]
-    assert next(v for s, n, v in lines if (s, n) == ("joint", 1))["reward"] == expected
+    line = next(v for axis, n, v in lines if (axis, n) == ("joint/step", 1))
+    assert line["joint/reward"] == expected
+    assert sink.tables == []
+    assert sink.files == [("report.html", (run.path / "report.html").read_text())]
+
+
+def test_joint_metrics_lie_where_those_of_trl_lie(run_micro: Callable[..., Run], kept) -> None:
+    loss = {"num_iterations": 1, "num_minibatches": 2}
+    run = run_micro(report_to=["tensorboard"], tracking={"trl_names": True}, actor={"loss": loss})
+    lines = kept.opened[0].lines
+    shared = [(step, values) for axis, step, values in lines if axis == "train/global_step"]
+    assert [step for step, _ in shared] == [2, 4, 6]  # two updates of the weights in each step
+    joint = run.metrics("joint")
+    assert [values["train/reward"] for _, values in shared] == [m["reward"] for m in joint]
+    own = next(v for axis, n, v in lines if (axis, n) == ("joint/step", 0))
+    assert "joint/critic/mse" in own and "joint/num_tokens" in own and "joint/reward" not in own
+    assert any("base/loss" in values for *_, values in lines)  # other stages keep their names
+
+
+def test_every_name_of_trl_is_one_that_its_trainer_logs() -> None:
+    pytest.importorskip("trl")
+    import trl.trainer.grpo_trainer as module
+
+    text = Path(str(module.__file__)).read_text()
+    by_transformers = {"loss", "grad_norm"}
+    for ours, name in trackers.TRL_NAMES.items():
+        bare = name.partition("/")[2]
+        assert ours == bare or (ours, name) == ("eval/success", "eval/reward")
+        assert bare in by_transformers or f'["{bare}"]' in text, name
+
+
+def test_the_table_holds_the_judged_steps_of_what_went_wrong_first(
+    run_micro: Callable[..., Run], kept
+) -> None:
+    run = run_micro(report_to=["tensorboard"], tracking={"judged_rows": 5})
+    stored = run.tables("estimates", "joint")
+    tables = kept.opened[0].tables
+    assert [(key, step) for key, step, _ in tables] == [("joint/judged", n) for _, n in stored]
+    _, step, table = tables[-1]
+    assert table.columns == trackers.JUDGED and len(table.rows) == 5
+    for row in table.rows:
+        values = dict(zip(table.columns, row, strict=True))
+        at, group, member = map(int, values["response"].split("/")[1:])
+        assert at == step
+        one = run.trajectory(step, group, member)
+        judged = {(s.text, s.value, s.rationale) for s in one.steps}
+        assert (values["step_text"], values["value"], values["reasoning"]) in judged
+        assert (values["prompt"], values["outcome"]) == (one.prompt, one.reward)
+    outcomes = [row[-1] for row in table.rows]
+    assert outcomes == sorted(outcomes, key=lambda reward: reward is None or reward >= 0.5)
+
+
+def test_responses_that_fall_most_come_first() -> None:
+    def steps(member: int, reward: float | None, *values: float | None) -> list[dict[str, Any]]:
+        own = {"group": 0, "member": member, "reward": reward}
+        return [own | {"start": i, "value": value} for i, value in enumerate(values)]
+
+    rows = [
+        *(steps(0, 1.0, 0.9, 0.1) + steps(1, 0.0, 0.5, None, 0.4)),
+        *(steps(2, 0.0, 0.8, 0.2) + steps(3, None, 0.9)),
+    ]
+    order = [row["member"] for row in trackers.most_telling(rows)]
+    assert order == [2, 2, 1, 1, 1, 0, 0, 3]
 
 
 def test_a_resumed_run_goes_on_under_the_same_name(micro, kept, monkeypatch, tmp_path) -> None:
@@ -82,7 +157,8 @@ def test_a_resumed_run_goes_on_under_the_same_name(micro, kept, monkeypatch, tmp
     first, second = kept.opened
     assert second.name == first.name
     assert first.lines[-1][0] == "closed"
-    assert {stage for stage, *_ in second.lines} == {"joint", "closed"}
+    assert {axis for axis, *_ in second.lines} == {"joint/step", "closed"}
+    assert first.files == [] and len(second.files) == 1
     file = json.loads((tmp_path / "run" / "trackers.json").read_text())
     assert file == {"tensorboard": first.name}
 
@@ -98,8 +174,23 @@ def test_a_tracker_that_fails_is_left_out(
     assert "tensorboard failed (ConnectionError: no server)" in capsys.readouterr().err
 
 
+def test_one_that_fails_after_the_end_leaves_the_run_finished(
+    micro, kept, monkeypatch, capsys
+) -> None:
+    def refuse(self: Kept, file: Path) -> None:
+        raise ConnectionError(f"no place for {file.name}")
+
+    monkeypatch.setattr(Kept, "attach", refuse)
+    values = micro(report_to=["tensorboard"])
+    run = Run.open(train(resolve(values)))
+    assert run.events("tracker_failed") == []
+    assert "no place for report.html" in capsys.readouterr().err
+    assert train(resolve(values)) == run.path and len(kept.opened) == 1
+
+
 def test_trackers_change_no_result(run_micro: Callable[..., Run], kept, tmp_path) -> None:
-    one = run_micro(report_to=["tensorboard"], output_dir=str(tmp_path / "a"))
+    tracking = {"project": "p", "tags": ["t"], "trl_names": True, "judged_rows": 3}
+    one = run_micro(report_to=["tensorboard"], tracking=tracking, output_dir=str(tmp_path / "a"))
     other = run_micro(output_dir=str(tmp_path / "b"))
     assert results(one) == results(other)
     assert one.summary()["config_hash"] == other.summary()["config_hash"]
@@ -113,72 +204,30 @@ def test_one_that_is_not_installed_says_so(monkeypatch) -> None:
         trackers.load("neptune")
 
 
-# --- the real ones --------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"project": " "}, "tracking.project"),
+        ({"judged_rows": -1}, "tracking.judged_rows"),
+        ({"tags": "fast"}, "tracking.tags"),
+        ({"projct": "x"}, "tracking.project"),
+    ],
+)
+def test_a_wrong_value_names_its_key(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        resolve({"tracking": values})
 
 
-LINES = [("critic_sft", 0, {"loss": 2.0}), ("joint", 0, {"reward": 0.5, "critic/mse": 0.25}),
-         ("joint", 1, {"reward": 0.75, "bad": float("nan"), "none": None})]  # fmt: skip
-
-
-def sent(name: str, folder: Path) -> str | None:
-    """Sends LINES in two sittings; the name it has there."""
-    pytest.importorskip(trackers.LIBRARIES[name])
-    config = {"name": "toy", "credit": {"lam": 1.0}}
-    failures: list[Any] = []
-    for part in (LINES[:2], LINES[2:]):
-        result = trackers.Trackers([name], folder, config, lambda *f: failures.append(f))
-        for line in part:
-            result.log(*line)
-        result.close()
-    assert not failures
-    return json.loads((folder / "trackers.json").read_text())[name]
-
-
-def test_tensorboard(tmp_path: Path) -> None:
-    sent("tensorboard", tmp_path)
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    result = EventAccumulator(str(tmp_path / "tensorboard"))
-    result.Reload()
-    assert [(e.step, e.value) for e in result.Scalars("joint/reward")] == [(0, 0.5), (1, 0.75)]
-    assert [e.value for e in result.Scalars("joint/critic/mse")] == [0.25]
-    assert "joint/bad" not in result.Tags()["scalars"]
-
-
-@pytest.mark.slow
-def test_wandb_offline(tmp_path: Path) -> None:
-    name = sent("wandb", tmp_path)
-    files = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
-    assert len(files) == 2 and all(f.stem == f"run-{name}" for f in files)
-
-
-@pytest.mark.slow
-def test_wandb_takes_the_project_that_its_variable_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_PROJECT", "a-project-of-ours")
-    sent("wandb", tmp_path)
-    for file in tmp_path.glob("wandb/offline-run-*/run-*.wandb"):
-        assert b"a-project-of-ours" in file.read_bytes()
-
-
-@pytest.mark.slow
-def test_trackio_on_this_machine(tmp_path: Path) -> None:
-    name = sent("trackio", tmp_path)
-    import sqlite3
-
-    (file,) = (tmp_path / "trackio").rglob("genac*.db")
-    rows = sqlite3.connect(file).execute("select run_name, metrics from metrics").fetchall()
-    result = [json.loads(metrics) for run, metrics in rows if run == name]
-    assert [m.get("joint/reward") for m in result] == [None, 0.5, 0.75]
-
-
-@pytest.mark.slow
-def test_mlflow_in_a_file(tmp_path: Path) -> None:
-    name = sent("mlflow", tmp_path)
-    import mlflow
-
-    client = mlflow.MlflowClient()
-    history = client.get_metric_history(str(name), "joint/reward")
-    assert [(m.step, m.value) for m in history] == [(0, 0.5), (1, 0.75)]
-    assert client.get_run(str(name)).data.params["credit.lam"] == "1.0"
+def test_a_missing_extra_is_named_before_torch_is_imported(tmp_path: Path) -> None:
+    """In an interpreter that cannot see trackio."""
+    code = (
+        "import sys; sys.modules['trackio'] = None; from genac.cli import main\n"
+        "try: main(['train', 'arithmetic', '--report_to', 'trackio'])\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    env = os.environ | {"PYTHONPATH": str(Path(trackers.__file__).parents[2])}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert "pip install 'genac[trackio]'" in result.stderr and result.stdout.endswith("False\n")
+    assert list(tmp_path.iterdir()) == []

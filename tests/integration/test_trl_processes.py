@@ -41,12 +41,12 @@ def test_the_main_process_asks_for_all_and_each_gets_its_own(
 ) -> None:
     first, second = ranks(tiny_folder, tmp_path / "run")
     assert first["problem"] is second["problem"] is None
-    assert second["asked"] == []
-    assert [group for group, *_ in first["asked"]] == ["0"] * 8  # two steps of one group of four
+    assert second["requests"] == []
+    assert [group for group, *_ in first["requests"]] == ["0"] * 8  # two steps of one group of four
     # In a step the first half is the main process's; TRL shuffles within each process.
-    asked = [(tokens, advantages) for _, tokens, advantages in first["asked"]]
+    requests = [(tokens, advantages) for _, tokens, advantages in first["requests"]]
     for step in (0, 1):
-        part = asked[4 * step : 4 * step + 4]
+        part = requests[4 * step : 4 * step + 4]
         for rank, own in ((first, part[:2]), (second, part[2:])):
             rows = sorted(rank["rows"][2 * step : 2 * step + 2])
             assert [tokens for tokens, _ in rows] == sorted(tokens for tokens, _ in own)
@@ -59,7 +59,7 @@ def test_the_main_process_asks_for_all_and_each_gets_its_own(
 def test_one_response_per_process_and_problem_is_enough(tiny_folder: Path, tmp_path: Path) -> None:
     first, second = ranks(tiny_folder, tmp_path / "run", "single")
     assert first["problem"] is second["problem"] is None
-    assert [group for group, *_ in first["asked"]] == ["0", "1"] * 2
+    assert [group for group, *_ in first["requests"]] == ["0", "1"] * 2
 
 
 def test_an_error_of_the_critic_ends_every_process(tiny_folder: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_every_family_through_its_chat_template(
     model = save_family(family, tmp_path / "model", context=2048)
     models = {
         "actor": {"model_name_or_path": model},
-        "critic": {"model_name_or_path": model, "generative": {"prompt": "prefix-first"}},
+        "critic": {"model_name_or_path": model, "generative": {"prompt": "paper"}},
     }
     run = Run.open(train(resolve(word_problems(micro(), **models))))
     assert len(run.metrics("joint")) == 2

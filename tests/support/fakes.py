@@ -32,15 +32,15 @@ CHAT = (
 
 @dataclass
 class ScriptedEngine:
-    """An engine whose completions are written by `script(request)`; keeps what it was asked."""
+    """An engine whose completions are written by `script(request)`; keeps the requests."""
 
     script: Callable[[Request], Completion]
     version: int = 0
     processed_tokens: int = 0
-    asked: list[Request] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        self.asked += requests
+        self.requests += requests
         return [self.script(request) for request in requests]
 
     def publish(self, model: Any, version: int) -> None:

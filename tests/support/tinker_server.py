@@ -214,7 +214,7 @@ class TinkerServer:
         handler = type("Bound", (Handler,), {"fake": self})
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.http.daemon_threads = True
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
         return f"http://127.0.0.1:{self.http.server_address[1]}"
 
     def __exit__(self, *_: Any) -> None:

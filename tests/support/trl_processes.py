@@ -1,4 +1,4 @@
-"""One of several processes that train together: what it asked and what its loss was made of.
+"""One of several processes that train together: its requests, and what its loss was made of.
 
 python -m torch.distributed.run --standalone --nproc-per-node 2 trl_processes.py ACTOR OUTPUT
 """
@@ -46,13 +46,13 @@ def main(actor: str, output: Path, refuse: bool, single: bool) -> None:
             step["completion_ids"], step["completion_mask"], step["advantages"], strict=True
         )
     ]
-    asked = [
+    requests = [
         (r.group, r.tokens, ramp(r.reward, len(r.tokens)))
         for request in critic.requests
         for r in request.responses
     ]
     logged = [line["critic/mse"] for line in run.state.log_history if "critic/mse" in line]
-    result = {"rows": rows, "asked": asked, "logged": logged, "problem": problem}
+    result = {"rows": rows, "requests": requests, "logged": logged, "problem": problem}
     (output / f"rank{os.environ['RANK']}.json").write_text(json.dumps(result))
 
 

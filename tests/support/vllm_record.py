@@ -25,7 +25,7 @@ from genac.engines.base import Request
 from genac.engines.vllm.http import Client
 from genac.engines.vllm.messages import body_of
 from genac.engines.vllm.process import Launch, ServerProcess
-from genac.models.lora import attach, save_peft
+from genac.models.lora import attach, save_adapters
 from genac.models.tiny import save_tiny
 
 FILE = Path(__file__).parents[1] / "data" / "vllm_replies.json"
@@ -64,8 +64,7 @@ def adapters(folder: Path, base: Path) -> Any:
         for name, parameter in model.named_parameters():
             if ".lora_B." in name:
                 parameter.normal_(std=0.2, generator=generator)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_peft(model, folder, LORA)
+    save_adapters(model, folder)
     return model
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import runpy
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -131,6 +132,28 @@ def test_what_cannot_run_here_is_skipped_with_the_reason(gpu, tmp_path):
     joint, _, tokens = gpu.outside(args)
     assert not joint.skipped and f"--python={python}" in joint.command
     assert (workers.skipped == "") == (importlib.util.find_spec("ray") is not None)
+
+
+class Parsed(Exception):
+    """A benchmark's arguments were read."""
+
+
+def test_what_is_started_on_a_gpu_takes_the_arguments_it_gets(gpu, bench, monkeypatch):
+    def parse(options):
+        options.parse_args()
+        raise Parsed
+
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu"])
+    args = gpu.arguments()
+    args.device, args.vllm_python = "cuda", sys.executable
+    monkeypatch.setattr(bench("common"), "parse", parse)
+    commands = [section.command[1:] for section in gpu.sections(args)]
+    scripts = [command for command in commands if command[0] != "-m"]
+    assert len(scripts) == len(commands) - 1  # pytest
+    for command in scripts:
+        monkeypatch.setattr(sys, "argv", [*command])
+        with pytest.raises(Parsed):
+            runpy.run_path(command[0], run_name="__main__")
 
 
 def test_counts_and_names_are_read_from_a_test_report(gpu, tmp_path):

@@ -29,7 +29,7 @@ from genac.client import (
 from genac.client.messages import ResponseValues
 
 CUT = Fault()
-ASKED = Responses(responses=(Response(problem="a+3>", tokens=(5, 6, 7), reward=1.0),), id="a")
+REQUEST = Responses(responses=(Response(problem="a+3>", tokens=(5, 6, 7), reward=1.0),), id="a")
 
 
 class Counting:
@@ -90,7 +90,7 @@ def test_every_call_of_the_contract_arrives(make: Callable[..., Client]) -> None
     critic = Counting()
     with CriticServer(critic, key="secret") as server:
         client = make(server.url + "/", api_key="secret")
-        assert client.values(ASKED).responses[0].values == (0.3,)
+        assert client.values(REQUEST).responses[0].values == (0.3,)
         assert client.learn(Learn(request_id="l/1", estimates="a")).step == 1
         assert client.learnt("l/1") is None  # the test's server does not decode paths
         assert client.learn(Learn(request_id="l", estimates="a")).step == 2
@@ -125,14 +125,14 @@ def test_the_servers_retry_after_is_honoured(make: Callable[..., Client]) -> Non
     with CriticServer(Counting(), [Fault(429, retry_after="0.3")]) as server:
         began = time.monotonic()
         # A server that says when to come back is no failure: no retry is used up.
-        make(server.url, retries=0).values(ASKED)
+        make(server.url, retries=0).values(REQUEST)
         assert 0.3 <= time.monotonic() - began < 5
 
 
 def test_a_refusal_is_a_value_error_and_not_repeated(make: Callable[..., Client]) -> None:
     with CriticServer(Counting(), [Fault(413)]) as server:
         with pytest.raises(ValueError, match=r"refused the request \(413\): on purpose"):
-            make(server.url).values(ASKED)
+            make(server.url).values(REQUEST)
         with pytest.raises(Gone, match="the estimates 'gone' are not kept"):
             make(server.url).learn(Learn(request_id="l", estimates="gone"))
         assert len(server.requests) == 2
@@ -154,7 +154,7 @@ def test_a_failure_names_its_remedy(
     make: Callable[..., Client], fault: Fault, message: str
 ) -> None:
     with CriticServer(Counting(), [fault]) as server, pytest.raises(ServiceError, match=message):
-        make(server.url).values(ASKED)
+        make(server.url).values(REQUEST)
 
 
 def test_a_request_that_failed_to_be_learnt_is_an_error(make: Callable[..., Client]) -> None:

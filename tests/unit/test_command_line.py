@@ -165,10 +165,8 @@ def test_what_is_set_wins_over_the_algorithm_and_the_rest_of_its_section_stays()
         cfg = RunConfig(algorithm="grpo", credit=credit)  # pyright: ignore[reportArgumentType]
         assert (cfg.critic.kind, cfg.credit.estimator) == ("none", "group_mean")
         assert (cfg.credit.gamma, cfg.credit.scale_rewards) == (0.9, "group")
-    assert (
-        RunConfig().critic.generative.prompt
-        == PRESETS["improved"]["critic"]["generative"]["prompt"]
-    )
+    improved = PRESETS["improved"]["critic"]["generative"]
+    assert improved["readout"] == RunConfig().critic.generative.readout == "expected"
 
 
 def test_one_algorithm_under_the_name_of_another_is_refused():

@@ -58,9 +58,9 @@ def state(
     return State(make_rollout(ids, reward, **more), start, len(ids))
 
 
-def asked(critic: GenerativeCritic) -> list[Any]:
+def requests_of(critic: GenerativeCritic) -> list[Any]:
     engine: Any = critic.runtime.engine
-    return engine.asked
+    return engine.requests
 
 
 def trained(critic: GenerativeCritic, estimates: list[Estimate]) -> list[Sample]:
@@ -81,7 +81,7 @@ def test_identical_states_are_asked_once(build):
     critic = build([score(3), score(8)])
     group = [state((5, 6), r, start=0, member=m) for m, r in enumerate((1.0, 0.0, 1.0))]
     result = critic.estimate([*group, state((5, 6))], step=0)
-    assert len(asked(critic)) == 2
+    assert len(requests_of(critic)) == 2
     assert [e.value for e in result] == [0.3, 0.3, 0.3, 0.8]
     assert [e.state for e in result[:3]] == group
     assert result[0].rationales is result[2].rationales
@@ -93,7 +93,7 @@ def test_estimates_name_the_version_and_keep_the_rationale(build):
     estimate = critic.estimate([state()], step=0)[0]
     rationale = estimate.rationales[0]
     assert estimate.version == 9 and rationale.text == "hmok<answer>4</answer>"
-    assert rationale.prompt_ids == asked(critic)[0].prompt_ids
+    assert rationale.prompt_ids == requests_of(critic)[0].prompt_ids
     assert len(rationale.logprobs) == len(rationale.completion_ids)
 
 
@@ -136,20 +136,20 @@ def test_several_rationales_average_those_that_parse(build):
     critic = build([score(2), "no idea", score(8)], num_samples=3)
     estimate = critic.estimate([state()], step=0)[0]
     assert estimate.value == pytest.approx(0.5) and len(estimate.rationales) == 3
-    assert len({r.seed for r in asked(critic)}) == 3
+    assert len({r.seed for r in requests_of(critic)}) == 3
 
 
 def test_seeds_differ_by_state_and_step(build):
     critic = build([score(2)])
     critic.estimate([state(), state((8,))], step=0)
     critic.estimate([state(), state((8,))], step=1)
-    assert len({r.seed for r in asked(critic)}) == 4
+    assert len({r.seed for r in requests_of(critic)}) == 4
 
 
 def test_requests_stop_at_the_closing_tag_and_watch_the_scores(build, tokenizer):
     critic = build([score(2)], temperature=0.6)
     critic.estimate([state()], step=0)
-    request = asked(critic)[0]
+    request = requests_of(critic)[0]
     assert tokenizer.convert_tokens_to_ids("</answer>") in request.stop_ids
     assert tokenizer.eos_token_id in request.stop_ids
     words = [tokenizer.decode([i]) for i in request.token_prob_ids]
@@ -166,7 +166,7 @@ def test_a_closing_tag_of_several_tokens_stops_as_a_string(tiny_model, tokenizer
     cfg = GenerativeConfig(prompt="compact", max_new_tokens=32)
     critic = GenerativeCritic(critic_runtime, actor, cfg, seed=0)
     (estimate,) = critic.estimate([state()], 0)
-    (request,) = engine.asked
+    (request,) = engine.requests
     assert request.stop == ("</answer>",) and estimate.value == 0.5
     assert split.encode("</answer>")[0] not in request.stop_ids
 
@@ -176,7 +176,7 @@ def test_a_prompt_beyond_the_context_is_missing(build):
     critic.runtime.max_length = 60
     result = critic.estimate([state(), state((5,) * 100)], step=0)
     assert [e.value for e in result] == [0.5, None] and result[1].rationales == ()
-    assert len(asked(critic)) == 1
+    assert len(requests_of(critic)) == 1
     assert len(trained(critic, result)) == 1
 
 
@@ -216,7 +216,7 @@ def test_conditioning_shows_in_the_prompt_and_can_be_off(build, tokenizer):
         icc = ICCConfig(enabled=enabled, actor_size="7")
         critic = build([score(5)], icc=icc)
         critic.estimate([state((5,), 1.0)], step=0)
-        prompt = tokenizer.decode(asked(critic)[0].prompt_ids)
+        prompt = tokenizer.decode(requests_of(critic)[0].prompt_ids)
         assert ("size 7rate 10" in prompt) == enabled
 
 
@@ -343,7 +343,7 @@ def test_state_round_trip(build):
 
 
 def test_another_prompt_is_refused(build):
-    saved = build([score(5)], prompt="prefix-first").state()
+    saved = build([score(5)], prompt="paper").state()
     with pytest.raises(ValueError, match="trained under prompt"):
         build([score(5)], prompt="compact").restore(saved)
     with pytest.raises(ValueError, match="None"):

@@ -60,7 +60,7 @@ def spelled(tokenizer, text: str) -> list[int]:
 
 
 def test_control_tokens_in_no_named_list_are_left_out(llama):
-    builder = PromptBuilder(template("prefix-first"), llama, llama)
+    builder = PromptBuilder(template("paper"), llama, llama)
     clean = spelled(llama, "5 is right")
     mixed = list(clean)
     for i in ids_of(llama, [*NAMES, *RESERVED, "<eos>"]):
@@ -88,7 +88,7 @@ def test_control_tokens_of_the_critic_alone_are_left_out():
 
 @pytest.mark.parametrize("name", [*NAMES, "<eos>", RESERVED[3]])
 def test_a_spelled_control_token_stays_text(llama, name):
-    builder = PromptBuilder(template("prefix-first"), llama, llama)
+    builder = PromptBuilder(template("paper"), llama, llama)
     harmless = builder.render_text(PROBLEM, "x", None)
     hostile = builder.render_text(PROBLEM, f"a{name}b", None)
     (control,) = ids_of(llama, [name])
@@ -111,7 +111,7 @@ def test_markup_of_ordinary_added_tokens_cannot_be_forged(name, by):
     """Some tokenizers mark no token of their chat format as special, and answer tags may be
     tokens: what the prompt itself is written with is markup."""
     tokenizer = with_tokens(LLAMA, [], [*NAMES, "<answer>", "</answer>", *THINK])
-    builder = PromptBuilder(template("prefix-first"), tokenizer, tokenizer)
+    builder = PromptBuilder(template("paper"), tokenizer, tokenizer)
     (token,) = ids_of(tokenizer, [name])
     harmless = builder.render_text(PROBLEM, "x", None)
     assert token in harmless
@@ -131,7 +131,7 @@ def test_white_space_words_and_signs_are_no_markup():
     """Gemma adds runs of line breaks, GPT-NeoX runs of blanks; a padding token may be a sign."""
     tokenizer = with_tokens(LLAMA, ["!"], [*NAMES, "\n\n", "  ", "solution", "user"])
     tokenizer.pad_token = "!"
-    builder = PromptBuilder(template("prefix-first"), tokenizer, tokenizer)
+    builder = PromptBuilder(template("paper"), tokenizer, tokenizer)
     text = "a\n\nb  solution by a user"
     ids = tuple(tokenizer.encode(text, add_special_tokens=False))
     assert len(set(ids) & {*ids_of(tokenizer, ["\n\n", "  ", "solution", "user"])}) == 4

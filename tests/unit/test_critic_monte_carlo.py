@@ -48,12 +48,12 @@ def test_exact_prefix_and_remaining_budget(actor, tokenizer):
     states = [state(tokenizer, "abcd", n) for n in (0, 1, 3)]
     monte_carlo_values(actor, world, states, 2, "t")
     for number, s in enumerate(states):
-        for request in actor.engine.asked[2 * number : 2 * number + 2]:
+        for request in actor.engine.requests[2 * number : 2 * number + 2]:
             assert request.prompt_ids == s.prefix_ids == (3, 4, *s.rollout.response_ids[: s.start])
             assert request.max_new_tokens == BUDGET - s.start
             assert (request.temperature, request.top_p) == (0.7, 0.9)
             assert tokenizer.eos_token_id in request.stop_ids
-    assert len({r.seed for r in actor.engine.asked}) == 6
+    assert len({r.seed for r in actor.engine.requests}) == 6
 
 
 def test_identical_states_share_their_continuations(actor, tokenizer):
@@ -61,7 +61,7 @@ def test_identical_states_share_their_continuations(actor, tokenizer):
     states = [state(tokenizer, text, 0) for text in ("ab", "cd")]
     states.append(state(tokenizer, "ab", 0, prompt=(9,)))
     result = monte_carlo_values(actor, world_of(task), states, 3, "t")
-    assert len(actor.engine.asked) == 6 and result[0] is result[1]
+    assert len(actor.engine.requests) == 6 and result[0] is result[1]
     assert result[0].value == pytest.approx(1 / 3)
 
 
@@ -75,7 +75,7 @@ def test_a_state_nobody_can_judge_has_no_value(actor, tokenizer):
 def test_a_state_without_budget_is_missing(actor, tokenizer):
     world = world_of(EchoTask(default=1.0))
     result = monte_carlo_values(actor, world, [state(tokenizer, "a" * 12, BUDGET)], 3, "t")[0]
-    assert result == MonteCarloValue(None, 0) and actor.engine.asked == []
+    assert result == MonteCarloValue(None, 0) and actor.engine.requests == []
 
 
 @pytest.mark.parametrize("count", [0, -1])
@@ -90,7 +90,7 @@ def test_the_critic_draws_anew_each_step(actor, tokenizer):
     first = critic.estimate([state(tokenizer, "ab", 1)], step=0)[0]
     critic.estimate([state(tokenizer, "ab", 1)], step=1)
     assert (first.value, first.version) == (1.0, 4)
-    assert len({r.seed for r in actor.engine.asked}) == 4
+    assert len({r.seed for r in actor.engine.requests}) == 4
     assert critic.learn([first], 0) == {} and critic.state() == {}
 
 

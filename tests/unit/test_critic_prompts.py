@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from genac.config.models import GenerativeConfig, ICCConfig
 from genac.critics.generative import GenerativeCritic
 from genac.critics.prompts import TEMPLATES, Context, PromptBuilder, size_text, template
+from genac.prefixes import trees
 from genac.stages.sft import trace_sample
 from genac.stages.traces.files import Trace
 from genac.types import Problem, State
@@ -46,9 +46,8 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 # --- what is written ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["paper", "prefix-first"])
-def test_the_prompt_in_words(plain, name):
-    builder = PromptBuilder(template(name), plain, plain)
+def test_the_prompt_in_words(plain):
+    builder = PromptBuilder(template("paper"), plain, plain)
     ids = encode(plain, "2+3=5\nans=")
     text = plain.decode(builder.render(state_of(ids, 6), CONTEXT))
     assert "Problem:\n2+3?\n\nPartial solution:\n2+3=5\n\n" in text
@@ -57,7 +56,7 @@ def test_the_prompt_in_words(plain, name):
     assert "<answer>" in text and text.endswith("Your judgement:\n")
     without = plain.decode(builder.render(state_of(ids, 6), None))
     assert "877K" not in without and "{icc}" not in without
-    assert (text.index("Predict") < text.index("Problem:")) == (name == "paper")
+    assert text.index("Predict") < text.index("877K") < text.index("Problem:")
 
 
 def test_the_compact_prompt(tokenizer):
@@ -76,13 +75,15 @@ def test_the_reference_answer_is_never_shown(plain, name, answer):
     assert shown == builder.render(state_of(ids), CONTEXT)
 
 
-def test_states_of_a_response_share_their_prefix(plain):
-    """Problem and response first: a longer state's prompt goes on where a shorter one's ends."""
-    builder = PromptBuilder(template("prefix-first"), plain, plain)
-    ids = encode(plain, "2+3=5\nans=5")
-    short, long = (builder.render(state_of(ids, n), CONTEXT) for n in (6, 11))
-    prefix = len(encode(plain, "Problem:\n2+3?\n\nPartial solution:\n2+3=5\n"))
-    assert short[:prefix] == long[:prefix]
+def test_the_prompts_about_one_response_are_read_once(plain):
+    """What differs between them is the end of the prompt alone."""
+    builder = PromptBuilder(template("paper"), plain, plain)
+    ids = encode(plain, "2+3=5\n" * 8 + "ans=5")
+    prompts = [tuple(builder.render(state_of(ids, 6 * n), CONTEXT)) for n in range(9)]
+    (tree,) = trees(prompts, max_rows=16)
+    end = len(encode(plain, "\n\nYour judgement:\n"))
+    assert all(len(s.tail) <= end + 1 for s in tree.suffixes)
+    assert len(tree.prefix) < len(prompts[-1])
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_size_text(count, text):
 
 
 def test_unknown_template():
-    known = r"\['compact', 'paper', 'prefix-first'\]"
+    known = r"\['compact', 'paper'\]"
     with pytest.raises(ValueError, match=rf"'other'; use one of {known}"):
         template("other")
 
@@ -163,7 +164,7 @@ def test_same_tokenizer_splices_tokens_as_they_are(plain):
 
 
 def test_chat_templates_wrap_the_prompt_once(chatty):
-    builder = PromptBuilder(template("prefix-first"), chatty, chatty)
+    builder = PromptBuilder(template("paper"), chatty, chatty)
     prompt = builder.render(state_of(encode(chatty, "2+3")), CONTEXT)
     user, assistant = (chatty.convert_tokens_to_ids(t) for t in ("<|user|>", "<|assistant|>"))
     assert prompt[0] == user and prompt[-1] == assistant
@@ -212,7 +213,7 @@ def test_special_tokens_in_actor_text_stay_text(tokenizer, text, template_):
     """The prompt holds the special tokens of the template and no other."""
     own = byte_tokenizer(template_)
     special = {own.convert_tokens_to_ids(t) for t in own.all_special_tokens}
-    builder = PromptBuilder(template("prefix-first"), own, tokenizer)
+    builder = PromptBuilder(template("paper"), own, tokenizer)
     count = lambda ids: sum(i in special for i in ids)  # noqa: E731
     harmless = builder.render_text(PROBLEM, "x", CONTEXT)
     hostile = builder.render_text(PROBLEM, text, CONTEXT)
@@ -261,14 +262,14 @@ def test_a_million_characters_are_missing_and_not_a_crash(plain, tokenizer, tiny
 
 
 def test_the_middle_of_a_long_response_is_left_out(plain):
-    builder = PromptBuilder(template("prefix-first"), plain, plain)
+    builder = PromptBuilder(template("paper"), plain, plain)
     state = state_of(encode(plain, "begin " + "x" * 200 + " end"))
     whole = builder.render(state, None)
     cut = builder.render(state, None, len(whole) - 100)
     assert len(cut) == len(whole) - 100
     text = plain.decode(cut)
     assert "Partial solution:\nbegin xxx" in text and "xxx end\n" in text and "\n[...]\n" in text
-    assert text.startswith("Problem:\n2+3?") and text.endswith("Your judgement:\n")
+    assert "Problem:\n2+3?" in text and text.endswith("Your judgement:\n")
     assert builder.render(state, None, len(whole)) == whole
     assert builder.render(state, None, 20) == whole  # nothing of the response would be left
 
@@ -279,10 +280,10 @@ def test_a_state_beyond_the_context_is_dropped_or_cut_and_counted(
 ):
     engine = ScriptedEngine(lambda request: says(plain, "ok <answer>7</answer>"))
     cfg = GenerativeConfig(
-        prompt="prefix-first", max_new_tokens=40, too_long=too_long, icc=ICCConfig(enabled=False)
+        prompt="paper", max_new_tokens=40, too_long=too_long, icc=ICCConfig(enabled=False)
     )
     short, long = state_of(encode(plain, "ab")), state_of(encode(plain, "ab" * 400))
-    prompt = PromptBuilder(template("prefix-first"), plain, plain).render(short, None)
+    prompt = PromptBuilder(template("paper"), plain, plain).render(short, None)
     runtime = replace(
         runtime_with(engine, plain, tiny_model, "critic"), max_length=len(prompt) + 200
     )
@@ -295,10 +296,3 @@ def test_a_state_beyond_the_context_is_dropped_or_cut_and_counted(
         "critic/unasked_rate": 0.5 if queries == 1 else 0.0,
         "critic/truncated_rate": 0.0 if queries == 1 else 0.5,
     }
-
-
-def test_a_template_that_was_renamed_keeps_the_hash_of_its_text():
-    """Critics hold the hash of the text that they were trained under."""
-    now = template("prefix-first")
-    old = f"trunk-first\0{now.version}\0{now.text}\0{now.icc}"
-    assert now.hash == hashlib.sha256(old.encode()).hexdigest()[:12]

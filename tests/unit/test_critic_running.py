@@ -42,9 +42,9 @@ def test_a_note_depends_on_nothing_behind_its_state(critic):
 
 
 def test_one_pass_gives_what_each_state_gets_alone(critic):
-    expected = states((5, 6, 7, 8, 9, 10))
-    together = critic.estimate(expected, step=0)
-    alone = [critic.estimate([state], step=0)[0] for state in expected]
+    chosen = states((5, 6, 7, 8, 9, 10))
+    together = critic.estimate(chosen, step=0)
+    alone = [critic.estimate([state], step=0)[0] for state in chosen]
     assert all(e.rationales for e in together) and written(together) == written(alone)
 
 

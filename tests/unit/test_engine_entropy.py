@@ -49,7 +49,7 @@ def engine_on(model: Any, path: str) -> LocalEngine:
     return engine
 
 
-def wanted(model: Any, request: Request, done: Completion) -> np.ndarray:
+def expected(model: Any, request: Request, done: Completion) -> np.ndarray:
     """-sum p log p of what transformers says in double precision."""
     logp = forward_logprobs(model, request.prompt_ids, done.ids, request.temperature or 1.0)
     return -(np.exp(logp) * logp).sum(-1)
@@ -59,7 +59,7 @@ def require_right(model: Any, requests: list[Request], done: list[Completion]) -
     exact = in_double(model)
     for request, one in zip(requests, done, strict=True):
         assert one.entropies is not None and one.entropies.dtype == np.float32
-        np.testing.assert_allclose(one.entropies, wanted(exact, request, one), atol=2e-5)
+        np.testing.assert_allclose(one.entropies, expected(exact, request, one), atol=2e-5)
 
 
 @pytest.mark.parametrize(("name", "path"), PATHS)

@@ -28,7 +28,7 @@ def talking(*words: str) -> Any:
     return engine_of(model, tokenizer=TOKENIZER)
 
 
-def asked(engine: Any, word: str, **options: Any) -> Completion:
+def completed(engine: Any, word: str, **options: Any) -> Completion:
     request = Request(tuple(ids_of(word)), 6, seed=0, temperature=0.0, **options)
     return engine.generate([request])[0]
 
@@ -53,7 +53,7 @@ def engine() -> Any:
 )
 def test_the_token_behind_a_line_is_the_last(lines, answer):
     engine = talking("a", "b", "c", "ans=", "e", "f", "1", "2")
-    done = asked(engine, "a", line_ids=tuple(ids_of(*lines)))
+    done = completed(engine, "a", line_ids=tuple(ids_of(*lines)))
     assert done.ids == tuple(ids_of(*answer))
     assert done.finish == ("stop" if len(answer) < 6 else "length")
 
@@ -71,7 +71,7 @@ def test_the_token_behind_a_line_is_the_last(lines, answer):
     ],
 )
 def test_the_token_that_completes_a_stop_string_is_the_last(stop, answer):
-    done = asked(talking("a", "b", "c", "ans=", "e", "f", "1", "2"), "a", stop=(stop,))
+    done = completed(talking("a", "b", "c", "ans=", "e", "f", "1", "2"), "a", stop=(stop,))
     assert done.ids == tuple(ids_of(*answer)) and done.finish == "stop"
     assert len(done.logprobs) == len(answer)
 
@@ -79,18 +79,18 @@ def test_the_token_that_completes_a_stop_string_is_the_last(stop, answer):
 @pytest.mark.parametrize("stop", ["12", "cb", "bce", "abc", "a", "ba"])
 def test_a_string_that_does_not_occur_stops_nothing(stop):
     """Neither the prompt nor what prompt and completion spell together counts."""
-    done = asked(talking("a", "b", "c", "d", "e", "f", "1", "2"), "a", stop=(stop,))
+    done = completed(talking("a", "b", "c", "d", "e", "f", "1", "2"), "a", stop=(stop,))
     assert len(done.ids) == 6 and done.finish == "length"
 
 
 def test_the_first_of_several_strings_and_tokens_wins():
     engine = talking("a", "b", "c", "d", "e", "f", "1")
-    assert asked(engine, "a", stop=("ef", "cd")).ids == tuple(ids_of("b", "c", "d"))
+    assert completed(engine, "a", stop=("ef", "cd")).ids == tuple(ids_of("b", "c", "d"))
     token = tuple(ids_of("c"))
-    assert asked(engine, "a", stop=("cd",), stop_ids=token).ids == tuple(ids_of("b", "c"))
-    assert asked(engine, "a", stop=("bc",), stop_ids=token).finish == "stop"
+    assert completed(engine, "a", stop=("cd",), stop_ids=token).ids == tuple(ids_of("b", "c"))
+    assert completed(engine, "a", stop=("bc",), stop_ids=token).finish == "stop"
     token = tuple(ids_of("e"))
-    assert asked(engine, "a", stop=("cd",), stop_ids=token).ids == tuple(ids_of("b", "c", "d"))
+    assert completed(engine, "a", stop=("cd",), stop_ids=token).ids == tuple(ids_of("b", "c", "d"))
 
 
 def test_every_request_has_strings_of_its_own():
@@ -100,7 +100,7 @@ def test_every_request_has_strings_of_its_own():
     requests = [Request(prompt, 6, seed=0, temperature=0.0, stop=stop) for stop in stops]
     assert [len(c.ids) for c in engine.generate(requests)] == [2, 6, 1, 3, 6]
     # A call without stop strings is not touched by one with them.
-    assert len(asked(engine, "a").ids) == 6
+    assert len(completed(engine, "a").ids) == 6
 
 
 # --- against a search of the whole text -------------------------------------------------------
@@ -173,7 +173,7 @@ def test_a_vocabulary_larger_than_the_tokenizer():
     """Embeddings are often padded to a round number of tokens, which stand for no text."""
     words = [*ids_of("a", "b"), len(TOKENIZER) + 3, *ids_of("c", "d")]
     engine = engine_of(chain_model(words, len(TOKENIZER) + 8), tokenizer=TOKENIZER)
-    assert asked(engine, "a", stop=("c",)).ids == (*words[1:4],)
+    assert completed(engine, "a", stop=("c",)).ids == (*words[1:4],)
 
 
 # --- requests that cannot be met ----------------------------------------------------------------
@@ -181,11 +181,11 @@ def test_a_vocabulary_larger_than_the_tokenizer():
 
 def test_an_empty_stop_string_is_refused():
     with pytest.raises(ValueError, match="stop string is empty"):
-        asked(talking("a", "b", "c", "d", "e", "f", "1"), "a", stop=("x", ""))
+        completed(talking("a", "b", "c", "d", "e", "f", "1"), "a", stop=("x", ""))
 
 
 def test_stop_strings_need_a_tokenizer():
     engine = engine_of(chain_model(ids_of("a", "b"), len(TOKENIZER)))
-    assert len(asked(engine, "a").ids) == 6
+    assert len(completed(engine, "a").ids) == 6
     with pytest.raises(ValueError, match="tokenizer=tokenizer"):
-        asked(engine, "a", stop=("b",))
+        completed(engine, "a", stop=("b",))

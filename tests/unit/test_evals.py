@@ -77,9 +77,9 @@ def test_evaluate_policy_asks_the_same_problems_and_draws_every_time(tokenizer, 
     actor, world = actor_of(tokenizer, tiny_model, "xy"), world_of(EchoTask({"x": 1.0}))
     score = evaluate_policy(actor, world, num_problems=3, num_samples=4)
     assert (score.mean, score.problems, score.k, score.pass_at_k) == (0.5, 3, 4, 1.0)
-    first = list(actor.engine.asked)
+    first = list(actor.engine.requests)
     evaluate_policy(actor, world, 3, 4)
-    assert actor.engine.asked[len(first) :] == first and len({r.seed for r in first}) == 12
+    assert actor.engine.requests[len(first) :] == first and len({r.seed for r in first}) == 12
 
 
 def test_evaluate_policy_takes_what_a_small_task_has(tokenizer, tiny_model):

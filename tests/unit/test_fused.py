@@ -269,10 +269,10 @@ def hooked(model: Any) -> None:
 
 
 def replaced(model: Any) -> None:
-    class Mine(torch.nn.Linear):
+    class Own(torch.nn.Linear):
         pass
 
-    model.base_model.layers[1].mlp.up_proj = Mine(HIDDEN, INNER, bias=False)
+    model.base_model.layers[1].mlp.up_proj = Own(HIDDEN, INNER, bias=False)
 
 
 def patched(model: Any) -> None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from genac import checkpoint
 from genac.config.models import LoadConfig, LoraConfig, OptimizerConfig
 from genac.config.run import HardwareConfig
 from genac.engines.base import Request
 from genac.hardware import Hardware
+from genac.models.loading import load_model
 from genac.models.lora import adapters
 from genac.models.tiny import save_tiny
 from genac.runtime import ModelSpec, Runtime, build
 from genac.types import Sample
+
+peft = pytest.importorskip("peft")
 
 ASK = Request((5, 6, 7), 8, seed=0, temperature=0.0)
 IDS = (5, 6, 7, 8, 9, 10)
@@ -201,3 +207,57 @@ def test_training_beside_is_training_alone(folder):
             model.learner.learn([Sample(IDS, ONES, "sft")], step)
     for name, parameter in adapters(alone.model).items():
         assert torch.equal(parameter, adapters(critic.model)[name]), name
+
+
+def logits(model: Any) -> np.ndarray:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([IDS])).logits.numpy()
+
+
+def test_peft_loads_the_adapters_of_a_saved_model(folder, tmp_path):
+    model = trained(folder)
+    model.save_model(tmp_path / "saved")
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    before = logits(base)
+    result = logits(peft.PeftModel.from_pretrained(base, tmp_path / "saved" / "adapter"))
+    np.testing.assert_allclose(result, logits(model.model), atol=1e-6)
+    assert abs(result - before).max() > 0.01
+    # transformers takes the folder for the merged model, and adds no adapter to it
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    np.testing.assert_allclose(logits(whole), result, atol=1e-5)
+    config = json.loads((tmp_path / "saved" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] is None  # the base is a folder: its path is private
+
+
+def test_adapters_of_peft_are_loaded(folder, tmp_path):
+    targets = LoraConfig().target_modules
+    settings = peft.LoraConfig(
+        r=4, lora_alpha=32, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+    other = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder), settings)
+    other.save_pretrained(tmp_path / "peft")
+    model = runtime(folder)
+    model.load_weights(tmp_path / "peft")
+    np.testing.assert_allclose(logits(model.model), logits(other), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("lora", "match"),
+    [
+        (LoraConfig(rank=2), "in r;"),
+        (LoraConfig(rank=4, alpha=8), "in lora_alpha;"),
+        (LoraConfig(rank=4, target_modules=["q_proj"]), "down_proj"),
+    ],
+)
+def test_other_adapters_are_refused(folder, tmp_path, lora, match):
+    trained(folder).save_model(tmp_path / "saved")
+    hardware = Hardware.resolve(HardwareConfig(device="cpu"))
+    model = build(ModelSpec("actor", str(folder), FAST, lora=lora), hardware)
+    with pytest.raises(ValueError, match=match):
+        model.load_weights(tmp_path / "saved")
+
+
+def test_a_folder_of_adapters_alone_is_no_model(folder, tmp_path):
+    trained(folder).save_model(tmp_path / "saved")
+    with pytest.raises(ValueError, match="merge them into their base first"):
+        load_model(str(tmp_path / "saved" / "adapter"))

@@ -9,7 +9,7 @@ import pytest
 
 from genac.config.run import RunConfig
 from genac.stages.traces.endpoint import agrees, best_reasoning, distinct, reasoning_of, trace
-from genac.stages.traces.files import in_turn
+from genac.stages.traces.files import Trace, balanced, in_turn
 from genac.stages.traces.states import Candidate, CandidateInputs, third
 from genac.types import Rationale
 
@@ -109,3 +109,11 @@ def test_candidates_of_an_actor_that_is_loaded_otherwise_are_others(load: dict) 
         return CandidateInputs.of(cfg, Path("actor")).hash
 
     assert made(**load) != made() == made()
+
+
+@pytest.mark.parametrize("wrong", [0, 1])  # what a mistake's score is, before and after calibration
+def test_states_behind_a_mistake_are_half_of_what_is_kept(wrong: int) -> None:
+    scores = [wrong] * 30 + [7] * 60 + [10] * 60
+    traces = [Trace({}, "x", (i,), 0.5, "", score, None) for i, score in enumerate(scores)]
+    kept = balanced(traces, 40, seed=1)
+    assert [t.score for t in kept].count(wrong) == 20

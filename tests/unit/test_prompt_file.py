@@ -38,7 +38,8 @@ def test_the_example_in_words() -> None:
     prompt = GenerativeConfig(prompt=str(EXAMPLE)).prompt
     text = rendered(prompt, byte_tokenizer(), "def f():\n", CONTEXT)
     assert text.startswith("You judge the work of a programming agent.")
-    assert "Task of the agent:\nSort a list.\n\nWhat the agent has done so far:\ndef f():\n" in text
+    assert "Task of the agent:\nSort a list.\n\nWhat the agent has done so far" in text
+    assert "(its work ends there):\ndef f():\n" in text
     assert "with 7B parameters that lately solved 0.25 of such tasks" in text
     assert text.endswith("Your judgement:\n") and "{" not in text
     assert "parameters" not in rendered(prompt, byte_tokenizer(), "x")
@@ -99,7 +100,6 @@ def test_the_hash_counts_what_is_written_and_not_how(tmp_path) -> None:
 def test_built_in_prompts_keep_their_hashes() -> None:
     assert {name: TEMPLATES[name].hash for name in TEMPLATES} == {
         "paper": "24c7c2a0852f",
-        "prefix-first": "f8a24f27f572",
         "compact": "addc51246f60",
     }
 

@@ -83,7 +83,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     result = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler(result))
     result.address = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", result.address)
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", result.address)
     monkeypatch.setenv("HF_ENDPOINT", result.address)

@@ -297,7 +297,7 @@ def test_a_seed_without_an_evaluation_is_told_of_and_lends_no_interval(tmp_path)
 
 
 def test_the_verdict_follows_the_intervals(tmp_path):
-    def told(before, after):
+    def verdict(before, after):
         run = Run.create(tmp_path / f"{after}", {}, {})
         ends = {"before": before, "after": after}
         run.write_summary(
@@ -305,9 +305,9 @@ def test_the_verdict_follows_the_intervals(tmp_path):
         )
         return sentence(grouped([load(run.path)])[0])
 
-    assert told(0.5, 0.55).endswith("the intervals overlap.")
-    assert told(0.5, 0.75).endswith("a clear gain.")
-    assert told(0.5, 0.25).endswith("a clear loss.")
+    assert verdict(0.5, 0.55).endswith("the intervals overlap.")
+    assert verdict(0.5, 0.75).endswith("a clear gain.")
+    assert verdict(0.5, 0.25).endswith("a clear loss.")
 
 
 def test_cost_leaves_evaluation_out_and_falls_back_on_the_last_line(tmp_path):

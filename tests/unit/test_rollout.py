@@ -59,8 +59,8 @@ def test_collect_groups_scores_and_keeps_the_reason(tokenizer, tiny_model):
     assert "cannot judge" in last.reason and last.actor_version == 3 and last.text == "z"
     assert last.prompt_ids == tuple(tokenizer.encode("1>"))
     np.testing.assert_array_equal(last.logprobs, np.float32([-0.5]))
-    assert len({r.seed for r in engine.asked}) == 4
-    assert {(r.max_new_tokens, r.temperature) for r in engine.asked} == {(9, 0.5)}
+    assert len({r.seed for r in engine.requests}) == 4
+    assert {(r.max_new_tokens, r.temperature) for r in engine.requests} == {(9, 0.5)}
 
 
 def test_a_verifier_that_raises_costs_its_own_rollout(tokenizer, tiny_model):

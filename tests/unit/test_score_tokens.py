@@ -132,7 +132,7 @@ def test_the_value_is_the_same_whatever_was_written(split, tiny_model, written):
     (estimate,) = critic.estimate([state()], 0)
     assert estimate.value == pytest.approx(0.75)
     assert estimate.rationales[0].value == int(written) / 10
-    (request,) = critic.runtime.engine.asked  # type: ignore[union-attr]
+    (request,) = critic.runtime.engine.requests  # type: ignore[union-attr]
     ids = estimate.rationales[0].completion_ids
     one, at = split.convert_tokens_to_ids("1"), estimate.rationales[0].score_at
     assert request.probe(ids) == (None if written[0] == "1" else (at, one))
@@ -143,7 +143,7 @@ def test_a_sampled_readout_asks_for_no_probe(split, tiny_model):
     script = lambda request: says_score(split, "8", None)  # noqa: E731
     critic = critic_of(split, tiny_model, script)
     (estimate,) = critic.estimate([state()], 0)
-    (request,) = critic.runtime.engine.asked  # type: ignore[union-attr]
+    (request,) = critic.runtime.engine.requests  # type: ignore[union-attr]
     assert request.probe is None and not request.token_prob_ids
     assert estimate.value == 0.8 and estimate.rationales[0].score_probs is None
 
@@ -152,7 +152,7 @@ def test_one_token_scores_ask_for_no_probe(tokenizer, tiny_model):
     script = lambda request: says(tokenizer, "<answer>10</answer>", np.eye(11)[10])  # noqa: E731
     critic = critic_of(tokenizer, tiny_model, script, readout="expected")
     assert critic.estimate([state()], 0)[0].value == 1.0
-    assert critic.runtime.engine.asked[0].probe is None  # type: ignore[union-attr]
+    assert critic.runtime.engine.requests[0].probe is None  # type: ignore[union-attr]
 
 
 def test_a_warning_where_digits_are_not_tokens_and_only_there(split, tiny_model):

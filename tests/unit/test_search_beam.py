@@ -39,7 +39,7 @@ class Opinion(Critic):
     """Values by the text before the state; keeps what it was asked."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer, self.asked = tokenizer, []
+        self.tokenizer, self.partials = tokenizer, []
 
     def estimate(self, states: list[State], step: int) -> list[Estimate]:
         results = []
@@ -48,7 +48,7 @@ class Opinion(Critic):
             assert (problem.answer, problem.extras, state.rollout.reward) == ("", {}, None)
             prefix = state.rollout.response_ids[: state.start]
             text = self.tokenizer.decode(prefix, skip_special_tokens=True)
-            self.asked.append(text)
+            self.partials.append(text)
             results.append(Estimate(state, OPINION[text]))
         return results
 
@@ -61,10 +61,10 @@ def search(tokenizer: Any, tiny_model: Any) -> Searcher:
         prompt = len(tokenizer.encode("a>"))
         text = tokenizer.decode(request.prompt_ids[prompt:])
         number = row[text] = row.get(text, -1) + 1
-        told_now = STORY[text][number % len(STORY[text])]
+        text_now = STORY[text][number % len(STORY[text])]
         # What ends in a line is what the limit ended there: no token behind it was seen.
-        done = says(tokenizer, told_now)
-        return replace(done, finish="length") if told_now.endswith("\n") else done
+        done = says(tokenizer, text_now)
+        return replace(done, finish="length") if text_now.endswith("\n") else done
 
     actor = runtime_with(ScriptedEngine(script), tokenizer, tiny_model)
     rollout = RolloutConfig(max_completion_length=20)
@@ -82,13 +82,13 @@ def test_beam_search_by_hand(search):
     result = beam_search(search, [PROBLEM], n=4, width=2)
     assert texts(result[0]) == [("e\ny\nans=", 0.9), ("d\nans=", 0.6)]
     # Causal: asked at boundaries only, never after the last segment.
-    assert search.critic.asked == ["", "b\n", "c\n", "d\n", "e\n", "d\nx\n", "e\ny\n", "e\nz\n"]
+    assert search.critic.partials == ["", "b\n", "c\n", "d\n", "e\n", "d\nx\n", "e\ny\n", "e\nz\n"]
 
 
 def test_beam_search_that_judges_ends(search):
     result = beam_search(search, [PROBLEM], n=4, width=2, at="end")
     # The ended d is now worth 0.05, so z (0.3) is kept beside y; z's story is not told.
-    assert search.critic.asked[4:8] == ["d\nx\n", "d\nans=", "e\ny\n", "e\nz\n"]
+    assert search.critic.partials[4:8] == ["d\nx\n", "d\nans=", "e\ny\n", "e\nz\n"]
     assert texts(result[0])[0] == ("e\ny\nans=", 0.7)
 
 
@@ -102,7 +102,7 @@ def test_a_beam_of_one_is_greedy_in_the_critic(search):
     assert texts(result[0]) == [("b\nans=", 0.1)]
 
 
-def told_search(tokenizer: Any, model: Any, story: Any, opinion: Any) -> Searcher:
+def scripted_search(tokenizer: Any, model: Any, story: Any, opinion: Any) -> Searcher:
     """Actor and critic by functions of the text so far; the actor ends where a request says so."""
     prompt = len(tokenizer.encode("a>"))
 
@@ -124,7 +124,7 @@ def told_search(tokenizer: Any, model: Any, story: Any, opinion: Any) -> Searche
 def test_a_response_of_one_segment_has_the_value_of_the_empty_prefix(tokenizer, tiny_model):
     answer = iter(["ans=<eos>", "b\nans=<eos>"])
     opinions = {"": 0.5, "b\n": 0.2}
-    search = told_search(tokenizer, tiny_model, lambda text: next(answer), opinions.__getitem__)
+    search = scripted_search(tokenizer, tiny_model, lambda text: next(answer), opinions.__getitem__)
     assert texts(beam_search(search, [PROBLEM], n=2, width=1)[0]) == [("ans=", 0.5)]
 
 
@@ -140,7 +140,7 @@ def test_a_blank_line_belongs_to_the_segment_before_it(tokenizer, tiny_model):
         queries.append(text)
         return 0.5
 
-    search = told_search(
+    search = scripted_search(
         tokenizer, tiny_model, lambda text: story.get(text) or next(again, "ans=<eos>"), opinion
     )
     [[result]] = beam_search(search, [PROBLEM], n=2, width=1)
@@ -170,7 +170,7 @@ def test_segments_by_length_and_the_response_limit(search, tokenizer):
     result = beam_search(cut, [PROBLEM], n=2)
     assert [len(c.rollout.response_ids) for c in result[0]] == [7]
     assert result[0][0].rollout.finish == "length"
-    assert {r.max_new_tokens for r in actor.engine.asked} == {3, 1}
+    assert {r.max_new_tokens for r in actor.engine.requests} == {3, 1}
 
 
 def zeros(request: Request) -> Any:
@@ -202,7 +202,7 @@ def test_candidates_are_judged_before_their_last_segment_or_after_it(tokenizer, 
     groups = draw(search, [PROBLEM], 2)
     assert values(judged(search, groups, "last")[0]) == [0.9, 0.9]
     assert values(judged(search, groups, "end")[0]) == [0.7, 0.7]
-    assert set(critic.asked) == {"e\ny\n", "e\ny\nans="}
+    assert set(critic.partials) == {"e\ny\n", "e\ny\nans="}
 
 
 def test_a_response_is_the_same_however_many_are_drawn(tokenizer, tiny_model):
@@ -212,10 +212,10 @@ def test_a_response_is_the_same_however_many_are_drawn(tokenizer, tiny_model):
     )
     problems = [PROBLEM, PROBLEM]
     draw(search, problems, 2)
-    few = [r.seed for r in engine.asked]
-    engine.asked.clear()
+    few = [r.seed for r in engine.requests]
+    engine.requests.clear()
     draw(search, problems, 5)
-    many = [r.seed for r in engine.asked]
+    many = [r.seed for r in engine.requests]
     assert few == many[:2] + many[5:7] and len(set(many)) == 10
 
 

@@ -225,18 +225,18 @@ def test_columns_that_cannot_be_read_are_named(tmp_path):
 # --- instruction and home -------------------------------------------------------------------------
 
 SYSTEM, TOOL = {"role": "system", "content": "You add."}, {"role": "tool", "content": "5"}
-TOLD = {"role": "user", "content": "2+3?\n\nBox it."}
+INSTRUCTED = {"role": "user", "content": "2+3?\n\nBox it."}
 ALONE = {"role": "user", "content": "Box it."}
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ([QUESTION], [TOLD]),
-        ([QUESTION, BEGUN], [TOLD, BEGUN]),
-        ([SYSTEM, QUESTION, BEGUN], [SYSTEM, TOLD, BEGUN]),
-        ([QUESTION, BEGUN, QUESTION], [QUESTION, BEGUN, TOLD]),
-        ([QUESTION, BEGUN, QUESTION, TOOL], [QUESTION, BEGUN, TOLD, TOOL]),
+        ([QUESTION], [INSTRUCTED]),
+        ([QUESTION, BEGUN], [INSTRUCTED, BEGUN]),
+        ([SYSTEM, QUESTION, BEGUN], [SYSTEM, INSTRUCTED, BEGUN]),
+        ([QUESTION, BEGUN, QUESTION], [QUESTION, BEGUN, INSTRUCTED]),
+        ([QUESTION, BEGUN, QUESTION, TOOL], [QUESTION, BEGUN, INSTRUCTED, TOOL]),
         ([SYSTEM], [SYSTEM, ALONE]),
         ([SYSTEM, BEGUN], [SYSTEM, ALONE, BEGUN]),
         ([BEGUN], [ALONE, BEGUN]),

@@ -1,4 +1,4 @@
-"""A response as steps: what was asked where, what outcomes say, how it is shown."""
+"""A response as steps: what was judged where, what outcomes say, how it is shown."""
 
 import math
 import sys
@@ -84,11 +84,11 @@ def test_several_rationales_are_kept_apart(run):
     assert step.rationale_logprobs is not None and step.rationale_logprobs[2] is None
 
 
-def test_segments_at_which_nothing_was_asked_are_shown_as_such(run):
+def test_segments_at_which_nothing_was_judged_are_shown_as_such(run):
     one = rollout(ids=(3, 4, 5, 6))
     store(run, [one], [estimate(one, 1, 2, 0.5)])
     steps = run.trajectory(4).steps
-    assert [(s.start, s.end, s.asked) for s in steps] == [
+    assert [(s.start, s.end, s.judged) for s in steps] == [
         (0, 1, False),
         (1, 2, True),
         (2, 4, False),
@@ -99,7 +99,7 @@ def test_a_missing_score_is_bridged_by_the_next_value(run):
     one = rollout()
     store(run, [one], [estimate(one, s, s + 1, v) for s, v in enumerate((0.8, None, 0.1))])
     steps = run.trajectory(4).steps
-    assert steps[1].asked and steps[1].value is None and steps[1].change is None
+    assert steps[1].judged and steps[1].value is None and steps[1].change is None
     assert steps[0].after == 0.1 and run.trajectory(4).worst == 0
 
 
@@ -107,7 +107,7 @@ def test_a_missing_score_is_bridged_by_the_next_value(run):
     ("values", "worst", "fall"),
     [
         ((0.6, 0.5, 0.9, None), 0, 0.1),  # the last score is unreadable
-        ((0.6, 0.5, 0.9), 0, 0.1),  # the last step was not asked
+        ((0.6, 0.5, 0.9), 0, 0.1),  # the last step was not judged
         ((0.5, 0.9, None), None, 0.0),
         ((0.9, 0.85, 0.9, 0.86), None, 0.05),  # less than a score's width is no fall worth a mark
         ((0.9, None, 0.4, 0.3), 0, 0.5),
@@ -163,7 +163,7 @@ def test_estimates_without_rollouts_and_rollouts_without_estimates_are_shown(run
     run.write_rollouts("joint", 2, [one])
     assert run.trajectory(1).prompt is None and run.trajectory(1).steps[0].value == 0.5
     only = run.trajectory(2)
-    assert [(s.text, s.asked) for s in only.steps] == [("a b c", False)]
+    assert [(s.text, s.judged) for s in only.steps] == [("a b c", False)]
 
 
 def test_foreign_rows_are_refused_by_name():

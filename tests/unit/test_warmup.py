@@ -85,8 +85,8 @@ def test_rows_are_asked_as_rl_asks_the_problems_of_the_file_task(tmp_path: Path)
     task = FileTask(str(data), heldout_fraction=0.0, **options)
     (problem, text), tokenizer = of_file(cfg)[0], byte_tokenizer(CHAT)
     assert text == "It is 1."
-    asked = encode_prompt(tokenizer, task.problem("train", 0))
-    assert encode_prompt(tokenizer, problem) == asked
+    prompt = encode_prompt(tokenizer, task.problem("train", 0))
+    assert encode_prompt(tokenizer, problem) == prompt
     (row, *_), _ = Samples(cfg, tokenizer, 200).batch(0)
     assert "You are terse." in texts(tokenizer, row)[0]
 

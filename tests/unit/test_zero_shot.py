@@ -58,7 +58,7 @@ def test_notes_come_first() -> None:
 
 @pytest.mark.parametrize(
     ("name", "used"),
-    [("paper", "paper"), ("prefix-first", "prefix-first"), ("compact", "zero-shot")],
+    [("paper", "paper"), ("compact", "zero-shot")],
 )
 def test_the_runs_prompt_is_used_where_it_explains_the_score(name: str, used: str) -> None:
     assert zero_shot_template(name).name == used

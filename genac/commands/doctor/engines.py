@@ -5,7 +5,7 @@
     on_gpu(result, servers, learners, total)
     on_cpu(servers)             # bytes of main memory
 
-Nothing is started here, and nothing said of speed.
+Nothing is started here, and speed is not predicted.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def served(
     )
 
 
-# --- what is said of them ------------------------------------------------------------------------
+# --- findings -----------------------------------------------------------------------------------
 
 
 def capacity(result: Findings, servers: Sequence[Served], gpu: int | None, elsewhere: bool) -> None:

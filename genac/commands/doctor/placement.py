@@ -57,7 +57,7 @@ def placed(
             learners = memory.total(needs)
             engines.on_gpu(result, servers, learners, whole, gpus, hardware.workers)
         else:
-            free = beside_servers(result, servers, hardware, free)
+            free = memory_left_by_servers(result, servers, hardware, free)
     fits(result, cfg, needs, free, hardware, served, more_processes(hardware, free, ask))
     if gpu_gib is None:
         disk(result, cfg, needs)
@@ -79,7 +79,7 @@ def device_memory(hardware: Hardware, gpu_gib: float | None) -> tuple[int, int] 
     return free // hardware.workers, free
 
 
-def beside_servers(
+def memory_left_by_servers(
     result: Findings, servers: Sequence[engines.Served], hardware: Hardware, free: int
 ) -> int:
     """What servers on a CPU leave to each process."""
@@ -132,7 +132,7 @@ def gpus_needed(hardware: Hardware, servers: Sequence[engines.Served]) -> int:
 
 
 def gpu_count(hardware: Hardware, servers: Sequence[engines.Served], gpu_gib: float | None) -> int:
-    """Of this machine or, where it is asked about another, as many as the run needs at least."""
+    """Of this machine or, where another one is examined, as many as the run needs at least."""
     need = gpus_needed(hardware, servers)
     here = gpu_gib is None and hardware.cluster is None
     return max(need, torch.cuda.device_count()) if here else need

@@ -1,4 +1,4 @@
-"""`genac doctor RECIPE`: what would go wrong in a run, found before anything large is loaded.
+"""`genac doctor RECIPE`: what would go wrong in a run, detected before anything large is loaded.
 
 Every line begins with "ok   ", "warn " or "FAIL ", gives the number and, where bad, the remedy.
 """
@@ -36,7 +36,7 @@ from genac.tasks.check import check
 
 def examine(cfg: RunConfig, gpu_gib: float | None = None) -> tuple[list[str], bool]:
     """The findings about a recipe, and whether none of them is a FAIL. `gpu_gib`: for a run on a
-    GPU of that memory, wherever this is asked."""
+    GPU of that memory, wherever this runs."""
     result = Findings()
     versions(result)
     threads(result, cfg)
@@ -104,7 +104,7 @@ def splits(result: Findings, cfg: RunConfig, task: Task) -> None:
     size, queries = task.size("heldout"), cfg.evaluate.num_problems
     if size and size < queries:
         text = f"evaluate.num_problems is {queries} but there are {size} held-out problems"
-        result.add("warn", f"{text}, which are asked again; lower it to {size}")
+        result.add("warn", f"{text}, which are sent again; lower it to {size}")
 
 
 def gold(result: Findings, cfg: RunConfig, task: Task) -> None:

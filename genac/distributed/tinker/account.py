@@ -1,4 +1,4 @@
-"""Tokens that a Tinker service is asked to compute, by kind, and what they cost.
+"""Tokens that a Tinker service computes, by kind, and what they cost.
 
 mark = LEDGER.mark()
 ...                        # models are built and used

@@ -63,7 +63,7 @@ class Adapter:
         return self.service.create(make, f"a request to publish the {self.role}")
 
     def stepped(self) -> None:
-        """An optimiser step was asked for."""
+        """An optimiser step was requested."""
         self._changes += 1
         self.unpublished += 1
 

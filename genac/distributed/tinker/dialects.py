@@ -16,7 +16,7 @@ from genac.config.run import RunConfig
 
 @dataclass(frozen=True)
 class Dialect:
-    """What a server does with what it is sent. Everything that is False is said at start."""
+    """What a server does with what it is sent. Everything that is False is reported at start."""
 
     sdk: str  # versions of the SDK that speak with it
     any_loss: bool  # cross-entropy takes weights of any sign, so the SDK sends custom losses

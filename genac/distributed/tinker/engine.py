@@ -151,7 +151,7 @@ class TinkerEngine:
             readings.append((place, "token_probs", *read((*prompt, *ids), len(ids))))
             if (probe := request.probe(ids) if request.probe else None) is not None:
                 at, token = probe
-                # The last token only makes a place of which the distribution can be told.
+                # The last token only makes a place of which the distribution is known.
                 probed = (*prompt, *ids[:at], token, token)
                 readings.append((place, "probe_probs", *read(probed, 1)))
         for place, name, ids, future in readings:

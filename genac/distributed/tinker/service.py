@@ -96,7 +96,7 @@ class Service:
             key = key or SELF_HOSTED_KEY
             os.environ.setdefault("TINKER_TELEMETRY", "0")  # such servers have no use for it
         try:
-            # The SDK retries for minutes; what is down at the start is better told at once.
+            # The SDK retries for minutes; what is down at the start is better reported at once.
             self.client, models = within(CONNECT, lambda: opened(cfg.url, key), "at all")
         except (OSError, tinker.TinkerError) as error:
             reason = f"{error!s:.200}"

@@ -37,7 +37,7 @@ def require_vllm(cfg: VllmConfig, roles: tuple[str, ...]) -> None:
 
 @lru_cache
 def version_in(python: str | None) -> str | None:
-    """The version of vLLM beside an interpreter, None = there is none. ValueError for what is no
+    """The version of vLLM next to an interpreter, None = there is none. ValueError for what is no
     interpreter.
     """
     python = python or sys.executable

@@ -18,6 +18,7 @@ from genac.engines.vllm.http import Client, Late, NoAnswer
 from genac.engines.vllm.process import Launch, ServerError, ServerProcess, start
 from genac.engines.vllm.weights import Folders, load_adapter, load_weights
 from genac.prefixes import partition, prefix_groups
+from genac.runs.activity import counted
 
 RESTARTS = 3  # in a row without an answer in between
 T = TypeVar("T")
@@ -159,8 +160,15 @@ class Servers:
         they share.
         """
         results: dict[int, Any] = {}
-        while waiting := [i for i in range(len(requests)) if i not in results]:
-            results |= self._round({i: requests[i] for i in waiting}, send)
+        with counted("sequences", len(requests)) as part:
+
+            def counting(client: Client, request: Request) -> Any:
+                answer = send(client, request)
+                part.advance()
+                return answer
+
+            while waiting := [i for i in range(len(requests)) if i not in results]:
+                results |= self._round({i: requests[i] for i in waiting}, counting)
         return [results[place] for place in range(len(requests))]
 
     def _round(self, requests: dict[int, Request], send: Send) -> dict[int, Any]:
@@ -268,7 +276,7 @@ class Servers:
         if self.own and not stale and not isinstance(error, Late) and self._healthy(place):
             return
         what = "hung" if isinstance(error, Late) else "failed"
-        then = "started again" if self.own else "asked again"
+        then = "started again" if self.own else "tried again"
         warnings.warn(
             f"vLLM's server {place} of the {self.launch.role} {what} ({error}); it is {then} with "
             f"weights {self.version}",

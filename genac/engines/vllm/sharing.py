@@ -1,4 +1,4 @@
-"""One set of servers per role, for models that are asked one after the other.
+"""One set of servers per role, for models that sample one after the other.
 
     with shared_servers():
         ...      # critics of one shape take turns on the same servers, which end here

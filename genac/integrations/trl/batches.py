@@ -45,7 +45,7 @@ def responses_of(
     rewards: Sequence[float | None],
 ) -> list[Response]:
     """The responses of this process, their groups not yet named."""
-    # What the sampler said comes first: it is the policy that the tokens were drawn from.
+    # The sampler's numbers come first: it is the policy that the tokens were drawn from.
     logprobs_BT = output.get("sampling_per_token_logps", output.get("old_per_token_logps"))
     return [
         Response(

@@ -148,7 +148,7 @@ def connect(critic: Any, tokenizer: Any, model: Any) -> InProcess | Service:
 
 
 def opened(critic: Any, tokenizer: Any, model: Any) -> InProcess | Service:
-    """As `connect`, before the critic was asked whose tokens it reads."""
+    """As `connect`, before it is known whose tokens the critic reads."""
     if is_url(critic):
         return Service(Client(critic))
     if isinstance(critic, Client):

@@ -5,8 +5,9 @@ Two methods of GRPOTrainer are wrapped around `super()`, as its maintainers advi
     _calculate_rewards               keeps what the reward functions gave
     _generate_and_score_completions  replaces the (B,) advantages by (B, T), then teaches the critic
 
-Advantages are asked once per generation batch, whatever `num_iterations` and `steps_per_generation`
-are. Only the main process speaks to the critic. An evaluation neither asks nor teaches it.
+Advantages are requested once per generation batch, whatever `num_iterations` and
+`steps_per_generation` are. Only the main process speaks to the critic. An
+evaluation neither asks nor teaches it.
 """
 
 from __future__ import annotations

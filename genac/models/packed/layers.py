@@ -3,7 +3,7 @@
 Transformers' layers pass all tokens through memory once per norm, product, rotation, activation
 and residual, and keep what each of them needs for its gradient. Here the C++ of native/layers.cpp
 takes a few tokens at a time through everything but the attention, and a layer keeps its input, the
-queries, keys and values before norm and rotation, what attention found, the residual behind it and
+queries, keys and values before norm and rotation, attention's output, the residual behind it and
 the two halves of its gated product; the rest is computed again. Under gradient checkpointing it
 keeps its input only. Parameters and their gradients are the model's own.
 
@@ -67,7 +67,7 @@ class Call:
 
 
 class Kept(NamedTuple):
-    """What a backward pass needs beside a layer's input."""
+    """What a backward pass needs besides a layer's input."""
 
     q: Tensor
     k: Tensor

@@ -1,7 +1,7 @@
 // Decoding and reading: many steps of many rows, or whole prompts, in one call. Rows are
 // independent of each other, so a thread takes a few of them, whose keys and values fit into its
 // cache, through all layers and steps, and waits for no other. A row's sums are taken in one order:
-// its result does not depend on the rows beside it. Steps are what Cache.advance and Batch._write
+// its result does not depend on the other rows. Steps are what Cache.advance and Batch._write
 // compute, reading is what Cache.admit does.
 #include <vector>
 

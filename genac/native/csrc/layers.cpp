@@ -176,7 +176,7 @@ static void rope_recompute(const TrainedLayer &l, Int threads) {
     });
 }
 
-// What attention found to the next residual. Without room for `gates` and `ups` they are not kept.
+// From attention's output to the next residual. Without room for `gates` and `ups` they are not kept.
 static void attn_out_mlp_fwd(const TrainedLayer &l, Int threads) {
     Int h = l.hidden, a = l.heads * l.dim, ld = h + SPACE, wide = l.inner + SPACE;
     const Panels out(l.w.out, h, a, false, threads), gate(l.w.gate, l.inner, h, false, threads);
@@ -203,7 +203,7 @@ static void attn_out_mlp_fwd(const TrainedLayer &l, Int threads) {
     });
 }
 
-// Adds what the chunks of a block found for gains and biases, in their order.
+// Adds what the chunks of a block computed for gains and biases, in their order.
 static void add_chunks(float *grad, Int size, const float *parts, Int ld, Int chunks, bool add) {
     if (!grad) return;
     if (!add) memset(grad, 0, size * sizeof(float));

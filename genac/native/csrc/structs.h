@@ -2,7 +2,7 @@
 // same fields in the same order, in genac/native/structs.py; sizes are compared when the library is
 // loaded.
 //
-// Arrays are dense and row-major unless a stride stands beside them. Rows share a prefix.
+// Arrays are dense and row-major unless a stride stands with them. Rows share a prefix.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,8 @@
 """Traces by a model behind an API, or without one: Monte-Carlo scores with the critic's own words.
 
-endpoint: the model is asked about each candidate state; what it writes before its score becomes the
-reasoning. monte_carlo: the score is the rounded mean of K continuations; the untrained critic is
-asked for its reasoning, which is kept where its own score agrees.
+endpoint: the model judges each candidate state; what it writes before its score becomes the
+reasoning. monte_carlo: the score is the rounded mean of K continuations; the untrained critic
+writes the reasoning, which is kept where its own score agrees.
 
 What is not fit to be imitated is dropped, by the first of these that applies, and counted:
 unanswered, refused, unparsable, no_reasoning, disagrees, duplicate, unbalanced.
@@ -43,7 +43,7 @@ REASONS = (
 
 
 def check(cfg: RunConfig) -> None:
-    """Refuses, before anything is computed, an endpoint that could not be asked."""
+    """Refuses, before anything is computed, an endpoint that could not answer."""
     stage = cfg.stages.synthesize
     expected = critic_class(cfg.critic.kind).needs_traces and cfg.stages.sft.epochs
     if stage.oracle != "endpoint" or not expected:
@@ -114,7 +114,7 @@ def words(cfg: RunConfig) -> int:
 
 
 def planned(cfg: RunConfig, actor: Path) -> str:
-    """The dry run: what would be asked, and what it would cost at most. Nothing is asked."""
+    """The dry run: what would be sent, and what it would cost at most. Nothing is sent."""
     inputs = TraceInputs.of(cfg, actor)
     assert inputs.candidates is not None
     endpoint = with_key(inputs.cfg)

@@ -35,8 +35,12 @@ class Trace:
 
 
 def balanced(traces: list[Trace], count: int, seed: int) -> list[Trace]:
-    """At most `count` traces, drawn in turn from (no chance / some chance) x number of lines."""
-    return in_turn(traces, lambda t: (t.score == 0, t.partial.count("\n")), count, seed)
+    """At most `count` traces, drawn in turn from (no chance / some chance) x number of lines.
+
+    No chance is the lowest score: where scores were calibrated, 0 may have become 1.
+    """
+    lowest = min((t.score for t in traces), default=0)
+    return in_turn(traces, lambda t: (t.score == lowest, t.partial.count("\n")), count, seed)
 
 
 def in_turn(

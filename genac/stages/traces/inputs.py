@@ -58,7 +58,7 @@ READS = {
         *CRITIC_QUERY,
     ),
 }
-# A critic that is only asked for its words is the same whatever these are.
+# A critic that only lends its words is the same whatever these are.
 CRITIC_DEFAULTS = (
     "critic.optimizer",
     "critic.loss",
@@ -77,7 +77,7 @@ class TraceInputs(StageInputs):
     actor: Artifact | None = None  # None where the states are candidates of an endpoint
     candidates: CandidateInputs | None = None  # endpoint, monte_carlo
     critic: Artifact | None = None  # monte_carlo: whose words they are
-    prompt: str | None = None  # hash of what the oracle's model is asked with
+    prompt: str | None = None  # hash of what the oracle's model reads
 
     @classmethod
     def of(cls, cfg: RunConfig, actor: Path) -> TraceInputs:

@@ -1,4 +1,4 @@
-"""The states that an oracle is asked about: partial responses of the actor, chosen before anything
+"""The states that an oracle judges: partial responses of the actor, chosen before anything
 is paid for, and kept, so that a resumed command asks about the same ones.
 """
 
@@ -38,7 +38,7 @@ from genac.types import Problem, State
 @dataclass(frozen=True)
 class Candidate:
     """A partial response; `returns` is the mean reward of the responses through it, `value` the
-    mean over fresh continuations (None where none was asked for, or none could be scored)."""
+    mean over fresh continuations (None where none was requested, or none could be scored)."""
 
     problem: dict[str, Any]
     partial: str
@@ -66,7 +66,7 @@ class CandidateInputs(StageInputs):
     stage = "candidates"
 
     actor: Artifact
-    count: int  # states that are asked about
+    count: int  # states that are judged
 
     @classmethod
     def of(cls, cfg: RunConfig, actor: Path) -> CandidateInputs:
@@ -81,14 +81,14 @@ class CandidateInputs(StageInputs):
 
 
 def candidates(inputs: CandidateInputs) -> list[Candidate]:
-    """The states to be asked about; made unless they exist."""
+    """The states to be judged; made unless they exist."""
     folder = inputs.folder(build)
     rows = [row for _, row in read_lines(folder / "candidates.jsonl")]
     return as_rows(Candidate, rows, folder / "candidates.jsonl")
 
 
 def build(inputs: CandidateInputs, run: Run) -> None:
-    """Roll out, choose states by outcome and position, value them by continuations if asked to."""
+    """Roll out, choose states by outcome and position, value them by continuations if requested."""
     setup = inputs.setup()
     cfg = setup.cfg.stages.synthesize
     group = {"num_generations": cfg.num_generations}

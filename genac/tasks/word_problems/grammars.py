@@ -114,7 +114,7 @@ def pay(draft: Draft, person: Person, state: int, extras: Sequence[str]) -> None
 
 
 def compare(draft: Draft, steps: int) -> None:
-    """Two people: one has more or fewer than the other, both change, one number is asked for."""
+    """Two people: one has more or fewer than the other, both change, one number is the question."""
     rng = draft.rng
     one = draft.person()
     other = draft.person(one)

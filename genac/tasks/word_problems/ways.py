@@ -3,7 +3,7 @@
 Every number and every calculation has a mark: its value with each number of the story replaced by a
 random residue modulo a large prime. Two calculations have the same mark if they are the same
 function of the story's numbers (or by a chance of 1e-17). So `7 + 33` by line 1 and
-`33 - 23` are told apart from `7 + 23`, although nobody says which 7 is meant.
+`33 - 23` are distinguished from `7 + 23`, although nobody says which 7 is meant.
 
 On the way to the answer are the parts of each sum: the terms of `7 + 33 - 23`, any of them added up
 with their signs, or with all signs turned.

@@ -1,6 +1,6 @@
 """Charts as data: what static/charts.js draws with Observable Plot, written into the page as JSON.
 
-Series are told apart by `style`: an index of a colour, a dash pattern and a symbol, so that nothing
+Series differ by `style`: an index of a colour, a dash pattern and a symbol, so that nothing
 depends on colour alone.
 """
 

@@ -1,4 +1,4 @@
-"""What the critic sees: its error beside the trivial baselines, calibration, its scores, and its
+"""What the critic sees: its error, the trivial baselines, calibration, its scores, and its
 curves.
 """
 
@@ -31,7 +31,7 @@ FEWEST = 10  # states of a bin whose mean says something
 
 
 def measured(critic: Mapping[str, Any], key: str = "mse") -> dict[str, Any] | None:
-    """{mean, low, high} of an error, whose interval may lie beside it; None where it is absent."""
+    """{mean, low, high} of an error, whose interval may not hold it; None where it is absent."""
     value = mean(critic.get(key))
     if value is None:
         return None
@@ -71,7 +71,7 @@ def errors(group: Group) -> dict[str, dict[str, Any]]:
 
 
 def error_chart(groups: Sequence[Group]) -> str:
-    """Errors on the panel beside the trivial baselines. The untrained critic, whose error is near 1
+    """Errors on the panel and of the trivial baselines. The untrained critic, whose error is near 1
     as it writes no scores, is left to the table: it would squeeze the others together.
     """
     series = []
@@ -232,7 +232,7 @@ def _panels(groups: Sequence[Group]) -> str:
 
 def _panel(folder: Folder) -> str:
     """The numbers of each version of the critic; those of the trivial baselines hold for the panel
-    before joint training and stand beside the version that it starts from.
+    before joint training and stand next to the version that it starts from.
     """
     critic = part(folder.summary, "critic")
     row = {"untrained": part(part(critic, "stages"), "untrained"), **versions(folder)}

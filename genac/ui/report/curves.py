@@ -64,7 +64,7 @@ CRITIC = (
         zero=0.2,
     ),
     Curve(
-        "Mean value beside mean reward",
+        "Mean value and mean reward",
         {"critic/score_mean": "value", "reward": "reward"},
         "A gap between the two: a biased critic, or one that describes an earlier actor.",
         FRACTION,

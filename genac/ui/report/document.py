@@ -1,7 +1,7 @@
 """`genac report RUN [RUN ...]`: one self-contained HTML file from nothing but the run folders.
 
 The page holds its style, its scripts and its numbers, fetches nothing, and runs no script but its
-own: the browser is told their hashes, so that text of a model could not run even as markup.
+own: the browser gets their hashes, so that text of a model could not run even as markup.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Folder:
         return sorted(self.run.tables(folder), key=lambda key: (order.get(key[0], -1), key[1]))
 
     def table(self, folder: str, key: tuple[str, int], columns: tuple[str, ...]) -> list[dict]:
-        """Some columns of one table; what cannot be read is told of, and left out."""
+        """Some columns of one table; what cannot be read is reported, and left out."""
         try:
             rows, problems = read_checked(self.run.path, folder, key, columns)
         except ValueError as error:

@@ -111,7 +111,7 @@ def _shown(flat: Mapping[str, Any], key: str) -> str:
 
 
 def over_steps(group: Group, stage: str, key: str) -> list[Point]:
-    """A metric over the steps of a stage: of one run with the interval that was logged beside it,
+    """A metric over the steps of a stage: of one run with the interval that was logged with it,
     of several their mean within the lowest and highest.
     """
     first, *others = group.folders

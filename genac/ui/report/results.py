@@ -138,7 +138,7 @@ def _cost_tiles(group: Group) -> list[tuple[str, str, str]]:
 
 
 def ranking(groups: Sequence[Group]) -> str:
-    """Which configuration did best, and which cannot be told from it, in words."""
+    """Which configuration did best, and which do not differ from it clearly, in words."""
     ranked = [(group, result) for group in _ranked(groups) if (result := of_group(group, "after"))]
     if not ranked:
         return "No run has a final evaluation yet."
@@ -153,7 +153,7 @@ def ranking(groups: Sequence[Group]) -> str:
 
 
 def _overlap(value: Mapping[str, Any], top: Mapping[str, Any]) -> bool:
-    """Whether a value cannot be told from the highest one; without intervals nothing can."""
+    """Whether a value may equal the highest one; without intervals any may."""
     return None in (value["high"], top["low"]) or value["high"] >= top["low"]
 
 

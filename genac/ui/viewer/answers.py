@@ -49,8 +49,8 @@ def describe(run: Run, index: Index) -> dict[str, Any]:
 def same_state(
     run: Run, index: Index, address: tuple[str, int, int, int], start: int
 ) -> list[dict[str, Any]]:
-    """What every version of the critic said of one state (same problem, same prefix), newest
-    first; each version of a stage once, where the asked response was judged by it as there.
+    """The judgement of every version of the critic of one state (same problem, same prefix), newest
+    first; each version of a stage once, where the chosen response was judged by it as there.
     """
     group = run.group(*address[:3])
     own = member_of(group, address[3])
@@ -62,7 +62,7 @@ def same_state(
     result: dict[Any, dict[str, Any]] = {}
     for one in responses:
         for state in one.steps:
-            if state.asked and prefix(one, state) in expected:
+            if state.judged and prefix(one, state) in expected:
                 result.setdefault((one.stage, state.critic_version), _judgement(one, state))
     queries = {j: answer for j in run.judges() if (answer := _also(run, index, j, own, start))}
     every = [*result.values(), *queries.values()]
@@ -70,7 +70,7 @@ def same_state(
 
 
 def _also(run: Run, index: Index, judge: str, own: Trajectory, start: int) -> dict[str, Any] | None:
-    """What another critic said of the state, where it was asked (`genac eval states`)."""
+    """Another critic's judgement of the state, where there is one (`genac eval states`)."""
     folder = run.judged(judge)
     if not run.table_path(folder, own.stage, own.step).exists():
         return None
@@ -81,7 +81,7 @@ def _also(run: Run, index: Index, judge: str, own: Trajectory, start: int) -> di
         return None
     index.note((own.stage, own.step), group[0].problems)
     steps = (s for one in group if one.member == own.member for s in one.steps)
-    answer = next((s for s in steps if s.start == start and s.asked), None)
+    answer = next((s for s in steps if s.start == start and s.judged), None)
     return None if answer is None else _judgement(own, answer, judge)
 
 

@@ -25,7 +25,7 @@ from genac.ui.viewer.filters import Filters
 
 Key = tuple[str, int]  # stage, step
 FOLDERS = ("rollouts", "estimates")
-# Nothing is written beside the run or fetched: no spilling to disk, no extensions.
+# Nothing is written into the run or fetched: no spilling to disk, no extensions.
 SETTINGS = {
     "memory_limit": "256MB",
     "temp_directory": "",

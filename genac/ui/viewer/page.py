@@ -1,7 +1,7 @@
 """The page's files, and the page as one file: with its scripts, style and answers, for sending.
 
 Scripts are modules that import each other by name. In one file each becomes a function that returns
-what it exports; the browser is told the hash of the whole, so that nothing else can run.
+what it exports; the browser gets the hash of the whole, so that nothing else can run.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def row(one: Trajectory) -> dict[str, Any]:
     """A line of the list."""
     fall = None if one.worst is None else -(one.steps[one.worst].change or 0.0)
     keys = ("stage", "step", "group", "member", "problem_id", "reward", "finish")
-    states = [step for step in one.steps if step.asked]
+    states = [step for step in one.steps if step.judged]
     return {key: getattr(one, key) for key in keys} | {
         "prompt": one.prompt and one.prompt[:SNIPPET],
         "missing": sum(step.value is None for step in states),

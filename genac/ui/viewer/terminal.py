@@ -85,7 +85,7 @@ def listing(console: Console, page: dict[str, Any]) -> None:
 
 
 def response(console: Console, one: Trajectory, tokens: bool = False) -> None:
-    """Problem, then each step under the value that was asked before it and the reasoning; with
+    """Problem, then each step under the value before it and the reasoning; with
     `tokens` those of both.
     """
     console.print(Text(printable(one.problem_id), style="bold"))
@@ -105,7 +105,7 @@ def response(console: Console, one: Trajectory, tokens: bool = False) -> None:
             console.print(Text(printable(_indented(step.rationale)), style="dim"))
         if tokens:
             drawn(console, "the actor's tokens", one.tokens_of(step))
-            if step.asked:
+            if step.judged:
                 drawn(console, "the critic's tokens", step.drawn_rationale())
 
 

@@ -13,7 +13,7 @@ def tree(group: Sequence[Trajectory]) -> list[dict[str, Any]]:
     """The responses of a group with shared prefixes once: nodes in drawing order.
 
     A node is a segment: `id`, `parent` (None at the root), `depth`, `text`, `members` through it,
-    `values` asked before it (one per member that was judged there) and, where a response ends with
+    `values` before it (one per member that was judged there) and, where a response ends with
     it, `ends`: [{member, reward}].
     """
     nodes: dict[Any, dict[str, Any]] = {}

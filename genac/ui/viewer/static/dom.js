@@ -27,9 +27,9 @@ export const isMiddling = (value) => value > 0.28 && value < 0.7;
 export const ink = (value) => (isMiddling(value) ? "var(--ink-mid)" : "var(--ink-end)");
 
 // A chip with the value's number on its colour; what has no value says so.
-export function chip(value, asked = true) {
+export function chip(value, judged = true) {
   if (value === null) {
-    return el("span", { class: "chip none", text: asked ? "missing" : "-" });
+    return el("span", { class: "chip none", text: judged ? "missing" : "-" });
   }
   const node = el("span", { class: "chip", text: value.toFixed(2) });
   node.style.background = colour(value);

@@ -45,9 +45,9 @@ function chosen(form) {
 // Loads the page of the address. `again` loads it although the filters did not change.
 export async function load(again = false) {
   const address = current();
-  const asked = { sort: SORT, ...address };
+  const chosen = { sort: SORT, ...address };
   const query = new URLSearchParams(
-    FILTERS.filter((name) => asked[name]).map((name) => [name, asked[name]]),
+    FILTERS.filter((name) => chosen[name]).map((name) => [name, chosen[name]]),
   ).toString();
   fill(address);
   if (query === loaded && !again) return mark();

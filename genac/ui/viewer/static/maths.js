@@ -5,7 +5,7 @@ import { el, stored } from "./dom.js";
 const LONGEST = 4000; // characters of a formula; longer ones stay text
 const OPTIONS = { output: "html", throwOnError: true, strict: "ignore", trust: false, maxSize: 20, maxExpand: 200 };
 const waiting = [];
-let asked = false;
+let requested = false;
 
 // A node that shows the formula, and its source where KaTeX is absent or cannot read it. `source` is
 // what the model wrote, with its delimiters.
@@ -33,8 +33,8 @@ function set(node, tex, display) {
 }
 
 function load() {
-  if (asked || stored) return; // a page in one file holds it already
-  asked = true;
+  if (requested || stored) return; // a page in one file holds it already
+  requested = true;
   document.head.append(el("link", { rel: "stylesheet", href: "katex/katex.min.css" }));
   document.head.append(el("script", { src: "katex/katex.min.js", onload: () => {
     for (const one of waiting.splice(0)) set(...one);

@@ -1,4 +1,4 @@
-// What the critic said of the selected state: reasoning, score distribution, prompt, tokens.
+// The critic's judgement of the selected state: reasoning, score distribution, prompt, tokens.
 
 import { current, go, link } from "./address.js";
 import { ask, byId, chip, colour, el, place, plain, signed, stored } from "./dom.js";
@@ -28,7 +28,7 @@ export function panel(one, step) {
 // Without a critic there are still the actor's tokens.
 function unjudged(one) {
   const whole = { start: 0, end: one.ids ? one.ids.length : 0 };
-  return el("div", {}, note("No value was asked for this response: no critic, or none of its states was chosen."),
+  return el("div", {}, note("No value was estimated for this response: no critic, or none of its states was chosen."),
     fold("actor", "The actor's tokens: probability and entropy", actorTokens(one, whole)));
 }
 
@@ -205,7 +205,7 @@ function side(label, states, chosen) {
   return { pick, node: el("div", {}, pick, body), place: () => Number(pick.value) + 1 };
 }
 
-const named = (state) => state.judge ? `critic ${state.judge} (asked of ${state.stage} step ${state.step})` : `version ${state.critic_version ?? "?"} (${state.stage} step ${state.step})`;
+const named = (state) => state.judge ? `critic ${state.judge} (judged at ${state.stage} step ${state.step})` : `version ${state.critic_version ?? "?"} (${state.stage} step ${state.step})`;
 
 function judged(state) {
   const node = el("div", { class: "reason" }, prose(state.rationale || "(no reasons)"));

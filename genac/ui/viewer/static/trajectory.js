@@ -87,7 +87,7 @@ function head(one, view) {
       stored ? null : to("history", "over training", "All responses to this problem, step by step (h)"),
       button(isPlain() ? "rendered text" : "plain text", switchText, "Formulas and Markdown, or the characters as written (m)"),
       ...files,
-      button("PNG", () => exportPng(one, selectedStep()), "A picture of this response"),
+      button("PNG", () => exportPng(one, selectedStep()), "A picture to post, 1200 x 630: the selected state, else the one behind the largest fall"),
       button("print", () => window.print())));
 }
 
@@ -115,7 +115,7 @@ function siblings(one) {
 // --- steps ----------------------------------------------------------------------------------------
 
 function steps(one) {
-  const judged = one.steps.some((step) => step.asked);
+  const judged = one.steps.some((step) => step.judged);
   const widest = Math.max(0.1, ...one.steps.map((step) => Math.abs(step.advantage ?? 0)));
   const texts = proseOf(one.steps.map((step) => step.text));
   const list = el("ol", { class: "steps", id: "steps" },
@@ -131,14 +131,14 @@ function steps(one) {
 
 function stepRow(one, step, index, text, widest) {
   const choose = () => go({ state: step.start }, true);
-  const number = el(step.asked ? "button" : "span", { class: "at", type: step.asked ? "button" : null,
-    text: String(index + 1), "aria-pressed": step.asked ? "false" : null,
-    "aria-label": step.asked ? `State before step ${index + 1}, value ${step.value === null ? "missing" : step.value.toFixed(2)}` : null,
-    onclick: step.asked ? choose : null });
+  const number = el(step.judged ? "button" : "span", { class: "at", type: step.judged ? "button" : null,
+    text: String(index + 1), "aria-pressed": step.judged ? "false" : null,
+    "aria-label": step.judged ? `State before step ${index + 1}, value ${step.value === null ? "missing" : step.value.toFixed(2)}` : null,
+    onclick: step.judged ? choose : null });
   const body = el("div", { class: "text" }, text, falls(one, step, index));
-  const node = el("div", { class: step.asked ? "step" : "step not-asked", "data-start": step.start },
-    number, chip(step.value, step.asked), body, advantage(step.advantage, widest));
-  if (step.asked) {
+  const node = el("div", { class: step.judged ? "step" : "step not-judged", "data-start": step.start },
+    number, chip(step.value, step.judged), body, advantage(step.advantage, widest));
+  if (step.judged) {
     // The whole row for the mouse, but not where it marked text.
     node.addEventListener("click", (event) => event.target !== number && getSelection().isCollapsed && choose());
   }
@@ -168,7 +168,7 @@ function advantage(value, widest) {
 
 function selectedStep() {
   if (!data) return null;
-  const judged = data.steps.filter((step) => step.asked);
+  const judged = data.steps.filter((step) => step.judged);
   const start = current().state;
   const selected = judged.find((step) => String(step.start) === start);
   if (selected) return selected;
@@ -183,7 +183,7 @@ function select() {
   if (!list) return;
   const state = byId("state");
   if (state.parentNode.tagName === "LI") list.closest(".split").append(state);
-  list.querySelector(".asked-here")?.remove();
+  list.querySelector(".judged-here")?.remove();
   for (const node of list.querySelectorAll(".step")) {
     const start = Number(node.dataset.start);
     const here = step !== null && start === step.start;
@@ -191,7 +191,7 @@ function select() {
     node.querySelector("button.at")?.setAttribute("aria-pressed", String(here));
     node.parentNode.classList.toggle("unseen", step !== null && start >= step.start);
     if (here) {
-      node.parentNode.prepend(el("div", { class: "asked-here", text: `\u25b8 asked here: the critic has read the ${start ? "steps above" : "problem only"}` }));
+      node.parentNode.prepend(el("div", { class: "judged-here", text: `\u25b8 judged here: the critic has read the ${start ? "steps above" : "problem only"}` }));
       if (NARROW.matches) node.before(state); // next to the step, not below all of them
     }
   }
@@ -209,7 +209,7 @@ function select() {
 }
 
 function judgedSteps() {
-  return data ? data.steps.filter((step) => step.asked) : [];
+  return data ? data.steps.filter((step) => step.judged) : [];
 }
 
 export function stateBy(by) {
@@ -218,7 +218,7 @@ export function stateBy(by) {
   const next = steps[Math.min(steps.length - 1, Math.max(0, at + by))];
   if (!next) return;
   go({ state: next.start }, true);
-  byId("steps")?.querySelector(".asked-here")?.scrollIntoView({ block: "nearest" });
+  byId("steps")?.querySelector(".judged-here")?.scrollIntoView({ block: "nearest" });
   byId("steps")?.querySelector(".step.selected")?.scrollIntoView({ block: "nearest" });
 }
 
