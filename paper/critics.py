@@ -73,8 +73,10 @@ def judged(
     num_samples: int | None = None,
 ) -> dict[str, Any]:
     """One critic on one panel. `critic` is a folder, or a critic without a model of its own:
-    oracle, actor_likelihood, monte_carlo, hindsight or rate. `rate` is the success rate it is told
-    (None: nothing); `num_samples` are rationales per state (None: as many as in training)."""
+    oracle, actor_likelihood, monte_carlo, hindsight or rate. `rate` is the success rate that its
+    prompt states (None: nothing); `num_samples` are rationales per state (None: as many as in
+    training).
+    """
     cfg = RunConfig(**config)
     setup = Setup.of(cfg)
     runtime = setup.actor(actor)

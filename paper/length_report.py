@@ -199,7 +199,7 @@ def text(plan: Plan, figures: dict[str, Any], shifts: Sequence[str]) -> str:
         "Updates of SFT by seed: "
         + "; ".join(f"{arm} {counts}" for arm, counts in figures["sft_updates"].items())
         + ".",
-        "A generative critic is told the actor's success on each panel, a head is told nothing. "
+        "A generative critic knows the actor's success on each panel, a head does not. "
         "Every value is the mean of two rationales, or of two passes with notes, and their tokens "
         "count twice. The local engine keeps no keys and values between the notes of a response. "
         "So it reads the text so far again for each note.",

@@ -166,7 +166,7 @@ def judge(
     critics: dict[tuple[str, str, int], dict[str, str]],
     mean_rate: float,
 ) -> list[Judged]:
-    """Every critic on the panel of every unmet actor it can be asked about, after both stages."""
+    """Every critic on the panel of every unmet actor that it can judge, after both stages."""
     jobs: list[tuple[str, str, int, str, int]] = []
     items: list[dict[str, Any]] = []
 
@@ -205,7 +205,7 @@ def outlook(config: dict[str, Any], met: list[dict[str, Any]]) -> dict[str, floa
     the unmet actor's panel, as means:
     `variance`: sum_a w_a (V_a - m)^2, the value's variance between met actors given the prefix;
     `from_met`: (V - m)^2, what m errs by on the unmet actor, whose value is V;
-    `from_met_blind`: the same with equal weights, as if a prefix told nothing of its actor.
+    `from_met_blind`: the same with equal weights, as if a prefix showed nothing of its actor.
     """
     setup = Setup.of(RunConfig(**config))
     owner = str(setup.cfg.actor.model_name_or_path)

@@ -234,7 +234,7 @@ def conclusions(forms: Any, names: list[str], figures: Any) -> list[str]:
     expected = {
         "Variance of the value between the met actors at an equal prefix": "variance",
         "Error of a perfect critic of the met actors without ICC": "from_met",
-        "The same if a prefix told nothing of its actor": "from_met_blind",
+        "The same if a prefix showed nothing of its actor": "from_met_blind",
     }
     biases = "; ".join(
         f"{form}: " + ", ".join(f"{n} {shown(forms[form]['bias'][n])}" for n in names)

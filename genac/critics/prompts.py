@@ -51,7 +51,7 @@ class Template:
     version: int
     text: str
     icc: str  # filled with size and rate, and put where {icc} stands
-    hashed_as: str = ""  # the name under which critics were trained with this text, if another
+    hashed_as: str = ""  # in place of the name, which does not count
     system: str = ""  # message of a chat; without a chat template it stands before the text
     chat: bool = True  # rendered by the tokenizer's chat template, where it has one
 

@@ -14,15 +14,7 @@ import pytest
 from genac.config.tracking import TrackingConfig
 from genac.runs import trackers
 
-
-@pytest.fixture(autouse=True)
-def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trackers keep their files in the test's folder and ask no server."""
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/mlruns")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+pytestmark = pytest.mark.usefixtures("trackers_at_home")
 
 
 LINES = [("critic_sft", 0, {"loss": 2.0}), ("joint", 0, {"reward": 0.5, "critic/mse": 0.25}),

@@ -19,15 +19,7 @@ from genac.runs.sinks import Place, Table
 from genac.runs.store import Run
 from genac.stages.pipeline import train
 
-
-@pytest.fixture(autouse=True)
-def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trackers keep their files in the test's folder and ask no server."""
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/mlruns")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+pytestmark = pytest.mark.usefixtures("trackers_at_home")
 
 
 class Kept:
