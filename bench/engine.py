@@ -310,5 +310,5 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    given = arguments()
-    vllm_worker(json.loads(given.vllm_worker)) if given.vllm_worker else main(given)
+    args = arguments()
+    vllm_worker(json.loads(args.vllm_worker)) if args.vllm_worker else main(args)

@@ -7,13 +7,14 @@ computes gradients: it holds both. *ray* is one of Ray's own processes (raylet, 
 monitor). The *controller* is the command itself, which is then started again, as it is where it
 ended with a Ray that was killed. Recovered: the run came to its end. Equal: metrics and weights are
 those of a run that nobody killed. Seconds: from a kill until a step is logged that was not logged
-before it. Left: processes, files and shared memory ten seconds after the end. FILE has a line per
-run; what it holds is not run again.
+before it. Left: processes, files and shared memory that was there at a kill, ten seconds after the
+end. FILE has a line per run; what it holds is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import json
 import os
@@ -38,6 +39,7 @@ sys.path += [str(HERE), str(HERE / "tests" / "support")]
 from micro import MICRO, results, weights  # noqa: E402
 
 from genac.config.algorithms import merge  # noqa: E402
+from genac.engines.vllm.guardian import shared_by  # noqa: E402
 from genac.runs.store import Run  # noqa: E402
 
 WORKERS = {"worker": "ray::Host", "engine": "ray::Host.generate", "learner": "ray::Host.step_on"}
@@ -60,6 +62,7 @@ class Job:
         folder.mkdir(parents=True, exist_ok=True)
         self.recipe.write_text(yaml.safe_dump(merge(recipe, places)))
         self.starts = 0
+        self.shared: set[str] = set()  # files in /dev/shm
         self.start()
 
     def start(self) -> None:
@@ -117,14 +120,20 @@ class Job:
             time.sleep(0.05)
         return self.process.poll() == 0
 
-    def left(self, shared: set[Path]) -> list[str]:
+    def look(self) -> None:
+        """Notes the shared memory that its processes have now: a killed one may leave it."""
+        for pid in self.processes():
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                self.shared |= shared_by(pid)
+
+    def left(self) -> list[str]:
         end = time.monotonic() + REST
         files = lambda: [f for f in self.temporary.iterdir() if f.name != TORCH]  # noqa: E731
         while time.monotonic() < end and (self.processes() or files()):
             time.sleep(0.1)
         result = [text[:60] for text in self.processes().values()]
         result += [str(file) for file in files()]
-        result += [str(file) for file in set(Path("/dev/shm").glob("plasma*")) - shared]
+        result += [file for file in self.shared if Path(file).exists()]
         shutil.rmtree(self.temporary, ignore_errors=True)
         return result
 
@@ -147,7 +156,7 @@ def one(
     make: Callable[[Path], Job], folder: Path, kind: str, number: int, kills: int, within: float
 ) -> dict[str, Any]:
     """A run with some kills, each at most `within` seconds after the last; seeded by its number."""
-    draw, shared = random.Random(f"{kind}/{number}"), set(Path("/dev/shm").glob("plasma*"))
+    draw = random.Random(f"{kind}/{number}")
     whole = folder / "whole"
     target = folder / f"{kind}-{number}"
     shutil.rmtree(target, ignore_errors=True)
@@ -158,25 +167,24 @@ def one(
     ok = job.await_step(0)
     while ok and len(killed) < kills and job.process.poll() != 0:
         time.sleep(draw.uniform(0, within))
-        logged, victims = job.steps, job.victims(kind)
-        while not victims and job.process.poll() is None:
+        job.look()
+        while not (victims := job.victims(kind)) and job.process.poll() is None:
             time.sleep(draw.uniform(0, 0.1))
-            logged, victims = job.steps, job.victims(kind)
         if not victims:  # it has ended, with or without a result
-            ok = job.await_step(logged)
+            ok = job.await_step(job.steps)
             continue
         pid, name = draw.choice(sorted(victims))
-        begin = time.monotonic()
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
+        begin, logged = time.monotonic(), job.steps
         killed.append(name)
         ok = job.await_step(logged)
         seconds.append(time.monotonic() - begin)
     ok = ok and job.finish()
     equal = ok and same(Run.open(target / "run"), Run.open(whole / "run"))
-    left = job.left(shared)
+    left = job.left()
     if job.process.poll() is None:
         job.process.kill()
     return {
@@ -231,7 +239,7 @@ def measure(args: argparse.Namespace, make: Callable[[Path], Job], kinds: Sequen
         job = make(folder / "whole")
         if not job.finish():
             raise RuntimeError(f"the run that nobody killed failed; see {job.folder / 'log.txt'}")
-        job.left(set())
+        job.left()
     for kind in kinds:
         done = [row for row in rows if row["kind"] == kind]
         left = args.kills - sum(len(row["killed"]) for row in done)

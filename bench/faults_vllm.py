@@ -3,7 +3,8 @@
     python bench/faults_vllm.py --python .vllm-env/bin/python --results FILE [--kills 20]
 
 The actor of a GenAC run is sampled on vLLM. A kill is one of a server's processes, drawn at random,
-at a random moment at which it answers. As in bench/faults.py: a run that has come to its end is
+at a random moment at which it answers: *main* answers requests, *engine* computes, *tracker* is
+Python's own, whose death is nobody's loss. As in bench/faults.py: a run that has come to its end is
 followed by another one until there are enough kills, FILE has a line per run, and what it holds is
 not run again. Nearly all of the seconds until the next new step are vLLM's start.
 """
@@ -49,7 +50,7 @@ class ServedJob(Job):
     def victims(self, kind: str) -> list[tuple[int, str]]:
         """The processes of servers that answer."""
         groups = [s for g in children(self.process.pid) for s in children(g) if answers(g, s)]
-        return [(pid, kind) for group in groups for pid in members(group)]
+        return [(pid, name_of(pid)) for group in groups for pid in members(group)]
 
 
 def children(pid: int) -> list[int]:
@@ -85,13 +86,23 @@ def members(group: int) -> list[int]:
     return sorted(result)
 
 
+def name_of(pid: int) -> str:
+    """Which of a server's processes it is."""
+    try:
+        text = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return "ended"
+    parts = {"resource_tracker": "tracker", "EngineCore": "engine", "spawn_main": "engine"}
+    return next((name for word, name in parts.items() if word in text), "main")
+
+
 def prepared(folder: Path) -> dict[str, str]:
     """An actor and a critic to start from, made by a run without servers unless they are there."""
     if not (folder / "run" / "done.json").exists():
         job = Job(folder, merge(RECIPE, {"stages": {"joint": {"steps": 1}}}))
         if not job.finish():
             raise RuntimeError(f"the run without servers failed; see {folder / 'log.txt'}")
-        job.left(set())
+        job.left()
     newest = lambda name: str(next((folder / "stages").glob(name)))  # noqa: E731
     return {"actor": newest("base-*/model"), "critic": newest("critic_rl-*/model")}
 

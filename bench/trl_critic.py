@@ -34,7 +34,7 @@ OURS, SERVED = "in process", "service"
 KINDS = {"learn": (GRPO, GENAC), "overhead": (OURS, SERVED)}
 ROWS = 256  # rationales that either critic writes side by side
 DEADLINE = 300.0  # seconds until a server answers
-Spec = dict[str, Any]  # what a process is given
+Spec = dict[str, Any]  # the arguments of a process
 
 
 # --- one training run, in a process of its own ---------------------------------------------------

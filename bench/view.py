@@ -67,7 +67,7 @@ def rows(measured: dict) -> list[list]:
 
 
 def measure(args, folder: Path) -> tuple[dict, dict]:
-    """Opens the run `repeats` times; asks every request that often of each server."""
+    """Opens the run `repeats` times; sends every request that often to each server."""
     seconds = {
         name: [] for name in ("open", "open_cpu", "indexed", "indexed_cpu", "memory_mb", *REQUESTS)
     }

@@ -4,10 +4,9 @@
     python bench/vllm_tokens.py --python .vllm-env/bin/python --model FOLDER   # e.g. SmolLM2-135M
 
 Without --model a model of the arithmetic recipe's shape is sampled, or of the shape that --hidden,
---layers and --heads give. Each round asks both for the
-same: groups of eight requests that share a prompt, as a step's rollouts do. Rates are per second of
-wall clock and of processor time, in which the servers' processes count: on a machine that does
-other work as well, compare the latter.
+--layers and --heads give. Each round sends both the same requests: groups of eight that share a
+prompt, as a step's rollouts do. Rates are per second of wall clock and of processor time, in which
+the servers' processes count: on a machine that does other work as well, compare the latter.
 """
 
 from __future__ import annotations

@@ -214,7 +214,7 @@ def pad(samples: Sequence[Sample]) -> Rows:
 def require_alike(samples: Sequence[Sample]) -> None:
     """ValueError unless all samples of a mini-batch name one loss and carry the same streams.
 
-    Asked of the whole mini-batch: whether a mixture is noticed must not depend on how it falls into
+    For the whole mini-batch: whether a mixture is noticed must not depend on how it falls into
     micro-batches.
     """
     assert all(s.loss == "score" for s in samples if s.scores), "no other loss reads Sample.scores"

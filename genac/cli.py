@@ -112,12 +112,14 @@ def score(arguments: Arguments) -> None:
 
 
 def serve(arguments: Arguments) -> None:
+    from genac.commands.early import require_place
     from genac.serving.options import parser, require_read_only
 
     options = parser()
     args, keys = options.parse_known_args(list(arguments))
     if not args.learn:
         require_read_only(options, args, keys)
+    require_place(args.critic, "critic")
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
@@ -159,19 +161,9 @@ def recipes(arguments: Arguments) -> None:
 
 
 def doctor(arguments: Arguments) -> None:
-    from genac.config.recipes import parse, take_value
+    from genac.commands.doctor.command import doctor as run
 
-    gpu, args = take_value(arguments, "--gpu")
-    memory = gigabytes(gpu)
-    if any(item in ("-h", "--help") for item in args):
-        print("genac doctor alone examines this machine; --gpu GIB asks for a GPU elsewhere.")
-    cfg = parse(args, "genac doctor").cfg if args or gpu else None
-    from genac.commands.doctor.report import examine, examine_machine
-
-    lines, healthy = examine_machine() if cfg is None else examine(cfg, memory)
-    print("\n".join(lines))
-    if not healthy:
-        raise SystemExit(2)
+    run(arguments)
 
 
 def env(arguments: Arguments) -> None:
@@ -179,17 +171,6 @@ def env(arguments: Arguments) -> None:
     from genac.runs.store import environment
 
     print("\n".join(f"{key}: {value}" for key, value in environment().items()))
-
-
-def gigabytes(text: str | None) -> float | None:
-    """The memory that --gpu names, in GiB."""
-    try:
-        size = None if text is None else float(text)
-    except ValueError as error:
-        raise ValueError(f"--gpu {text}: give the GPU's memory in GiB, e.g. --gpu 80") from error
-    if size is not None and size <= 0:
-        raise ValueError(f"--gpu {text}: give the GPU's memory in GiB, e.g. --gpu 80")
-    return size
 
 
 class Verb(NamedTuple):
@@ -283,7 +264,7 @@ def own_paths(arguments: Arguments) -> list[str]:
 def main(arguments: Arguments | None = None) -> int:
     """Runs a verb. Exit codes: 0 done, 130 interrupted, 141 nobody reads the output any more, as
     behind `| head`; 2 bad input, a full disk, a server that failed or weights that diverged, which
-    are told in one message without a traceback.
+    are reported in one message without a traceback.
     """
     try:
         code = run_verb(arguments)

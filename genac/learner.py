@@ -37,7 +37,7 @@ Totals = dict[str, float]  # by the name of what was measured or counted
 
 
 class LearnerProtocol(Protocol):
-    """What loops, critics and checkpoints ask of a learner, wherever it runs."""
+    """What loops, critics and checkpoints need of a learner, wherever it runs."""
 
     @property
     def processed_tokens(self) -> int:
@@ -93,7 +93,7 @@ class Learner:
             checkpoint_layers(getattr(model, "causal_lm", model))
         quiet(model)
         # Logits are computed at the trained tokens only, by the head alone. A model that scales,
-        # caps or projects around its head is asked as a whole instead.
+        # caps or projects around its head runs as a whole instead.
         self.plain = head is not None or self._call(lambda: plain_head(model))
         self.shares_prefixes = self.plain  # benchmarks and tests switch it off
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -193,7 +193,7 @@ class Learner:
         return Outputs(scatter(logp_N, chosen_BT), scatter(entropy_N, chosen_BT), score_logits)
 
     def _call(self, compute: Callable[[], Any]) -> Any:
-        """Everything that asks the model passes here: a worker's learner gathers weights first."""
+        """Every forward pass goes through here: a worker's learner gathers weights first."""
         with self._autocast():
             return compute()
 

@@ -86,7 +86,7 @@ def sample(
     size = len(seeds) // len(problems)
     assert size * len(problems) == len(seeds), "seeds are as many for every problem"
     prompts = [encode_prompt(actor.tokenizer, problem) for problem in problems]
-    # The verifier needs to know whether an answer begins as a thought, which only the prompt tells.
+    # The verifier needs to know whether an answer begins as a thought, which only the prompt shows.
     problems = [as_read(actor.tokenizer, p, ids) for p, ids in zip(problems, prompts, strict=True)]
     # Each response is a request of its own: what they share, the engine finds from the tokens.
     limit = cfg.max_completion_length

@@ -70,19 +70,19 @@ class Runtime:
 
     def probe(self, prompt_ids: tuple[int, ...]) -> np.ndarray:
         """(W,) the engine's probabilities of a few tokens after a prompt, or (1,) of the likeliest
-        where it names none. Asked before and after a publish, they show whether it took effect.
+        where it names none. Compared before and after a publish, they show whether it took effect.
         """
         token_probs = tuple(range(min(64, vocabulary(self.model))))
-        ask = Request(prompt_ids, 1, seed=0, temperature=0.0, token_prob_ids=token_probs)
-        answer = self.sampler.generate([ask])[0]
+        request = Request(prompt_ids, 1, seed=0, temperature=0.0, token_prob_ids=token_probs)
+        answer = self.sampler.generate([request])[0]
         return answer.token_probs[0] if answer.token_probs.size else np.exp(answer.logprobs)
 
     def fingerprint(self) -> str:
-        """Tells checkpoints apart: a hash over a few weights of every parameter."""
+        """Identifies a checkpoint: a hash over a few weights of every parameter."""
         return fingerprint(self.model)
 
     def base(self) -> str:
-        """Tells apart the frozen weights under adapters, which fit no others."""
+        """Identifies the frozen weights under adapters, which fit no others."""
         return fingerprint(self.model, frozen=True)
 
     def save_model(self, folder: Path, whole: Mapping[str, Tensor] | None = None) -> None:

@@ -148,8 +148,8 @@ def judge_all(
 ) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """(critic, shift) -> one judged job per seed; trivial baselines are critics too."""
     names = list(dict.fromkeys(c for c, _ in critics))
-    # A generative critic is told the success rate under the shift, which a value head is not: one
-    # row shows what it knows without.
+    # A generative critic is conditioned on the success rate under the shift, a value head is not:
+    # one row shows what it knows without.
     unshifted = plan.values["generative"] + UNSHIFTED_RATE
     jobs = [
         (c, shift, seed)

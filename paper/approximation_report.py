@@ -18,7 +18,7 @@ from paper.verdicts import above, below, brackets, shown, verdict
 
 IN = "none"  # the panel without shift
 UNSHIFTED_RATE = (
-    " (told the rate in distribution)"  # the generative critic's row that is told no more
+    " (with the rate in distribution)"  # the generative critic's row that is conditioned on no more
 )
 
 
@@ -166,7 +166,7 @@ def error_rows(figures: dict[str, Any], heads: Heads) -> list[dict[str, str]]:
         },
         {
             "claim": "generative error below discriminative under every shift",
-            "ours": each(ratios) + "; told the rate in distribution only: " + each(without),
+            "ours": each(ratios) + "; with the rate in distribution only: " + each(without),
             "verdict": verdict(
                 all(below(r, 1) for r in [*ratios.values(), *without.values()]),
                 any(above(r, 1) for r in ratios.values()),
@@ -272,7 +272,7 @@ def comparison(figures: dict[str, Any], best: str) -> str:
     return (
         f"Generative (SFT + RL) to the best value head ({best}): MSE ratio "
         + each(figures["mse_ratio_by_shift"])
-        + ". The same, told the rate in distribution under every shift: "
+        + ". The same, with the rate in distribution under every shift: "
         + each(figures["mse_ratio_without_shifted_rate"])
         + ". AUC gap "
         + each(figures["auc_gap_by_shift"])

@@ -191,7 +191,7 @@ def conditioning(records: Records) -> Claim:
     own = records["transfer"]["transfer_icc_error_difference"]
     problems = records["transfer"]["by_problem"]["error without ICC less error with"]
     return Claim(
-        "Telling the critic the actor's success rate helps (ICC)",
+        "Conditioning the critic on the actor's success rate helps (ICC)",
         "yes",
         f"error {gap([-v for v in own['values']])} on actors that it never met",
         str(len(own["values"])),

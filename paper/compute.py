@@ -34,7 +34,7 @@ def run(plan: Plan) -> Findings:
 def step_cost(arguments: list[str], inputs: str, recipe: dict[str, Any]) -> dict[str, Any]:
     """A job: method -> kind -> cost of a step relative to PPO's.
 
-    `inputs` (a hash of the benchmark) and `recipe` only tell jobs apart.
+    `inputs` (a hash of the benchmark) and `recipe` only identify the job.
     """
     del inputs, recipe
     if not BENCH.exists():

@@ -140,7 +140,7 @@ def regress(inputs: RegressionInputs, run: Run) -> None:
 
 
 class OracleCritic(Critic):
-    """The task's programmatic oracle asked directly: it knows the mathematics, not this actor.
+    """The task's programmatic oracle used directly: it knows the mathematics, not this actor.
 
     It stands where a zero-shot API model would stand.
     """
@@ -200,7 +200,7 @@ def predictor(
     if name == "rate":
         assert rate is not None
         return ConstantCritic(rate)
-    if not (Path(name) / "critic.json").exists():  # no critic yet: a language model, asked as one
+    if not (Path(name) / "critic.json").exists():  # no critic yet: a language model, used as one
         critic = setup.critic(name, actor)
     else:
         critic = load_critic(setup.cfg, Path(name), actor)

@@ -142,7 +142,7 @@ def summary(
             key: [mean_known(step) for step in zip(*(r["critic"][key] for r in runs), strict=True)]
             for key in runs[0]["critic"]
         },
-        # Per seed: where values stand far above returns, the actor may have found what fools them.
+        # Per seed: where values stand far above returns, the actor may exploit them.
         "highest_bias": [highest(r["critic"]["bias"], max(5, steps // 8)) for r in runs],
     }
 

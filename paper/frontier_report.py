@@ -13,7 +13,7 @@ from paper.critics import mean
 from paper.figures import lines
 from paper.pairs import compare
 from paper.plan import Findings, Plan
-from paper.runs import interval, show
+from paper.runs import interval, over_trainings, show
 from paper.verdicts import above, below, brackets, shown, verdict
 
 COSTS = {"tokens": "tokens_per_value", "flops": "flops_per_value"}
@@ -124,11 +124,6 @@ def series(
     alone = [n for n in plan.values["critics"] if n not in plan.values["by_size"]]
     named = joined | {name: [name] for name in alone}
     return {n: [values[m] for m in members] for n, members in named.items() if members}
-
-
-def over_trainings(result: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = result["low"], result["high"]
-    return {"value": result["mean"], "low": low, "high": high, "by_training": result["values"]}
 
 
 def rows(plan: Plan, figures: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -75,7 +75,7 @@ class Jobs:
 
 
 def counted(item: Arguments) -> Arguments:
-    """What tells jobs apart: the arguments, and what the files that a config names hold."""
+    """What identifies a job: the arguments, and what the files that a config names hold."""
     if "config" not in item:
         return item
     from genac.config.run import RunConfig
@@ -102,7 +102,7 @@ def end_with(parent: int) -> None:
 
 
 def one(function: Callable[..., Any], item: Arguments, file: Path, name: str) -> None:
-    """Does one job with the code of commit `name`; what it prints goes to a log beside it."""
+    """Does one job with the code of commit `name`; what it prints goes to a log next to it."""
     log, begin = file.with_suffix(".log"), time.monotonic()
     try:
         with (

@@ -17,8 +17,7 @@ from paper.claims import claims_table
 from paper.headline import headline
 
 BEGIN, END = "<!-- table: written by python -m paper -->", "<!-- end of table -->"
-HEAD = "| claim | ours | verdict | seeds | command (commit) |\n|---|---|---|---|---|\n"
-
+HEAD = "| claim | ours | verdict |\n|---|---|---|\n"
 
 # Choices were made on the seeds of these pages, so their rows are no evidence.
 EXPLORATORY = ("downstream", "regime")
@@ -43,24 +42,22 @@ def replace_table(page: Path, rows: Callable[[], str]) -> bool:
 
 
 def table(folder: Path, order: Sequence[str]) -> str:
-    """One row per claim, in the order of the experiments."""
+    """A table per experiment, in the order of the experiments."""
     result: dict[str, tuple[str, dict[str, Any]]] = {}
     for file in sorted(folder.glob("*.json")):
         record = json.loads(file.read_text())
-        if "rows" in record and "plan" in record:
+        if "plan" in record and record.get("rows"):
             result[file.stem] = record["plan"]["experiment"], record
     names = sorted(result, key=lambda name: (order.index(result[name][0]), name))
-    rows = [
-        row_text(name, result[name][1], row) for name in names for row in result[name][1]["rows"]
-    ]
-    return HEAD + "".join(rows)
+    return "".join(section(name, result[name][1]) for name in names)
 
 
-def row_text(name: str, record: dict[str, Any], row: dict[str, str]) -> str:
-    command = f"`{record['command']}` ({record['commit']})"
-    verdict = f"exploratory: {row['verdict']}" if name in EXPLORATORY else row["verdict"]
+def section(name: str, record: dict[str, Any]) -> str:
+    """The claims of one experiment, under the command that made them."""
     seeds = ", ".join(map(str, record["seeds"]))
+    note = "exploratory: " if name in EXPLORATORY else ""
+    rows = [f"| {r['claim']} | {r['ours']} | {note}{r['verdict']} |\n" for r in record["rows"]]
     return (
-        f"| {row['claim']} | {row['ours']} | {verdict} | {seeds} | [{name}]({name}.md): "
-        f"{command} |\n"
+        f"\n## {name}\n\n[Figures]({name}.md). Seeds {seeds}.\n`{record['command']}` "
+        f"({record['commit']}).\n\n{HEAD}{''.join(rows)}"
     )

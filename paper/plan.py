@@ -2,7 +2,7 @@
 
 A plan is YAML: `experiment` names the module, `recipe` the runs' recipe, `results` the files to
 write (NAME.json, NAME.md, NAME.svg), `folder` where jobs and runs are kept, `seeds`, `processes`,
-`overrides` for every run, and what the experiment itself asks for (see its module).
+`overrides` for every run, and the experiment's own keys (see its module).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from paper.page import update_pages
 
 REQUIRED = ("experiment", "recipe", "results", "folder", "seeds")
 OPTIONAL = ("processes", "overrides")
-# The keys that each experiment asks for, and those that its plan may leave out.
+# The keys that each experiment needs, and those that its plan may leave out.
 EXPERIMENTS: dict[str, tuple[str, str]] = {
     "regime": ("regimes methods", ""),
     "approximation": (
@@ -77,7 +77,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Findings:
-    """What an experiment found: `figures` at the top level of its JSON, rows for the results page,
+    """An experiment's results: `figures` at the top level of its JSON, rows for the results page,
     a paragraph, and drawings by name ("" for the main one)."""
 
     figures: dict[str, Any]

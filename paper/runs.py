@@ -81,6 +81,12 @@ def interval(values: Sequence[float]) -> Interval:
     return {"mean": mean, "low": low, "high": high, "values": list(values)}
 
 
+def over_trainings(result: Interval) -> dict[str, Any]:
+    """An interval over trainings as verdicts read it."""
+    low, high = result["low"], result["high"]
+    return {"value": result["mean"], "low": low, "high": high, "by_training": result["values"]}
+
+
 def ratio_interval(values: Sequence[float]) -> Interval:
     """Geometric mean of ratios over seeds with the t interval of their logarithms."""
     ends = mean_interval(np.log(values))

@@ -12,7 +12,7 @@ from paper.critics import mean
 from paper.figures import dots
 from paper.pairs import compare
 from paper.plan import Findings, Plan
-from paper.runs import interval, ratio_interval, show
+from paper.runs import interval, over_trainings, ratio_interval, show
 from paper.verdicts import above, below, brackets, shown, verdict
 
 OWN = "taught by the actor itself"
@@ -145,12 +145,6 @@ def sums(table: Sequence[Judged]) -> dict[str, Any]:
         for row in table
         if row.stage == "rl"
     }
-
-
-def over_trainings(result: Mapping[str, Any]) -> dict[str, Any]:
-    """An interval over trainings as verdicts read it."""
-    low, high = result["low"], result["high"]
-    return {"value": result["mean"], "low": low, "high": high, "by_training": result["values"]}
 
 
 def verdicts(figures: Mapping[str, Any], table: Sequence[Judged]) -> list[dict[str, str]]:

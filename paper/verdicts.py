@@ -1,7 +1,7 @@
 """When an experiment may say "agrees".
 
 An interval over problems holds the trainings fixed, so it says nothing of their luck: a verdict
-also asks that every training (seed) lies on the same side. Anything else is undecided.
+also needs that every training (seed) lies on the same side. Anything else is undecided.
 """
 
 from __future__ import annotations

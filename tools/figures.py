@@ -100,7 +100,7 @@ def segments() -> str:
     d.text(
         230, 32, "(6 + 3 = 9, 9 * 7 ends in 3, so the second line is wrong; reward r = 0)", MUTED
     )
-    for x, title in ((20, "segment"), (230, "value asked BEFORE it"), (520, "advantage")):
+    for x, title in ((20, "segment"), (230, "value read BEFORE it"), (520, "advantage")):
         d.text(x, 66, title, MUTED)
     values = [value for _, value, _ in RESPONSE] + [0.0]
     for i, (line, value, right) in enumerate(RESPONSE):
@@ -125,9 +125,7 @@ def segments() -> str:
 
 def prefixes() -> str:
     d = Drawing(880, 290, "All states of a response share one prefix, which is read once")
-    d.text(
-        20, 32, "Asked one by one: the prefix is read again for every state", INK, font_weight="600"
-    )
+    d.text(20, 32, "One by one: the prefix is read again for every state", INK, font_weight="600")
     d.text(500, 32, "Shared: each token is read once", INK, font_weight="600")
     parts = (90, 60, 60, 60)
     for state in range(4):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import textwrap
 import types
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
@@ -229,18 +230,19 @@ def help_text(arguments: list[str]) -> str:
     return "" if code else out.getvalue().strip()
 
 
-def alarms_table() -> str:
+def alarms_list() -> str:
     from genac.runs.alarms import RULES
 
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "eq": "="}
-    lines = ["| alarm | rises when | says | remedy |\n|---|---|---|---|\n"]
+    lines: list[str] = []
     for rule in RULES:
         when = f"`{rule.key}` {signs[rule.compare.__name__]} {rule.limit:g}"
         when += f", in bf16 {rule.bf16_limit:g}" if rule.bf16_limit is not None else ""
         when += f", {rule.steps} steps in a row" if rule.steps > 1 else ""
-        cells = (f"`{rule.kind}`", when, escaped(rule.says), escaped(rule.remedy))
-        lines.append(f"| {' | '.join(cells)} |\n")
-    return "".join(lines)
+        text = f"**`{rule.kind}`** ({when}): {rule.says}. Remedy: {rule.remedy}."
+        options: dict[str, Any] = {"break_on_hyphens": False, "break_long_words": False}
+        lines += textwrap.wrap(f"- {text}", 100, subsequent_indent="  ", **options)
+    return "\n".join(lines) + "\n"
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -253,7 +255,7 @@ def pages() -> dict[Path, str]:
     return {
         DOCS / "keys.md": keys_page(),
         DOCS / "cli.md": cli_page(),
-        trouble: f"{before}{BEGIN}\n{alarms_table()}\n{END}{rest.partition(END)[2]}",
+        trouble: f"{before}{BEGIN}\n{alarms_list()}\n{END}{rest.partition(END)[2]}",
     }
 
 

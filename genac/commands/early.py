@@ -2,21 +2,72 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from pathlib import Path
 
-from genac.config.run import RunConfig
+from genac.config.run import HardwareConfig, RunConfig
+from genac.models.reach import at_hand, is_hub_name
 from genac.runs import trackers
 from genac.tasks import make_task
 from genac.tasks.sources import READERS, require_file
 
+ENDPOINT = "openai:"  # begins the name of a critic behind an API
+FILES = (".yaml", ".yml", ".gguf")  # a name that ends so is none of the hub
+
 
 def require_ready(cfg: RunConfig) -> None:
-    """ValueError for a tracker that is not installed, options that the task has not got, and a data
-    file that does not exist.
+    """ValueError for a tracker that is not installed, a GPU that this machine has not got, options
+    that the task has not got, a data file that does not exist, and models out of reach.
     """
     trackers.require(cfg.report_to)
+    require_gpu(cfg.hardware)
     task = cfg.task
     if task.name != "file" or task.path is None:
         make_task(task, cfg.seed)
     elif Path(task.path).suffix in READERS:
         require_file(Path(task.path).expanduser())
+    for role, model in (("actor", cfg.actor), ("critic", cfg.critic)):
+        if model.model_name_or_path:
+            require_place(model.model_name_or_path, f"{role}.model_name_or_path")
+
+
+def require_place(name: str, role: str, on_hub: bool = True) -> None:
+    """ValueError for a path where nothing is, and for a name of the hub that is out of reach.
+    `role`: a verb's argument or a key, "critic" for a saved critic.
+    """
+    place = Path(name).expanduser()
+    if place.exists() or name.startswith(ENDPOINT):
+        return
+    if place.name.startswith("step-") and place.parent.is_dir():
+        return  # a checkpoint by its number, which whoever reads it completes or refuses
+    # Single words are models of the hub's early days, and no critics.
+    named = on_hub and is_hub_name(name) and (role != "critic" or "/" in name)
+    if Path(name).suffix in FILES or not named:
+        places = "a run or a folder with critic.json" if role == "critic" else "a folder or a file"
+        more = ", or owner/name on the hub" if on_hub else ""
+        raise ValueError(f"{role}: there is no {name!r} here; give {places}{more}")
+    at_hand(name)
+
+
+def require_gpu(cfg: HardwareConfig) -> None:
+    """ValueError for `device: cuda` where the machine has no driver of a GPU. What torch makes of a
+    driver is seen later.
+    """
+    if cfg.device != "cuda" or cfg.cluster or cfg.backend == "tinker" or has_driver():
+        return
+    raise ValueError(
+        "hardware.device is 'cuda' but this machine has no driver of a GPU; use 'cpu' or 'auto'. "
+        "'genac doctor RECIPE --gpu GIB' examines a run on a GPU elsewhere"
+    )
+
+
+def has_driver() -> bool:
+    """Whether NVIDIA's or AMD's driver is there, which PyTorch calls cuda both."""
+    if Path("/dev/kfd").exists():
+        return True
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True

@@ -74,7 +74,7 @@ def chosen(run: Run, stage: str, steps: Sequence[int] | None) -> list[tuple[str,
 
 
 def claim(folder: Path, source: Path) -> dict[str, str]:
-    """What tells one critic from another; ValueError where the folder holds another's words."""
+    """What identifies a critic; ValueError where the folder holds another's words."""
     own = {"critic": str(source.resolve()), "card": stable_hash(critic_card(source))}
     if (folder / WRITER).exists() and read_json(folder / WRITER) != own:
         raise ValueError(

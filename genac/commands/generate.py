@@ -107,12 +107,12 @@ def problems_of(args: argparse.Namespace, source: Source) -> list[Problem]:
 
 
 def critic_of(args: argparse.Namespace, source: Source, actor: Runtime) -> GenerativeCritic | None:
-    """The critic of the search, where the search asks one."""
+    """The critic of the search, where the search needs one."""
     if args.search not in NEED_CRITIC:
         return None
     name = args.critic or (args.actor if source.task is not None else None)
     if name is None:
-        raise ValueError(f"--search {args.search} asks a critic for values; name it by --critic")
+        raise ValueError(f"--search {args.search} needs a critic's values; name it by --critic")
     return generative(source.cfg, critic_folder(name), actor, args.rationales)
 
 
@@ -127,7 +127,7 @@ def generative(
     critic = load_critic(cfg, folder, actor)
     if not isinstance(critic, GenerativeCritic):
         raise ValueError(
-            f"the critic in {folder} is not generative; a search asks a generative one"
+            f"the critic in {folder} is not generative; a search needs a generative one"
         )
     card = critic_card(folder)
     critic.restore({k: card[k] for k in ("success_rate", "prompt_hash")})

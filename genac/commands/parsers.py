@@ -19,6 +19,7 @@ def score() -> Parser:
     p.add_argument("critic", help="a run, a critic's folder, a checkpoint, or a name on the hub")
     p.add_argument("problem", help="as text (\\n: a line break, but not before a letter)")
     p.add_argument("partial", help="the solution so far, as text")
+    p.set_defaults(on_hub=("critic",))
     return p
 
 
@@ -102,6 +103,7 @@ def eval_benchmarks() -> Parser:
     )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--output", default=None, help="folder; RUN/benchmarks or ./benchmarks if unset")
+    p.set_defaults(on_hub=("model",))
     return p
 
 
@@ -139,7 +141,7 @@ def eval_solutions() -> Parser:
     )
     p.add_argument("--api-key-env", default="", help="variable that holds the key of openai:...")
     p.add_argument("--out", default=None, help="folder; solutions/CRITIC-FILE if unset")
-    p.set_defaults(dry_run=False)
+    p.set_defaults(dry_run=False, on_hub=("critic",))
     return p
 
 
@@ -160,6 +162,7 @@ def generate() -> Parser:
     p.add_argument("--temperature", type=float)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--json", action="store_true", help="one JSON object per line")
+    p.set_defaults(on_hub=("actor",))
     return p
 
 
@@ -200,9 +203,17 @@ def env() -> Parser:
 
 
 def require(args: argparse.Namespace) -> None:
-    """ValueError for a run that is none, before the models' libraries are imported."""
+    """ValueError for a run that is none, and for a critic or model that is neither here nor within
+    reach, before the models' libraries are imported.
+    """
+    from genac.commands.early import require_place
     from genac.runs.store import Run
 
     for run in (getattr(args, "run", None), *(getattr(args, "runs", ()) or ())):
         if run is not None:
             Run.open(run)
+    for role in ("critic", "actor", "model", "source"):
+        if getattr(args, role, None) is not None:
+            require_place(getattr(args, role), role, role in getattr(args, "on_hub", ()))
+    for critic in getattr(args, "critics", ()):
+        require_place(critic, "critic", on_hub=False)

@@ -113,7 +113,7 @@ def markdown(result: Mapping[str, Any], folder: Path) -> str:
 
 def open_ones(result: Mapping[str, Any]) -> str:
     count = result["unanswered"]
-    return f"; {count} got no answer: the same command asks for them again" if count else ""
+    return f"; {count} got no answer: the same command sends them again" if count else ""
 
 
 def outcome_lines(outcome: Mapping[str, Any]) -> list[str]:

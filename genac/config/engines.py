@@ -6,6 +6,12 @@ from pydantic import Field, field_validator
 
 from genac.config.base import Count, Rate, Section
 
+# Of vllm serve: what requests and their answers depend on.
+FIXED = (
+    *("--served-model-name", "--host", "--port", "--dtype"),
+    *("--logprobs-mode", "--max-logprobs", "--generation-config"),
+)
+
 
 class VllmConfig(Section):
     """vLLM's servers: started here, or running already."""
@@ -36,3 +42,14 @@ class VllmConfig(Section):
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"{url!r} is no address; write it as http://HOST:PORT")
         return [url.rstrip("/").removesuffix("/v1") for url in urls]
+
+    @field_validator("args")
+    @classmethod
+    def _further(cls, args: list[str]) -> list[str]:
+        for text in args:
+            if text.partition("=")[0].replace("_", "-") in FIXED:
+                raise ValueError(
+                    f"{text!r} is set by the run itself, which depends on it; leave it out "
+                    "(hardware.precision decides the data type)"
+                )
+        return args

@@ -184,7 +184,7 @@ class GenerativeConfig(Section):
             return self
         if is_content(self.prompt):
             raise ValueError(
-                "form is 'running', but prompt is a file of your own, which says how to ask about "
+                "form is 'running', but prompt is a file of your own, which is written for "
                 "one state; use prompt paper or compact, or form per_state"
             )
         if self.value_samples is not None:

@@ -208,11 +208,11 @@ def take_options(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 def take_value(arguments: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
     """The value of a flag that is no key of the config, and the arguments without it."""
-    rest, given = list(arguments), value_after(arguments, flag)
-    if given is not None:
-        place = rest.index(flag) if flag in rest else rest.index(f"{flag}={given}")
+    rest, value = list(arguments), value_after(arguments, flag)
+    if value is not None:
+        place = rest.index(flag) if flag in rest else rest.index(f"{flag}={value}")
         del rest[place : place + (2 if rest[place] == flag else 1)]
-    return given, rest
+    return value, rest
 
 
 def value_after(arguments: Sequence[str], flag: str) -> str | None:
@@ -231,7 +231,7 @@ LATEX_N = re.compile(r"(?<!\\)\\n[A-Za-z]+")
 
 def typed_text(text: str) -> str:
     r"""A text of the command line: \n is a line break, unless a letter follows it, as in the
-    LaTeX of \neq and \nu. What is left as it is, is said, since it may have been meant as one.
+    LaTeX of \neq and \nu. What is left gets a warning, since it may have been meant as one.
     """
     if kept := LATEX_N.search(text):
         print(

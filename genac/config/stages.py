@@ -110,11 +110,11 @@ class SynthesizeStage(Section):
         default=6000, description="traces kept, balanced over error and position"
     )
     vary_success_rate: bool = Field(
-        default=True, description="tell the oracle rates over [0, 1] rather than the actor's own"
+        default=True, description="condition the oracle on rates in [0, 1], not the actor's own"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="task option overrides")
     endpoint: EndpointConfig = Field(
-        default_factory=EndpointConfig, description="oracle endpoint: whom to ask"
+        default_factory=EndpointConfig, description="oracle endpoint: the server to query"
     )
     num_requests: int | None = Field(
         default=None,

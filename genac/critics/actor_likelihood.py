@@ -8,7 +8,7 @@ actor goes on with the solution:
 and one whose newest value is wrong is worth 0. There is no sampling, only one forward pass per
 problem. It leaves out that a second error may cancel the first (under a tenth of wrong prefixes on
 `arithmetic`), that an earlier error which was cancelled changes p, and a length limit that cuts the
-solution; the approximation experiment prints its error beside the panel's noise.
+solution; the approximation experiment prints its error next to the panel's noise.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def engine_folder(cfg: RunConfig) -> Path:
 
 
 class Critic:
-    """States in, estimates out. A kind of critic states its facts here; nothing asks for its name.
+    """States in, estimates out. Each class states its facts here; nothing tests its name.
 
     In every step the loop calls `estimate`, then `observe`, then `learn`.
     """
@@ -86,10 +86,10 @@ class Critic:
         raise NotImplementedError
 
     def observe(self, rollouts: Sequence[Rollout]) -> None:
-        """Sees all responses of a step, also those that no value was asked for, before `learn`."""
+        """Sees all responses of a step, also those without a queried state, before `learn`."""
 
     def set_success_rate(self, rate: float | None) -> None:
-        """Tells a conditioned critic the actor's success rate; others take no notice."""
+        """Conditions the critic on the actor's success rate; other critics ignore it."""
 
     def learn(self, estimates: Sequence[Estimate], step: int) -> Metrics:
         """Learns from the outcomes of the estimated states' rollouts, where it learns at all.

@@ -19,7 +19,7 @@ from genac.types import Estimate, Rollout, Sample, State
 
 
 class DiscriminativeCritic(TrainableCritic):
-    """MSE or HL-Gauss head. Its targets are at every state it is asked about, or sparse (SP3O)."""
+    """MSE or HL-Gauss head. Its targets are at every queried state, or sparse (SP3O)."""
 
     reads_actor_tokens = True
 
@@ -117,7 +117,7 @@ class DiscriminativeCritic(TrainableCritic):
 
 
 def starts_of(state: State) -> np.ndarray:
-    """(S,) the response tokens before which the state asks for values."""
+    """(S,) the response tokens before which the state's values are read."""
     return np.arange(state.start, state.end if state.dense else state.start + 1)
 
 

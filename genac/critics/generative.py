@@ -122,7 +122,7 @@ class GenerativeCritic(TrainableCritic):
         return Context(self.actor_size, self.rate.value)
 
     def estimate(self, states: Sequence[State], step: int) -> list[Estimate]:
-        """Identical states are asked once. A prompt beyond the context leaves the value missing."""
+        """Identical states are judged once. Beyond the context a value is missing."""
         unique, index = unique_states(states)
         if self.rate.value is None:  # the first batch sets it: a start at 0 would mislead for long
             self.observe(rollouts_of(states))
@@ -148,7 +148,7 @@ class GenerativeCritic(TrainableCritic):
         none for a prompt that does not fit.
 
         A single seed makes a prompt's rationales depend on its place among the prompts; one seed
-        per prompt makes them its own, whatever it is asked beside.
+        per prompt makes them its own, whatever else is in the batch.
         """
         room, one = self.room, self.cfg.num_samples
         counts = [samples or one] * len(prompts) if isinstance(samples, int) else samples
@@ -178,7 +178,7 @@ class GenerativeCritic(TrainableCritic):
 
     @property
     def room(self) -> int:
-        """Tokens a prompt may have; ValueError where none is left beside the rationale."""
+        """Tokens a prompt may have; ValueError where none is left for the prompt."""
         room = self.runtime.max_length - self.cfg.max_new_tokens
         if room < 1:
             raise ValueError(
@@ -207,7 +207,7 @@ class GenerativeCritic(TrainableCritic):
         if not token_probs.size or not token_probs[at].any():
             return rationale
         # Where 10 is two tokens, what may follow a 1 is needed: known if a 1 was written, else it
-        # was asked for as a counterfactual.
+        # is a counterfactual token of the request.
         behind = token_probs[at + 1] if completion.ids[at] == tokens.one else completion.probe_probs
         probs, after_one = tokens.read(token_probs[at], behind)
         return replace(rationale, score_probs=probs, after_one=after_one)
@@ -236,13 +236,13 @@ class GenerativeCritic(TrainableCritic):
         }
 
     def _lengths(self, estimates: Sequence[Estimate]) -> Metrics:
-        """How often a prompt was too long: not asked at all, or with the middle left out."""
+        """How often a prompt was too long: not judged at all, or with the middle left out."""
         if not estimates:
             return {}
         # A prompt with the middle left out fills its room exactly; hardly any other does.
         full = [any(len(t.prompt_ids) == self.room for t in e.rationales) for e in estimates]
         return {
-            "critic/unasked_rate": float(np.mean([not e.rationales for e in estimates])),
+            "critic/skipped_rate": float(np.mean([not e.rationales for e in estimates])),
             "critic/truncated_rate": float(np.mean(full)) if self.cfg.too_long != "drop" else 0.0,
         }
 
@@ -254,11 +254,11 @@ class GenerativeCritic(TrainableCritic):
         }
 
     def require_prompt(self, result: str | None) -> None:
-        """ValueError where a critic trained under another prompt would be asked with this one."""
+        """ValueError where a critic trained under another prompt would be used with this one."""
         expected = self.prompts.template.hash
         if result != expected and not self.cfg.force_prompt:
             raise ValueError(
-                f"the critic was trained under prompt {result}, this run asks with {expected} "
+                f"the critic was trained under prompt {result}, this run uses {expected} "
                 f"({self.prompts.template.name!r}); set critic.generative.prompt back, start from "
                 "another critic, or set critic.generative.force_prompt to go on anyway"
             )
@@ -269,11 +269,11 @@ class GenerativeCritic(TrainableCritic):
 
 
 def require_per_state(cfg: GenerativeConfig, what: str) -> None:
-    """ValueError where a critic that keeps notes would be asked about single states."""
+    """ValueError where a critic that keeps notes would judge single states."""
     if cfg.form != "per_state":
         raise ValueError(
             f"critic.generative.form is {cfg.form!r}: it reads whole responses from their "
-            f"beginning, and {what} asks about one prompt at a time; use a critic of form "
+            f"beginning, and {what} sends one prompt at a time; use a critic of form "
             "per_state (training, 'genac eval' and 'genac generate' take both)"
         )
 

@@ -3,7 +3,7 @@
 A template is text with the places {problem} and {response}; what the actor wrote is inserted as
 tokens (or as plain text when actor and critic have different tokenizers), never as markup: control
 tokens that the actor sampled are left out, and what it spelled stays ordinary text. The hash of the
-template goes into every checkpoint, because a critic trained under one prompt and asked under
+template goes into every checkpoint, because a critic trained under one prompt and used under
 another is silently wrong.
 """
 
@@ -81,7 +81,7 @@ TEMPLATES = {
 
 @dataclass(frozen=True)
 class Context:
-    """What in-context conditioning tells the critic of the actor; None = conditioning is off."""
+    """What in-context conditioning states about the actor; None = conditioning is off."""
 
     size: str
     rate: float

@@ -23,7 +23,7 @@ Judged = tuple[float, tuple[Rationale, ...]]  # a state's outcome, and the ratio
 
 
 def training_set(estimates: Sequence[Estimate], cfg: GenerativeConfig) -> list[Judged]:
-    """(target, rationales) per state that trains, has a target and was asked; pooled
+    """(target, rationales) per state that trains, has a target and was judged; pooled
     states once.
     """
     states = [e.state for e in estimates]

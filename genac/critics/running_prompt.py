@@ -1,7 +1,7 @@
 """The prompts of a critic that keeps notes, and which prompt a config means.
 
 What stands between problem and response, and behind the response, stands around every further
-segment again. So the instructions, and what is said of the actor, come first and once.
+segment again. So the instructions and the facts about the actor come first, and once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RUNNING = {
 
 
 def prompt_of(cfg: GenerativeConfig) -> Template:
-    """The prompt that a critic of this config is asked with."""
+    """The prompt of a critic of this config."""
     if cfg.form == "running" and cfg.prompt in RUNNING:
         return RUNNING[cfg.prompt]
     return template(cfg.prompt)

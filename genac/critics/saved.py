@@ -1,7 +1,7 @@
 """A critic in the middle of training: the one in a checkpoint that a stage wrote to resume from.
 
     RUN/checkpoints/STAGE/step-000040/critic    its model
-    RUN/checkpoints/STAGE/step-000040/state.json, RUN/config.json    how it was asked
+    RUN/checkpoints/STAGE/step-000040/state.json, RUN/config.json    its prompt
 
 RUN is a run, or the folder of a stage.
 """
@@ -15,13 +15,13 @@ from typing import Any
 from genac import checkpoint
 from genac.runs.files import read_json
 
-CARD = "critic.json"  # how the critic of a folder is asked
+CARD = "critic.json"  # the prompt and settings of a folder's critic
 
 
 def critic_of_checkpoint(name: str | Path) -> Path | None:
     """The critic's folder in the checkpoint that was named (step-40 is step-000040 too); None where
     this is the name of no checkpoint. ValueError where it was dropped, is damaged or unfinished,
-    holds no critic, or does not tell how its critic is asked.
+    holds no critic, or does not name its critic's prompt.
     """
     place = Path(name)
     place = place.parent if place.name == "critic" else place
@@ -36,7 +36,7 @@ def critic_of_checkpoint(name: str | Path) -> Path | None:
         raise ValueError(
             f"{place} is no finished checkpoint; {place.parent} has {finished} (training keeps the "
             f"newest {checkpoint.KEEP}: while it runs, copy what you want to keep to a folder "
-            "beside them that is not named step-...)"
+            "next to them that is not named step-...)"
         )
     if not (place / "critic").is_dir():
         raise ValueError(
@@ -46,8 +46,8 @@ def critic_of_checkpoint(name: str | Path) -> Path | None:
     checkpoint.verify(place, ("critic/", "state.json"))
     if not checkpoint_card(place / "critic"):
         raise ValueError(
-            f"nothing says how the critic in {place} is asked: {run_of(place)} has no config.json "
-            "that names a critic; name the checkpoint inside the run that wrote it"
+            f"nothing names the prompt of the critic in {place}: {run_of(place)} has no "
+            "config.json that names a critic; name the checkpoint inside the run that wrote it"
         )
     return place / "critic"
 
@@ -62,7 +62,7 @@ def critic_card(folder: str | Path) -> dict[str, Any]:
 
 def checkpoint_card(folder: Path) -> dict[str, Any]:
     """What critic.json would say of the critic in a checkpoint; empty for any other folder, and
-    where the run does not tell.
+    where the run does not record it.
     """
     place = folder.resolve().parent
     if folder.name != "critic" or not (place / "state.json").exists():

@@ -133,7 +133,7 @@ def reader_named(name_or_path: str, scores: ScoreTokens | None) -> ScoreReader:
 
 
 def score_tokens(tokenizer: Any) -> ScoreTokens | None:
-    """The score tokens as they stand between the answer tags; None where digits are not told apart
+    """The score tokens as they stand between the answer tags; None where digits are not distinct
     by one token, or 10 is neither one token nor a 1 and a 0.
     """
     # The tags are not encoded alone: many tokenizers write the beginning of a text otherwise.

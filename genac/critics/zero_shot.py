@@ -1,4 +1,4 @@
-"""A model behind an API as a critic or an oracle: prompts as text, and a critic that only asks.
+"""A model behind an API as a critic or an oracle: prompts as text, and an untrained critic.
 
 The prompt is the run's own critic prompt where that one explains the score, else `zero-shot`, which
 says the same in plain words; the oracle's asks for reasoning that another model can learn from. The
@@ -90,7 +90,7 @@ def oracle_prompt(
     answer: str | None = None,
     notes: str = "",
 ) -> str:
-    """What the oracle is asked; `answer` is the reference answer where it may see it."""
+    """The oracle's prompt; `answer` is the reference answer where it may see it."""
     begin, after = ORACLE.text.replace("{words}", str(words)).split("{reference}")
     reference = "" if answer is None else REFERENCE.replace("{answer}", place_free(answer))
     reply = Template(ORACLE.name, ORACLE.version, begin + reference + after, ORACLE.icc)
@@ -105,8 +105,8 @@ def place_free(text: str) -> str:
 
 
 class EndpointCritic(Critic):
-    """Zero-shot values of a model behind an API; identical states are asked once, and whatever was
-    answered before is not asked again. What cannot be read is missing, never 0."""
+    """Zero-shot values of a model behind an API; identical states are sent once, and whatever was
+    answered before is not sent again. What cannot be read is missing, never 0."""
 
     def __init__(
         self, endpoint: Endpoint, chosen: Template, actor: Runtime, size: str | None, file: Path

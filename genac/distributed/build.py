@@ -29,6 +29,7 @@ from genac.hardware import Hardware
 from genac.models.families import family_of
 from genac.models.gguf import is_gguf, require_gguf, spelled
 from genac.models.loading import load_tokenizer
+from genac.models.reach import at_hand
 from genac.runtime import ModelSpec, Runtime
 
 
@@ -111,7 +112,7 @@ def family_name(path: str) -> str | None:
     if is_gguf(path):  # what it becomes is not there yet
         return spelled(require_gguf(Path(path).expanduser())["general.architecture"])
     try:
-        return AutoConfig.from_pretrained(path).model_type
+        return AutoConfig.from_pretrained(at_hand(path)).model_type
     except (OSError, ValueError):
         return None
 

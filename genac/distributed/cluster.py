@@ -31,6 +31,7 @@ PLACED = 60.0  # seconds in which a cluster that has the devices has to free the
 LOOK = 2.0  # seconds between two looks whether it still has them
 SHORT = 20  # characters of a temporary folder that leave room for the names of sockets
 VITAL = ("raylet", "gcs_server")
+RESUME = "What was saved is intact: the same command resumes from the last checkpoint"
 STORE = 2**28  # bytes of shared memory for what is sent; more goes to disk
 # Of a Ray that serves one process: the kernel decides what dies when memory ends, a disk is full
 # when it is full, nobody reads metrics, and workers have the priority of their controller.
@@ -95,7 +96,9 @@ class Session:
             connect(cluster)
 
     def _start(self, workers: int, gpus: int) -> None:
-        """A Ray for this process alone, which nobody else's machine can reach."""
+        """A Ray for this process alone, which nobody else's machine can reach. ChildProcessError
+        where it does not start: on a busy machine the next attempt may succeed.
+        """
         import ray
 
         self._folder = folder = tempfile.mkdtemp(prefix="genac-", dir=short_folder())
@@ -117,6 +120,10 @@ class Session:
                     _node_ip_address="127.0.0.1",
                     _temp_dir=folder,
                 )
+        except Exception as error:  # Ray raises a plain one where its 30 seconds are over
+            self.close()
+            line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            raise ChildProcessError(f"Ray did not start here ({line[0]}). {RESUME}") from error
         except BaseException:
             self.close()
             raise

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genac.distributed import keeper
-from genac.distributed.cluster import Session, needs, require_ray, reserve
+from genac.distributed.cluster import RESUME, Session, needs, require_ray, reserve
 
 if TYPE_CHECKING:  # a worker sets its environment before torch is imported
     from genac.hardware import Hardware
@@ -273,9 +273,6 @@ class Pool:
         remove_placement_group(self._group)
         own = ray.get_runtime_context().get_node_id()
         ended([spot.pid for spot in self.spots if spot.node == own])
-
-
-RESUME = "What was saved is intact: the same command resumes from the last checkpoint"
 
 
 def cause(error: Exception) -> str:

@@ -40,6 +40,7 @@ from genac.models.loading import (
     parameter_count,
 )
 from genac.models.lora import save_adapters
+from genac.models.reach import at_hand
 from genac.models.sharding import fill, root_of, shard, whole_state
 from genac.models.value_head import ValueModel
 from genac.runtime import ModelSpec, Runtime, build_runtime, load_with_head, with_shared_base
@@ -134,7 +135,7 @@ class Worker:
             tokenizer, source = load_with_head(spec, self._hardware)
         else:
             tokenizer = load_tokenizer(spec.path, spec.load.chat_template_kwargs)
-        config = AutoConfig.from_pretrained(spec.path, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(at_hand(spec.path), trust_remote_code=False)
         model = on_meta(config, spec.load.attn_implementation)
         if spec.outputs is not None:
             with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Where an endpoint is and with which key: checked before anything is asked.
+"""Where an endpoint is and with which key: checked before any request.
 
 The config holds the name of an environment variable, never a key, and no message here repeats a
 value that could be one.

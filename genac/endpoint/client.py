@@ -5,7 +5,7 @@
     replies["Is 7 prime?"].text
 
 Every answer is a line of the file as soon as it has arrived, under a hash of all that it depends
-on. What the file holds is never asked again, so a command that was stopped goes on where it was.
+on. What the file holds is never requested again, so a stopped command goes on where it was.
 What happens on a failure:
 
     429, 408, 409, 425, 5xx, time-out, connection cut, a body that is no chat completion
@@ -13,13 +13,13 @@ What happens on a failure:
     401, 402, 404, 405, 407, 3xx, no quota, 403 before any answer
                                     the key, the model or the URL is wrong: stops at once
     403 once another was answered, other 4xx
-                                    this prompt is refused: recorded as such, never asked again
-    an answer without text          recorded with what it holds instead, never asked again
+                                    this prompt is refused: recorded as such, never sent again
+    an answer without text          recorded with what it holds instead, never sent again
     no try helped                   the prompt is left unanswered; after three during whose tries
                                     the server answered nothing else, prompts from anywhere in the
                                     list are tried; after three of these one that was answered is
-                                    asked again, and where it is lost too everything stops. Three
-                                    or more that are left at the end are asked once more
+                                    sent again, and where it is lost too everything stops. Three
+                                    or more that are left at the end are sent once more
 
 The key is read from the environment, sent in one header, and taken out of what the server says: of
 error texts always, of answers if it is too long to be a word of theirs.
@@ -94,12 +94,12 @@ class Endpoint:
         return {p: kept[i] for p in prompts if (i := self.identify(p)) in kept}
 
     def ask(self, prompts: Sequence[str], file: Path) -> tuple[dict[str, Reply], Bill]:
-        """The answers by prompt, and what they took; equal prompts are asked once.
+        """The answers by prompt, and what they took; equal prompts are sent once.
 
         A prompt that no try could get answered is missing from the result. Raises Pointless (a
         ValueError) where going on is; what was answered until then is in the file.
         """
-        assert not self.cfg.dry_run, "a dry run asks nothing"
+        assert not self.cfg.dry_run, "a dry run sends nothing"
         file.parent.mkdir(parents=True, exist_ok=True)
         with alone(file):
             return self._ask(prompts, file)
@@ -132,7 +132,7 @@ class Endpoint:
         return replies, replace(usage, **counts, retries=self._retries)
 
     def _again(self, lost: list[str], file: Path) -> dict[str, Reply | None]:
-        """Asks the lost prompts once more; Pointless where the server has died meanwhile."""
+        """Sends the lost prompts once more; Pointless where the server has died meanwhile."""
         self._lost = self._probes_lost = 0
         fresh = self._all(lost, file, few=True, known=True)
         if self._lost >= HOPELESS:
@@ -141,7 +141,7 @@ class Endpoint:
         return fresh
 
     def _check_alive(self, client: Any) -> None:
-        """Whether prompts are at fault that were lost in a row, or the server: it is asked once
+        """Whether prompts are at fault that were lost in a row, or the server: it is tried once
         more what it has answered before. Raises Pointless where it fails.
         """
         if self._good is not None:
@@ -154,7 +154,7 @@ class Endpoint:
     def _all(
         self, prompts: Sequence[str], file: Path, few: bool, known: bool
     ) -> dict[str, Reply | None]:
-        """Asks all prompts side by side; None for one that could not be answered."""
+        """Sends all prompts concurrently; None for one that could not be answered."""
         results: dict[str, Reply | None] = {}
         waiting = list(reversed(prompts))
         refused, answers = 0, int(known)
@@ -190,7 +190,7 @@ class Endpoint:
         return results
 
     def _next(self, client: Any, waiting: list[str], file: Path) -> tuple[str, Reply | None]:
-        """Asks the next of the waiting prompts. Where the last ones were all lost it is any of
+        """Sends the next of the waiting prompts. Where the last ones were all lost it is any of
         them, a probe: neighbours are alike, and may be at fault where the server is not.
         """
         with self._lock:
@@ -242,7 +242,7 @@ class Endpoint:
         return None
 
     def _failed(self, failure: Retry, number: int) -> None:
-        """Waits before the next try; each kind of failure is told once."""
+        """Waits before the next try; each kind of failure is reported once."""
         reason = self._last = str(failure)
         if failure.after > PATIENCE:
             raise Pointless(
@@ -340,6 +340,6 @@ class Endpoint:
 
 
 def answers_file(root: str | Path, cfg: EndpointConfig) -> Path:
-    """Where the answers of one model under one setting are kept, whoever asks."""
+    """Where the answers of one model under one setting are kept, for any caller."""
     name = re.sub(r"[^A-Za-z0-9.-]+", "_", cfg.model).strip("_.")[-40:]
     return Path(root) / "answers" / f"{name}-{stable_hash(cfg.identity())}.jsonl"

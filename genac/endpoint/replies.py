@@ -22,7 +22,7 @@ CHARACTERS = 3.0  # per token, for estimates; English has about 4, digits and sy
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer as it is kept. `text` is empty where the model said nothing."""
+    """An answer as it is kept. `text` is empty where the model wrote nothing."""
 
     id: str
     text: str = ""
@@ -42,7 +42,7 @@ class Bill:
     """What the answers to some prompts took. Tokens are those that the server reported."""
 
     prompts: int = 0
-    new: int = 0  # asked now; the rest was on disk
+    new: int = 0  # sent now; the rest was on disk
     unanswered: int = 0
     refused: int = 0
     retries: int = 0
@@ -75,7 +75,7 @@ def price(cfg: EndpointConfig, prompt_tokens: int, completion_tokens: int) -> fl
 
 
 def bill(cfg: EndpointConfig, replies: Sequence[Reply], fresh: Sequence[Reply]) -> Bill:
-    """The account of some replies, `fresh` of which were asked for now."""
+    """The account of some replies, `fresh` of which were sent now."""
     return Bill(
         prompts=len(replies),
         new=len(fresh),
@@ -185,7 +185,7 @@ def read_reply(name: str, text: str, clean: Callable[[str], str]) -> Reply:
 
 def spoken(message: dict[str, Any]) -> tuple[str, str]:
     """The text of a message, and why there is none: ("...", "") or ("", "..."). A message that is
-    empty in every way has said nothing, which is an answer: ("", "").
+    empty in every way holds no text, which is an answer: ("", "").
 
     Raises Retry where the content is neither text nor a list of parts.
     """

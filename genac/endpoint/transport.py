@@ -162,14 +162,14 @@ class Transport:
 
 
 def unpacked(content: bytes, encoding: str) -> bytes:
-    """The body as it was before gzip or deflate, which servers use without being asked. Raises
+    """The body as it was before gzip or deflate, which servers use unrequested. Raises
     Retry for other encodings, damaged ones, and more than LARGEST bytes.
     """
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
         return content
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise Retry(f"the answer is packed as {encoding[:40]!r}, which was not asked for")
+        raise Retry(f"the answer is packed as {encoding[:40]!r}, which was not requested")
     unzip = zlib.decompressobj(32 + zlib.MAX_WBITS)  # the header says which of the two it is
     try:
         text = unzip.decompress(content, LARGEST + 1)

@@ -62,9 +62,9 @@ def prompt_ids(problem, partial):
         bos = [i for i in tokenizer.encode("")[:1] if i == tokenizer.bos_token_id]
     ids = list(bos)
     for piece in re.split(r"(\\{{problem\\}}|\\{{response\\}})", text):
-        given = {{"{{problem}}": problem, "{{response}}": partial}}.get(piece)
-        plain = dict(split_special_tokens=True) if given is not None else {{}}
-        piece = piece if given is None else given
+        value = {{"{{problem}}": problem, "{{response}}": partial}}.get(piece)
+        plain = dict(split_special_tokens=True) if value is not None else {{}}
+        piece = piece if value is None else value
         ids += tokenizer.encode(piece, add_special_tokens=False, **plain)
     return ids
 
@@ -76,8 +76,8 @@ def score(problem, partial):
         stop_strings=["</answer>"], tokenizer=tokenizer,
     )
     rationale = tokenizer.decode(done[0, ids.shape[1]:])
-    found = re.findall(r"<answer>\\s*([0-9]{{1,2}})\\s*</answer>", rationale)
-    return (int(found[-1]) / 10 if found and int(found[-1]) <= 10 else None), rationale
+    scores = re.findall(r"<answer>\\s*([0-9]{{1,2}})\\s*</answer>", rationale)
+    return (int(scores[-1]) / 10 if scores and int(scores[-1]) <= 10 else None), rationale
 '''
 
 

@@ -1,4 +1,4 @@
-"""Which activation a layer computes, from what it does: names in a config do not always tell.
+"""Which activation a layer computes, from what it does: names in a config are not reliable.
 
 Gemma's `hidden_act: gelu` means the form with tanh, and a `hidden_activation` that some checkpoints
 carry is read by some versions of transformers only.

@@ -86,7 +86,7 @@ def cache_file() -> Path:
 
 
 def processor() -> str:
-    """The processor's model name, where the system tells."""
+    """The processor's model name, where the system reports it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line for line in lines if line.startswith(("model name", "flags", "Features"))]

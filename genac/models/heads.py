@@ -1,6 +1,6 @@
 """What a model's own weights say of it: its backbone, its LM head, and how wide both are.
 
-Names in a config do not always tell. Composite models keep their text model's numbers in a nested
+Names in a config are not reliable. Composite models keep their text model's numbers in a nested
 config, and a head may scale, cap or project under names of its own.
 """
 
@@ -42,7 +42,7 @@ def positions(config: Any) -> int:
 
 def size(config: Any, *names: str, default: int) -> int:
     """A number of a text config by the first name it has; the largest where layers differ, and the
-    default where it tells no single one.
+    default where it has no single one.
     """
     for name in names:
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from genac.models.heads import positions
+from genac.models.reach import at_hand, is_hub_name
 from genac.models.rope import within_fixed_rotation
 from genac.models.sharding import whole
 from genac.runs.manifest import POINTER
@@ -32,8 +32,9 @@ FAULTS = (
 def load_tokenizer(name_or_path: str, template_kwargs: Mapping[str, Any] | None = None) -> Any:
     """A tokenizer with a padding token; its chat template always gets `template_kwargs`."""
     name_or_path = os.path.expanduser(name_or_path)
+    place = at_hand(name_or_path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"no tokenizer could be loaded from {name_or_path!r} ({first_line(error)}); "
@@ -56,7 +57,7 @@ def load_tokenizer(name_or_path: str, template_kwargs: Mapping[str, Any] | None 
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if template_kwargs:
-        # On the object: whoever renders a prompt of this model asks the template the same way.
+        # On the object: every prompt of this model is rendered in the same way.
         tokenizer.apply_chat_template = functools.partial(
             tokenizer.apply_chat_template, **template_kwargs
         )
@@ -74,10 +75,11 @@ def load_model(
             f"{name_or_path!r} holds no weights: they are at a Tinker service, says its {POINTER}; "
             "set hardware.backend to tinker"
         )
+    place = at_hand(name_or_path)
     try:
-        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
-            name_or_path,
+            place,
             config=with_valid_padding(config),
             dtype=dtype,
             attn_implementation=attention,
@@ -95,8 +97,9 @@ def load_model(
 def load_context(name_or_path: str, tokenizer: Any) -> int:
     """Tokens that a model can read at once, from its config alone."""
     _require_config(name_or_path)
+    place = at_hand(name_or_path)
     try:
-        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no causal LM could be loaded from {name_or_path!r} ({first_line(error)}); "
@@ -107,7 +110,7 @@ def load_context(name_or_path: str, tokenizer: Any) -> int:
 
 def remedy(name: str, local: str) -> str:
     """What to do about a model that cannot be loaded: `local` for a folder, else the hub's."""
-    if Path(name).exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
+    if not is_hub_name(name):
         return local
     return (
         "it is no folder here, so the hub was searched: check the name and the network, set "
@@ -184,7 +187,7 @@ def parameter_count(model: Any) -> int:
 
 
 def fingerprint(model: Any, *, frozen: bool = False) -> str:
-    """Tells checkpoints apart: a hash over a few weights of every parameter, or of every frozen
+    """Identifies a checkpoint: a hash over a few weights of every parameter, or of every frozen
     one.
 
     LoRA's random halves are left out: next to their untrained partners, which are 0, they are noise

@@ -104,7 +104,7 @@ def adapters(model: Any) -> dict[str, Tensor]:
 
 
 def hub_name(name: str) -> str | None:
-    """The base's name where it is the hub's. A folder's would tell where the adapters were made."""
+    """The base's name where it is the hub's. A folder's would show where the adapters were made."""
     return name if name and not Path(name).exists() else None
 
 

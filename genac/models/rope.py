@@ -13,8 +13,8 @@ def within_fixed_rotation(config: Any, limit: int) -> int:
     none that could be trained.
     """
     config = config.get_text_config(decoder=True)
-    given = getattr(config, "rope_parameters", None) or {}
-    kinds = [given, *(kind for kind in given.values() if isinstance(kind, dict))]
+    parameters = getattr(config, "rope_parameters", None) or {}
+    kinds = [parameters, *(kind for kind in parameters.values() if isinstance(kind, dict))]
     fixed = [length for kind in kinds if (length := fixed_length(config, kind)) is not None]
     least = min(fixed, default=limit)
     if least < limit:

@@ -1,7 +1,7 @@
 """One model over the processes of a group: each holds its share of every weight (FSDP2).
 
 A layer's whole weights exist only while it is read. The learner calls the model from inside the
-`Root` that `shard` returns, since it also asks parts of the model by themselves.
+`Root` that `shard` returns, since it also calls parts of the model by themselves.
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ def root_of(model: Any) -> Root | None:
 @torch.no_grad()
 def fill(model: Any, source: Any | None) -> None:
     """Copies the weights and buffers of process 0's `source` (None elsewhere) to all processes."""
-    given = {} if source is None else dict(source.named_parameters())
+    own = {} if source is None else dict(source.named_parameters())
     for name, parameter in model.named_parameters():
         full = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
         if source is not None:
-            full.copy_(given[name])
+            full.copy_(own[name])
         dist.broadcast(full, 0)
         parameter.to_local().copy_(part_of(full, parameter).to_local())
-    given = {} if source is None else dict(source.named_buffers())
+    own = {} if source is None else dict(source.named_buffers())
     for name, buffer in model.named_buffers():
         if source is not None:
-            buffer.copy_(given[name])
+            buffer.copy_(own[name])
         dist.broadcast(buffer, 0)
 
 
@@ -80,7 +80,7 @@ def part_of(full: Tensor, like: DTensor) -> DTensor:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The whole of a tensor; every process has to ask. One that was never split is returned."""
+    """The whole of a tensor; every process has to call it. One that was never split is returned."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

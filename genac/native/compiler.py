@@ -38,8 +38,8 @@ PROBE = "int main() {\n#pragma omp parallel\n    {}\n}\n"
 def compiled() -> Path:
     """Path of the library, compiled on the first use by the first compiler that can; OSError or
     SubprocessError where none does."""
-    given = os.environ.get("CXX")
-    compilers = [given] if given else list(filter(shutil.which, COMPILERS))
+    own = os.environ.get("CXX")
+    compilers = [own] if own else list(filter(shutil.which, COMPILERS))
     if not compilers:
         raise FileNotFoundError(f"none of {', '.join(COMPILERS)} is installed")
     folder = cache_folder()

@@ -54,9 +54,9 @@ def layer_pass(
     """
     loaded = library()
     assert loaded is not None
-    part, given = PASSES[name]
-    names, shapes, optional = given.split(), array_shapes(sizes), OPTIONAL.get(name, ())
-    assert arrays.keys() <= set(names), f"{name} takes {given}"
+    part, arguments = PASSES[name]
+    names, shapes, optional = arguments.split(), array_shapes(sizes), OPTIONAL.get(name, ())
+    assert arrays.keys() <= set(names), f"{name} takes {arguments}"
     pointers = {
         x: pointer(arrays.get(x), torch.float32, shapes[x], x, nullable=x in optional)
         for x in names

@@ -31,7 +31,7 @@ def policy_loss(
 
     With `dual_clip` c > 1 (Ye et al. 1912.09729), J = max(J, c A) where A < 0, so that one token
     which the new policy likes far more than the old one cannot dominate the batch.
-    log ratio is clamped to [-20, 20] before exp. The flags tell where the clip removes the
+    log ratio is clamped to [-20, 20] before exp. The flags mark where the clip removes the
     gradient: `clipped_low_BT` where ratio < 1 - clip_low and A < 0, `clipped_high_BT` where
     ratio > 1 + clip_high and A > 0.
 

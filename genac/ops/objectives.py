@@ -59,7 +59,7 @@ class Outputs:
     """What the model says of a micro-batch: of its tokens, or of the values of its prefixes."""
 
     logprobs_BT: Tensor | None = None  # of the trained tokens, 0 elsewhere
-    entropy_BT: Tensor | None = None  # None where the model's server does not tell it
+    entropy_BT: Tensor | None = None  # None where the model's server does not report it
     score_logits_NV: Tensor | None = None  # at the tokens of scores
     score_probs_NK: Tensor | None = None  # of the tokens that may stand there, in their place
     values_BTK: Tensor | None = None  # entry t is about the prefix ids[: t + 1]

@@ -228,7 +228,11 @@ def bootstrap_interval(
     assert draws >= 1 and 0 < level < 1
     rng = np.random.default_rng(seed)
     picks = rng.integers(len(clusters), size=(draws, len(clusters)))
-    results = [float(statistic(np.concatenate([clusters[i] for i in pick]))) for pick in picks]
+    if statistic is np.mean and clusters[0].ndim == 1:  # needs no concatenation
+        sums, counts = np.array([(x.sum(), len(x)) for x in clusters], dtype=np.float64).T
+        results = sums[picks].sum(1) / counts[picks].sum(1)
+    else:
+        results = [float(statistic(np.concatenate([clusters[i] for i in pick]))) for pick in picks]
     low, high = np.nanquantile(results, ((1 - level) / 2, (1 + level) / 2))
     return float(low), float(high)
 

@@ -7,7 +7,7 @@
     joint 3/60: judging states: 120/512 sequences, 2:10 left
 
 A terminal shows one line that is overwritten and leaves nothing behind; a live bar shows it itself.
-A log gets a line at most every LOG_EVERY seconds. Where nobody said what is being done, as in a
+A log gets a line at most every LOG_EVERY seconds. Where no activity was announced, as in a
 worker process, nothing is shown.
 """
 

@@ -62,7 +62,7 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
 
 
 def status(run: Run, now: float | None = None) -> Status:
-    """What the folder tells; a folder that cannot be read is "unreadable" with the reason."""
+    """What the folder holds; a folder that cannot be read is "unreadable" with the reason."""
     try:
         for name in ("config.json", "summary.json", "metrics.jsonl"):
             if (run.path / name).exists():

@@ -15,7 +15,7 @@ EVERY_SECONDS = 5.0  # at most one plain line in this time
 BLOCKS = "▁▂▃▄▅▆▇█"
 CELLS = 12  # of a sparkline
 ECHO = 4  # columns left free: the ^C that a terminal writes would break a full line in two
-ROOM = 120  # columns that a terminal needs for sparklines beside the numbers
+ROOM = 120  # columns that a terminal needs for sparklines next to the numbers
 
 
 class Progress:
@@ -81,7 +81,7 @@ class Progress:
         self._flush()
 
     def update(self, step: int, **numbers: float | int | str | None) -> None:
-        """`step` steps are done; shows the numbers beside the rate and the time left."""
+        """`step` steps are done; shows the numbers with the rate and the time left."""
         self._done = step
         if not self.enabled:
             return

@@ -127,7 +127,7 @@ class Wandb:
 
 
 class Trackio:
-    """trackio: local first, the same calls as wandb. A run's name is all that tells it from others,
+    """trackio: local first, the same calls as wandb. Only its name identifies a run,
     so that of the config gets the folder's behind it. Tags it knows in the config only.
     """
 

@@ -21,6 +21,7 @@ from genac.critics.generative import GenerativeCritic, require_per_state
 from genac.critics.prompts import Context
 from genac.critics.saved import critic_card
 from genac.hardware import Hardware
+from genac.models.reach import at_hand
 from genac.runs.manifest import require_saved
 from genac.runtime import ModelSpec, build
 from genac.seeding import derive_seed
@@ -135,8 +136,8 @@ class Critic:
         rationales: int | None = None,
         seed: int = 0,
     ) -> Judgement:
-        """Value of a partial response. `problem` is a text or chat messages; `success_rate` tells
-        the critic of the author's strength (without it, the rate at the end of training);
+        """Value of a partial response. `problem` is a text or chat messages; `success_rate` is
+        the author's, which conditions the critic (without it, the rate at the end of training);
         `rationales` are averaged (without it, as many as in training). ValueError where the text
         does not fit the critic's context.
         """
@@ -229,11 +230,14 @@ def local_folder(name: str | Path) -> Path:
     name = Path(name).expanduser() if str(name).startswith("~") else name
     if Path(name).is_dir() or str(name).count("/") != 1 or Path(name).is_absolute():
         return Path(name)
+    place = at_hand(str(name))
+    if Path(place).is_dir():
+        return Path(place)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(name)))
+        return Path(snapshot_download(place))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
         raise ValueError(

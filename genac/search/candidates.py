@@ -38,7 +38,7 @@ class Searcher:
     @property
     def judge(self) -> Critic:
         if self.critic is None:
-            raise ValueError("this search asks a critic for values; name one with --critic")
+            raise ValueError("this search needs a critic's values; name one with --critic")
         return self.critic
 
 

@@ -1,6 +1,6 @@
 """From the responses of a request to what the joint stage works on: groups, rollouts, states.
 
-Text has no tokens of its own, so the actor's tokenizer makes them: they tell states apart, and a
+Text has no tokens of its own, so the actor's tokenizer makes them: they identify states, and a
 splitter cuts at them. A boundary in characters stands before the first token that ends behind it.
 """
 
@@ -149,7 +149,7 @@ class BatchReader:
         """Tokens of a text, and the characters of each."""
         if not getattr(self.tokenizer, "is_fast", False):
             raise ValueError(
-                f"the tokenizer {self.tokenizer.name_or_path!r} does not tell which characters a "
+                f"the tokenizer {self.tokenizer.name_or_path!r} does not report which characters a "
                 "token has; send responses as tokens"
             )
         coded = self.tokenizer(utf8(text), add_special_tokens=False, return_offsets_mapping=True)

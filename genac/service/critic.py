@@ -232,7 +232,7 @@ class LearningCritic:
 
     def lesson_bytes(self, request: Learn) -> bytes:
         """The estimates that a request names, fit for a file; empty where it names none. Any thread
-        may call it, since it asks no model. Errors as `learn`."""
+        may call it, since it runs no model. Errors as `learn`."""
         if request.estimates is None:
             return b""
         estimates, step = self._lesson(request)

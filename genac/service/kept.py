@@ -52,7 +52,7 @@ class Entry:
 
 
 def digest_of(kind: str, request: BaseModel) -> str:
-    """Tells requests of one id apart."""
+    """Distinguishes requests of one id."""
     return hashlib.sha256(f"{kind}\0{request.model_dump_json()}".encode()).hexdigest()[:16]
 
 

@@ -170,7 +170,7 @@ class Guard:
 def without_key(headers: Headers, key: str) -> Response | None:
     """The refusal of a request that does not bring the API key."""
     kind, _, sent = headers.get("authorization", "").partition(" ")
-    # Over bytes, since it takes no other text; in a time that does not tell how much is right.
+    # Over bytes, since it takes no other text; in a time that does not depend on how much is right.
     equal = hmac.compare_digest(sent.strip().encode("latin-1"), key.encode())
     if kind.lower() == "bearer" and equal:
         return None

@@ -75,7 +75,7 @@ class LearningServer:
         names: Sequence[str] = (),
         key: str | None = None,
     ) -> None:
-        """`key`: what a client must bring; None = anybody may ask."""
+        """`key`: what a client must bring; None = any client may call."""
         self.learning, self.scorer = learning, scorer
         self.limits, self.learning_limits = limits, learning_limits
         self.worker = Worker(scorer, limits.max_batch, limits.max_queued)
@@ -166,7 +166,7 @@ class LearningServer:
             return self._refused(error)
         if not message.wait or entry.reply.status != "queued":
             return learnt(entry.reply)
-        late = "GET /learn/{request_id} tells of it, and so does the same request again"
+        late = "GET /learn/{request_id} reports on it, and so does the same request again"
         return await self._reply(asyncio.shield(asyncio.wrap_future(entry.done)), late)
 
     async def status(self, request_id: str) -> Response:

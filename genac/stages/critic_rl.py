@@ -138,7 +138,7 @@ def stage_groups(setup: Setup, world: World, actor: Runtime, step: int) -> list[
 
 
 def states_of(rollouts: list[Rollout], cfg: RunConfig, actor: Runtime) -> list[State]:
-    """The states at which this run asks for values."""
+    """The states at which this run estimates values."""
     if cfg.credit.granularity == "tokens":
         return every_token(rollouts)
     return split(rollouts, cfg.states, actor.tokenizer)

@@ -92,7 +92,7 @@ def train(
 def states_to_value(
     groups: Sequence[Group], critic: Critic, cfg: RunConfig, actor: Runtime, step: int
 ) -> list[State]:
-    """The states whose values are asked; those that train the critic are marked."""
+    """The states whose values are estimated; those that train the critic are marked."""
     if not critic.asks_states:
         return []
     states = states_of([r for group in groups for r in group], cfg, actor)
@@ -111,7 +111,7 @@ def with_reference(samples: Sequence[Sample], reference: Runtime | None) -> list
 
 def publish(actor: Runtime, critic: Critic, version: int, probe: tuple[int, ...]) -> float | None:
     """Hands the new weights to the engines; returns how much the actor's predictions moved, None
-    where its server does not tell.
+    where its server does not report it.
     """
     before = actor.probe(probe)
     actor.publish(version)

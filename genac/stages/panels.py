@@ -1,4 +1,4 @@
-"""Panels on disk: built once per actor, task settings and K, and shared by whoever asks again."""
+"""Panels on disk: built once per actor, task settings and K, and shared by every later caller."""
 
 from __future__ import annotations
 

@@ -97,11 +97,11 @@ def train(cfg: RunConfig, callbacks: Sequence[Any] = ()) -> Path:
             declare_finished(run)
             write_report(run.path)  # which says that the run has ended
             run.attach(REPORT)
-    tell(heard, "on_end", run)
+    notify(heard, "on_end", run)
     return folder
 
 
-def tell(callbacks: Callbacks, hook: str, *args: Any) -> None:
+def notify(callbacks: Callbacks, hook: str, *args: Any) -> None:
     """Calls a hook outside of training, where there is nothing to save first."""
     error = callbacks.call(hook, *args)
     if isinstance(error, StopTraining):
@@ -123,7 +123,7 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str, callbacks: Callbac
         actor = setup.actor(ready.actor)
     panel, no_panel = fixed_panel(early, ready.actor, actor)
     before, report = measured_before(setup, early, run, name, ready, actor, panel)
-    tell(callbacks, "on_evaluate", 0, before.logged())
+    notify(callbacks, "on_evaluate", 0, before.logged())
     # 3 joint training
     with phase(f"loading the critic, {ready.critic}" if ready.critic else "preparing the critic"):
         critic = setup.critic(ready.critic, actor)
@@ -132,7 +132,7 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str, callbacks: Callbac
     # 4 where we arrived
     after = held_out(setup, actor)
     steps = loop.stopped["step"] if loop.stopped else cfg.stages.joint.steps
-    tell(callbacks, "on_evaluate", steps, after.logged())
+    notify(callbacks, "on_evaluate", steps, after.logged())
     if panel is not None and critic.learns:
         with phase(f"the panel and the critic after training: {len(panel.states)} states"):
             later = revalue(panel, actor, early.world, cfg.evaluate.panel_continuations)
@@ -262,7 +262,7 @@ def prepare_until(cfg: RunConfig, verb: str) -> Path | str:
 def critic_report(
     setup: Setup, ready: Prepared, actor: Runtime, panel: Panel | None, success: float
 ) -> dict[str, Any]:
-    """The critic of each stage on the fixed panel, beside the trivial baselines."""
+    """The critic of each stage on the fixed panel, with the trivial baselines."""
     if panel is None or ready.critic is None:
         return {}
     stages = {"untrained": ready.critic_start, "sft": ready.critic_sft, "rl": ready.critic}
@@ -279,7 +279,7 @@ def critic_report(
 def stage_score(
     setup: Setup, path: Path, actor: Runtime, panel: Panel, success: float
 ) -> dict[str, Any]:
-    """One critic on the panel, told the actor's success rate before training."""
+    """One critic on the panel, conditioned on the actor's success rate before training."""
     critic = setup.critic(path, actor)
     critic.set_success_rate(success)
     with phase(f"the critic {path} on the panel: {len(panel.states)} states"):

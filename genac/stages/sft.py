@@ -117,7 +117,7 @@ def trace_sample(critic: GenerativeCritic, trace: Trace) -> Sample:
         if ids:
             prompt = critic.prompts.segment_ids(segment, context)
         else:
-            prompt = critic.prompts.render_ids(problem_of(trace), segment, context, limit)
+            prompt = critic.prompts.render_ids(problem_of(trace.problem), segment, context, limit)
         written = completion_ids(critic, reasoning, score)
         if end != last[0] and written[-1] == critic.runtime.tokenizer.eos_token_id:
             written = written[:-1]  # sampling stops at the tag's text, so no later note sees one

@@ -111,8 +111,8 @@ class ArithmeticTask:
         """Re-derive each step next to the actor's claim, then say what is left and give a score.
 
         The score is a guess: the oracle knows the mathematics, not which operations this actor gets
-        wrong. Told a success rate it assumes equally hard steps, rate ** (fraction remaining);
-        untold it grows confident with progress. Where the newest value is wrong it gives 0. Like
+        wrong. With a success rate it assumes equally hard steps, rate ** (fraction remaining);
+        without it grows confident with progress. Where the newest value is wrong it gives 0. Like
         a sampled answer of an API it varies by a point either way.
         """
         steps, wrong = check_lines(problem, partial)

@@ -91,7 +91,7 @@ def registered(spec: str) -> Callable[..., Any]:
 
 
 def identity(value: Any, seen: set[int]) -> Any:
-    """What tells a function from another one: its source, and the values that it was made with.
+    """What identifies a function: its source, and the values that it was made with.
 
     Of an object that is not plain the type counts alone, as do the globals that a function reads.
     """

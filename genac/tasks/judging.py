@@ -264,7 +264,7 @@ class Concurrent:
             return failure(error)
 
     def step(self, number: int, call: Callable[..., Any], *args: Any) -> Any:
-        """Runs one step of an item, so that the page tells whose step hangs."""
+        """Runs one step of an item, so that a hanging step can be traced to its item."""
         began = self.server.page.write(number)
         try:
             return call(*args)

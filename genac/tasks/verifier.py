@@ -189,7 +189,7 @@ class Slot:
             self.worker = None
 
     def _fill(self, work: Work) -> bool:
-        """Asks as many questions as may be under way; False where there is nothing to wait for."""
+        """Sends as many questions as may be under way; False where there is nothing to wait for."""
         if self._retiring and not self._flying:
             self.stop()
         while not self._retiring and not any(question.care for question in self._flying.values()):

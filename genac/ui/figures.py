@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Okabe and Ito's palette, which colour-blind people can tell apart, then two for large figures.
+# Okabe and Ito's palette, which colour-blind people can distinguish, then two for large figures.
 COLOURS = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#999999"),
     *("#7b3294", "#8c510a"),

@@ -1,7 +1,13 @@
-"""HTML of reports and pages: escaped text, tables, and the style of a plain page."""
+"""HTML of reports and pages: heads, escaped text, tables, and the style of a plain page.
+
+A page holds all that it shows and fetches nothing. The browser gets the hashes of its scripts, so
+that text of a model could not run even as markup.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,9 +21,11 @@ body{margin:0 auto;max-width:1120px;padding:1.5rem;background:var(--bg);color:va
 font:15px/1.5 system-ui,sans-serif}
 h1{font-size:1.6rem;margin:.2rem 0}th{color:var(--muted);font-weight:500;font-size:.85rem}
 """
-# the browser itself is instructed to fetch nothing and to run nothing
-NOWHERE = "default-src 'none'; base-uri 'none'; form-action 'none'"
-POLICY = f"{NOWHERE}; style-src 'unsafe-inline'"
+# Fetch nothing and run nothing, but for what stands in the page itself.
+POLICY = (
+    "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; "
+    "img-src data:; font-src data:"
+)
 
 
 def esc(value: Any) -> str:
@@ -31,12 +39,20 @@ def clip(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]} … ({len(text) - limit} more characters)"
 
 
-def page(title: str, body: str) -> str:
+def page(
+    title: str, body: str, *, style: str = CSS, scripts: Sequence[str] = (), kind: str = ""
+) -> str:
+    """A document: `body` is HTML, `kind` its class, `scripts` the only ones that may run."""
+    hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
+    allowed = " ".join(["; script-src", *(f"'sha256-{x}'" for x in hashes)]) if hashes else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{esc(title)}</title><style>{CSS}</style></head><body>\n{body}\n</body></html>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}{allowed}">'
+        f"<title>{esc(title)}</title><style>{style}</style></head>"
+        f'<body class="{kind}">\n{body}\n'
+        + "".join(f"<script>{script}</script>\n" for script in scripts)
+        + "</body></html>\n"
     )
 
 

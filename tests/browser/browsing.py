@@ -45,7 +45,7 @@ def serving(*arguments: str | Path) -> Iterator[str]:
 
 @contextmanager
 def visiting(chromium: Any, address: str, width: int = 1440, theme: str = "light") -> Iterator[Any]:
-    """An open page; whatever the console or another server is asked for fails the test."""
+    """An open page; a message on the console or a request to another server fails the test."""
     context = chromium.new_context(
         viewport={"width": width, "height": 900 if width > 800 else 844}, color_scheme=theme
     )

@@ -167,6 +167,6 @@ def test_what_training_leaves_in_torchs_cache_counts_as_free(device):
     block = torch.empty(2**30, dtype=torch.uint8, device=device)
     del block
     assert torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device) >= 2**30
-    # Other processes may test on the same GPU meanwhile: both are asked at once.
+    # Other processes may test on the same GPU meanwhile: both are measured at once.
     result, unused = free_memory(device), torch.cuda.mem_get_info(device)[0]
     assert result - unused > 0.75 * 2**30

@@ -18,7 +18,8 @@ from genac.cli import main
 from genac.config.algorithms import merge
 from genac.config.recipes import resolve
 from genac.runs.store import Run
-from genac.stages.pipeline import train
+from genac.stages.pipeline import Prepared, prepare, train
+from genac.stages.setup import Setup
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,19 @@ def trackers_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the micro runs of this session share their first stages."""
     return tmp_path_factory.mktemp("stages")
+
+
+@pytest.fixture(scope="session")
+def prepared(stages: Path) -> Prepared:
+    """What joint training of the micro run starts from."""
+    return prepare(Setup.of(resolve(merge(MICRO, {"stages": {"folder": str(stages)}}))))
+
+
+@pytest.fixture(scope="session")
+def trained_critic(prepared: Prepared) -> Path:
+    """The micro run's critic before joint training: it writes scores. Tests only read it."""
+    assert prepared.critic is not None
+    return prepared.critic
 
 
 @pytest.fixture

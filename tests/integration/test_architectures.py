@@ -66,7 +66,7 @@ def refused_as_it_is_loaded(name: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "key"), [("bert", "is_decoder"), ("roberta", "is_decoder"), ("xlm", "causal")]
 )
-def test_a_model_that_reads_both_ways_is_refused_until_it_is_told_not_to(name: str, key: str):
+def test_a_model_that_reads_both_ways_is_refused_until_configured_not_to(name: str, key: str):
     result = outcome(tiny(name, **{key: False}))
     assert result.startswith(f"refused: architecture '{name}'") and "nats apart" in result
     assert CAUSAL in result and key in result

@@ -35,7 +35,7 @@ def code_of(card: str, heading: str) -> str:
     return re.findall(r"```python\n(.*?)```", card.split(heading)[1], flags=re.S)[-1]
 
 
-def test_cards_say_what_the_run_found_and_nothing_of_the_machine(run):
+def test_cards_state_the_runs_results_and_nothing_of_the_machine(run):
     summary = run.summary()
     for role in ("actor", "critic"):
         text = (run.path / role / "README.md").read_text()
@@ -51,7 +51,7 @@ def test_cards_say_what_the_run_found_and_nothing_of_the_machine(run):
     assert f"`{saved['prompt_hash']}`" in critic and "{problem}{response}<judge>{icc}" in critic
 
 
-def test_the_critics_card_asks_it_with_plain_transformers_as_genac_does(run, monkeypatch):
+def test_the_critics_card_scores_with_plain_transformers_as_genac_does(run, monkeypatch):
     code = code_of((run.path / "critic" / "README.md").read_text(), "transformers alone")
     monkeypatch.chdir(run.path / "critic")
     names: dict[str, Any] = {}
@@ -119,7 +119,7 @@ def test_eval_search(run, genac: Callable[..., Answer], refused: Callable[..., s
     for row in result["rows"]:
         assert row["tokens"] == pytest.approx(row["actor_tokens"] + row["critic_tokens"])
         if row["critic_tokens"]:
-            # The vote it is set beside never had less to spend.
+            # The vote it is compared with never had less to spend.
             vote = row["majority_at_equal_tokens"]
             assert vote["tokens"] >= row["tokens"] and vote["n"] >= 2 and vote["funded"]
             assert vote["gain"] == pytest.approx(row["success"] - vote["success"])

@@ -53,7 +53,7 @@ def test_a_model_on_a_file_and_again_from_where_it_stopped(tmp_path, model):
     assert len(list(out.glob("sums-*.jsonl"))) == 3
 
 
-def test_rows_beyond_the_context_are_named_before_anything_is_asked(tmp_path, model):
+def test_rows_beyond_the_context_are_named_before_any_request(tmp_path, model):
     long = tmp_path / "long.jsonl"
     rows = [{"question": "1" + " + 1" * n, "answer": "1"} for n in (2, 4, 40, 3, 50)]
     long.write_text("\n".join(map(json.dumps, rows)))

@@ -1,4 +1,4 @@
-"""`make docs`: the site builds without a warning and asks no other server for anything.
+"""`make docs`: the site builds without a warning and loads nothing of another server.
 
 GENAC_MKDOCS names the mkdocs of another environment.
 """

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from micro import Answer, results, weights
 
+from genac.cli import main
 from genac.models.tiny import save_tiny
 from genac.runs.store import Run
 from genac.tasks.files import FileTask
@@ -24,25 +25,50 @@ Refused = Callable[..., str]
 Genac = Callable[..., Answer]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A user's folder with a finished run, and a copy of it: runs name their files in full."""
+    folder = tmp_path_factory.mktemp("user") / "here"
+    folder.mkdir()
+    assert main(["train", *command(folder)]) == 0
+    return folder, shutil.copytree(folder, folder.parent / "whole")
+
+
 @pytest.fixture
-def user(tmp_path: Path) -> list[str]:
-    """The command line of a user with data, a reward and a model."""
-    (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "rewards.py").write_text(
+def folder(trained: tuple[Path, Path]) -> Path:
+    """The folder with data, a reward, a model and a finished run, as if no test had been there."""
+    here, whole = trained
+    shutil.rmtree(here)
+    return shutil.copytree(whole, here)
+
+
+@pytest.fixture
+def user(folder: Path) -> list[str]:
+    return arguments(folder)
+
+
+def command(folder: Path) -> list[str]:
+    """Writes what a user has; the command line of the run."""
+    (folder / "code").mkdir()
+    (folder / "code" / "rewards.py").write_text(
         "import sys\nsys.path.insert(0, __file__.rpartition('/')[0])\n" + REWARD
     )
-    (tmp_path / "code" / "helper.py").write_text("FACTOR = 1.0\n")
-    data = tmp_path / "rows.jsonl"
+    (folder / "code" / "helper.py").write_text("FACTOR = 1.0\n")
+    data = folder / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     shape = {"hidden_size": 32, "layers": 1, "heads": 2, "seed": 0}
-    save_tiny(tmp_path / "model", FileTask(str(data)).alphabet(), max_length=96, **shape)
+    save_tiny(folder / "model", FileTask(str(data)).alphabet(), max_length=96, **shape)
+    return arguments(folder)
+
+
+def arguments(folder: Path) -> list[str]:
     keys = {
-        "output_dir": tmp_path / "run",
+        "output_dir": folder / "run",
         "task.name": "file",
-        "task.path": data,
-        "task.reward": f"{tmp_path / 'code' / 'rewards.py'}:fn",
+        "task.path": folder / "rows.jsonl",
+        "task.reward": f"{folder / 'code' / 'rewards.py'}:fn",
         "task.options.heldout_fraction": 0.2,
-        "actor.model_name_or_path": tmp_path / "model",
+        "actor.model_name_or_path": folder / "model",
         "critic.generative.prompt": "compact",
         "critic.generative.max_new_tokens": 6,
         "rollout.num_prompts": 2,
@@ -50,7 +76,7 @@ def user(tmp_path: Path) -> list[str]:
         "rollout.max_completion_length": 4,
         "states.splitter": "window",
         "states.window": 2,
-        "stages.folder": tmp_path / "stages",
+        "stages.folder": folder / "stages",
         "stages.synthesize.oracle": "outcome",
         "stages.synthesize.num_prompts": 8,
         "stages.synthesize.num_states": 16,
@@ -94,38 +120,36 @@ def edit(file: Path, old: str, new: str) -> None:
 
 @pytest.mark.parametrize("ended", [False, True], ids=["interrupted", "finished"])
 def test_a_run_whose_files_were_edited_is_refused_by_their_names(
-    ended: bool, user: list[str], genac: Genac, refused: Refused, tmp_path: Path
+    ended: bool, user: list[str], genac: Genac, refused: Refused, folder: Path
 ) -> None:
-    assert genac("train", *user).code == 0
-    run = tmp_path / "run"
+    run = folder / "run"
     if not ended:
         unfinished(run)
     before = {f: f.read_bytes() for f in run.rglob("*") if f.is_file()}
     for key, (name, old, new) in EDITS.items():
-        text = (tmp_path / name).read_text()
-        edit(tmp_path / name, old, new)
+        text = (folder / name).read_text()
+        edit(folder / name, old, new)
         message = refused("train", *user)
         assert f"{key}: what " in message and "was changed" in message and "output_dir" in message
-        assert str(tmp_path / name.split("/config")[0]) in message
+        assert str(folder / name.split("/config")[0]) in message
         assert {f: f.read_bytes() for f in run.rglob("*") if f.is_file()} == before
-        (tmp_path / name).write_text(text)
+        (folder / name).write_text(text)
     assert genac("train", *user).code == 0
     assert (run / "done.json").exists()
 
 
 def test_the_stages_that_an_edited_reward_teaches_are_made_anew(
-    user: list[str], genac: Genac, tmp_path: Path
+    user: list[str], genac: Genac, folder: Path
 ) -> None:
     """A reward that gives half: the traces' scores and the critic's returns follow it."""
-    assert genac("train", *user).code == 0
-    old = {p.name for p in (tmp_path / "stages").iterdir() if p.is_dir()}
-    edit(tmp_path / "code" / "helper.py", "1.0", "0.5")
-    again = genac("train", *user, "--output_dir", str(tmp_path / "again"))
+    old = {p.name for p in (folder / "stages").iterdir() if p.is_dir()}
+    edit(folder / "code" / "helper.py", "1.0", "0.5")
+    again = genac("train", *user, "--output_dir", str(folder / "again"))
     assert again.code == 0, again
-    new = {p.name for p in (tmp_path / "stages").iterdir() if p.is_dir()} - old
+    new = {p.name for p in (folder / "stages").iterdir() if p.is_dir()} - old
     assert sorted(n.split("-")[0] for n in new) == ["critic_rl", "critic_sft", "traces"]
-    traces = next(tmp_path / "stages" / n for n in new if n.startswith("traces"))
-    first = next(tmp_path / "stages" / n for n in old if n.startswith("traces"))
+    traces = next(folder / "stages" / n for n in new if n.startswith("traces"))
+    first = next(folder / "stages" / n for n in old if n.startswith("traces"))
     assert max(targets(first)) > 0.5 >= max(targets(traces)) > 0
 
 
@@ -135,19 +159,18 @@ def targets(traces: Path) -> list[float]:
 
 
 def test_moved_files_and_the_remedies_for_memory_let_a_run_go_on(
-    user: list[str], genac: Genac, tmp_path: Path
+    user: list[str], genac: Genac, folder: Path
 ) -> None:
-    assert genac("train", *user).code == 0
-    whole = Run.open(tmp_path / "run")
+    whole = Run.open(folder / "run")
     expected = results(whole), weights(whole)
     unfinished(whole.path)
     shutil.rmtree(whole.path / "actor")
     newest = max((whole.path / "checkpoints" / "joint").iterdir())
     shutil.rmtree(newest)
     for name in ("code", "model", "rows.jsonl"):
-        shutil.move(tmp_path / name, tmp_path / f"moved-{name}")
+        shutil.move(folder / name, folder / f"moved-{name}")
     moved = [
-        word.replace(f"{tmp_path}/{name}", f"{tmp_path}/moved-{name}")
+        word.replace(f"{folder}/{name}", f"{folder}/moved-{name}")
         for word in user
         for name in [next((n for n in ("code", "model", "rows.jsonl") if n in word), "?")]
     ]

@@ -136,7 +136,7 @@ def test_score_serve_and_eval_give_a_value_head_the_same_value(genac, critics, t
     assert stored_values[1] == pytest.approx(value, rel=1e-5)
 
 
-def test_a_model_behind_an_api_is_asked_by_the_same_command(genac, tmp_path: Path) -> None:
+def test_a_model_behind_an_api_is_queried_by_the_same_command(genac, tmp_path: Path) -> None:
     def script(prompt: str, number: int):
         return says("fine <answer>9</answer>" if "a+3\n\n(" in prompt else "unsure")
 
@@ -146,7 +146,7 @@ def test_a_model_behind_an_api_is_asked_by_the_same_command(genac, tmp_path: Pat
         answer = genac(*arguments)
         assert answer.code == 0, answer.err
         count = server.count
-        assert count == 6  # of 8 states; equal ones are asked once
+        assert count == 6  # of 8 states; equal ones are judged once
         assert genac(*arguments).code == 0 and server.count == count
         refused = genac(*arguments, "--samples", "2")
         assert refused.code == 2 and "judges each state once" in refused.err
@@ -154,7 +154,7 @@ def test_a_model_behind_an_api_is_asked_by_the_same_command(genac, tmp_path: Pat
     assert result["missing"] == 7 and result["outcome"]["by_fraction"][-1]["missing"] == 2
 
 
-def test_what_a_server_left_unanswered_is_asked_again(genac, tmp_path: Path) -> None:
+def test_what_a_server_left_unanswered_is_sent_again(genac, tmp_path: Path) -> None:
     works: list[bool] = []
 
     def script(prompt: str, number: int):
@@ -168,7 +168,7 @@ def test_what_a_server_left_unanswered_is_asked_again(genac, tmp_path: Path) -> 
                      "--out", str(tmp_path / "out"))  # fmt: skip
         answer = genac(*arguments)
         assert answer.code == 0, answer.err
-        assert "2 got no answer: the same command asks for them again" in answer.out
+        assert "2 got no answer: the same command sends them again" in answer.out
         assert (stored(tmp_path / "out")["missing"], server.count) == (2, 6)
         works.append(True)
         assert "no answer" not in genac(*arguments).out

@@ -13,6 +13,7 @@ from service import micro_start
 
 from genac.client import Client
 from genac.config.recipes import resolve
+from genac.stages.pipeline import train
 from genac.tasks.arithmetic import ArithmeticTask
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -65,3 +66,22 @@ def test_rows_and_a_reward_function_train(tmp_path: Path, capsys) -> None:
     assert len(run.metrics("joint")) == 10
     printed = capsys.readouterr().out
     assert all(text in printed for text in ("before: {'eval/success'", "step 10: reward", "after:"))
+
+
+def test_a_right_and_a_wrong_line_are_judged_by_both_kinds_of_critic(
+    micro: Callable[..., dict[str, Any]], tmp_path: Path, capsys
+) -> None:
+    runs = []
+    for algorithm in ("genac", "ppo"):
+        cfg = resolve(micro(), {"algorithm": algorithm, "output_dir": str(tmp_path / algorithm)})
+        runs.append(str(train(cfg)))
+    capsys.readouterr()
+    example = loaded("compare_critics")
+    task = ArithmeticTask(min_steps=1, max_steps=2, operators="+")
+    for problem, right, wrong in example.pairs(task, 20):
+        assert task.lines_right(problem, right) == right.count("\n")
+        assert task.lines_right(problem, wrong) is None
+    example.main(runs, task, number=20)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(runs[0]) and second.startswith(runs[1])
+    assert " tokens" in first and "of 20 " in second

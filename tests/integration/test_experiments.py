@@ -100,7 +100,8 @@ def test_the_page_keeps_its_prose_and_takes_its_table_from_the_files(folder):
     assert "\nold\n" not in (results / "README.md").read_text()
     text = (results / "all-claims.md").read_text()
     assert text.startswith("before") and text.endswith("after\n") and "old" not in text
-    assert "| c | o | agrees | 0, 1 | [map](map.md): `python -m paper x` (abc) |" in text
+    assert "## map\n\n[Figures](map.md). Seeds 0, 1.\n`python -m paper x` (abc)." in text
+    assert "| c | o | agrees |" in text
     assert not replace_table(folder / "README.md", lambda: "")
 
 

@@ -102,7 +102,7 @@ def test_the_oracles_words_become_traces(
         }
         assert {(t.reasoning, t.score) for t in traces} == expected
         assert all("for you alone" not in p and "success rate" in p for p in prompts)
-        # what was asked is what the trace is about
+        # the prompt sent is what the trace is about
         assert all(any(t.problem["prompt"] in p for p in prompts) for t in traces)
         result = counts(folder)
         assert result["oracle/new_answers"] == 24 and result["oracle/prompt_tokens"] == 240
@@ -110,7 +110,7 @@ def test_the_oracles_words_become_traces(
         # neither speed nor price is part of what the traces are
         faster = stage(server, folder, endpoint={"concurrency": 2, "price_input": 0.0})
         assert genac("synthesize", recipe(**faster)).code == 0 and server.count == 24
-        # another temperature asks anew; another tolerance does not
+        # another temperature sends anew; another tolerance does not
         hotter = stage(server, folder, endpoint={"temperature": 0.3})
         assert genac("synthesize", recipe(**hotter)).code == 0 and server.count == 48
         looser = stage(server, folder, tolerance=0.9)
@@ -186,7 +186,7 @@ def test_nothing_left_is_an_error_that_says_why_and_keeps_the_answers(
     assert not list(folder.glob("traces-*/done.json"))
 
 
-def test_dry_run_asks_nothing_and_is_right(recipe: Recipe, genac: Genac, folder: Path) -> None:
+def test_dry_run_sends_nothing_and_is_right(recipe: Recipe, genac: Genac, folder: Path) -> None:
     with ChatServer(reasoned) as server:
         flag = "--stages.synthesize.endpoint.dry-run"
         values = stage(server, folder, endpoint={"max_tokens": 50, "api_key_env": "NOT_SET"})
@@ -298,7 +298,7 @@ def test_a_wrong_key_and_an_unknown_model_stop_at_once(
 
 
 @pytest.mark.slow
-def test_zero_shot_critics_beside_the_runs_own(
+def test_zero_shot_critics_next_to_the_runs_own(
     run_micro: Callable[..., Run], genac: Genac, refused: Refused, tmp_path: Path
 ) -> None:
     run = run_micro()

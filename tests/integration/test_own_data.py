@@ -67,25 +67,21 @@ def user(tmp_path: Path) -> list[str]:
     return [word for key, value in keys.items() for word in (f"--{key}", str(value))]
 
 
-@pytest.mark.parametrize("reward", [None, "file", "module"])
-def test_all_stages(
-    reward: str | None,
-    user: list[str],
-    genac: Callable[..., Answer],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
-    spec = {None: [], "file": [f"{tmp_path}/mine.py:close"], "module": ["mine:close"]}[reward]
-    answer = genac("train", *user, *(word for s in spec for word in ("--task.reward", s)))
+def require_judged(run: Run, halves: bool) -> None:
+    """Every response has a reward; 0.5 is one of the user's function alone."""
+    rows = [row for step in range(3) for row in run.table("rollouts", "joint", step)]
+    assert rows and all(row["reward"] is not None for row in rows)
+    assert any(row["reward"] == 0.5 for row in rows) == halves
+    assert all("=" in row["prompt"] for row in rows)
+
+
+def test_all_stages(user: list[str], genac: Callable[..., Answer], tmp_path: Path) -> None:
+    answer = genac("train", *user, "--task.reward", f"{tmp_path}/mine.py:close")
     assert answer.code == 0, answer
     run = Run.open(tmp_path / "run")
     stages = list(dict.fromkeys(line["stage"] for line in run.metrics()))
     assert stages == ["synthesize", "critic_sft", "critic_rl", "joint"]
-    rows = [row for step in range(3) for row in run.table("rollouts", "joint", step)]
-    assert all(row["reward"] is not None for row in rows)
-    assert any(row["reward"] == 0.5 for row in rows) == (reward is not None)
-    assert all("=" in row["prompt"] for row in rows)
+    require_judged(run, halves=True)
     assert any(m["critic/parse_failure_rate"] < 1 for m in run.metrics("joint"))
     for role in ("actor", "critic"):
         assert AutoTokenizer.from_pretrained(run.path / role).get_vocab()
@@ -99,13 +95,25 @@ def test_a_task_without_an_oracle_names_the_remedy(
     assert "stages.synthesize.oracle" in message and "outcome" in message
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "vineppo", "rloo"])
-def test_other_algorithms(
-    algorithm: str, user: list[str], genac: Callable[..., Answer], tmp_path: Path
+@pytest.mark.parametrize(
+    ("algorithm", "reward"), [("ppo", None), ("vineppo", "mine:close"), ("rloo", None)]
+)
+def test_other_algorithms_and_rewards_that_are_built_in_or_of_a_module(
+    algorithm: str,
+    reward: str | None,
+    user: list[str],
+    genac: Callable[..., Answer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answer = genac("train", *user, "--algorithm", algorithm, "--critic.num-continuations", "2")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = ["--task.reward", reward] if reward else []
+    more = ["--algorithm", algorithm, "--critic.num-continuations", "2", *own]
+    answer = genac("train", *user, *more)
     assert answer.code == 0, answer
-    assert len(Run.open(tmp_path / "run").metrics("joint")) == 3
+    run = Run.open(tmp_path / "run")
+    assert len(run.metrics("joint")) == 3
+    require_judged(run, halves=reward is not None)
 
 
 def test_the_generator_itself(

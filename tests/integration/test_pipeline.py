@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +26,22 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 Runs = Callable[..., Run]
 
 
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory: pytest.TempPathFactory, stages: Path) -> Callable[[str], Run]:
+    """run_of(algorithm) -> its micro run, made once, which tests only read."""
+
+    @functools.cache
+    def run(algorithm: str) -> Run:
+        folder = tmp_path_factory.mktemp(algorithm) / "run"
+        places = {"output_dir": str(folder), "stages": {"folder": str(stages)}}
+        return Run.open(train(resolve(merge(MICRO, {"algorithm": algorithm, **places}))))
+
+    return run
+
+
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
-def test_every_algorithm_runs_all_its_stages(algorithm: str, run_micro: Runs) -> None:
-    run = run_micro(algorithm=algorithm)
+def test_every_algorithm_runs_all_its_stages(algorithm: str, run_of: Callable[[str], Run]) -> None:
+    run = run_of(algorithm)
     metrics = run.metrics("joint")
     assert [line["step"] for line in metrics] == [0, 1, 2]
     assert any(line["grad_norm"] > 0 for line in metrics)
@@ -53,7 +67,7 @@ def test_presets_of_genac(preset: str, run_micro: Runs) -> None:
 def test_where_every_response_is_cut_and_masked_the_actor_stays(
     algorithm: str, run_micro: Runs
 ) -> None:
-    """The critic still learns from them, and the reference is asked nothing."""
+    """The critic still learns from them, and the reference model is not run."""
     loss = {"mask_truncated_completions": True, "beta": 0.1}
     run = run_micro(algorithm=algorithm, actor={"loss": loss}, rollout={"max_completion_length": 2})
     for line in run.metrics("joint"):
@@ -91,8 +105,9 @@ def test_options_run(overrides: Values, micro: Callable[..., Values]) -> None:
     if "task" in overrides:  # another task has other settings, and a base model of its own
         values["task"] = overrides["task"]
         values = merge(values, {"stages": {"base": {"steps": 5}}})
-    run = Run.open(train(resolve(values)))
-    assert len(run.metrics("joint")) == 3
+    small = {"steps": 2, "eval_every": 0, "save_every": 2}
+    run = Run.open(train(resolve(merge(values, {"stages": {"joint": small}}))))
+    assert len(run.metrics("joint")) == 2
 
 
 OWN_MODELS = [r for r in RECIPES if not r.name.startswith(("qwen", "smollm2"))]
@@ -235,8 +250,8 @@ def summary_is_complete(summary: Values) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["genac", "ppo"])
-def test_saved_models_are_ordinary(algorithm: str, run_micro: Runs) -> None:
-    run = run_micro(algorithm=algorithm)
+def test_saved_models_are_ordinary(algorithm: str, run_of: Callable[[str], Run]) -> None:
+    run = run_of(algorithm)
     for role in ("actor", "critic"):
         model = AutoModelForCausalLM.from_pretrained(run.path / role, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(run.path / role)

@@ -21,7 +21,7 @@ from genac.stages.pipeline import train
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted(p.stem for p in RECIPES.glob("qwen3-*.yaml"))
 ALGORITHMS = ["genac", "ppo", "vineppo", "grpo"]
-# The published shapes; the vocabulary is the models', the tokenizer beside it a small one.
+# The published shapes; the vocabulary is the models', the tokenizer is a small one.
 SHAPES = {
     "Qwen/Qwen3-1.7B": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28,
                         "num_attention_heads": 16},

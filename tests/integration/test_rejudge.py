@@ -1,4 +1,4 @@
-"""genac eval states: another critic's words beside the run's own, on disk and in the viewer."""
+"""genac eval states: another critic's estimates with the run's own, on disk and in the viewer."""
 
 from __future__ import annotations
 
@@ -36,6 +36,17 @@ def run(trained: Path, tmp_path: Path) -> Run:
     return Run.open(shutil.copytree(trained, tmp_path / "copy"))
 
 
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory, stages: Path) -> Run:
+    """A run of a value head, which tests only add to."""
+    places = {
+        "output_dir": str(tmp_path_factory.mktemp("head") / "run"),
+        "stages": {"folder": str(stages)},
+    }
+    own = {"algorithm": "ppo", "credit": {"granularity": "states"}}
+    return Run.open(train(resolve(merge(merge(MICRO, places), own))))
+
+
 def rows(run: Run, folder: str, step: int = 1) -> list[dict]:
     return run.table(folder, "joint", step)
 
@@ -49,7 +60,7 @@ def test_states_are_judged_again_and_shown_side_by_side(run, genac, tmp_path: Pa
     same = ("problem_id", "group", "member", "start", "end", "step_text", "reward", "state")
     assert [[r[k] for k in same] for r in own] == [[r[k] for k in same] for r in again]
     assert all(r["rationale"] and r["critic_prompt"] for r in again)
-    # the final critic of three steps is not the one that was asked at step 1
+    # the final critic of three steps is not the one that judged at step 1
     assert [r["rationale"] for r in own] != [r["rationale"] for r in again]
 
     more = genac("eval", "states", str(run.path), str(other))
@@ -93,8 +104,8 @@ def test_another_critic_under_the_same_name_is_refused(run, genac, tmp_path: Pat
     assert answer.code == 2 and "values of another critic" in answer.err
 
 
-def test_a_value_head_is_asked_where_the_prompts_can_be_rebuilt(run_micro, genac):
-    run = run_micro(algorithm="ppo", credit={"granularity": "states"})
+def test_a_value_head_judges_where_the_prompts_can_be_rebuilt(head: Run, genac):
+    run = head
     answer = genac("eval", "states", str(run.path), str(run.path), "--name", "head", "--step", "2")
     assert answer.code == 0, answer.err
     own, again = rows(run, "estimates", 2), rows(run, "judged/head", 2)
@@ -146,7 +157,7 @@ def test_the_last_checkpoint_is_the_critic_that_was_saved(run, genac):
     assert card == critic_card(run.path / "critic")
 
 
-def test_what_a_checkpoint_lacks_is_told(run, genac, tmp_path: Path):
+def test_what_a_checkpoint_lacks_is_reported(run, genac, tmp_path: Path):
     joint = run.path / "checkpoints" / "joint"
     queries = ("eval", "states", str(run.path))
     answer = genac(*queries, str(joint / "step-1"))
@@ -154,7 +165,7 @@ def test_what_a_checkpoint_lacks_is_told(run, genac, tmp_path: Path):
     elsewhere = tmp_path / "away" / "step-000003"
     shutil.copytree(joint / "step-000003", elsewhere)
     answer = genac(*queries, str(elsewhere))
-    assert answer.code == 2 and "nothing says how the critic in" in answer.err
+    assert answer.code == 2 and "nothing names the prompt of the critic in" in answer.err
     shutil.copytree(joint / "step-000003", joint / "kept-3")  # what training does not drop
     assert genac(*queries, str(joint / "kept-3"), "--step", "0").code == 0
     weights = joint / "step-000003" / "critic" / "model.safetensors"
@@ -167,8 +178,8 @@ def test_what_a_checkpoint_lacks_is_told(run, genac, tmp_path: Path):
     assert run.judges() == ["joint-kept-3"]
 
 
-def test_the_value_head_of_a_checkpoint_is_asked(run_micro, genac):
-    run = run_micro(algorithm="ppo", credit={"granularity": "states"})
+def test_the_value_head_of_a_checkpoint_is_used(head: Run, genac):
+    run = head
     place = run.path / "checkpoints" / "joint" / "step-000002"
     answer = genac("eval", "states", str(run.path), str(place), "--step", "2")
     assert answer.code == 0, answer.err

@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from killing import kill_when_logged
-from micro import Answer, Values, copy_stages, results, weights
+from micro import MICRO, Answer, Values, copy_stages, results, weights
 
 from genac import checkpoint
+from genac.config.algorithms import merge
 from genac.config.recipes import resolve
 from genac.critics import prompts
 from genac.runs.files import alone
@@ -33,49 +35,39 @@ Refused = Callable[..., str]
 Recipe = Callable[..., str]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted() -> dict[str, Run]:
-    """The runs that nobody killed, by algorithm."""
-    return {}
-
-
 @pytest.mark.timeout(300)  # two imports of torch and a whole run, on a machine that may be busy
 @pytest.mark.parametrize(
-    ("algorithm", "stage", "step"),
+    ("algorithm", "kills"),
     [
-        ("genac", "joint", 2),
-        ("genac", "critic_rl", 3),
-        pytest.param("ppo", "joint", 3, marks=pytest.mark.slow),
+        ("genac", {"critic_rl": 3, "joint": 2}),
+        pytest.param("ppo", {"joint": 3}, marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_run_goes_on_bit_by_bit(
+def test_a_run_that_is_killed_in_each_stage_goes_on_bit_by_bit(
     algorithm: str,
-    stage: str,
-    step: int,
+    kills: dict[str, int],
     micro: Callable[..., Values],
     recipe: Recipe,
     stages: Path,
     tmp_path: Path,
-    uninterrupted: dict[str, Run],
-    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    if algorithm not in uninterrupted:
-        folder = str(tmp_path_factory.mktemp("whole") / "run")
-        values = micro(algorithm=algorithm, stages=STEPS, output_dir=folder)
-        uninterrupted[algorithm] = Run.open(train(resolve(values)))
+    values = micro(algorithm=algorithm, stages=STEPS, output_dir=str(tmp_path / "whole"))
+    whole = Run.open(train(resolve(values)))
     # Only the stages before the critic's RL are taken over; that one is done again.
     own = copy_stages(stages, tmp_path / "own", "base", "traces", "critic_sft")
     changed = {"algorithm": algorithm, "stages": {**STEPS, "folder": str(own)}}
-    watched = "run/metrics.jsonl" if stage == "joint" else "own/critic_rl-*/metrics.jsonl"
-    code = kill_when_logged(recipe(**changed), stage, step, tmp_path, watched)
-    assert code == -signal.SIGKILL, "the run ended before it could be killed"
-    assert not (tmp_path / "run" / "summary.json").exists()
+    for stage, step in kills.items():
+        watched = "run/metrics.jsonl" if stage == "joint" else "own/critic_rl-*/metrics.jsonl"
+        code = kill_when_logged(recipe(**changed), stage, step, tmp_path, watched)
+        assert code == -signal.SIGKILL, f"{stage} ended before it could be killed"
+        assert not (tmp_path / "run" / "summary.json").exists()
 
-    again, whole = Run.open(train(resolve(micro(**changed)))), uninterrupted[algorithm]
+    again = Run.open(train(resolve(micro(**changed))))
 
     folders = [again.path, *own.glob("critic_rl-*")]
     events = [e for folder in folders for e in Run.open(folder).events("resumed")]
-    assert [e["stage"] for e in events] == [stage], "it started anew instead of resuming"
+    resumed = {e["stage"] for e in events}
+    assert resumed == set(kills), "a stage started anew instead of resuming"
     assert results(again) == results(whole)
     assert weights(again) == weights(whole)
     for table in ("rollouts", "estimates"):
@@ -179,13 +171,26 @@ DAMAGE = {
 }
 
 
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory: pytest.TempPathFactory, stages: Path) -> Path:
+    """A folder with a recipe of two joint steps, `run`, and a copy of that finished run."""
+    folder = tmp_path_factory.mktemp("resume")
+    own = {"folder": str(stages), "joint": {"steps": 2}}
+    values = merge(MICRO, {"output_dir": str(folder / "run"), "stages": own})
+    (folder / "micro.yaml").write_text(yaml.safe_dump(values))
+    shutil.copytree(train(resolve(values)), folder / "copy")
+    return folder
+
+
 @pytest.fixture
-def almost(recipe: Recipe, run_micro: Callable[..., Run], tmp_path: Path) -> tuple[str, Path]:
+def almost(two_steps: Path) -> tuple[str, Path]:
     """A run killed just before its summary: (recipe, newest checkpoint)."""
-    run = run_micro(stages={"joint": {"steps": 2}})
-    (run.path / "summary.json").unlink()
-    newest = checkpoint.complete(run.checkpoints / "joint")[-1]
-    return recipe(stages={"joint": {"steps": 2}}), newest
+    path = two_steps / "run"
+    shutil.rmtree(path)
+    shutil.copytree(two_steps / "copy", path)
+    (path / "summary.json").unlink()
+    newest = checkpoint.complete(Run.open(path).checkpoints / "joint")[-1]
+    return str(two_steps / "micro.yaml"), newest
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_serves(
@@ -206,7 +211,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_serves(
     assert newest.exists(), "the last step was done again"
 
 
-def test_a_critic_is_not_asked_under_another_prompt(
+def test_a_critic_is_not_used_under_another_prompt(
     almost: tuple[str, Path], refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The stages before are made anew under the edited one, in a folder of their own here."""

@@ -91,7 +91,7 @@ def test_a_tinker_service_and_a_critic_service_refuse_it(tiny_folder):
     with pytest.raises(ValueError, match=r"form is 'running'.*set it to per_state"):
         require_supported(cfg, Hardware.resolve(cfg.hardware), critic=True)
     source: Any = None  # refused before it is looked at
-    with pytest.raises(ValueError, match=r"reads whole responses.*a critic service asks"):
+    with pytest.raises(ValueError, match=r"reads whole responses.*a critic service sends"):
         build_critic(resolve({"critic": RUNNING}), source, "nowhere", 1, None)
 
 

@@ -11,28 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 from learning_server import Server, batch, learning_server, load
-from micro import Answer, Values
+from micro import Answer
 from safetensors.torch import load_file
 
 from genac.client.messages import Learn, Response, SuccessRate
 from genac.client.messages import Values as Reply
-from genac.config.recipes import resolve
 from genac.service import LearningCritic
 from genac.serving.learning_app import LearningLimits
 from genac.serving.learning_command import settings
 from genac.serving.options import parser
-from genac.stages.pipeline import prepare
-from genac.stages.setup import Setup, prepared_config
 
 KEY = "a-key-of-the-tests"
-
-
-@pytest.fixture
-def place(micro: Callable[..., Values]) -> Path:
-    """The micro run's critic after its first stage."""
-    result = prepare(Setup.of(prepared_config(resolve(micro())))).critic
-    assert result is not None
-    return result
 
 
 def learn(number: int, **more: Any) -> Learn:
@@ -54,9 +43,9 @@ def require_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
 
 
 def test_a_server_replies_and_learns_what_the_critic_in_process_does(
-    place: Path, tmp_path: Path
+    trained_critic: Path, tmp_path: Path
 ) -> None:
-    own, served = load(place), load(place)
+    own, served = load(trained_critic), load(trained_critic)
     with learning_server(served) as server:
         for step in range(2):
             responses = batch(step, id=f"ask-{step}", step=step, rationales=True)
@@ -72,9 +61,9 @@ def test_a_server_replies_and_learns_what_the_critic_in_process_does(
     require_equal(weights(own, tmp_path / "own"), weights(served, tmp_path / "served"))
 
 
-def test_the_read_only_endpoints_answer_by_the_weights_that_learn(place: Path) -> None:
+def test_the_read_only_endpoints_answer_by_the_weights_that_learn(trained_critic: Path) -> None:
     body = {"problem": "6 a+3>", "partial_response": "a+3=9\n"}
-    with learning_server(load(place, optimizer=None)) as server:
+    with learning_server(load(trained_critic, optimizer=None)) as server:
         before = server.post("/score", body)["value"]
         for number in range(3):
             server.post("/learn", learn(number))
@@ -85,8 +74,8 @@ def test_the_read_only_endpoints_answer_by_the_weights_that_learn(place: Path) -
         assert server.send("/healthz")[1] == {"status": "ok", "queued": 0, "version": 3}
 
 
-def test_metrics_count_requests_and_show_the_last_learn(place: Path) -> None:
-    with learning_server(load(place)) as server:
+def test_metrics_count_requests_and_show_the_last_learn(trained_critic: Path) -> None:
+    with learning_server(load(trained_critic)) as server:
         server.post("/values", batch(0))
         server.post("/learn", learn(0))
         server.send("/no/such/path")
@@ -105,9 +94,9 @@ def test_metrics_count_requests_and_show_the_last_learn(place: Path) -> None:
 
 
 def test_a_queued_request_is_learnt_later_and_values_between_say_their_version(
-    place: Path,
+    trained_critic: Path,
 ) -> None:
-    with learning_server(load(place)) as server:
+    with learning_server(load(trained_critic)) as server:
         server.hold()
         status, reply, _ = server.send("/learn", learn(0, wait=False))
         assert (status, reply["status"], reply["version"]) == (202, "queued", None)
@@ -119,9 +108,9 @@ def test_a_queued_request_is_learnt_later_and_values_between_say_their_version(
 
 
 def test_a_repeated_request_is_learnt_once_and_another_one_of_its_id_is_refused(
-    place: Path,
+    trained_critic: Path,
 ) -> None:
-    with learning_server(load(place)) as server:
+    with learning_server(load(trained_critic)) as server:
         server.hold()
         assert server.send("/learn", learn(0, wait=False))[0] == 202
         assert server.send("/learn", learn(0, wait=False))[0] == 202
@@ -134,11 +123,11 @@ def test_a_repeated_request_is_learnt_once_and_another_one_of_its_id_is_refused(
         assert server.send("/version")[1]["step"] == 1
 
 
-def test_a_request_that_takes_too_long_goes_on(place: Path) -> None:
-    with learning_server(load(place), seconds=0.3) as server:
+def test_a_request_that_takes_too_long_goes_on(trained_critic: Path) -> None:
+    with learning_server(load(trained_critic), seconds=0.3) as server:
         server.hold()
         status, text = server.refused("/learn", learn(0))
-        assert status == 504 and "GET /learn/{request_id} tells of it" in text
+        assert status == 504 and "GET /learn/{request_id} reports on it" in text
         assert server.send("/learn/learn-0")[1]["status"] == "queued"
         status, text = server.refused("/values", batch(0, id="slow"))
         assert status == 504 and "the same request again" in text
@@ -147,8 +136,8 @@ def test_a_request_that_takes_too_long_goes_on(place: Path) -> None:
         assert server.post("/values", batch(0, id="slow"))["version"] == 1
 
 
-def test_estimates_train_once_and_only_while_they_are_kept(place: Path) -> None:
-    with learning_server(load(place)) as server:
+def test_estimates_train_once_and_only_while_they_are_kept(trained_critic: Path) -> None:
+    with learning_server(load(trained_critic)) as server:
         server.post("/advantages", batch(0, id="ask"))
         server.hold()
         first = Learn(request_id="first", estimates="ask", wait=False)
@@ -180,9 +169,9 @@ def failing(critic: LearningCritic, patch: pytest.MonkeyPatch, times: int) -> No
 
 
 def test_a_failure_in_the_middle_changes_nothing(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained_critic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    critic, untouched = load(place, tmp_path / "folder"), load(place)
+    critic, untouched = load(trained_critic, tmp_path / "folder"), load(trained_critic)
     for own in (critic, untouched):
         own.learn(learn(0))
     failing(critic, monkeypatch, 1)
@@ -197,10 +186,10 @@ def test_a_failure_in_the_middle_changes_nothing(
 
 
 def test_what_was_learnt_and_kept_is_known_while_a_failure_is_taken_back(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained_critic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a client that asks at that moment would have it learnt a second time."""
-    critic = load(place, tmp_path / "folder")
+    """Else a client that calls at that moment would have it learnt a second time."""
+    critic = load(trained_critic, tmp_path / "folder")
     critic.advantages(batch(0, id="ask-0"))
     first = critic.learn(Learn(request_id="learn-0", estimates="ask-0"))
     critic.advantages(batch(1, id="ask-1"))
@@ -224,9 +213,9 @@ def test_what_was_learnt_and_kept_is_known_while_a_failure_is_taken_back(
 
 @pytest.mark.parametrize("error", [TimeoutError, ConnectionError, ChildProcessError])
 def test_an_engine_that_fails_is_no_full_disk_and_no_slow_reply(
-    place: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+    trained_critic: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
-    critic = load(place)
+    critic = load(trained_critic)
 
     def broken(*arguments: Any) -> Any:
         raise error("the engine is gone")
@@ -243,9 +232,9 @@ def test_an_engine_that_fails_is_no_full_disk_and_no_slow_reply(
 
 
 def test_a_critic_that_cannot_be_brought_back_answers_no_more(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained_critic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    critic = load(place, tmp_path / "folder")
+    critic = load(trained_critic, tmp_path / "folder")
     critic.learn(learn(0))
     failing(critic, monkeypatch, 2)  # again while what came behind the checkpoint is repeated
     with learning_server(critic) as server:
@@ -261,17 +250,17 @@ def test_a_critic_that_cannot_be_brought_back_answers_no_more(
             status, text = server.refused(path, body)
             assert status == 503 and "restart the server" in text
         assert server.send("/healthz")[0] == 503
-    assert load(place, tmp_path / "folder").step == 1
+    assert load(trained_critic, tmp_path / "folder").step == 1
 
 
 # --- restarts ------------------------------------------------------------------------------------
 
 
 def test_what_was_acknowledged_and_had_not_begun_is_learnt_after_a_kill(
-    place: Path, tmp_path: Path
+    trained_critic: Path, tmp_path: Path
 ) -> None:
     folder, left = tmp_path / "folder", tmp_path / "left"
-    with learning_server(load(place, folder)) as server:
+    with learning_server(load(trained_critic, folder)) as server:
         server.post("/advantages", batch(0, id="ask-0", step=0))
         server.post("/learn", Learn(request_id="learn-0", estimates="ask-0"))
         server.post("/advantages", batch(1, id="ask-1", step=1))
@@ -283,7 +272,7 @@ def test_what_was_acknowledged_and_had_not_begun_is_learnt_after_a_kill(
         server.release()
         assert [server.learnt(f"learn-{i}")["step"] for i in (1, 2)] == [2, 3]
         whole = server.server.learning.critic
-    again = load(place, left)
+    again = load(trained_critic, left)
     with learning_server(again) as server:
         assert server.learnt("learn-2")["step"] == 3
         assert server.send("/learn", request)[1]["step"] == 2  # is repeated by its client
@@ -293,10 +282,10 @@ def test_what_was_acknowledged_and_had_not_begun_is_learnt_after_a_kill(
 
 
 def test_a_draining_server_takes_nothing_new_and_finishes_what_waits(
-    place: Path, tmp_path: Path
+    trained_critic: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "folder"
-    with learning_server(load(place, folder)) as server:
+    with learning_server(load(trained_critic, folder)) as server:
         server.hold()
         assert server.send("/learn", learn(0, wait=False))[0] == 202
         draining = threading.Thread(target=server.server.drain)
@@ -314,7 +303,7 @@ def test_a_draining_server_takes_nothing_new_and_finishes_what_waits(
         draining.join(20)
         assert server.send("/learn/learn-0")[1]["status"] == "done"
     assert (folder / "step-000001" / "manifest.json").exists()
-    assert load(place, folder).step == 1
+    assert load(trained_critic, folder).step == 1
 
 
 # --- refusals ------------------------------------------------------------------------------------
@@ -376,9 +365,9 @@ def shared(shared_critic: Path) -> Any:
         yield server
 
 
-def test_a_request_beyond_the_limits_is_refused(place: Path) -> None:
+def test_a_request_beyond_the_limits_is_refused(trained_critic: Path) -> None:
     limits = LearningLimits(max_megabytes=0.01, max_responses=5)
-    with learning_server(load(place), learning_limits=limits) as server:
+    with learning_server(load(trained_critic), learning_limits=limits) as server:
         status, text = server.refused("/values", batch(0))
         assert status == 413 and "6 responses; at most 5" in text
         status, text = server.refused("/learn", learn(0))
@@ -387,8 +376,8 @@ def test_a_request_beyond_the_limits_is_refused(place: Path) -> None:
         assert status == 413 and "10485 bytes" in text
 
 
-def test_a_full_queue_is_said_with_when_to_come_again(place: Path) -> None:
-    with learning_server(load(place), max_queued=2) as server:
+def test_a_full_queue_is_reported_with_when_to_retry(trained_critic: Path) -> None:
+    with learning_server(load(trained_critic), max_queued=2) as server:
         server.hold()
         for number in range(2):
             assert server.send("/learn", learn(number, wait=False))[0] == 202
@@ -400,8 +389,8 @@ def test_a_full_queue_is_said_with_when_to_come_again(place: Path) -> None:
         assert server.send("/learn/learn-2")[0] == 404
 
 
-def test_who_has_no_key_gets_nothing_but_health(place: Path) -> None:
-    with learning_server(load(place), key=KEY) as server:
+def test_who_has_no_key_gets_nothing_but_health(trained_critic: Path) -> None:
+    with learning_server(load(trained_critic), key=KEY) as server:
         assert server.post("/values", batch(0))["version"] == 0
         server.key = None
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {KEY}"}):
@@ -431,9 +420,9 @@ def test_who_has_no_key_gets_nothing_but_health(place: Path) -> None:
     ids=str,
 )
 def test_a_command_that_makes_no_sense_is_refused(
-    arguments: list[str], message: str, place: Path, refused: Callable[..., str]
+    arguments: list[str], message: str, trained_critic: Path, refused: Callable[..., str]
 ) -> None:
-    assert message in refused("serve", str(place), *arguments)
+    assert message in refused("serve", str(trained_critic), *arguments)
 
 
 def test_what_is_no_generative_critic_is_refused(
@@ -448,9 +437,9 @@ def test_what_is_no_generative_critic_is_refused(
     assert "nowhere" in refused("serve", str(tmp_path / "nowhere"), "--learn")
 
 
-def test_a_server_and_a_critic_in_process_have_the_same_defaults(place: Path) -> None:
-    args = parser().parse_args([str(place), "--learn"])
-    server, object_ = settings(args, []), LearningCritic.from_pretrained(place).cfg
+def test_a_server_and_a_critic_in_process_have_the_same_defaults(trained_critic: Path) -> None:
+    args = parser().parse_args([str(trained_critic), "--learn"])
+    server, object_ = settings(args, []), LearningCritic.from_pretrained(trained_critic).cfg
     assert (server.credit, server.states) == (object_.credit, object_.states)
     assert server.critic.optimizer == object_.critic.optimizer
     expected = server.critic.generative.model_dump(exclude={"icc"})
@@ -458,13 +447,13 @@ def test_a_server_and_a_critic_in_process_have_the_same_defaults(place: Path) ->
 
 
 def test_other_settings_than_those_it_was_begun_with_are_refused(
-    place: Path, tmp_path: Path, refused: Callable[..., str]
+    trained_critic: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     from genac.serving.accepted import require_settings
     from genac.serving.command import parser
     from genac.serving.learning_command import identity, settings
 
-    options = [str(place), "--learn", "--checkpoints", str(tmp_path)]
+    options = [str(trained_critic), "--learn", "--checkpoints", str(tmp_path)]
     args = parser().parse_args(options)
     # A start that came to no critic, say because of a name that is wrong, settles nothing.
     require_settings(tmp_path, identity(args, settings(args, ["--credit.lam", "0.7"])))
@@ -477,14 +466,16 @@ def test_other_settings_than_those_it_was_begun_with_are_refused(
 
 
 def test_settings_are_the_critics_own_under_those_of_the_file_and_the_command(
-    place: Path, tmp_path: Path
+    trained_critic: Path, tmp_path: Path
 ) -> None:
     from genac.serving.command import parser
     from genac.serving.learning_command import settings
 
     file = tmp_path / "own.yaml"
     file.write_text("credit: {lam: 0.7, gamma: 0.9}\ncritic: {generative: {num_samples: 3}}\n")
-    args = parser().parse_args([str(place), "--learn", "--config", str(file), "--threads", "1"])
+    args = parser().parse_args(
+        [str(trained_critic), "--learn", "--config", str(file), "--threads", "1"]
+    )
     cfg = settings(args, ["--credit.lam", "0.8", "--stages.joint.max_states", "5"])
     assert (cfg.credit.lam, cfg.credit.gamma) == (0.8, 0.9)
     generative = cfg.critic.generative

@@ -1,4 +1,4 @@
-"""`genac serve --learn` as a process: how it starts, resumes, is told to end, and is killed."""
+"""`genac serve --learn` as a process: how it starts, resumes, is stopped, and is killed."""
 
 from __future__ import annotations
 
@@ -9,30 +9,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from learning_server import batch, load
-from micro import Values
 
 from genac.client import Client, Learn
-from genac.config.recipes import resolve
-from genac.stages.pipeline import prepare
-from genac.stages.setup import Setup, prepared_config
 
 BENCH = Path(__file__).parents[2] / "bench" / "service.py"
 DEADLINE = 120.0
 KEY = "GENAC_TEST_KEY"
-
-
-@pytest.fixture
-def place(micro: Callable[..., Values]) -> Path:
-    result = prepare(Setup.of(prepared_config(resolve(micro())))).critic
-    assert result is not None
-    return result
 
 
 @contextmanager
@@ -56,12 +45,10 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
             running.kill()
 
 
-def test_a_server_that_is_told_to_end_finishes_what_it_accepted(
-    place: Path, tmp_path: Path
-) -> None:
+def test_a_stopped_server_finishes_what_it_accepted(trained_critic: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     options = ("--learn", "--checkpoints", str(folder), "--api-key-env", KEY, "--threads", "1")
-    with process(str(place), *options) as (running, url):
+    with process(str(trained_critic), *options) as (running, url):
         with Client(url, api_key="secret", timeout=DEADLINE) as client:
             client.advantages(batch(0, id="ask-0", step=0))
             assert client.learn(Learn(request_id="learn-0", estimates="ask-0")).step == 1
@@ -76,7 +63,7 @@ def test_a_server_that_is_told_to_end_finishes_what_it_accepted(
         assert running.returncode == 0, errors
     assert (folder / "step-000003" / "manifest.json").exists()
     assert list((folder / "queue").iterdir()) == []
-    again = load(place, folder)
+    again = load(trained_critic, folder)
     assert again.step == 3 and again.learnt("learn-2") is not None
 
 

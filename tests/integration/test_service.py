@@ -237,7 +237,7 @@ def test_rewards_may_come_with_learn(start: Start, tmp_path: Path) -> None:
     assert equal(weights(early, tmp_path / "a"), weights(late, tmp_path / "b"))
 
 
-def test_learning_from_responses_asks_about_them_first(
+def test_learning_from_responses_estimates_them_first(
     start: Start, critic: LearningCritic, tmp_path: Path
 ) -> None:
     before = weights(critic, tmp_path / "a")

@@ -65,5 +65,5 @@ def test_requests_at_the_same_time_get_each_its_own_reply(start: Start) -> None:
         async with AsyncClient(url, timeout=60) as client:
             return await asyncio.gather(*map(client.values, requests))
 
-    with learning_server(critic, max_queued=2) as server:  # so that some are told to come again
+    with learning_server(critic, max_queued=2) as server:  # so that some have to retry
         assert asyncio.run(ask(server.address)) == expected

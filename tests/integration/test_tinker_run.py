@@ -19,8 +19,7 @@ from genac.config.algorithms import merge
 from genac.config.recipes import resolve
 from genac.models.loading import load_model
 from genac.runs.store import Run
-from genac.stages.pipeline import Prepared, prepare, train
-from genac.stages.setup import Setup
+from genac.stages.pipeline import Prepared, train
 
 LORA = {"rank": 4}
 PRICES = {"prefill": 1.0, "sample": 2.0, "train": 3.0}
@@ -33,28 +32,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def local(stages: Path) -> Prepared:
-    """The base models that the service has: an actor, and a critic that can write scores."""
-    cfg = resolve(merge(MICRO, {"stages": {"folder": str(stages), "critic_rl": {"steps": 0}}}))
-    return prepare(Setup.of(cfg))
-
-
-@pytest.fixture(scope="module")
-def served(local: Prepared) -> Iterator[tuple[TinkerServer, str]]:
-    fake = TinkerServer(local.actor, local.critic)
+def served(prepared: Prepared) -> Iterator[tuple[TinkerServer, str]]:
+    fake = TinkerServer(prepared.actor, prepared.critic)
     with fake as url:
         yield fake, url
 
 
 @pytest.fixture(scope="module")
-def run_at(served: tuple[TinkerServer, str], local: Prepared, folder: Path) -> RunAt:
+def run_at(served: tuple[TinkerServer, str], prepared: Prepared, folder: Path) -> RunAt:
     """run_at(name, **overrides) -> a finished run; the stages before joint training are shared."""
 
     def run(name: str, **overrides: Any) -> Run:
         values = {
             "output_dir": str(folder / name),
-            "actor": {"model_name_or_path": str(local.actor), "lora": LORA},
-            "critic": {"model_name_or_path": str(local.critic), "lora": LORA},
+            "actor": {"model_name_or_path": str(prepared.actor), "lora": LORA},
+            "critic": {"model_name_or_path": str(prepared.critic), "lora": LORA},
             "rollout": {"num_prompts": 2},
             "stages": {
                 "folder": str(folder / "stages"),
@@ -95,7 +87,7 @@ def test_a_run_trains_both_models_at_the_service(served, run_at, whole):
     assert pointer["path"] in fake.saved
     assert not list((whole.path / "actor").glob("*.safetensors"))
     assert "at a Tinker service" in (whole.path / "actor" / "README.md").read_text()
-    # Nothing is left to do: a second call asks the service for nothing.
+    # Nothing is left to do: a second call sends the service nothing.
     before = len(fake.calls)
     assert run_at("whole").path == whole.path
     assert "create_model" not in fake.calls[before:] and "asample" not in fake.calls[before:]

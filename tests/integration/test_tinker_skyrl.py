@@ -18,10 +18,7 @@ import yaml
 from micro import MICRO, results
 
 from genac.config.algorithms import merge
-from genac.config.recipes import resolve
 from genac.runs.store import Run
-from genac.stages.pipeline import prepare
-from genac.stages.setup import Setup
 
 ROOT = Path(__file__).parents[2]
 HOME = Path(os.environ.get("GENAC_SKYRL", ROOT / ".skyrl"))
@@ -37,22 +34,19 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def model(stages: Path) -> Path:
-    """What the server has: a tiny model that can write scores, for the actor as well."""
-    cfg = resolve(merge(MICRO, {"stages": {"folder": str(stages), "critic_rl": {"steps": 0}}}))
-    critic = prepare(Setup.of(cfg)).critic
-    assert critic is not None
-    return critic
-
-
 @pytest.fixture
-def url(model: Path, tmp_path: Path) -> Iterator[str]:
+def url(trained_critic: Path, tmp_path: Path) -> Iterator[str]:
     """The address of a server, which is ended with all its processes."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     script = ROOT / "tests" / "support" / "skyrl_server.py"
-    command = [str(HOME / "bin" / "python"), str(script), str(model), str(tmp_path), str(port)]
+    command = [
+        str(HOME / "bin" / "python"),
+        str(script),
+        str(trained_critic),
+        str(tmp_path),
+        str(port),
+    ]
     plain = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment = plain | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
     with (tmp_path / "server.log").open("w") as log:
@@ -78,9 +72,11 @@ def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
     pytest.fail(f"SkyRL's server did not start: {log.read_text()[-2000:]}")
 
 
-def test_a_short_run_trains_actor_and_critic(url: str, model: Path, tmp_path: Path) -> None:
+def test_a_short_run_trains_actor_and_critic(
+    url: str, trained_critic: Path, tmp_path: Path
+) -> None:
     rate = {"learning_rate": 5e-3}
-    models = {"model_name_or_path": str(model), "lora": {"rank": 4}, "optimizer": rate}
+    models = {"model_name_or_path": str(trained_critic), "lora": {"rank": 4}, "optimizer": rate}
     values = {
         "output_dir": str(tmp_path / "run"),
         "actor": models,
@@ -113,7 +109,7 @@ def test_a_short_run_trains_actor_and_critic(url: str, model: Path, tmp_path: Pa
     for step in steps:
         assert step["grad_norm"] > 0 and step["critic/grad_norm"] > 0
         assert step["critic/parse_failure_rate"] < 1
-        assert step["publish_changed"] is None  # this server cannot tell
+        assert step["publish_changed"] is None  # this server cannot measure it
         # In the second step the samplers have what the first one trained.
         assert step["sampling/sampling_logp_difference/mean"] < 1e-4
         assert step["critic/sampling/sampling_logp_difference/mean"] < 1e-4

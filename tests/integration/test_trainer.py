@@ -216,7 +216,7 @@ def test_several_rewards_are_a_weighted_mean() -> None:
         reward_spec([right_sum, "match"], [1, -1])
 
 
-def test_another_process_is_told_where_the_function_was() -> None:
+def test_another_process_gets_the_functions_file() -> None:
     spec = reward_name(lambda completions: [1.0])
     REGISTERED.pop(spec)
     with pytest.raises(ValueError, match=r"function of another Python process.*file of its own"):

@@ -1,6 +1,6 @@
 """Oracle and zero-shot critic against `transformers serve`, which others wrote.
 
-The served model says one fixed judgement, whatever it is asked: its weights are set by hand.
+The served model writes one fixed judgement, whatever the prompt: its weights are set by hand.
 """
 
 from __future__ import annotations

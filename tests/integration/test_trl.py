@@ -48,7 +48,7 @@ def test_every_supported_loss_reads_the_advantage_of_each_token(
         assert torch.isfinite(one) and one != two, name
 
 
-def test_the_critic_is_asked_and_taught_once_per_generation_batch(
+def test_the_critic_judges_and_learns_once_per_generation_batch(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
     critic = Ramp()
@@ -65,7 +65,9 @@ def test_the_critic_is_asked_and_taught_once_per_generation_batch(
     assert [line["critic/mse"] for line in logged] == [0.25, 0.25]
 
 
-def test_an_evaluation_neither_asks_nor_teaches(tiny_folder: Path, tmp_path: Path) -> None:
+def test_an_evaluation_neither_queries_nor_trains_the_critic(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
     critic = Ramp()
     data = Dataset.from_dict({"prompt": PROMPTS[:4]})
     run = trainer(tiny_folder, critic, config(tmp_path), eval_dataset=data)
@@ -88,7 +90,7 @@ def test_one_response_in_a_whole_batch_is_refused(tmp_path: Path) -> None:
         config(tmp_path, num_generations=1, per_device_train_batch_size=1)
 
 
-def test_a_response_that_nobody_scored_teaches_nothing(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_response_without_a_reward_trains_nothing(tiny_folder: Path, tmp_path: Path) -> None:
     def every_other(completions: list[str], **_: Any) -> list[float | None]:
         return [None if i % 2 else 1.0 for i in range(len(completions))]
 
@@ -201,7 +203,7 @@ def test_a_checkpoint_without_a_critic_is_refused(tiny_folder: Path, tmp_path: P
         trainer(tiny_folder, Ramp(), args).train(resume_from_checkpoint=str(place))
 
 
-def test_a_frozen_critic_is_asked_only(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_frozen_critic_only_judges(tiny_folder: Path, tmp_path: Path) -> None:
     critic = Ramp()
     run = trainer(tiny_folder, critic, config(tmp_path), train_critic=False)
     run.train()
@@ -253,7 +255,7 @@ def test_a_critic_of_another_actor_is_refused(tiny_folder: Path, tmp_path: Path)
         trainer(tiny_folder, Other(), config(tmp_path))
 
 
-def test_estimates_that_a_restarted_service_forgot_are_asked_for_again(
+def test_estimates_that_a_restarted_service_lost_are_requested_again(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
     class Restarted(Ramp):

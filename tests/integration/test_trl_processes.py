@@ -36,7 +36,7 @@ def ranks(actor: Path, output: Path, *options: str) -> list[dict[str, Any]]:
     return [json.loads((output / f"rank{i}.json").read_text()) for i in (0, 1)]
 
 
-def test_the_main_process_asks_for_all_and_each_gets_its_own(
+def test_the_main_process_sends_for_all_and_each_gets_its_own(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
     first, second = ranks(tiny_folder, tmp_path / "run")

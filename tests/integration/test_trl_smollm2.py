@@ -1,4 +1,4 @@
-"""A pretrained actor in TRL, a pretrained critic in a server beside it, text in English."""
+"""A pretrained actor in TRL, a pretrained critic in a server of its own, text in English."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def agrees_with_transformers(saved: Critic, folder: Path) -> None:
             rationale.score_probs, distribution(model, rationale, digits), atol=1e-4
         )
         ones += rationale.completion_ids[rationale.score_at] == digits[1]
-    assert 0 <= ones < len(rationales)  # most were asked beside what was written
+    assert 0 <= ones < len(rationales)  # most were counterfactual tokens
 
 
 @pytest.mark.parametrize(("family", "split"), [("qwen3", True), ("llama", False)])

@@ -26,13 +26,9 @@ from installed import ROOT, environment
 from micro import MICRO, Values
 
 from genac.client import Learn, Response, Responses
-from genac.config.algorithms import merge
-from genac.config.recipes import resolve
 from genac.models.loading import load_tokenizer
 from genac.serving.command import parser
 from genac.serving.learning_command import load, settings
-from genac.stages.pipeline import prepare
-from genac.stages.setup import Setup
 from genac.tasks.arithmetic import ArithmeticTask
 
 HOME = Path(os.environ.get("GENAC_VERL", ROOT / ".verl-env"))
@@ -49,27 +45,18 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def critic(stages: Path) -> Path:
-    """The micro run's critic after its first stage."""
-    cfg = resolve(merge(MICRO, {"stages": {"folder": str(stages), "critic_rl": {"steps": 0}}}))
-    place = prepare(Setup.of(cfg)).critic
-    assert place is not None
-    return place
-
-
 def arguments(critic: Path) -> list[str]:
     """Of `genac serve`, those that bear on the numbers."""
     return [str(critic), "--learn", "--device", "cpu", "--threads", "1"]
 
 
 @pytest.fixture(scope="module")
-def url(critic: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(trained_critic: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of `genac serve --learn`, which is ended by SIGTERM."""
     folder = tmp_path_factory.mktemp("service")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "genac.cli", "serve", *arguments(critic)]
+    command = [sys.executable, "-m", "genac.cli", "serve", *arguments(trained_critic)]
     command += ["--port", str(port), "--checkpoints", str(folder / "kept")]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
@@ -97,9 +84,9 @@ def wait_for(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def steps(critic: Path) -> list[list[Values]]:
+def steps(trained_critic: Path) -> list[list[Values]]:
     """Responses of two steps, right and wrong ones; of one the last tokens are masked."""
-    tokenizer = load_tokenizer(str(critic))
+    tokenizer = load_tokenizer(str(trained_critic))
     task = ArithmeticTask(**MICRO["task"]["options"])
     rng = random.Random(0)
     return [
@@ -163,9 +150,9 @@ def overrides(page: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def expected(critic: Path, steps: list[list[Values]]) -> list[dict[str, Any]]:
+def expected(trained_critic: Path, steps: list[list[Values]]) -> list[dict[str, Any]]:
     """The same steps by the critic in this process; the order of responses is verl's."""
-    args, keys = parser().parse_known_args(arguments(critic))
+    args, keys = parser().parse_known_args(arguments(trained_critic))
     own = load(args, settings(args, keys), None)
     results = []
     for number, rows in enumerate(steps):

@@ -21,15 +21,8 @@ from genac.config.run import RunConfig
 from genac.runs.store import Run
 from genac.stages.setup import evaluated_here
 
-Runs = Callable[..., Run]
 FAKE = "an interpreter whose vLLM is the fake"
 ADAPTERS = {"rank": 4, "alpha": 8}
-
-
-@pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of these tests alone, which look into it."""
-    return tmp_path_factory.mktemp("stages")
 
 
 @pytest.fixture
@@ -47,14 +40,6 @@ def server() -> Iterator[Callable[[Path, str], str]]:
         one.server_close()
 
 
-@pytest.fixture
-def prepared(run_micro: Runs, stages: Path) -> tuple[Path, Path]:
-    """Folders of an actor and of a critic that were trained here."""
-    run_micro(stages={"joint": {"steps": 1}})
-    newest = lambda name: max(stages.glob(name), key=lambda p: p.stat().st_mtime)  # noqa: E731
-    return newest("base-*/model"), newest("critic_rl-*/model")
-
-
 def joint(actor: Path, critic: Path, tmp_path: Path, name: str, **hardware: Any) -> Values:
     """Overrides for a run of the joint stage alone."""
     return {
@@ -67,7 +52,7 @@ def joint(actor: Path, critic: Path, tmp_path: Path, name: str, **hardware: Any)
 
 
 def require_alike(one: Run, other: Run) -> None:
-    """Metrics but for what is counted of the work, and for entropies, which servers do not tell."""
+    """Metrics but for counts of the work, and for entropies, which servers do not report."""
     for row, expected in zip(results(one, "joint"), results(other, "joint"), strict=True):
         for key, value in expected.items():
             if isinstance(value, float) and not key.startswith("cost/"):
@@ -75,7 +60,7 @@ def require_alike(one: Run, other: Run) -> None:
 
 
 def test_a_run_on_servers_gives_what_a_local_run_gives(run_micro, prepared, server, tmp_path):
-    actor, critic = prepared
+    actor, critic = prepared.actor, prepared.critic
     local = run_micro(**joint(actor, critic, tmp_path, "local"))
     urls = [server(actor, "actor"), server(critic, "critic")]
     both = joint(actor, critic, tmp_path, "both", engine="vllm", vllm={"urls": urls})
@@ -92,7 +77,7 @@ def test_weights_that_a_server_does_not_take_end_the_run_with_a_message(
     recipe, refused, prepared, server, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(Fake, "collective_rpc", lambda self, body: (200, {"results": [None]}))
-    actor, critic = prepared
+    actor, critic = prepared.actor, prepared.critic
     urls = [server(actor, "actor"), server(critic, "critic")]
     values = joint(actor, critic, tmp_path, "stuck", engine="vllm", vllm={"urls": urls})
     message = refused("train", recipe(**values))
@@ -101,7 +86,7 @@ def test_weights_that_a_server_does_not_take_end_the_run_with_a_message(
 
 @pytest.mark.slow
 def test_adapters_of_one_base_on_one_server(run_micro, prepared, server, tmp_path):
-    actor, _ = prepared
+    actor = prepared.actor
     runs = []
     for name, hardware in (
         ("local", {}),
@@ -119,7 +104,7 @@ def test_adapters_of_one_base_on_one_server(run_micro, prepared, server, tmp_pat
 def test_learners_on_two_workers_and_sampling_on_servers(
     run_micro, prepared, server, tmp_path, lora
 ):
-    actor, critic = prepared
+    actor, critic = prepared.actor, prepared.critic
     runs = []
     for name, processes in (("one", 1), ("two", 2)):
         urls = [server(actor, "actor"), server(critic, "critic")]
@@ -162,7 +147,7 @@ def test_what_cannot_sample_is_named_before_a_model_is_made(
 def test_a_finished_run_is_evaluated_by_the_local_engine_where_its_servers_are_gone(
     run_micro, prepared, server, tmp_path, genac
 ):
-    actor, critic = prepared
+    actor, critic = prepared.actor, prepared.critic
     first = serve(Fake(str(actor), "actor", Local()))
     urls = [f"http://127.0.0.1:{first.server_address[1]}", server(critic, "critic")]
     values = joint(actor, critic, tmp_path, "served", engine="vllm", vllm={"urls": urls})
@@ -206,7 +191,7 @@ def test_the_critics_of_a_run_and_of_its_evaluation_take_turns_on_one_server(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_bench_of_faults_kills_as_often_as_it_is_told(tmp_path):
+def test_the_bench_of_faults_kills_as_often_as_configured(tmp_path):
     file = tmp_path / "rows.jsonl"
     bench = Path(__file__).parents[2] / "bench" / "faults_vllm.py"
     command = [sys.executable, str(bench), "--python", interpreter(tmp_path)]

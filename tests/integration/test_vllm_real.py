@@ -119,7 +119,7 @@ def test_greedy_completions_are_those_of_the_local_engine(actor):
     require_local_answers(actor, 1)
 
 
-def test_seeds_decide_the_tokens_whatever_is_asked_beside(actor):
+def test_seeds_decide_the_tokens_whatever_else_is_in_the_batch(actor):
     batch = [Request(p, 24, seed=i) for i, p in enumerate(prompts(12, 40))]
     whole = [c.ids for c in actor.sampler.generate(batch)]
     assert [c.ids for c in actor.sampler.generate(batch[::-1])][::-1] == whole

@@ -132,7 +132,7 @@ def test_a_killed_warm_up_goes_on_bit_by_bit(
 
 
 def test_a_gguf_file_goes_through_all_stages(run_micro: Runs, tmp_path: Path) -> None:
-    """As actor and critic: nothing else has to be told."""
+    """As actor and critic: nothing else has to be configured."""
     file = str(write_gguf(tmp_path / "tiny.gguf", tiny_llama(), quantised=True))
     run = run_micro(
         actor={"model_name_or_path": file},

@@ -7,6 +7,7 @@ file to the packages of the interpreter that runs the tests.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,12 +68,26 @@ def genac(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
     return call
 
 
-def pairs(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def pairs(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from pairs(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}={value}"
+            yield f"{prefix}{key}", value
+
+
+def snippet(overrides: Mapping[str, Any]) -> str:
+    """The README's program on a small run, with a step and places that this run has."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    last = '"output_dir": "runs/seed-1"}'
+    changes = {
+        last: f"{last} | {dict(pairs(overrides))!r}",
+        "step=10, group=3, member=2": "step=1, group=0, member=0",
+    }
+    for old, new in changes.items():
+        assert old in code, "the README has changed"
+        code = code.replace(old, new)
+    return code
 
 
 def test_a_wheel_holds_recipes_types_and_what_pages_are_made_of(wheel):
@@ -96,12 +111,14 @@ def test_the_first_commands_of_the_readme_work_outside_a_clone(genac):
     assert "elsewhere" in place, "the wheel is what runs"
     assert "own-data" in genac("recipes")
     small = merge(MICRO, {"output_dir": "runs/small", "stages": {"folder": "runs/stages"}})
-    out = genac("train", "arithmetic", *pairs(small))
+    out = genac("train", "arithmetic", *(f"{key}={value}" for key, value in pairs(small)))
     assert "held-out success" in out and "stages.joint.steps: 40 -> 3" in out
     assert "runs/small" in genac("ls")
     assert "report.html" in genac("report", "runs/small")
     assert "--terminal" in genac("view", "--help")
     assert "value" in genac("score", "runs/small", "3 a+4>", "a=")
+    genac("-c", snippet(small | {"output_dir": "runs/snippet"}), program="python")
+    assert "runs/snippet" in genac("ls")
 
 
 @pytest.mark.timeout(900)

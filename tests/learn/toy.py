@@ -91,7 +91,7 @@ def setup(cfg: RunConfig) -> Setup:
 
 
 def base_model(folder: Path, steps: int = 120) -> Path:
-    """Writes mostly guesses, and the oracle's scores when asked to judge."""
+    """Writes mostly guesses, and the oracle's scores when prompted to judge."""
     start, task = folder / "init", TwoTokens()
     shape = {"hidden_size": 32, "layers": 2, "heads": 2, "seed": 0}
     save_tiny(start, task.alphabet(), max_length=16, **shape)

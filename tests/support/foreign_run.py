@@ -244,7 +244,7 @@ TABLES |= {
         (ESTIMATES,),
     ),
 }
-# kinds that mean the same: nothing is to be said
+# kinds that mean the same: nothing is to be reported
 EQUAL: dict[str, Change] = {
     "value float32": replaced("estimates", "value", as_type(pa.float32())),
     "value decimal": replaced(

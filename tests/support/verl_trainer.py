@@ -190,7 +190,7 @@ def refused_batches(made: Any, rows: list[dict[str, Any]]) -> dict[str, str]:
 
 
 class Workers:
-    """What verl saves and loads beside the critic's state, which would need GPUs."""
+    """What verl saves and loads besides the critic's state, which would need GPUs."""
 
     def save_checkpoint(self, *args: Any, **keys: Any) -> None: ...
 

@@ -222,9 +222,12 @@ def main(arguments: list[str], backend: Any = Toy) -> None:
     if fault == "crash":
         sys.exit("ValueError: this model is not supported")
     if shared := os.environ.get("GENAC_FAKE_SHARED"):
-        Path(shared).write_bytes(bytes(4096))
-        with open(shared, "r+b") as file:
+        first = Path(f"{shared}-first")  # semaphores are made under one name, and get another
+        first.write_bytes(bytes(4096))
+        with open(first, "r+b") as file:
             kept.append(mmap.mmap(file.fileno(), 4096))
+        Path(shared).hardlink_to(first)
+        first.unlink()
     after = lambda flag: arguments[arguments.index(flag) + 1]  # noqa: E731
     fake = Fake(after("serve"), after("--served-model-name"), backend(), fault)
     serve(fake, int(after("--port")))

@@ -87,7 +87,7 @@ CHILD = (
 )
 
 
-def test_a_section_that_fails_or_takes_too_long_is_told_and_the_others_go_on(
+def test_a_section_that_fails_or_takes_too_long_is_reported_and_the_others_go_on(
     gpu, monkeypatch, tmp_path, capsys
 ):
     chosen = [

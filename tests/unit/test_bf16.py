@@ -117,7 +117,7 @@ def test_a_stage_that_goes_on_in_another_precision_says_so(
     assert "joint goes on in bf16 (actor), but began in fp32 (actor)" in capsys.readouterr().err
 
 
-def test_several_processes_are_asked_for_bf16_by_name(processor: Callable[..., None]):
+def test_several_processes_get_bf16_by_name_only(processor: Callable[..., None]):
     processor(decoding=9.0, training=9.0)
     cfg = HardwareConfig(device="cpu", processes=2)
     assert not Hardware.resolve(cfg).computes_bf16(model(1536))

@@ -33,7 +33,7 @@ REQUEST = Responses(responses=(Response(problem="a+3>", tokens=(5, 6, 7), reward
 
 
 class Counting:
-    """A critic whose value is the share of a response's tokens; it counts what it is asked."""
+    """A critic whose value is the share of a response's tokens; it counts its calls."""
 
     def __init__(self) -> None:
         self.step, self.version, self.saves, self.rates = 0, 0, 0, []
@@ -112,7 +112,7 @@ def test_every_call_of_the_contract_arrives(make: Callable[..., Client]) -> None
         [CUT, Fault(before=False), Fault(429, retry_after="Wed, 21 Oct 2026 07:28:00 GMT")],
     ],
 )
-def test_a_lost_answer_is_asked_for_again_and_learnt_once(
+def test_a_lost_answer_is_requested_again_and_learnt_once(
     make: Callable[..., Client], faults: list[Fault]
 ) -> None:
     critic, count = Counting(), len(faults)

@@ -21,7 +21,7 @@ def hardware_of(command: str) -> dict[str, str]:
     return dict(re.findall(r"--hardware\.(\w+) (\S+)", command))
 
 
-def test_the_job_of_kubernetes_asks_for_the_workers_it_has() -> None:
+def test_the_job_of_kubernetes_requests_the_workers_it_has() -> None:
     job = yaml.safe_load((EXAMPLES / "kuberay.yaml").read_text())
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]

@@ -35,7 +35,7 @@ def test_a_line_break_is_none_before_a_letter(typed, text):
     assert typed_text(typed) == text
 
 
-def test_what_may_have_been_meant_as_a_line_break_is_said(capsys):
+def test_what_may_have_been_meant_as_a_line_break_is_warned_of(capsys):
     typed_text(r"a+3=9\nb*7=3\n")
     assert r"\nb stays as it is" in capsys.readouterr().err
     typed_text(r"a+3=9\n")
@@ -102,7 +102,7 @@ def test_paths_of_verbs_are_expanded_and_their_texts_are_not(home, capsys):
         f"{home}/run", "~/x?", f"--critic={home}/c"
     ]  # fmt: skip
     assert main(["score", "~/critic", "2+3?", "5"]) == 2
-    assert f"{home}/critic holds no critic.json" in capsys.readouterr().err
+    assert f"critic: there is no '{home}/critic' here" in capsys.readouterr().err
 
 
 def test_models_at_home(home):

@@ -199,7 +199,7 @@ def test_all_tokens_of_a_response_share_a_value_free_advantage():
         # Leave-one-out misses by 1 in both responses; a critic better than that is used.
         ([0.9, 0.9, 0.9], 0.1, False),
         ([0.5, 0.5, 0.5], 0.5, False),
-        # It tells the winner from the loser the wrong way round, beyond what 0..1 values should.
+        # It ranks the loser above the winner, beyond what 0..1 values should.
         ([-0.5, -0.5, -0.5], 1.5, True),
     ],
 )
@@ -290,7 +290,7 @@ def test_gae_over_tokens_is_gae_over_one_token_segments():
 
 
 @pytest.mark.parametrize("estimator", ["gae", "group_mean", "leave_one_out", "batch_mean"])
-def test_cut_responses_train_nothing_when_asked_but_stay_in_the_baselines(estimator):
+def test_cut_responses_train_nothing_if_configured_but_stay_in_the_baselines(estimator):
     """Three responses, the second one cut: the others' advantages are those of the whole group."""
     rewards, ends = (1.0, 0.0, 0.5), ("stop", "length", "stop")
     group = [

@@ -189,7 +189,7 @@ def test_it_learns_which_state_wins(build, head, targets):
     assert values[2] > 0.8 and values[5] < 0.2 and values[0] == pytest.approx(0.5, abs=0.2)
 
 
-def test_heads_are_saved_beside_the_backbone_and_checked(build, tmp_path, tiny_folder):
+def test_heads_are_saved_with_the_backbone_and_checked(build, tmp_path, tiny_folder):
     critic = build()
     critic.runtime.save_model(tmp_path)
     fresh = ValueModel(critic.runtime.model.causal_lm, 1)

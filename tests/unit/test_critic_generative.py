@@ -77,7 +77,7 @@ def advantages(samples: list[Sample]) -> list[float]:
 # --- values ---------------------------------------------------------------------------------------
 
 
-def test_identical_states_are_asked_once(build):
+def test_identical_states_are_judged_once(build):
     critic = build([score(3), score(8)])
     group = [state((5, 6), r, start=0, member=m) for m, r in enumerate((1.0, 0.0, 1.0))]
     result = critic.estimate([*group, state((5, 6))], step=0)
@@ -198,8 +198,8 @@ def test_success_rate_starts_at_the_first_batch_and_then_moves_by_momentum(build
     critic.observe(rollouts_of(first))
     assert critic.rate.value == 0.5
     second = critic.estimate([state((5,), 1.0)], step=1)
-    assert critic.rate.value == 0.5  # asked under the rate of the past
-    # Responses that no value was asked for count as well.
+    assert critic.rate.value == 0.5  # judged under the rate of the past
+    # Responses without a queried state count as well.
     critic.observe([*rollouts_of([e.state for e in second]), make_rollout((9,), 1.0)])
     assert critic.rate.value == pytest.approx(0.9 * 0.5 + 0.1 * 1.0)
 
@@ -259,7 +259,7 @@ def test_pooled_targets_are_the_mean_return_and_train_once(build):
 def test_unscored_responses_train_nothing(build):
     critic = build([score(5)])
     result = critic.learn(critic.estimate([state(reward=None)], step=0), step=0)
-    assert result == {"critic/unasked_rate": 0.0, "critic/truncated_rate": 0.0}
+    assert result == {"critic/skipped_rate": 0.0, "critic/truncated_rate": 0.0}
     assert critic.rate.value is None
 
 

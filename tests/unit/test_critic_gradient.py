@@ -131,7 +131,7 @@ def gradient(model: Any, samples: list[Sample], **loss: Any) -> Tensor:
 
 @pytest.mark.parametrize("loss_type", ["token", "sequence"])
 @pytest.mark.parametrize("scored", [True, False])
-def test_a_rationale_weighs_the_same_beside_short_and_long_ones(tiny_model, scored, loss_type):
+def test_a_rationale_weighs_the_same_among_short_and_long_ones(tiny_model, scored, loss_type):
     own = sample_of(3, 0.7)
     alone = gradient(tiny_model, [own], loss_type=loss_type)
     for length in (1, 12, 25):

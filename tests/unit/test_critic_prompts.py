@@ -1,4 +1,4 @@
-"""The critic is asked as it was trained, and what the actor wrote stays text."""
+"""The critic is prompted as it was trained, and what the actor wrote stays text."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def critic_of(tokenizer: Any, actor_tokenizer: Any, model: Any, **cfg: Any) -> G
 @pytest.mark.parametrize("icc", [True, False])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", ["same", "same chat", "other", "other chat"])
-def test_sft_prompt_equals_the_prompt_it_will_be_asked_with(
+def test_sft_prompt_equals_the_prompt_of_later_stages(
     plain, chatty, tokenizer, tiny_model, kind, name, icc
 ):
     """Also where the actor wrote special tokens in the middle of its response."""
@@ -293,6 +293,6 @@ def test_a_state_beyond_the_context_is_dropped_or_cut_and_counted(
     assert all(len(t.prompt_ids) <= critic.room for e in estimates for t in e.rationales)
     assert critic.learn([], 0) == {}
     assert critic._lengths(estimates) == {
-        "critic/unasked_rate": 0.5 if queries == 1 else 0.0,
+        "critic/skipped_rate": 0.5 if queries == 1 else 0.0,
         "critic/truncated_rate": 0.0 if queries == 1 else 0.5,
     }

@@ -181,7 +181,7 @@ def test_a_missing_file_and_a_missing_reward_fail_once(diagnose, tmp_path: Path)
     assert line.startswith("FAIL task: 0 heldout problems; add rows")
 
 
-def test_a_reward_that_rejects_gold_or_accepts_all_is_told(diagnose, tmp_path: Path) -> None:
+def test_a_reward_that_rejects_gold_or_accepts_all_is_reported(diagnose, tmp_path: Path) -> None:
     always = tmp_path / "always.py"
     always.write_text("def one(completions): return [1.0]\ndef zero(completions): return [0.0]\n")
     (line,) = diagnose(**file_task(tmp_path, reward=f"{always}:one"))

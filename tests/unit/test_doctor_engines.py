@@ -70,7 +70,7 @@ def test_fp32_and_blocks_of_32_on_a_cpu() -> None:
 
 def test_the_last_argument_counts_and_devices_divide() -> None:
     args = ["--gpu-memory-utilization", "0.5", "--gpu-memory-utilization=0.3"]
-    s = server(args=[*args, "--tensor-parallel-size", "2", "--max-model-len", "3000"])
+    s = server(args=[*args, "--tensor_parallel_size", "2", "--max-model-len", "3000"])
     assert (s.share, s.devices, s.context) == (0.3, 2, 3000)
     assert s.token == 114_688 // 2 and s.cache_within(80 * GIB) == int(0.3 * 80 * GIB) - s.weights
     with pytest.raises(ValueError, match="--block-size is 'many'; write a plain number"):
@@ -92,7 +92,7 @@ def capacity(s: engines.Served, gpu: int | None = 80 * GIB, elsewhere: bool = Fa
     return line
 
 
-def test_rows_that_do_not_fit_are_told_with_a_remedy_that_works() -> None:
+def test_rows_that_do_not_fit_are_reported_with_a_remedy_that_works() -> None:
     line = capacity(server(kv_cache_gb=4.0))
     assert line.startswith("warn vllm: actor takes 3.2 GiB of weights and 112 KiB per token; ")
     assert "32 rows of 2000 tokens 6.8 GiB; 18 fit into 4.0 GiB; " in line
@@ -120,7 +120,7 @@ def test_blocks_that_the_cpu_build_does_not_know_fail() -> None:
     assert "--block-size" not in capacity(server(hardware=cpu), gpu=None)
 
 
-def test_of_servers_behind_addresses_only_the_need_is_told() -> None:
+def test_of_servers_behind_addresses_only_the_need_is_reported() -> None:
     line = capacity(server(kv_cache_gb=0.1), elsewhere=True)
     assert line.startswith("ok   vllm: ") and "the cache has to hold 0" not in line
     assert "450 MiB at least" in line
@@ -223,7 +223,7 @@ def test_an_address_that_does_not_answer_fails(recipe) -> None:
     assert line.startswith("FAIL workers: ")
 
 
-def test_servers_on_a_cpu_take_memory_beside_the_learners(recipe, python, monkeypatch) -> None:
+def test_servers_on_a_cpu_take_memory_besides_the_learners(recipe, python, monkeypatch) -> None:
     monkeypatch.setattr(local, "free_ram", lambda: 100 * GIB)
     cfg = recipe(hardware={"engine": "vllm", "vllm": {"python": python("0.32.0")}})
     shown = examine(cfg)[0]

@@ -1,4 +1,4 @@
-"""The client against a real server that misbehaves: nothing lost, nothing asked twice, no key."""
+"""The client against a real server that misbehaves: nothing lost, nothing sent twice, no key."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_passing_fault_loses_nothing(fault: str, tmp_path: Path) -> None:
     assert rows and all("trying again" in line for line in rows)
 
 
-def test_all_faults_at_once_then_resume_asks_only_what_is_missing(tmp_path: Path) -> None:
+def test_all_faults_at_once_then_resume_sends_only_what_is_missing(tmp_path: Path) -> None:
     file, kinds = tmp_path / "answers.jsonl", list(FAULTS.values())
 
     faults = [3 if i in (3, 11) else i % 3 for i in range(12)]
@@ -127,7 +127,7 @@ def test_all_faults_at_once_then_resume_asks_only_what_is_missing(tmp_path: Path
 
 
 def test_silence_is_an_answer(tmp_path: Path) -> None:
-    """A null content (a refusal, or all tokens spent on thinking) is paid: asked once."""
+    """A null content (a refusal, or all tokens spent on thinking) is paid: sent once."""
     with ChatServer(lambda prompt, number: says(None, tokens=None)) as server:
         replies, bill = client(server).ask(PROMPTS, tmp_path / "a.jsonl")
         assert {r.text for r in replies.values()} == {""} and server.count == 12
@@ -159,7 +159,7 @@ def test_what_cannot_be_helped_stops_at_once(act: Act, words: list[str], tmp_pat
     assert caught.value.__cause__ is None
 
 
-def test_half_a_surrogate_pair_is_asked_as_a_question_mark(tmp_path: Path) -> None:
+def test_half_a_surrogate_pair_is_sent_as_a_question_mark(tmp_path: Path) -> None:
     prompts = [*PROMPTS[:3], "odd \ud800 text"]
     with ChatServer(lambda prompt, number: says(prompt)) as server:
         endpoint, file = client(server), tmp_path / "a.jsonl"
@@ -202,7 +202,7 @@ def test_a_key_that_is_good_for_one_answer_only_is_not_used_on(tmp_path: Path) -
         assert server.count <= 6
 
 
-def test_a_server_that_refuses_everything_is_not_asked_on(tmp_path: Path) -> None:
+def test_a_server_that_refuses_everything_gets_no_more_requests(tmp_path: Path) -> None:
     act = Act(400, '{"error": {"message": "Unsupported parameter: max_tokens"}}')
     with ChatServer(lambda prompt, number: act) as server:
         with pytest.raises(ValueError, match=r"refuses every request.*max_tokens"):
@@ -217,7 +217,7 @@ def test_a_dead_server_is_given_up(tmp_path: Path) -> None:
         endpoint.ask(PROMPTS, tmp_path / "a.jsonl")
 
 
-def test_lost_prompts_that_come_last_together_are_asked_once_more(tmp_path: Path) -> None:
+def test_lost_prompts_that_come_last_together_are_sent_once_more(tmp_path: Path) -> None:
     """They were tried longest, so that they follow each other says nothing of the server."""
     bad, first = set(PROMPTS[1:8]), threading.Event()
 
@@ -298,7 +298,7 @@ def test_requests_per_minute(tmp_path: Path) -> None:
     assert max(times) - min(times) > 0.4  # five gaps of a tenth; more on a busy machine
 
 
-def test_a_torn_last_line_is_asked_again(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_sent_again(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     with ChatServer(lambda prompt, number: says(prompt)) as server:
         endpoint = client(server, concurrency=1)
@@ -375,7 +375,7 @@ def test_a_short_key_leaves_answers_as_they_are(
 
 
 @pytest.mark.parametrize("place", ["answer", "error", "cut"])
-def test_an_escaped_key_is_found(
+def test_an_escaped_key_is_detected(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = "sk/Very/Secret/0123456789"

@@ -118,7 +118,7 @@ def test_a_handshake_ends_at_the_deadline_too(piece: bytes, tmp_path: Path) -> N
         assert not thread.is_alive()  # its connection was closed
 
 
-def test_a_silent_server_is_asked_one_thing_at_a_time(tmp_path: Path) -> None:
+def test_a_silent_server_gets_one_request_at_a_time(tmp_path: Path) -> None:
     with RawServer(lambda prompt, number: [20.0]) as server:
         with pytest.raises(ValueError, match=r"3 prompts in a row .* no answer within 0\.1 s"):
             ask(server.url, tmp_path, PROMPTS, timeout=0.1, concurrency=4, max_retries=1)
@@ -165,7 +165,7 @@ BROKEN: dict[str, tuple[bytes | None, str]] = {
     "endless headers": (OK + b"x: " + b"y" * 200_000, "ProtocolError"),
     "stream": (http('data: {"choices": []}\n\ndata: [DONE]\n\n'), "stream of events"),
     "error in a 200": (http('{"error": {"message": "overloaded"}}'), "an error: overloaded"),
-    "error beside": (http('{"error": {"message": "busy"}, "choices": []}'), "an error: busy"),
+    "error with choices": (http('{"error": {"message": "busy"}, "choices": []}'), "an error: busy"),
     "null choice": (http('{"choices": [null]}'), "no chat completion"),
     "text message": (http('{"choices": [{"message": "hi"}]}'), "no chat completion"),
     "number": (http(f'{{"choices": [{{"message": {{"content": {"9" * 6000}}}}}]}}'), "not text"),

@@ -66,7 +66,7 @@ def test_rows_enter_between_calls(compiled, max_rows, monkeypatch):
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_a_row_does_not_depend_on_the_rows_beside_it(compiled, name):
+def test_a_row_does_not_depend_on_the_other_rows(compiled, name):
     """To the last bit: neither the reading of its prompt nor the step behind it."""
     decoder = engine_of(random_model(FAST[name])).decoder
     assert decoder is not None and decoder.native is not None

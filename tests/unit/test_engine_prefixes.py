@@ -1,4 +1,4 @@
-"""Prompts that begin alike are found from their tokens, and every prompt can be put together."""
+"""Shared prefixes are detected from the tokens, and every prompt can be put together."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def agree_with_transformers(model: Any, requests: list[Request], options: dict[s
             continue
         place, token = result
         tried = (*done.ids[:place], token)
-        # The reference wants a token behind the one whose prediction is asked.
+        # The reference wants a token behind the one whose prediction is read.
         logp = forward_logprobs(exact, request.prompt_ids, (*tried, 0), request.temperature or 1.0)
         np.testing.assert_allclose(
             done.probe_probs, np.exp(logp[-1, list(request.token_prob_ids)]), atol=1e-4
@@ -93,7 +93,7 @@ def test_probes_change_no_completion(family):
         same(one, other)
 
 
-def test_a_probe_is_asked_once_of_the_whole_completion():
+def test_a_probe_is_requested_once_for_the_whole_completion():
     queries: list[tuple[int, ...]] = []
     # append gives None
     request = Request((5, 6), 7, seed=3, token_prob_ids=WATCH, probe=queries.append)

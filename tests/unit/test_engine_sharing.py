@@ -25,7 +25,7 @@ def words(seed: int, count: int) -> Ids:
 
 
 def states(cuts: tuple[int, ...], rationales: int, seed: int = 0) -> list[Ids]:
-    """What a critic asks: prefixes of one response, each followed by the question (2, 3, 4)."""
+    """A critic's requests: prefixes of one response, each followed by the question (2, 3, 4)."""
     response = words(seed, 90)
     return [(*response[:cut], 2, 3, 4) for cut in cuts for _ in range(rationales)]
 
@@ -35,7 +35,7 @@ def group(length: int, size: int, seed: int = 1) -> list[Ids]:
 
 
 def continuations(cuts: tuple[int, ...], samples: int, seed: int = 2) -> list[Ids]:
-    """What Monte Carlo asks: prefixes of one response, continued several times each."""
+    """Monte Carlo's requests: prefixes of one response, continued several times each."""
     return [words(seed, 90)[:cut] for cut in cuts for _ in range(samples)]
 
 
@@ -60,7 +60,7 @@ APART = [name for name in SETS if name != "one token"]
 
 
 def requests_of(prompts: list[Ids], longest: int = 11) -> list[Request]:
-    """Every request differs from its neighbours in what it asks for."""
+    """Every request differs from its neighbours in its settings."""
     return [
         Request(
             prompt,
@@ -218,7 +218,7 @@ def test_spans_by_hand():
     assert cache.spans(sizes, 90) == [(0, 2), (2, 3), (3, 4)]
     assert cache.spans(sizes, 10_000) == [(0, 4)]
     assert cache.spans(sizes, 1) == [(0, 1), (1, 2), (2, 3), (3, 4)]
-    # One long prompt beside many short ones: reading them together would be mostly padding.
+    # One long prompt among many short ones: reading them together would be mostly padding.
     assert cache.spans([(1, 4000), (150, 20)], 10**9) == [(0, 1), (1, 2)]
 
 

@@ -314,7 +314,7 @@ def test_critics_that_follow_each_other_on_the_base_of_an_actor(fakes, start):
         VllmEngine(source(model, start, "critic", rank=8), own.servers.launch, base=own)
         for model in models
     ]
-    for _ in range(2):  # each is asked again after the other one
+    for _ in range(2):  # each is queried again after the other one
         for critic, model in zip(critics, models, strict=True):
             require_answers(critic, model, requests())
 
@@ -346,7 +346,7 @@ def test_models_of_a_role_take_turns_on_one_server(faulty, tmp_path, rank):
     assert gone(guard, 0.1) and not engines[0].servers.running
 
 
-def test_a_model_that_was_never_asked_takes_no_turn(faulty, tmp_path):
+def test_a_model_that_was_never_used_takes_no_turn(faulty, tmp_path):
     with shared_servers():
         own = faulty(Model(0.5))
         own.generate(requests(1))
@@ -356,7 +356,7 @@ def test_a_model_that_was_never_asked_takes_no_turn(faulty, tmp_path):
 
 
 @pytest.mark.parametrize("changed", ["shape", "folder", "context"])
-def test_servers_that_do_not_fit_the_next_model_end_before_it_is_asked(
+def test_servers_that_do_not_fit_the_next_model_end_before_its_first_request(
     faulty, start, tmp_path, changed
 ):
     with shared_servers():
@@ -388,7 +388,7 @@ def test_models_have_servers_of_their_own_where_nobody_shares(faulty):
 
 
 def visible_to(servers: servers.Servers) -> list[str]:
-    """What the running server processes were told of GPUs."""
+    """Which GPUs the running server processes may use."""
     result = []
     for pid in servers.pids:
         lines = Path(f"/proc/{child(pid)}/environ").read_bytes().decode().split("\0")
@@ -743,7 +743,7 @@ def test_what_is_no_interpreter_is_refused(tmp_path):
         require_vllm(VllmConfig(python=str(tmp_path / "nothing")), ("actor",))
 
 
-def test_this_interpreter_is_asked_where_none_is_named():
+def test_this_interpreter_is_examined_where_none_is_named():
     version_in.cache_clear()
     with pytest.raises(ValueError, match="make vllm-env"):
         require_vllm(VllmConfig(), ("actor",))
@@ -761,6 +761,12 @@ def test_addresses_are_looked_at_before_a_model_is_loaded(fakes, monkeypatch):
         require_vllm(VllmConfig(urls=["http://127.0.0.1:9"]), ("actor",))
     with pytest.raises(ValueError, match="no address"):
         VllmConfig(urls=["localhost:8000"])
+
+
+@pytest.mark.parametrize("argument", ["--port=8000", "--served_model_name", "--dtype"])
+def test_arguments_that_a_run_depends_on_are_refused(argument):
+    with pytest.raises(ValueError, match="is set by the run itself"):
+        VllmConfig(args=["--max-num-seqs", "8", argument, "x"])
 
 
 def test_heads_that_vllm_does_not_know_are_refused():

@@ -73,7 +73,7 @@ def actor_of(tokenizer: Any, model: Any, words: str) -> Any:
     )
 
 
-def test_evaluate_policy_asks_the_same_problems_and_draws_every_time(tokenizer, tiny_model):
+def test_evaluate_policy_uses_the_same_problems_and_draws_every_time(tokenizer, tiny_model):
     actor, world = actor_of(tokenizer, tiny_model, "xy"), world_of(EchoTask({"x": 1.0}))
     score = evaluate_policy(actor, world, num_problems=3, num_samples=4)
     assert (score.mean, score.problems, score.k, score.pass_at_k) == (0.5, 3, 4, 1.0)
@@ -327,7 +327,7 @@ def test_costs_are_charged_to_roles_and_go_on_after_a_resume(tokenizer, tiny_mod
     assert again.tokens["critic_training"] == 10 and cost.tokens["critic_training"] == 9
 
 
-def test_a_problem_is_told_apart_by_its_id():
+def test_a_problem_is_identified_by_its_id():
     """Clusters of the bootstrap are problems: two states of one are one cluster."""
     panel = panel_of([0.8, 0.2, 0.6, 0.4], [1, 2, 1, 2], [1.0, 0.0, 1.0, 0.0])
     same = [

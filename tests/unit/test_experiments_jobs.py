@@ -28,7 +28,7 @@ def noted(log: str, value: int) -> int:
     return value * value
 
 
-def test_a_file_that_a_config_names_tells_jobs_apart_by_what_it_holds(tmp_path: Path):
+def test_a_file_that_a_config_names_identifies_jobs_by_its_contents(tmp_path: Path):
     data = tmp_path / "problems.jsonl"
     item = {"config": {"task": {"name": "file", "path": str(data)}}}
     data.write_text('{"prompt": "1+1", "answer": "2"}\n')

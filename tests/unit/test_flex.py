@@ -46,7 +46,7 @@ def test_blocks_are_those_that_hold_something_to_see(seed):
     assert np.array_equal(whole, seen.all(-1).all(-1).numpy())
 
 
-def test_wholly_seen_blocks_are_found_and_listed_apart():
+def test_wholly_visible_blocks_are_listed_apart():
     # 300 tokens, then 128 on a block boundary that see 256 of them: two whole blocks.
     plan = TreePlan(512, (Segment(0, 384), Segment(384, 128, 0, 256)), CPU)
     some, whole = block_tables(plan.table)

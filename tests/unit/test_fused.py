@@ -111,7 +111,7 @@ def outcome(base: Any, compute: Callable[..., Tensor], packed: Any) -> dict[str,
 
 
 def close(result: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Equal up to the rounding of fp32 sums, whose size the largest entry tells."""
+    """Equal up to the rounding of fp32 sums, whose size the largest entry sets."""
     assert set(result) == set(expected)
     for name, value in expected.items():
         most = max(1.0, float(value.abs().max()))
@@ -152,7 +152,7 @@ def test_gradient_checkpointing_keeps_a_layers_input_only():
     again = outcome(model.base_model, fused, SEVERAL)
     torch.testing.assert_close(again, expected, rtol=0, atol=0)
     tokens, queries, keys = SEVERAL[2].length, 4 * DIM, DIM
-    kept = HIDDEN + queries + 2 * keys + queries + 4 + 2 * INNER  # beside the input
+    kept = HIDDEN + queries + 2 * keys + queries + 4 + 2 * INNER  # besides the input
     assert most - kept_numbers(model) == LAYERS * tokens * kept
 
 

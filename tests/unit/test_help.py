@@ -107,7 +107,7 @@ def test_print_config_is_the_whole_config(capsys):
     assert resolve(values) == from_command_line(["arithmetic", "seed=5"], "")
 
 
-def test_what_differs_from_the_recipe_is_told_by_key():
+def test_what_differs_from_the_recipe_is_reported_by_key():
     parsed = parse(["arithmetic", "--algorithm", "grpo", "stages.joint.steps=3"], "")
     assert parsed.lines() == [f"  stages.joint.steps: {parsed.plain.stages.joint.steps} -> 3"], (
         "what the algorithm brings is the recipe's"

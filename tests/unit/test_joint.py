@@ -1,4 +1,4 @@
-"""Joint training: which states are asked for values, and which train the critic."""
+"""Joint training: which states get values, and which train the critic."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def keys(states: list[Any]) -> set[tuple[int, ...]]:
     return {state.key for state in states}
 
 
-def test_by_default_every_state_is_asked_and_trains():
+def test_by_default_every_state_is_judged_and_trains():
     states = states_to_value(GROUPS, GENERATIVE, config(), ACTOR, 0)
     assert len(states) == 16 and all(s.trains for s in states)
 

@@ -219,7 +219,7 @@ def test_sft_loss_falls(tiny_model):
 
 @pytest.mark.parametrize(("head", "outputs"), [("mse", 1), ("hl_gauss", 51)])
 def test_value_head_fits_values_by_prefix(tiny_model, head, outputs):
-    """The value asked before token t is about ids[:t]: a token must not see itself."""
+    """The value read before token t is about ids[:t]: a token must not see itself."""
     learner = Learner(
         ValueModel(tiny_model, outputs), OptimizerConfig(learning_rate=1e-2), head=head
     )

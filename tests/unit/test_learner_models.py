@@ -128,7 +128,7 @@ def samples_of(model: Any, temperature: float = 1.0) -> list[Sample]:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", NOISY)
-def test_the_first_ratio_is_one_whatever_noise_the_config_asks_for(name, checkpointing):
+def test_the_first_ratio_is_one_whatever_noise_is_configured(name, checkpointing):
     model = model_of(NOISY[name])
     learner = learner_of(model, gradient_checkpointing=checkpointing)
     measured = learner.learn(samples_of(model), seed=0)
@@ -287,7 +287,7 @@ def test_only_trained_tokens_pass_the_head(name):
     head.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[:-1].numel()))
     learner.learn(samples, seed=0)
     trained = int(sum(s.weights[1:].sum() for s in samples)) + len(samples)
-    assert sum(rows) <= 2 * trained  # a plain one is asked again for its gradient
+    assert sum(rows) <= 2 * trained  # a plain one runs again for its gradient
     plain, loss = copy.deepcopy(model), 0.0
     for s in samples:
         logits = plain(input_ids=torch.tensor([s.ids]), use_cache=False).logits[0, :-1].float()

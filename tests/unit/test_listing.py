@@ -53,7 +53,7 @@ def test_damaged_runs_are_listed_with_the_reason(tmp_path):
     assert [one.state for one in result] == ["unreadable"] and "config.json" in result[0].result
 
 
-def test_runs_below_the_folder_are_found_and_models_are_not(tmp_path):
+def test_runs_below_the_folder_are_listed_and_models_are_not(tmp_path):
     make(tmp_path / "one")
     make(tmp_path / "deep" / "er" / "two")
     (tmp_path / "model").mkdir()

@@ -106,7 +106,7 @@ def test_a_checkpoint_without_adapters_is_refused(folder, tmp_path):
         checkpoint.load(checkpoint.complete(tmp_path / "points")[-1], {"actor": runtime(folder)})
 
 
-def test_a_value_head_beside_adapters(folder, tmp_path):
+def test_a_value_head_with_adapters(folder, tmp_path):
     hardware = Hardware.resolve(HardwareConfig(device="cpu"))
 
     def model(path: Path, *, is_trained: bool, rank: int) -> Runtime:
@@ -196,7 +196,7 @@ def test_one_base_under_two_sets_of_adapters(folder, tmp_path):
     np.testing.assert_allclose(alone.sampler.generate([ASK])[0].logprobs, one, atol=1e-5)
 
 
-def test_training_beside_is_training_alone(folder):
+def test_training_on_a_shared_base_is_training_alone(folder):
     actor, alone = runtime(folder), runtime(folder)
     critic = critic_on(actor, folder)
     with torch.no_grad():  # the same start: adapters are drawn by role

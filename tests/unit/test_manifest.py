@@ -1,4 +1,4 @@
-"""What a finished folder lists, what is found wrong with it, and stages that are used again."""
+"""What a finished folder lists, the faults detected in it, and stages that are used again."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """math-verify behind the verifier: a table of answer pairs, hostile ones included.
 
-The verdicts must be those of math-verify asked alone (its own time limits, main thread), wherever
-it is asked from here: a thread, many workers, pytest-xdist.
+The verdicts must be those of math-verify called alone (its own time limits, main thread), wherever
+it is called from here: a thread, many workers, pytest-xdist.
 """
 
 from __future__ import annotations

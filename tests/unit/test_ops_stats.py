@@ -218,6 +218,12 @@ def test_bootstrap_resamples_clusters_not_entries():
     assert 0.4 < low < 0.47 and 0.53 < high < 0.6
 
 
+def test_bootstrap_of_means_draws_as_that_of_any_statistic():
+    clusters = [np.linspace(0, i, i + 1) for i in range(9)]
+    other = stats.bootstrap_interval(clusters, lambda x: float(np.mean(x)))
+    assert stats.bootstrap_interval(clusters) == approx(other, rel=1e-12)
+
+
 def test_bootstrap_is_seeded_widens_with_the_level_and_takes_columns():
     clusters = [np.array([i, i + 1.0]) for i in range(10)]
     assert stats.bootstrap_interval(clusters) == stats.bootstrap_interval(clusters)

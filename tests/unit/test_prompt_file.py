@@ -104,7 +104,7 @@ def test_built_in_prompts_keep_their_hashes() -> None:
     }
 
 
-def test_the_card_of_a_saved_critic_asks_with_the_system_message(tmp_path) -> None:
+def test_the_card_of_a_saved_critic_uses_the_system_message(tmp_path) -> None:
     from genac.config.models import CriticConfig
 
     prompt = own(tmp_path, f"text: {json.dumps(TEXT)}\nsystem: You judge.")

@@ -25,7 +25,7 @@ from genac.runs.manifest import write_done
 
 @dataclass
 class Hub:
-    """What the stand-in was asked; `status` is what it answers with."""
+    """The requests to the stand-in; `status` is what it answers with."""
 
     address: str = ""
     status: int = 200

@@ -270,7 +270,7 @@ def test_runs_without_a_config_are_never_thrown_together(tmp_path):
     assert len(grouped(folders)) == 2
 
 
-def test_the_best_is_named_with_those_that_cannot_be_told_from_it(tmp_path):
+def test_the_best_is_named_with_those_not_distinguishable_from_it(tmp_path):
     def run(name, mean, low, high):
         made = Run.create(tmp_path / name, {"name": name, "loss": name}, {})
         made.write_summary({"success_after": {"mean": mean, "low": low, "high": high}})
@@ -285,7 +285,7 @@ def test_the_best_is_named_with_those_that_cannot_be_told_from_it(tmp_path):
     assert ranking(grouped([c, a])).endswith(", apart from all others.")
 
 
-def test_a_seed_without_an_evaluation_is_told_of_and_lends_no_interval(tmp_path):
+def test_a_seed_without_an_evaluation_is_reported_and_lends_no_interval(tmp_path):
     interval = {"mean": 0.2, "low": 0.1, "high": 0.3}
     done = curve_run(tmp_path / "x", [0.4], before=interval, seed=0)
     cut = Run.create(tmp_path / "y", {**done.config, "seed": 1}, {})

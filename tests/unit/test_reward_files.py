@@ -99,7 +99,7 @@ def written(folder: Path, **files: str) -> Path:
 SCORE = "def fn(completions):\n    return [VALUE]\n"
 
 
-def test_a_reward_file_imports_what_lies_beside_it(tmp_path):
+def test_a_reward_file_imports_what_lies_in_its_folder(tmp_path):
     """When it is loaded and when it is called, here and in a worker; the path stays as it was."""
     lazy = "def fn(completions):\n    from late_part import VALUE\n    return [VALUE]\n"
     folder = written(
@@ -118,7 +118,7 @@ def test_a_reward_file_imports_what_lies_beside_it(tmp_path):
     assert sys.path == before
 
 
-def test_two_reward_files_have_each_the_module_beside_it(tmp_path):
+def test_two_reward_files_have_each_the_module_in_their_folder(tmp_path):
     parts = []
     for name, value in (("one", 0.25), ("two", 0.75)):
         text = "from twin_part import VALUE\n" + SCORE

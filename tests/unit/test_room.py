@@ -63,7 +63,7 @@ def test_a_tokenizer_that_takes_characters_apart_is_measured_too(normaliser, tex
     assert not too_long(tokenizer, problems([50], text), tokens)
 
 
-def test_chat_prompts_are_measured_as_they_are_asked():
+def test_chat_prompts_are_measured_as_they_are_sent():
     tokenizer = byte_tokenizer(CHAT)
     begun = [{"role": "user", "content": "2?"}, {"role": "assistant", "content": "x" * 50}]
     tools = [{"role": "user", "content": "2?", "name": "x" * 90}]
@@ -90,7 +90,7 @@ def test_the_rows_are_named_with_number_and_remedy():
     assert places(many, {"train": range(30)}) == "train rows 1, 2, 3, 4, 5 and 25 more"
 
 
-def test_the_critic_is_asked_about_every_problem_that_fits():
+def test_the_critic_judges_every_problem_that_fits():
     tokenizer = byte_tokenizer()
     builder = PromptBuilder(template("compact"), tokenizer, tokenizer)
     around = len(builder.render_text(Problem("", "", ""), "", None))
@@ -154,7 +154,7 @@ def test_a_tiny_model_that_is_not_built_yet_is_measured_too(recipe):
         require_fitting(Setup.of(cfg.model_copy(update={"actor": own})))
 
 
-def test_long_rows_are_left_out_and_counted_where_that_is_asked_for(recipe):
+def test_long_rows_are_left_out_and_counted_where_configured(recipe):
     cfg = recipe([10, 20, 90, 30, 60], {"overlong": "skip", "heldout_fraction": 0.4})
     setup = Setup.of(cfg)
     require_fitting(setup)
@@ -185,12 +185,12 @@ def test_a_value_head_of_a_shorter_context_leaves_out_what_it_cannot_read(recipe
     assert kept == ["file-1", "file-2", "file-5"]
 
 
-def test_nothing_left_is_told_with_its_cause(recipe):
+def test_nothing_left_is_reported_with_its_cause(recipe):
     with pytest.raises(ValueError, match=r"'skip' leaves nothing of the train split: all 3 "):
         Setup.of(recipe([90, 70, 80], {"overlong": "skip"}))
 
 
-def test_a_critic_without_room_is_told_of(recipe, capsys):
+def test_a_critic_without_room_is_reported(recipe, capsys):
     generative = {"prompt": "compact", "max_new_tokens": 30}
     require_fitting(Setup.of(recipe([10, 20, 40], generative=generative)))
     assert "about 1 of 3 problems" in capsys.readouterr().err

@@ -85,7 +85,7 @@ def test_an_alarm_is_raised_once_per_stage_and_stays_quiet_after_a_resume(run):
     assert raised == [[], [], ["rewards_zero"]]
 
 
-def test_a_publish_told_as_a_truth_value_is_understood(run):
+def test_a_publish_reported_as_a_truth_value_is_understood(run):
     assert Alarms(run, print).check("joint", 0, {"publish_changed": False}) == ["publish_unchanged"]
 
 

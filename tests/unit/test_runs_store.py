@@ -207,7 +207,7 @@ def test_a_disk_that_fills_up_within_a_line_leaves_no_half_line(tmp_path, monkey
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
-def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, capsys, number):
+def test_a_file_system_without_locks_is_reported_and_used(tmp_path, monkeypatch, capsys, number):
     def refuse(file, operation):
         raise OSError(number, os.strerror(number))
 

@@ -139,7 +139,7 @@ def test_the_value_is_the_same_whatever_was_written(split, tiny_model, written):
     assert request.probe(ids[:-1]) is None  # no score, nothing to ask
 
 
-def test_a_sampled_readout_asks_for_no_probe(split, tiny_model):
+def test_a_sampled_readout_requests_no_probe(split, tiny_model):
     script = lambda request: says_score(split, "8", None)  # noqa: E731
     critic = critic_of(split, tiny_model, script)
     (estimate,) = critic.estimate([state()], 0)
@@ -148,7 +148,7 @@ def test_a_sampled_readout_asks_for_no_probe(split, tiny_model):
     assert estimate.value == 0.8 and estimate.rationales[0].score_probs is None
 
 
-def test_one_token_scores_ask_for_no_probe(tokenizer, tiny_model):
+def test_one_token_scores_request_no_probe(tokenizer, tiny_model):
     script = lambda request: says(tokenizer, "<answer>10</answer>", np.eye(11)[10])  # noqa: E731
     critic = critic_of(tokenizer, tiny_model, script, readout="expected")
     assert critic.estimate([state()], 0)[0].value == 1.0

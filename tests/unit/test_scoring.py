@@ -47,7 +47,7 @@ def critic(folder: Path) -> Critic:
     return Critic.from_pretrained(folder, device="cpu", precision="fp32", batch_size=3)
 
 
-def test_rationales_are_as_many_as_asked_for(critic):
+def test_rationales_are_as_many_as_requested(critic):
     assert len(critic.score("a+3>", "a=").rationales) == critic.rationales == 2
     judged = critic.score("a+3>", "a=", rationales=5)
     assert len(judged.rationales) == len(judged.values) == 5
@@ -56,7 +56,7 @@ def test_rationales_are_as_many_as_asked_for(critic):
         critic.score("a+3>", "a=", rationales=0)
 
 
-def test_a_judgement_is_its_own_whatever_stands_beside_it(critic):
+def test_a_judgement_does_not_depend_on_its_batch(critic):
     pairs = [("a+3>", "a="), ("b>", ""), ("c-2>", "c=b")]
     together = critic.score_many(pairs, seed=4)
     assert together == [critic.score(*pair, seed=4) for pair in pairs]

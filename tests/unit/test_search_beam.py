@@ -18,7 +18,7 @@ from genac.types import Estimate, Problem, State
 
 PROBLEM = Problem("p", "a>", answer="secret", extras={"hint": "secret"})
 
-# What the actor writes after each text, in the order of being asked.
+# What the actor writes after each text, in the order of the calls.
 STORY = {
     "": ["b\n", "c\n", "d\n", "e\n"],
     "d\n": ["x\n", "ans=<eos>"],
@@ -36,7 +36,7 @@ OPINION = {
 
 
 class Opinion(Critic):
-    """Values by the text before the state; keeps what it was asked."""
+    """Values by the text before the state; keeps its calls."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer, self.partials = tokenizer, []
@@ -81,13 +81,13 @@ def test_beam_search_by_hand(search):
     twice is one candidate."""
     result = beam_search(search, [PROBLEM], n=4, width=2)
     assert texts(result[0]) == [("e\ny\nans=", 0.9), ("d\nans=", 0.6)]
-    # Causal: asked at boundaries only, never after the last segment.
+    # Causal: read at boundaries only, never after the last segment.
     assert search.critic.partials == ["", "b\n", "c\n", "d\n", "e\n", "d\nx\n", "e\ny\n", "e\nz\n"]
 
 
 def test_beam_search_that_judges_ends(search):
     result = beam_search(search, [PROBLEM], n=4, width=2, at="end")
-    # The ended d is now worth 0.05, so z (0.3) is kept beside y; z's story is not told.
+    # The ended d is now worth 0.05, so z (0.3) is kept with y; how z goes on does not matter.
     assert search.critic.partials[4:8] == ["d\nx\n", "d\nans=", "e\ny\n", "e\nz\n"]
     assert texts(result[0])[0] == ("e\ny\nans=", 0.7)
 

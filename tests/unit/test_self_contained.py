@@ -1,4 +1,4 @@
-"""Pages of ours load nothing of another address: none names one, and each tells the browser so."""
+"""Pages of ours load nothing of another address: none names one, and each forbids it."""
 
 import re
 from html.parser import HTMLParser

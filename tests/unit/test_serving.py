@@ -191,7 +191,7 @@ def test_batches_stay_within_their_limit_and_of_one_kind():
         assert critic.batches == [1, 3, 2, 1]
 
 
-def test_a_request_that_waits_too_long_is_told_and_never_judged():
+def test_a_request_that_waits_too_long_is_answered_and_never_judged():
     critic = Scripted()
     with serving(critic, seconds=0.3) as call, ThreadPoolExecutor(2) as pool:
         critic.open.clear()

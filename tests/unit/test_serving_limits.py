@@ -256,7 +256,7 @@ def test_only_json_is_read(kind: str) -> None:
         assert client.score(item("x"), content_type="Application/JSON; charset=utf-8")[0] == 200
 
 
-# --- who asks ------------------------------------------------------------------------------------
+# --- who calls -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_a_critic_that_stays_as_it_is_keeps_no_estimates(
     assert critic.requests == {} and critic.learnt_ids == []
 
 
-def test_estimates_that_a_restarted_service_forgot_are_asked_for_again(tiny_folder: Path) -> None:
+def test_estimates_that_a_restarted_service_lost_are_requested_again(tiny_folder: Path) -> None:
     class Restarted(ComputedCritic):
         def learn(self, request: Learn) -> Learnt:
             if len(self.requests) == 1:

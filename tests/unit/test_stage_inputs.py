@@ -285,7 +285,7 @@ def test_every_row_of_the_table_speaks_of_a_key():
         assert any(key == row or key.startswith(f"{row}.") for key in keys), row
 
 
-def test_a_key_without_a_row_is_told_what_to_do():
+def test_a_key_without_a_row_gets_a_remedy():
     with pytest.raises(AssertionError, match=r"rollout\.new has no row .* add it to the `reads`"):
         row_of("rollout.new", {"rollout.max_rows": NONE})
 

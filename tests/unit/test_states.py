@@ -1,4 +1,4 @@
-"""Where values are asked: always before the segment they baseline, for every way to cut a
+"""Where values are read: always before the segment they baseline, for every way to cut a
 response.
 """
 

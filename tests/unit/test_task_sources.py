@@ -69,7 +69,7 @@ def test_the_six_benchmarks_are_known():
     assert set(BENCHMARKS) < set(SOURCES)
 
 
-def test_columns_are_found_by_their_usual_names(tmp_path):
+def test_columns_are_detected_by_their_usual_names(tmp_path):
     path = saved(tmp_path, [{"question": "3 + 4?", "ground_truth": "7"}])
     problem = FileTask(path, 0.0).problem("train", 0)
     assert (problem.prompt, problem.answer) == ("3 + 4?", "7")

@@ -174,19 +174,28 @@ def test_any_order_that_leads_to_the_answer_is_right(text):
     ("text", "message"),
     [
         ("7 + 33 = 44\n", "Line 1: Ana buys 33, 7 + 33 is 40, says 44. Wrong."),
-        ("7 + 33 = 40\n40 - 47 = -7\n", "Line 2: Ana gives away 23, but it subtracts 47. Wrong."),
-        ("7 + 33 = 40\n\n40 + 23 = 63\n", "Line 2: Ana gives away 23, but it adds 23. Wrong."),
+        (
+            "7 + 33 = 40\n40 - 47 = -7\n",
+            "Ana gives away 23, 40 - 23 is 17, says -7. Wrong: it subtracts 47.",
+        ),
+        (
+            "7 + 33 = 40\n\n40 + 23 = 63\n",
+            "Ana gives away 23, 40 - 23 is 17, says 63. Wrong: it adds 23.",
+        ),
         (
             "7 + 33 = 40\n40 - 5 = 35\n",
-            "but it subtracts 5, and 5 is not part of the question. Wrong.",
+            "Wrong: it subtracts 5, and 5 is not part of the question.",
         ),
-        ("7 + 33 = 40\n40 + 33 = 73\n", "Line 2: Ana gives away 23, but it adds 33 again. Wrong."),
-        ("50 - 23 = 27\n", "but it starts from 50, which nothing gives. Wrong."),
+        ("7 + 33 = 40\n40 + 33 = 73\n", "40 - 23 is 17, says 73. Wrong: it adds 33 again."),
+        ("50 - 23 = 27\n", "says 27. Wrong: it starts from 50, which nothing gives."),
         ("7 + 33 = 40\n40 / 0 = 4\n", "Line 2: 40 / 0 divides by 0. Wrong."),
         ("7 + 33 = 40\nAnswer: 40\n", "Line 2 answers 40, but this is left: Ana gives away 23."),
         ("Answer: <answer>\n", "Line 1 answers with no number, but this is left: Ana buys 33."),
         ("7+33=40\n40-23=17\nAnswer: 18\n", "Line 3 answers 18, but the lines give 17. Wrong."),
-        ("Ana buys 33: 7 - 23 = -16\n", "Line 1: Ana buys 33, but it subtracts 23. Wrong."),
+        (
+            "Ana buys 33: 7 - 23 = -16\n",
+            "Line 1: Ana buys 33, 7 + 33 is 40, says -16. Wrong: it subtracts 23.",
+        ),
     ],
 )
 def test_the_first_mistake_is_named(text, message):
@@ -198,8 +207,10 @@ def test_the_first_mistake_is_named(text, message):
 
 
 def test_a_verdict_does_not_show_before_it_was_calculated():
-    right, slip = trace("7 + 33 = 40\n"), trace("7 + 33 = 44\n")
-    assert right.partition("says")[0] == slip.partition("says")[0]
+    right, slip, misuse = (
+        trace(f"{line}\n") for line in ("7 + 33 = 40", "7 + 33 = 44", "7 * 33 = 231")
+    )
+    assert right.partition("says")[0] == slip.partition("says")[0] == misuse.partition("says")[0]
 
 
 def test_a_mistake_may_be_mended():
@@ -355,12 +366,31 @@ def test_the_tokenizer_of_the_alphabet_gives_every_text_back():
         ({"grammars": []}, "use a list of"),
         ({"wording": "test"}, "wording is 'test'; use one of"),
         ({"distractors": 9}, "distractors is 9; use 0 to 3"),
+        ({"operators": ["^"]}, "operators is .'\\^'.; use a list of"),
+        ({"operators": "+"}, "operators is '\\+'; use a list of"),
+        ({"operators": []}, "operators is ..; use a list of"),
         ({"steps": 3}, "see the fields of its class"),
     ],
 )
 def test_impossible_settings(options, message):
     with pytest.raises(ValueError, match=message):
         make_task(TaskConfig(name="word_problems", options=options), 0)
+
+
+@pytest.mark.parametrize("operators", ["+*", "+-", "*/+-"])
+def test_stories_ask_only_for_the_operators_of_the_settings(operators):
+    grammars = ["gain_lose", "prices"] if "*" in operators else ["gain_lose"]
+    task = WordProblemTask(2, 3, 4, max_number=30, grammars=grammars, operators=list(operators))
+    used = {s.operator for i in range(60) for s in parts(task.problem("train", i))[1]}
+    assert used == set(operators) & {"+", "-", "*"}
+
+
+def test_a_grammar_that_needs_another_operator_is_refused():
+    task = WordProblemTask(grammars=["share"], operators=["+", "-"])
+    with pytest.raises(
+        ValueError, match=r"with operators .'\+', '-'.; raise max_number or allow more"
+    ):
+        task.problem("train", 0)
 
 
 def test_the_documented_example_is_what_the_command_prints(capsys):

@@ -122,7 +122,7 @@ def test_weights_after_two_steps_equal_those_of_our_own_learner(server, tiny_fol
     runtime = runtime_at(url, tiny_folder, LOSS_CASES[case][1])
     result, expected = two_equal_steps(fake, runtime, tiny_folder, case, clip=0.5)
     for name, value in expected.items():
-        if name != "entropy":  # which no service tells
+        if name != "entropy":  # which no service reports
             assert result[name] == pytest.approx(value, abs=1e-4), name
     assert set(expected) - set(result) <= {"entropy"}
 
@@ -227,7 +227,7 @@ def test_a_publish_is_seen_by_the_probe_and_only_then(server, tiny_folder):
     assert runtime.version == runtime.sampler.version == 1
 
 
-def test_a_server_without_snapshots_is_not_asked_for_older_weights(averaging, tiny_folder):
+def test_older_weights_are_not_requested_of_a_server_without_snapshots(averaging, tiny_folder):
     fake, url = averaging
     runtime = runtime_at(url, tiny_folder, dialect="skyrl")
     assert np.isfinite(runtime.probe((5, 6, 7))).all()
@@ -308,7 +308,13 @@ def test_a_bill_needs_every_price_that_it_uses():
     assert Account().cost(TinkerPrices()) == 0.0
 
 
-def test_a_prompt_beyond_the_context_is_an_error(server, tiny_folder):
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [((5,) * 3000, "exceeds the context of"), ((), "empty"), ((10**6,), "another tokenizer")],
+)
+def test_what_cannot_be_continued_is_refused_before_it_is_sent(
+    server, tiny_folder, prompt, message
+):
     runtime = runtime_at(server[1], tiny_folder)
-    with pytest.raises(ValueError, match="exceed the context of"):
-        runtime.sampler.generate([Request((5,) * 3000, 4, seed=0)])
+    with pytest.raises(ValueError, match=message):
+        runtime.sampler.generate([Request(prompt, 4, seed=0)])

@@ -1,4 +1,4 @@
-"""What may not be asked of a Tinker service, and what is said before a run."""
+"""What a config may not request of a Tinker service, and the messages before a run."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_an_sdk_that_a_server_does_not_understand_is_refused(tiny_folder):
         require_supported(cfg, critic=True)
 
 
-def test_what_a_server_does_otherwise_is_said_at_start(server, tiny_folder, recwarn):
+def test_what_a_server_does_otherwise_is_reported_at_start(server, tiny_folder, recwarn):
     exact = {"readout": "expected", "exact_score_gradient": True}
     cfg = config(
         tiny_folder, url=server, hardware__tinker__dialect="skyrl", critic__generative=exact

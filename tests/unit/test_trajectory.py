@@ -44,7 +44,7 @@ def store(run, responses, estimates, **texts):
     run.write_estimates("joint", 4, estimates, {}, **texts)
 
 
-def test_a_stored_response_comes_back_with_everything_that_was_said_of_it(run):
+def test_a_stored_response_comes_back_with_all_its_estimates(run):
     one = rollout()
     store(
         run,

@@ -216,7 +216,7 @@ def test_prefix_groups_read_no_tokens_of_each_other():
     assert TreePlan(8, segments, CPU).prefix_groups.tolist() == [0, 3, 4]
 
 
-def test_what_the_native_kernel_is_asked():
+def test_the_requests_to_the_native_kernel():
     plan = plan_of([(10, [(3, 2)])])
     q = torch.zeros(1, 2, 3, 8)
     assert fuses(q, plan) == (library() is not None)

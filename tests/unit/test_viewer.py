@@ -47,7 +47,7 @@ def client(run):
 
 
 def settle(client):
-    """Asks until all steps are read, as the page does."""
+    """Requests until all steps are read, as the page does."""
     for _ in range(20):
         result = client.get("/api/run").json()
         if result["indexed"]["done"] == result["indexed"]["total"]:
@@ -307,7 +307,7 @@ def test_another_critics_words_stand_behind_the_runs_own_of_that_step(run):
     assert {s["judge"] for s in elsewhere} == {None}
 
 
-def test_stages_are_told_apart_and_the_later_one_comes_first(run):
+def test_stages_are_distinguished_and_the_later_one_comes_first(run):
     append(run, 10, "critic_rl")
     append(run, 40, "critic_rl")
     with TestClient(make_app(run)) as client:
@@ -375,7 +375,7 @@ def test_text_of_models_is_json_and_the_browser_may_run_none_of_it(client):
     assert "default-src 'self'" in policy and "unsafe" not in policy
 
 
-def test_the_page_asks_nobody_else(client):
+def test_the_page_calls_no_other_server(client):
     names = ["/"] + [f"/static/{p.name}" for p in static().iterdir()]
     for name in names:
         text = client.get(name).text
@@ -537,7 +537,7 @@ def test_an_export_holds_what_was_chosen_and_nothing_else(run, tmp_path, capsys)
     assert not any(path.startswith("trajectory/joint/20") for path in held)
     assert main(["view", str(run.path), "--export", str(target), "--outcome", "wrong"]) == 0
     rows = answers_in(target.read_text())["rollouts"]["rows"]
-    assert len(rows) == 6 and rows[0]["fall"] == pytest.approx(0.7)  # the most telling first
+    assert len(rows) == 6 and rows[0]["fall"] == pytest.approx(0.7)  # the worst mistake first
 
 
 def test_an_export_escapes_models_and_carries_formulas_only_where_there_are_some(run, tmp_path):

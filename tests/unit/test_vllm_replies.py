@@ -41,7 +41,7 @@ def reply_of(name: str, request: str | None = None) -> tuple[Request, Completion
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_what_is_sent_is_what_the_server_was_asked(name):
+def test_what_is_sent_is_what_the_server_receives(name):
     assert body_of(REQUESTS[name], "actor", "salt-0") == ROWS[name]["body"]
 
 

@@ -76,7 +76,7 @@ def test_a_prompt_of_messages_takes_a_completion_of_one_message(tmp_path: Path):
     assert problem.prompt == row["prompt"] and text == "It is 1."
 
 
-def test_rows_are_asked_as_rl_asks_the_problems_of_the_file_task(tmp_path: Path):
+def test_rows_are_prompted_as_rl_prompts_the_problems_of_the_file_task(tmp_path: Path):
     options = {"instruction": "Think step by step.", "system": "You are terse."}
     cfg = config(path=written(tmp_path, PAIRS))
     cfg = cfg.model_copy(update={"task": TaskConfig(name="file", options=options)})
@@ -91,7 +91,7 @@ def test_rows_are_asked_as_rl_asks_the_problems_of_the_file_task(tmp_path: Path)
     assert "You are terse." in texts(tokenizer, row)[0]
 
 
-def test_what_a_row_says_itself_is_not_said_twice(tmp_path: Path):
+def test_what_a_row_states_itself_is_not_repeated(tmp_path: Path):
     options = {"instruction": "Think.", "system": "You are terse."}
     own = [
         {"role": "system", "content": "Be long."},

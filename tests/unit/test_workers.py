@@ -64,7 +64,7 @@ def test_several_processes_without_ray_are_refused(monkeypatch: pytest.MonkeyPat
     build.require_supported(RunConfig(), replace(TWO, processes=1), critic=True)
 
 
-def test_a_cluster_needs_to_be_told_its_devices() -> None:
+def test_a_cluster_needs_its_devices_named() -> None:
     with pytest.raises(ValueError, match=r"set hardware.device to cpu or cuda"):
         Hardware.resolve(HardwareConfig(cluster="auto", processes=2))
     with pytest.raises(ValueError, match=r"hardware.processes to the number of workers"):
@@ -156,7 +156,7 @@ def test_what_a_killed_controller_started_ends_and_nothing_else(tmp_path: Path) 
 
 
 class Machines(types.ModuleType):
-    """What `reserve` asks of Ray, for machines with so many CPUs each."""
+    """What `reserve` requests of Ray, for machines with so many CPUs each."""
 
     def __init__(self, cpus: list[int]) -> None:
         super().__init__("ray")
@@ -319,3 +319,19 @@ def test_the_own_way_to_end_is_kept_where_ray_does_not_start() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise OSError
     assert signal.getsignal(signal.SIGTERM) == own
+
+
+def test_a_ray_that_does_not_start_in_time_leaves_nothing_and_may_be_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = pytest.importorskip("ray")
+    folders = []
+
+    def init(*args: Any, **options: Any) -> None:
+        folders.append(Path(options["_temp_dir"]))
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(ChildProcessError, match=r"did not start here \(The current node timed out"):
+        cluster.Session(None, 1, 0)
+    assert len(folders) == 1 and not folders[0].exists()

@@ -24,6 +24,7 @@ from genac.evals.room import fitting, skips
 from genac.models.chat import encode_prompt
 from genac.models.heads import positions, vocabulary
 from genac.models.loading import context_length, load_tokenizer, on_meta
+from genac.models.reach import at_hand
 from genac.models.tiny import build_model, build_tokenizer
 from genac.stages.local_models import local_model
 from genac.tasks import make_task
@@ -100,8 +101,9 @@ def candidate(cfg: RunConfig, path: str | None, load: LoadConfig) -> Candidate:
     local = Path(path).is_dir()
     if local and not any(Path(path).glob("*.safetensors")):
         raise ValueError(f"{path!r} holds no *.safetensors; write it with model.save_pretrained")
+    place = at_hand(path)
     try:
-        model = on_meta(AutoConfig.from_pretrained(path, trust_remote_code=False))
+        model = on_meta(AutoConfig.from_pretrained(place, trust_remote_code=False))
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(

@@ -23,7 +23,9 @@ from genac.distributed.tinker.dialects import DIALECTS, limits, require_sdk
 from genac.distributed.tinker.engine import RESERVED, TinkerEngine
 from genac.distributed.tinker.learner import TinkerLearner
 from genac.distributed.tinker.service import Service, connect, sdk
+from genac.models.heads import vocabulary
 from genac.models.loading import context_of, load_tokenizer, on_meta, parameter_count
+from genac.models.reach import at_hand
 from genac.runs.manifest import POINTER
 from genac.runtime import ModelSpec, Runtime
 
@@ -96,7 +98,7 @@ def build(spec: ModelSpec, cfg: TinkerConfig) -> TinkerRuntime:
     limit = min(context_of(model.config, tokenizer), served or 2**31)
     limit -= RESERVED if dialect.named_probs else 0
     account = LEDGER.open(spec.role)
-    engine = TinkerEngine(adapter, tokenizer, dialect, account, limit)
+    engine = TinkerEngine(adapter, tokenizer, dialect, account, vocabulary(model), limit)
     learner = TinkerLearner(adapter, spec.optimizer, spec.loss, dialect, account, spec.decay_steps)
     return TinkerRuntime(spec.role, model, tokenizer, learner, engine, limit, adapter=adapter)
 
@@ -104,6 +106,7 @@ def build(spec: ModelSpec, cfg: TinkerConfig) -> TinkerRuntime:
 @lru_cache(maxsize=8)
 def facts(path: str) -> ModelFacts:
     """Size and configuration of a model that is named or saved as `path`, without its weights."""
+    path = at_hand(path)
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     model = on_meta(config)
     try:

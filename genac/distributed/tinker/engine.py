@@ -20,7 +20,7 @@ from genac.distributed.tinker.account import Account
 from genac.distributed.tinker.adapter import Adapter
 from genac.distributed.tinker.dialects import Dialect
 from genac.distributed.tinker.service import sdk
-from genac.engines.base import Completion, Request
+from genac.engines.base import Completion, Request, require_servable
 from genac.pieces import Pieces
 
 SEEDS = 2**31  # the API's seeds are signed integers of 32 bits
@@ -34,10 +34,16 @@ class TinkerEngine:
     answers_probes = True
 
     def __init__(
-        self, adapter: Adapter, tokenizer: Any, dialect: Dialect, account: Account, max_length: int
+        self,
+        adapter: Adapter,
+        tokenizer: Any,
+        dialect: Dialect,
+        account: Account,
+        vocabulary: int,
+        max_length: int,
     ) -> None:
         self.adapter, self.tokenizer, self.dialect = adapter, tokenizer, dialect
-        self.account, self.max_length = account, max_length
+        self.account, self.vocabulary, self.max_length = account, vocabulary, max_length
         self.version = 0
         self._pieces = Pieces(tokenizer.decode)
         self._client: Any = None
@@ -61,12 +67,7 @@ class TinkerEngine:
         return self._with_probs(requests, done) if self.dialect.named_probs else done
 
     def _check(self, request: Request) -> None:
-        length = len(request.prompt_ids) + request.max_new_tokens
-        if length > self.max_length:
-            raise ValueError(
-                f"a prompt of {len(request.prompt_ids)} tokens and {request.max_new_tokens} new "
-                f"ones exceed the context of {self.max_length}; shorten one of them"
-            )
+        require_servable(request, self.vocabulary, self.max_length)
         if request.token_prob_ids and request.temperature not in (0.0, 1.0):
             raise ValueError(
                 f"a Tinker service names probabilities at temperature 1 only, not at "

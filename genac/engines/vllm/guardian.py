@@ -83,10 +83,19 @@ def shared_memory(group: int) -> set[str]:
     for name in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc") else ()):
         with contextlib.suppress(OSError):  # it ended meanwhile
             if os.getpgid(int(name)) == group:
-                with open(f"/proc/{name}/maps", encoding="utf-8", errors="replace") as lines:
-                    words = (line.split(maxsplit=5) for line in lines if "/dev/shm/" in line)
-                    result |= {w[5].strip().removesuffix(" (deleted)") for w in words}
+                result |= shared_by(int(name))
     return result
+
+
+def shared_by(pid: int) -> set[str]:
+    """The same of one process. OSError where it has ended, or is another user's.
+
+    By number: who makes a semaphore has it in memory under a name that it has lost since.
+    """
+    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as lines:
+        numbers = {int(line.split(maxsplit=5)[4]) for line in lines if "/dev/shm/" in line}
+    with os.scandir("/dev/shm") as files:
+        return {file.path for file in files if file.inode() in numbers} if numbers else set()
 
 
 def end_group(server: subprocess.Popen) -> None:

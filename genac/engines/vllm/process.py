@@ -221,7 +221,7 @@ def number_of(args: Sequence[str], name: str, default: float) -> float:
     result = None
     for place, text in enumerate(args):
         key, equals, value = text.partition("=")
-        if key == name:
+        if key.replace("_", "-") == name:  # vLLM takes both
             result = value if equals else next(iter(args[place + 1 :]), "")
     if result is None:
         return default

@@ -63,8 +63,9 @@ def require_supported(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     for name in ("tools", "environment_factory"):
         if bound.get(name):
             raise ValueError(
-                f"{name} is set, but GenACTrainer supports responses of one turn: the critic does "
-                "not tell the actor's tokens from those of tools; use GRPOTrainer for tools"
+                f"{name} is set, but GenACTrainer supports responses of one turn: the "
+                "critic cannot distinguish the actor's tokens from those of tools; use GRPOTrainer "
+                "for tools"
             )
     config = bound.get("args")
     if config is None:

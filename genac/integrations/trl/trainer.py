@@ -7,7 +7,7 @@ Two methods of GRPOTrainer are wrapped around `super()`, as its maintainers advi
 
 Advantages are requested once per generation batch, whatever `num_iterations` and
 `steps_per_generation` are. Only the main process speaks to the critic. An
-evaluation neither asks nor teaches it.
+evaluation neither queries nor trains it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class GenACTrainer(GRPOTrainer):
     critic: a `genac.service.LearningCritic`, a `genac.client.Client`, the URL of a
         `genac serve --learn`, or a folder (a saved critic, or a language model for a fresh one).
         With several processes give a URL or a folder: the main process alone opens it.
-    train_critic: False asks the critic and never teaches it.
+    train_critic: False queries the critic and never trains it.
 
     Everything else is GRPOTrainer's. Rewards, summed with `reward_weights`, must lie in [0, 1].
     Raises ValueError for options of TRL that need one advantage per response.

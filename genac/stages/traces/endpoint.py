@@ -25,7 +25,7 @@ from genac.endpoint.replies import Bill, plan
 from genac.endpoint.transport import load_http
 from genac.runs.store import Run
 from genac.seeding import derive_seed
-from genac.stages.traces.files import Trace, in_turn, write_traces
+from genac.stages.traces.files import Trace, in_turn, problem_of, write_traces
 from genac.stages.traces.inputs import TraceInputs
 from genac.stages.traces.states import Candidate, candidates, third
 from genac.types import Rationale
@@ -70,7 +70,7 @@ def with_key(cfg: RunConfig) -> Endpoint:
 
 
 def from_endpoint(inputs: TraceInputs, run: Run) -> None:
-    """Asks about every candidate that was not answered yet; writes what passes the filters."""
+    """Sends every candidate that was not answered yet; writes what passes the filters."""
     assert inputs.candidates is not None
     cfg, some = inputs.cfg, candidates(inputs.candidates)
     endpoint, prompts = with_key(cfg), prompts_of(cfg, some)
@@ -97,7 +97,7 @@ def prompts_of(cfg: RunConfig, some: Sequence[Candidate]) -> list[str]:
     stage, icc = cfg.stages.synthesize, cfg.critic.generative.icc.enabled
     return [
         oracle_prompt(
-            c.as_problem,
+            problem_of(c.problem),
             c.partial,
             Context(c.actor_size, c.success_rate) if icc else None,
             words(cfg),
@@ -161,7 +161,9 @@ def from_continuations(inputs: TraceInputs, run: Run) -> None:
     icc = critic.cfg.icc.enabled
     prompts = [
         critic.prompts.render_ids(
-            c.as_problem, c.partial_ids, Context(c.actor_size, c.success_rate) if icc else None
+            problem_of(c.problem),
+            c.partial_ids,
+            Context(c.actor_size, c.success_rate) if icc else None,
         )
         for c in some
     ]

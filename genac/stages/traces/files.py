@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -80,5 +80,6 @@ def as_rows(kind: Callable[..., Item], rows: Sequence[dict[str, Any]], file: Pat
         ) from error
 
 
-def problem_of(trace: Trace) -> Problem:
-    return Problem(trace.problem["id"], trace.problem["prompt"], trace.problem["answer"])
+def problem_of(stored: Mapping[str, Any]) -> Problem:
+    """The problem of a trace or of a candidate."""
+    return Problem(stored["id"], stored["prompt"], stored["answer"])

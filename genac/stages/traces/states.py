@@ -1,5 +1,5 @@
 """The states that an oracle judges: partial responses of the actor, chosen before anything
-is paid for, and kept, so that a resumed command asks about the same ones.
+is paid for, and kept, so that a resumed command sends the same ones.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from genac.stages.inputs import (
 )
 from genac.stages.traces.files import as_rows, in_turn
 from genac.states import split
-from genac.types import Problem, State
+from genac.types import State
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,6 @@ class Candidate:
     def known(self) -> float:
         """The best that is known of its value."""
         return self.value if self.value is not None else (self.returns or 0.0)
-
-    @property
-    def as_problem(self) -> Problem:
-        return Problem(self.problem["id"], self.problem["prompt"], self.problem["answer"])
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ def build(inputs: CandidateInputs, run: Run) -> None:
     rollouts = [r for g in groups for r in g if r.reward is not None]
     if not rollouts:
         raise ValueError(
-            "not one response of the actor could be scored, so there is nothing to ask about; "
+            "not one response of the actor could be scored, so there are no states to judge; "
             "look at the reward function"
         )
     states = split(rollouts, setup.cfg.states, actor.tokenizer)

@@ -68,7 +68,7 @@ def traces_file(cfg: RunConfig, actor: Path) -> Path:
 
 
 def synthesize(inputs: TraceInputs, run: Run) -> None:
-    """Roll out, choose states, ask the oracle, write everything down."""
+    """Roll out, choose states, query the oracle, write everything down."""
     assert inputs.actor is not None
     setup = inputs.setup()
     cfg, world = setup.cfg.stages.synthesize, setup.world

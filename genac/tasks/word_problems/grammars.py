@@ -165,7 +165,8 @@ def scalings(draft: Draft, state: int) -> list[str]:
     """What the running number permits."""
     value = draft.value(state)
     ups = [word for word, factor in FACTORS.items() if value * factor <= draft.limit]
-    return ups + (["half"] if value % 2 == 0 and value > 2 * LEAST else [])
+    halves = "/" in draft.operators and value % 2 == 0 and value > 2 * LEAST
+    return ups + (["half"] if halves else [])
 
 
 def scale(draft: Draft, person: Person, state: int, how: str) -> int:

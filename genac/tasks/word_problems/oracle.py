@@ -1,11 +1,11 @@
 """Judges an attempt at a word problem line by line: the actor writes freely, the story is known.
 
     Line 1: Ana buys 33, 7 + 33 is 40, says 40. Right.       what is to be done, what it gives
-    Line 2: Ana gives away 23, but it subtracts 47. Wrong.   the first mistake ends the list
-    Left: Ana gives away 23; the answer.                     else what remains to be done
+    Line 2: Ana gives away 23, 40 - 23 is 17, says -7. Wrong: it subtracts 47.
+    Left: Ana gives away 23; the answer.                     where no line is wrong
 
-A right line and a wrong one begin alike, so that whoever learns to write this has calculated and
-compared before the verdict.
+The first mistake ends the list. A right line and a wrong one begin alike, with the calculation that
+is due, so that whoever learns to write this has calculated and compared before the verdict.
 
 A calculation is right if its arithmetic is, and if it is on some way to the answer (`ways.py`). A
 mistake counts as mended once its calculation was done rightly, or its numbers were used rightly, by
@@ -86,12 +86,12 @@ class Judge:
             self._accept(number, equation, marks, todo)
         elif self.out.mistake is None:
             step = self._meant(equation.tree, todo, named) if todo else None
-            if slip:
-                text = f"Line {number}: {self._event(marks, todo)}{checked(equation)}. Wrong."
-                self.out.mistake = Mistake(number, text, marks, step)
+            if slip and (marks or step is None or equation.value is None):
+                text = f"{self._event(marks, todo)}{checked(equation)}. Wrong."
             else:
-                text = f"Line {number}: {self._misuse(equation.tree, todo, step)}. Wrong."
-                self.out.mistake = Mistake(number, text, frozenset(), step)
+                text = self._misuse(equation, todo, step)
+            meant = marks if slip else frozenset()
+            self.out.mistake = Mistake(number, f"Line {number}: {text}", meant, step)
 
     def _does(self, tree: Tree, marks: frozenset[int], named: list[int]) -> bool:
         """Whether a calculation does one of the named steps, or another one with its number."""
@@ -168,8 +168,19 @@ class Judge:
 
     # --- words for what is wrong -----------------------------------------------------------------
 
-    def _misuse(self, tree: Tree, todo: list[int], step: int | None) -> str:
-        """What a calculation with right arithmetic does wrongly, behind what is to be done."""
+    def _misuse(self, equation: Equation, todo: list[int], step: int | None) -> str:
+        """What is due, what the line says in its place, and what the line does wrongly."""
+        act = self._act(equation.tree, todo)
+        if step is None:
+            return f"it {act}, but nothing is left to calculate. Wrong."
+        due, value = self.ways.steps[step], self.ways.value
+        says = plain(equation.claimed)
+        if equation.claimed == value(~step):  # by chance
+            says = f"{written(equation.tree)} = {says}"
+        calculation = f"{value(due.left)} {due.operator} {value(due.right)} is {value(~step)}"
+        return f"{due.event}, {calculation}, says {says}. Wrong: it {act}."
+
+    def _act(self, tree: Tree, todo: list[int]) -> str:
         assert not isinstance(tree, Fraction)
         operator, left, right = tree
         strange = next((v for v in leaves(tree) if not self._has(v)), None)
@@ -179,14 +190,11 @@ class Judge:
             act = f"starts from {plain(left)}, which nothing gives"
         else:
             act = f"{VERBS[operator]} {plain(left if strange == left else right)}"
-        if step is None:
-            return f"it {act}, but nothing is left to calculate"
-        event = self.ways.steps[step].event
         if strange is None and (idle := self._idle(tree)) is not None:
-            act += f", and {plain(idle)} is not part of the question"
-        elif strange is None and self._used(tree, todo):
-            act += " again"
-        return f"{event}, but it {act}"
+            return f"{act}, and {plain(idle)} is not part of the question"
+        if strange is None and self._used(tree, todo):
+            return f"{act} again"
+        return act
 
     def _has(self, value: Fraction) -> bool:
         return value in self.results or self.ways.has(value)

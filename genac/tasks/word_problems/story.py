@@ -9,10 +9,12 @@ A reference names a number: i >= 0 is number i of the story, ~k the result of st
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from genac.tasks.word_problems.wording import Person, Wording, sentence
 
+OPERATORS = "+", "-", "*", "/"
 LEAST = 2  # of a story's numbers: with 1 every noun would need its singular
 
 
@@ -50,9 +52,19 @@ def result_of(left: int, operator: str, right: int) -> int:
 class Draft:
     """Collects a story. Every number and every result is an integer in [1, limit]."""
 
-    def __init__(self, rng: random.Random, words: Wording, limit: int, short: bool = True) -> None:
-        """`short`: "3 more" may stand for "3 more books", since nothing else is counted."""
+    def __init__(
+        self,
+        rng: random.Random,
+        words: Wording,
+        limit: int,
+        short: bool = True,
+        operators: Sequence[str] = OPERATORS,
+    ) -> None:
+        """`short`: "3 more" may stand for "3 more books", since nothing else is counted. A step by
+        an operator that is not in `operators` raises Redraw.
+        """
         self.rng, self.words, self.limit, self.short = rng, words, limit, short
+        self.operators = operators
         self.sentences: list[str] = []
         self.numbers: list[Number] = []
         self.steps: list[Step] = []
@@ -81,7 +93,7 @@ class Draft:
 
     def step(self, event: str, left: int, operator: str, right: int) -> int:
         result = result_of(self.value(left), operator, self.value(right))
-        if not 1 <= result <= self.limit:
+        if operator not in self.operators or not 1 <= result <= self.limit:
             raise Redraw
         self.steps.append(Step(event, left, operator, right))
         self.results.append(result)
@@ -118,9 +130,9 @@ class Draft:
         return self.step(event, state, "-", amount)
 
     def change(self, person: Person, state: int, who: str) -> int:
-        """Gain or lose, as the numbers permit."""
-        up = self.limit - self.value(state) > LEAST + 1
-        down = self.value(state) > 2 * LEAST + 1
+        """Gain or lose, as the numbers and the operators permit."""
+        up = "+" in self.operators and self.limit - self.value(state) > LEAST + 1
+        down = "-" in self.operators and self.value(state) > 2 * LEAST + 1
         if up and (not down or self.rng.random() < 0.5):
             return self.gain(person, state, who)
         return self.lose(person, state, who)

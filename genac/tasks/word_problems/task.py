@@ -25,7 +25,7 @@ from genac.tasks.exact import guess_score
 from genac.tasks.files import vocabulary
 from genac.tasks.word_problems.grammars import GRAMMARS, add_idle
 from genac.tasks.word_problems.oracle import REPEATS, SHOWN, Judgement, answer_in, judge
-from genac.tasks.word_problems.story import Draft, Number, Redraw, Step, result_of
+from genac.tasks.word_problems.story import OPERATORS, Draft, Number, Redraw, Step, result_of
 from genac.tasks.word_problems.ways import Ways
 from genac.tasks.word_problems.wording import WORDINGS
 from genac.types import Problem
@@ -52,6 +52,7 @@ class WordProblemTask:
     max_number: int = 99
     grammars: Sequence[str] = tuple(GRAMMARS)
     wording: str = "train"
+    operators: Sequence[str] = OPERATORS  # of the calculations that a story may ask for
     distractors: int = 0  # sentences that the answer does not depend on
     name: str = "word_problems"
     trusted: bool = True
@@ -67,6 +68,9 @@ class WordProblemTask:
         strange = sorted(set(self.grammars) - set(GRAMMARS))
         if isinstance(self.grammars, str) or strange or not self.grammars:
             raise ValueError(f"grammars is {self.grammars!r}; use a list of {sorted(GRAMMARS)}")
+        strange = sorted(set(self.operators) - set(OPERATORS))
+        if isinstance(self.operators, str) or strange or not self.operators:
+            raise ValueError(f"operators is {self.operators!r}; use a list of {list(OPERATORS)}")
         if self.wording not in WORDINGS:
             raise ValueError(f"wording is {self.wording!r}; use one of {sorted(WORDINGS)}")
         if not 0 <= self.distractors <= 3:
@@ -102,7 +106,9 @@ class WordProblemTask:
         """Drawn again until numbers and steps fit."""
         for _ in range(DRAWS):
             words = WORDINGS[self.wording]
-            draft = Draft(rng, words, self.max_number, short=not self.distractors)
+            draft = Draft(
+                rng, words, self.max_number, short=not self.distractors, operators=self.operators
+            )
             try:
                 GRAMMARS[grammar](draft, steps)
                 for _ in range(self.distractors):
@@ -114,7 +120,8 @@ class WordProblemTask:
                 return draft, ways
         raise ValueError(
             f"no story of grammar {grammar!r} with {steps} steps in {DRAWS} draws of numbers up to "
-            f"{self.max_number}; raise max_number"
+            f"{self.max_number} with operators {list(self.operators)}; raise max_number or allow "
+            "more operators"
         )
 
     def verify(self, problem: Problem, text: str) -> float | None:

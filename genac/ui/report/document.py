@@ -1,13 +1,7 @@
-"""`genac report RUN [RUN ...]`: one self-contained HTML file from nothing but the run folders.
-
-The page holds its style, its scripts and its numbers, fetches nothing, and runs no script but its
-own: the browser gets their hashes, so that text of a model could not run even as markup.
-"""
+"""`genac report RUN [RUN ...]`: one self-contained HTML file from nothing but the run folders."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +14,7 @@ from genac.runs.listing import list_runs
 from genac.runs.numbers import number
 from genac.runs.store import atomic_write
 from genac.ui.examples import trajectories
-from genac.ui.html import POLICY, clip, esc, note, section, table
+from genac.ui.html import clip, esc, note, page, section, table
 from genac.ui.report import critic, curves, results
 from genac.ui.report.charts import grid
 from genac.ui.report.folder import EXAMPLES, Folder, load
@@ -233,26 +227,15 @@ def _label(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _page(title: str, links: str, body: str) -> str:
+def _page(title: str, links: str, main: str) -> str:
     folder = resources.files("genac.ui.report") / "static"
     files = [*(VENDOR / name for name in LIBRARY), *(folder / name for name in SCRIPTS)]
     scripts = [file.read_text(encoding="utf-8") for file in files]
-    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
-    policy = f"{POLICY}; img-src data:; script-src {hashes}"
     style = (folder / "report.css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{esc(title)}</title><style>{style}</style></head><body>\n"
+    body = (
         f'<div class="bar-top"><nav aria-label="Sections">{links}</nav>'
         '<button type="button" id="theme" hidden>theme</button></div>'
         '<noscript><p class="note">The charts need scripts, which are off here; the tables do not.'
-        f"</p></noscript><main>\n{body}\n</main>\n"
-        + "".join(f"<script>{script}</script>\n" for script in scripts)
-        + "</body></html>\n"
+        f"</p></noscript><main>\n{main}\n</main>"
     )
-
-
-def _digest(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return page(title, body, style=style, scripts=scripts)

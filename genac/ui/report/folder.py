@@ -45,7 +45,7 @@ class Folder:
 
     @property
     def place(self) -> str:
-        """The folder's own name, which tells runs of one config apart."""
+        """The folder's own name, which distinguishes runs of one config."""
         return self.run.path.resolve().name
 
     @property

@@ -1,4 +1,4 @@
-"""What the page asks about a run, as JSON can hold it: the server's answers, and those that a page
+"""What the page requests of a run, as JSON can hold it: the server's answers, and those that a page
 in one file holds itself.
 """
 

@@ -173,7 +173,7 @@ def _states(
     run: Run, key: tuple[str, int], rows: Any, order: np.ndarray, owner_S: np.ndarray
 ) -> np.ndarray:
     """(S,) equal numbers for equal states. Older runs have no such column: there the text of the
-    steps before tells, and without it only the empty prefix is known to be shared.
+    steps before decides, and without it only the empty prefix is known to be shared.
     """
     if "state" in rows.column_names and not rows["state"].null_count:
         return _numbers(rows, "state")[order]

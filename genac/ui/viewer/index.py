@@ -263,7 +263,7 @@ def _unnested(kinds: Mapping[str, str]) -> str:
 
 
 def _stamp(path: Path) -> tuple | None:
-    """What tells that a file has changed; None where it is gone: a resumed run drops what it will
+    """What changes with a file; None where it is gone: a resumed run drops what it will
     do again. What cannot be reached is named when it is read.
     """
     try:

@@ -1,13 +1,12 @@
 """The page's files, and the page as one file: with its scripts, style and answers, for sending.
 
 Scripts are modules that import each other by name. In one file each becomes a function that returns
-what it exports; the browser gets the hash of the whole, so that nothing else can run.
+what it exports.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 from genac.runs.files import atomic_write, encodable
 from genac.runs.store import Run
 from genac.runs.trajectory import Trajectory, parse_address
-from genac.ui.html import NOWHERE, esc
+from genac.ui import html
 from genac.ui.viewer.answers import describe, member_of, with_siblings
 from genac.ui.viewer.digest import SNIPPET
 from genac.ui.viewer.filters import Filters
@@ -49,7 +48,7 @@ def write_page(run: Run, target: Path, addresses: Sequence[str], filters: Filter
 
 
 def answers(run: Run, places: Sequence[tuple[str, int, int, int]]) -> dict[str, Any]:
-    """What the page asks about these responses, by the path that it asks."""
+    """What the page requests of these responses, by path."""
     chosen: dict[Group, list[int]] = {}
     for stage, step, group, member in dict.fromkeys(places):
         chosen.setdefault((stage, step, group), []).append(member)
@@ -62,8 +61,8 @@ def answers(run: Run, places: Sequence[tuple[str, int, int, int]]) -> dict[str, 
         about = {"problem_id": first.problem_id, "prompt": first.prompt, "answer": first.answer}
         result["tree/" + "/".join(map(str, place))] = about | {"nodes": tree(own)}
     rows = [row(member_of(groups[place[:3]], place[3])) for place in dict.fromkeys(places)]
-    page = {"total": len(rows), "page": 1, "size": len(rows), "rows": rows, "searched": None}
-    return result | {"rollouts": page}
+    listed = {"total": len(rows), "page": 1, "size": len(rows), "rows": rows, "searched": None}
+    return result | {"rollouts": listed}
 
 
 def row(one: Trajectory) -> dict[str, Any]:
@@ -89,21 +88,10 @@ def document(about: Mapping[str, Any], held: Mapping[str, Any]) -> str:
     if FORMULA.search(data):
         scripts.insert(0, (KATEX / "katex.min.js").read_text(encoding="utf-8"))
         style += fonts_inside((KATEX / "katex.min.css").read_text(encoding="utf-8"))
-    allowed = " ".join(f"'sha256-{digest(script)}'" for script in scripts)
-    policy = (
-        f"{NOWHERE}; style-src 'unsafe-inline'; img-src data:; font-src data:; script-src {allowed}"
-    )
-    head = (
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f"<title>{esc(about['name'])}</title>\n<style>{style}</style>\n"
-    )
-    page = (STATIC / "index.html").read_text(encoding="utf-8")
-    page = re.sub(r'<title>.*?</title>\n(?:<link[^>]*>\n)+<script type="module"[^>]*></script>\n',
-                  lambda _: head, page, flags=re.DOTALL)  # fmt: skip
-    page = page.replace("<body>", '<body class="single">')
-    end = f'<script type="application/json" id="answers">{data}</script>\n'
-    end += "".join(f"<script>{script}</script>\n" for script in scripts)
-    return page.replace("</body>", f"{end}</body>")
+    index = (STATIC / "index.html").read_text(encoding="utf-8")
+    body = index.partition("<body>\n")[2].partition("</body>")[0]
+    body += f'<script type="application/json" id="answers">{data}</script>'
+    return html.page(about["name"], body, style=style, scripts=scripts, kind="single")
 
 
 def bundle() -> str:
@@ -133,7 +121,3 @@ def fonts_inside(style: str) -> str:
         return f"url(data:font/woff2;base64,{data})"
 
     return re.sub(r"url\((fonts/[\w-]+\.woff2)\)", font, style)
-
-
-def digest(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""The viewer's HTTP server: the page, and the run as JSON. It only reads, and asks nobody else."""
+"""The viewer's HTTP server: the page, and the run as JSON. It only reads."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def guarded(host: str) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(GZipMiddleware, minimum_size=2000)
     if is_loopback(host):
-        # A page elsewhere could point a name of its own at this port; its Host header tells.
+        # A page elsewhere could point a name of its own at this port; its Host header shows it.
         names = ["127.0.0.1", "localhost", "[::1]", "testserver", host]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
     _failures(app)
@@ -98,7 +98,7 @@ def _failures(app: FastAPI) -> None:
 
 
 def _run_routes(app: FastAPI, run: Run, index: Index) -> None:
-    """What the page asks of the run as a whole."""
+    """What the page requests of the run as a whole."""
 
     @app.get("/api/run")
     def overview() -> Response:
@@ -114,7 +114,7 @@ def _run_routes(app: FastAPI, run: Run, index: Index) -> None:
 
 
 def _response_routes(app: FastAPI, run: Run, index: Index) -> None:
-    """What the page asks of single responses and their groups."""
+    """What the page requests of single responses and their groups."""
 
     def opened(stage: str, step: int, group: int) -> list[Trajectory]:
         """The responses of a group; what could not be read of them is noted for the page."""

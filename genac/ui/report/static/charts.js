@@ -127,11 +127,11 @@ function dots(chart, series, width) {
   const y = many ? "name" : "label";
   const marks = [Plot.ruleX([0], { stroke: "var(--grid)" })];
   for (const one of series) {
-    const mine = rows.filter((row) => row.style === one.style);
+    const own = rows.filter((row) => row.style === one.style);
     const look = { y, fy: many ? "label" : undefined, stroke: colour(one.style) };
-    const ranged = mine.filter((row) => row.low !== null);
+    const ranged = own.filter((row) => row.low !== null);
     marks.push(Plot.ruleY(ranged, { ...look, x1: "low", x2: "high", strokeWidth: 2 }));
-    marks.push(Plot.dot(mine, { ...look, x: "mean", symbol: symbol(one.style), r: 4.5, fill: colour(one.style) }));
+    marks.push(Plot.dot(own, { ...look, x: "mean", symbol: symbol(one.style), r: 4.5, fill: colour(one.style) }));
   }
   marks.push(Plot.text(rows, { y, fy: many ? "label" : undefined, x: (row) => row.high ?? row.mean,
     text: (row) => shown(row.mean), dx: 8, textAnchor: "start", fill: "currentColor" }));
@@ -140,7 +140,7 @@ function dots(chart, series, width) {
   const longest = Math.max(...order.map((text) => text.length));
   return { width, height: many ? 60 + order.length * (16 * series.length + 14) : 60 + 30 * order.length,
     marginLeft: Math.min(width * 0.4, 14 + 6.2 * longest), marginRight: 45, marginBottom: 42,
-    x: { label: chart.x, labelOffset: 38, grid: true, ticks: 4, zero: true }, // of several series colour and symbol tell which, as in the legend
+    x: { label: chart.x, labelOffset: 38, grid: true, ticks: 4, zero: true }, // of several series colour and symbol show which, as in the legend
     y: many ? { axis: null } : { label: null, domain: order },
     fy: many ? { label: null, domain: order, axis: "left" } : undefined, marks };
 }

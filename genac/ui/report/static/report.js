@@ -34,7 +34,7 @@ const SYMBOL_SHAPES = {
   cross: d3.symbolCross, star: d3.symbolStar, wye: d3.symbolWye, asterisk: d3.symbolAsterisk,
 };
 
-/* A button per series that hides and shows it; none where there is one series and nothing to tell apart. */
+/* A button per series that hides and shows it; none where there is one series and nothing to distinguish. */
 function legend(chart, hidden, again) {
   const box = element("div", { class: "legend" });
   if (chart.series.length < 2) return box;

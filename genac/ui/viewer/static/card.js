@@ -169,7 +169,7 @@ function curve(pen, points, look, top, bottom) {
   }
 }
 
-// --- what the critic said -------------------------------------------------------------------------
+// --- what the critic wrote ------------------------------------------------------------------------
 
 function critic(pen, one, selected, look, top) {
   const at = one.steps.indexOf(selected);
@@ -228,8 +228,8 @@ export function nearest(texts, step) {
 
 // Without the score and the bullets of lists.
 function sentences(text) {
-  const said = bare(text.replace(/<(answer)>[^]*?(<\/\1>|$)/gi, ""));
-  return said.split(/(?<=[.!?])\s+|\n+/).map((one) => one.replace(/^\s*(?:[-*\u2022]\s+|#+\s+)/, "").trim()).filter((one) => /\w/.test(one));
+  const prose = bare(text.replace(/<(answer)>[^]*?(<\/\1>|$)/gi, ""));
+  return prose.split(/(?<=[.!?])\s+|\n+/).map((one) => one.replace(/^\s*(?:[-*\u2022]\s+|#+\s+)/, "").trim()).filter((one) => /\w/.test(one));
 }
 
 // Lines of words that fit; a word that does not is cut. At most `most` lines.

@@ -1,0 +1,39 @@
+"""The verb. What it is asked is checked before torch is imported, which takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from genac.commands.early import require_gpu
+from genac.config.recipes import parse, take_value
+
+
+def doctor(arguments: Sequence[str]) -> None:
+    """Prints the findings about a recipe, or about this machine; SystemExit(2) where one is a FAIL.
+
+    ValueError for a GPU that is asked for and is not here: nothing else would hold on it.
+    """
+    gpu, args = take_value(arguments, "--gpu")
+    memory = gigabytes(gpu)
+    if any(item in ("-h", "--help") for item in args):
+        print("genac doctor alone examines this machine; --gpu GIB asks for a GPU elsewhere.")
+    cfg = parse(args, "genac doctor").cfg if args or gpu else None
+    if cfg and not gpu:
+        require_gpu(cfg.hardware)
+    from genac.commands.doctor.report import examine, examine_machine
+
+    lines, healthy = examine_machine() if cfg is None else examine(cfg, memory)
+    print("\n".join(lines))
+    if not healthy:
+        raise SystemExit(2)
+
+
+def gigabytes(text: str | None) -> float | None:
+    """The memory that --gpu names, in GiB."""
+    try:
+        size = None if text is None else float(text)
+    except ValueError as error:
+        raise ValueError(f"--gpu {text}: give the GPU's memory in GiB, e.g. --gpu 80") from error
+    if size is not None and size <= 0:
+        raise ValueError(f"--gpu {text}: give the GPU's memory in GiB, e.g. --gpu 80")
+    return size

@@ -1,0 +1,107 @@
+"""Names on the Hugging Face hub, and what to load where the hub does not answer.
+
+Without a network its library tries every file of a model six times, which takes half a minute each,
+also for files that a model need not have. So one request learns whether the hub answers at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+PATIENCE = 15.0  # seconds until a hub that does not answer is out of reach
+ATTEMPT = 10.0  # seconds of one attempt, as of the library's own
+KEPT = 60.0  # seconds for which an answer, or none, counts
+CARDS = ("config.json", "critic.json", "tokenizer_config.json")  # one of them is in every folder
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What asking the hub has come to."""
+
+    reason: str  # why it is out of reach, "" = it answered
+    patient: bool  # whether it was asked more than once
+    time: float  # time.monotonic()
+
+
+_last: dict[str, Attempt] = {}  # by address
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether `name` can only be one on the hub: no file here, and spelled like one."""
+    return NAME.fullmatch(name) is not None and not Path(name).exists()
+
+
+def at_hand(name: str) -> str:
+    """What to load a model, tokenizer or critic from: `name` itself, or where the hub does not
+    answer, the folder into which it was downloaded earlier.
+
+    ValueError where a name on the hub is neither within reach nor downloaded.
+    """
+    name = os.path.expanduser(name)
+    if not is_hub_name(name):
+        return name
+    from huggingface_hub import constants, is_offline_mode
+
+    if is_offline_mode():
+        return name
+    folder = downloaded(name)
+    reason = out_of_reach(constants.ENDPOINT, patient=folder is None)
+    if not reason:
+        return name
+    if folder is None:
+        raise ValueError(
+            f"{name!r} is no folder here, and {constants.ENDPOINT} does not answer ({reason}): "
+            f"check the network, run 'hf download {name}' while there is one, or name a folder"
+        )
+    return str(folder)
+
+
+def downloaded(name: str) -> Path | None:
+    """The folder in the hub's cache with files of `name`; None where there is none."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    for card in CARDS:
+        try:
+            file = try_to_load_from_cache(name, card)
+        except HFValidationError:  # the hub says what is wrong with the name
+            return None
+        if isinstance(file, str):
+            return Path(file).parent
+    return None
+
+
+def out_of_reach(address: str, patient: bool) -> str:
+    """Why the hub does not answer, "" if it does. Any answer counts, also one that it is busy: the
+    library waits for that. `patient`: PATIENCE for a network that fails now and then, else one try.
+    """
+    last = _last.get(address)
+    if last and time.monotonic() - last.time < KEPT and (last.patient or not patient):
+        return last.reason
+    until, wait = time.monotonic() + PATIENCE, 1.0
+    while (reason := ask(address, until)) and patient and time.monotonic() + wait < until:
+        if wait == 1.0:
+            print(f"{address} does not answer ({reason}); trying again", file=sys.stderr)
+        time.sleep(wait)
+        wait *= 2
+    _last[address] = Attempt(reason, patient or not reason, time.monotonic())
+    return reason
+
+
+def ask(address: str, until: float) -> str:
+    """One request: why there was no answer, else ""."""
+    from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
+    from huggingface_hub.utils import get_session
+
+    left = max(1.0, until - time.monotonic())
+    try:
+        get_session().head(address, timeout=min(ATTEMPT, left))
+    except (HTTPError, OSError) as error:
+        return str(error).strip() or type(error).__name__
+    return ""

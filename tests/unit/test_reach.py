@@ -1,0 +1,180 @@
+"""A name on the hub without a network: what was downloaded is used, else the remedy comes soon."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from fakes import ALPHABET
+
+from genac.commands.early import has_driver
+from genac.models import reach
+from genac.models.loading import load_context, load_model, load_tokenizer
+from genac.models.tiny import save_tiny
+from genac.scoring.generative import local_folder
+
+ROOT = Path(__file__).parents[2]
+SHAPE = {"hidden_size": 16, "layers": 1, "heads": 2, "seed": 0}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int], str]:
+    """hub(port) -> the address, which is the hub's from then on; with an empty cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(reach, "_last", {})
+
+    def set_address(port: int) -> str:
+        address = f"http://127.0.0.1:{port}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        return address
+
+    return set_address
+
+
+@pytest.fixture
+def downloaded(tmp_path: Path) -> Path:
+    """owner/name as 'hf download' leaves it."""
+    place, commit = tmp_path / "hub/models--owner--name", "a" * 40
+    (place / "refs").mkdir(parents=True)
+    (place / "refs/main").write_text(commit)
+    save_tiny(place / "snapshots" / commit, ALPHABET, max_length=64, **SHAPE)
+    return place / "snapshots" / commit
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+class Busy(BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        self.send_response(503)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def answering(port: int, after: float = 0.0) -> Iterator[None]:
+    """A hub on `port` that is busy, and that listens only `after` so many seconds."""
+    ready, stop = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        time.sleep(after)
+        with HTTPServer(("127.0.0.1", port), Busy) as server:
+            server.timeout = 0.1
+            ready.set()
+            while not stop.is_set():
+                server.handle_request()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        assert after or ready.wait(30)
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_what_is_not_here_is_refused_soon_and_without_torch(tmp_path: Path) -> None:
+    """All in one process, for the hub is asked once a minute only."""
+    commands = [
+        ["train", "arithmetic", "--actor.model_name_or_path", "owner/name"],
+        ["score", "owner/name", "3 a+4>", "a="],
+        ["eval", "benchmarks", "owner/name"],
+        ["eval", "solutions", "owner/name", "file.jsonl"],
+        ["serve", "owner/name"],
+        ["generate", "runs/nowhere/actor", "3 a+4>"],
+        ["score", "nowhere.yaml", "3 a+4>", "a="],
+    ]
+    if not has_driver():
+        commands += [[*verb, "--hardware.device", "cuda"] for verb in (["train"], ["doctor"])]
+    code = (
+        "import json, sys; from genac.cli import main\n"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    print(main(command), 'torch' in sys.modules)\n"
+    )
+    env = os.environ | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{free_port()}",
+        "HF_HOME": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+    }
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(commands)],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == ["2 False"] * len(commands), done.stderr
+    assert done.stderr.count("run 'hf download owner/name' while there is one") == 5
+    assert "actor: there is no 'runs/nowhere/actor' here" in done.stderr
+    assert time.monotonic() - started < 60  # 8 s on a quiet machine
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_was_downloaded_is_used_at_once(hub, downloaded: Path) -> None:
+    hub(free_port())
+    started = time.monotonic()
+    tokenizer = load_tokenizer("owner/name")
+    assert load_context("owner/name", tokenizer) == 64
+    assert load_model("owner/name").config.hidden_size == 16
+    assert local_folder("owner/name") == downloaded
+    assert time.monotonic() - started < 20, "the library's own attempts would take minutes"
+
+
+def test_half_a_download_names_the_command_that_completes_it(hub, downloaded: Path) -> None:
+    hub(free_port())
+    for file in downloaded.glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(ValueError, match=r"'owner/name'.*run 'hf download owner/name'"):
+        load_model("owner/name")
+
+
+def test_a_hub_that_comes_back_within_seconds_is_waited_for(hub, capsys) -> None:
+    port = free_port()
+    address = hub(port)
+    with answering(port, after=0.5):
+        assert reach.at_hand("owner/name") == "owner/name"
+    assert f"{address} does not answer" in capsys.readouterr().err
+
+
+def test_a_hub_that_is_busy_is_left_to_its_library(hub, downloaded: Path) -> None:
+    port = free_port()
+    hub(port)
+    with answering(port):
+        assert reach.at_hand("owner/name") == "owner/name"
+
+
+def test_one_quick_try_for_a_download_does_not_stand_for_a_patient_one(
+    hub, downloaded: Path
+) -> None:
+    port = free_port()
+    hub(port)
+    assert reach.at_hand("owner/name") == str(downloaded)
+    with answering(port):
+        assert reach.at_hand("owner/other") == "owner/other"
+
+
+def test_offline_mode_and_local_paths_ask_nobody(hub, monkeypatch, tmp_path: Path) -> None:
+    hub(free_port())
+    for name in (str(tmp_path), "runs/a/critic", "./name", "model.gguf/x/y"):
+        assert reach.at_hand(name) == name
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert reach.at_hand("owner/name") == "owner/name"
+    assert reach._last == {}
