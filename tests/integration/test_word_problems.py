@@ -5,12 +5,14 @@ and chat templates of real families.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from families import FAMILIES, save_family
 from micro import Answer, Values
+from transformers import AutoTokenizer
 
 from genac.config.algorithms import merge
 from genac.config.recipes import resolve
@@ -60,10 +62,17 @@ def test_all_stages_and_the_shifts(
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of digits that are several tokens
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("real", [False, True], ids=["tokenizer of its own", "SmolLM2's tokenizer"])
 def test_every_family_through_its_chat_template(
-    family: str, micro: Callable[..., Values], tmp_path: Path
+    family: str, real: bool, micro: Callable[..., Values], tmp_path: Path
 ) -> None:
-    model = save_family(family, tmp_path / "model", context=2048)
+    tokenizer = None
+    if real:
+        file = os.environ.get("GENAC_SMOLLM2", "")
+        if not file.endswith(".gguf"):
+            pytest.skip("GENAC_SMOLLM2 names no GGUF file, which holds a real BPE tokenizer")
+        tokenizer = AutoTokenizer.from_pretrained(Path(file).parent, gguf_file=Path(file).name)
+    model = save_family(family, tmp_path / "model", context=2048, tokenizer=tokenizer)
     models = {
         "actor": {"model_name_or_path": model},
         "critic": {"model_name_or_path": model, "generative": {"prompt": "paper"}},

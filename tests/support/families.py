@@ -21,6 +21,7 @@ from transformers import (
     MistralConfig,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
+    Qwen2Config,
     Qwen2Tokenizer,
     Qwen3Config,
 )
@@ -70,6 +71,10 @@ class Family:
 
 
 FAMILIES = {
+    "qwen2": Family(
+        Qwen2Config, Qwen2Tokenizer, QWEN, "<|im_end|>", ("<|im_start|>", "<|im_end|>"),
+        {"tie_word_embeddings": True},
+    ),
     "qwen3": Family(
         Qwen3Config, Qwen2Tokenizer, QWEN, "<|im_end|>", ("<|im_start|>", "<|im_end|>"),
         {"head_dim": 16, "tie_word_embeddings": True},
@@ -90,14 +95,22 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def save_family(name: str, folder: Path, *, seed: int = 0, context: int = 1024) -> str:
-    """Writes a random model of the family as an ordinary Hugging Face folder."""
+def save_family(
+    name: str, folder: Path, *, seed: int = 0, context: int = 1024, tokenizer: Any = None
+) -> str:
+    """Writes a random model of the family as an ordinary Hugging Face folder; with another model's
+    `tokenizer` and its chat format where one is named.
+    """
     family = FAMILIES[name]
-    blank: Any = family.tokenizer()
-    tokenizer = blank.train_new_from_iterator(
-        TEXTS * 4, 420, new_special_tokens=list(family.special)
-    )
-    tokenizer.chat_template = family.template
+    end = family.end
+    if tokenizer is None:
+        blank: Any = family.tokenizer()
+        tokenizer = blank.train_new_from_iterator(
+            TEXTS * 4, 420, new_special_tokens=list(family.special)
+        )
+        tokenizer.chat_template = family.template
+    else:
+        end = tokenizer.eos_token
     tokenizer.model_max_length = context
     config = family.config(
         vocab_size=len(tokenizer),
@@ -108,7 +121,7 @@ def save_family(name: str, folder: Path, *, seed: int = 0, context: int = 1024) 
         num_key_value_heads=2,
         max_position_embeddings=context,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.convert_tokens_to_ids(family.end),
+        eos_token_id=tokenizer.convert_tokens_to_ids(end),
         pad_token_id=tokenizer.pad_token_id,
         **family.shape,
     )
