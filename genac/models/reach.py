@@ -22,10 +22,10 @@ CARDS = ("config.json", "critic.json", "tokenizer_config.json")  # one of them i
 
 @dataclass(frozen=True)
 class Attempt:
-    """What asking the hub has come to."""
+    """What the last requests came to."""
 
     reason: str  # why it is out of reach, "" = it answered
-    patient: bool  # whether it was asked more than once
+    patient: bool  # whether it was tried more than once
     time: float  # time.monotonic()
 
 
@@ -85,7 +85,7 @@ def out_of_reach(address: str, patient: bool) -> str:
     if last and time.monotonic() - last.time < KEPT and (last.patient or not patient):
         return last.reason
     until, wait = time.monotonic() + PATIENCE, 1.0
-    while (reason := ask(address, until)) and patient and time.monotonic() + wait < until:
+    while (reason := request(address, until)) and patient and time.monotonic() + wait < until:
         if wait == 1.0:
             print(f"{address} does not answer ({reason}); trying again", file=sys.stderr)
         time.sleep(wait)
@@ -94,7 +94,7 @@ def out_of_reach(address: str, patient: bool) -> str:
     return reason
 
 
-def ask(address: str, until: float) -> str:
+def request(address: str, until: float) -> str:
     """One request: why there was no answer, else ""."""
     from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
     from huggingface_hub.utils import get_session

@@ -1,4 +1,4 @@
-"""The verb. What it is asked is checked before torch is imported, which takes seconds."""
+"""The verb. Its arguments are checked before torch is imported, which takes seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from genac.config.recipes import parse, take_value
 def doctor(arguments: Sequence[str]) -> None:
     """Prints the findings about a recipe, or about this machine; SystemExit(2) where one is a FAIL.
 
-    ValueError for a GPU that is asked for and is not here: nothing else would hold on it.
+    ValueError where the config names a GPU and this machine has none: nothing else would hold.
     """
     gpu, args = take_value(arguments, "--gpu")
     memory = gigabytes(gpu)
