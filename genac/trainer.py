@@ -4,7 +4,7 @@
         model="Qwen/Qwen3-1.7B",           # or a loaded model, with its tokenizer
         reward_funcs=score,                # score(completions, **columns) -> list in [0, 1]
         train_dataset=rows,                # a datasets.Dataset, or a list of dicts with 'prompt'
-        args={"recipe": "own-data", "stages.joint.steps": 50, "output_dir": "runs/mine"},
+        args={"recipe": "own-data", "stages.joint.steps": 50, "output_dir": "runs/first"},
     )
     trainer.train()
     trainer.run                            # the folder: metrics, responses, values, report.html

@@ -175,7 +175,7 @@ def test_a_file_without_heldout_rows(
 
 
 def reward_file(folder: Path, body: str) -> str:
-    file = folder / "mine.py"
+    file = folder / "closeness.py"
     file.write_text(f"import time\n\n\ndef score(completions, **columns):\n    {body}\n")
     return f"{file}:score"
 

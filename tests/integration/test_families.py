@@ -33,7 +33,7 @@ def recipe(folder: Path, actor: str, critic: str, **rest: Any) -> dict[str, Any]
     rows = [{"prompt": f"What is {a} + {b}?", "answer": str(a + b)} for a in range(6) for b in "12"
             for b in (int(b),)]  # fmt: skip
     (folder / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (folder / "mine.py").write_text(REWARD)
+    (folder / "closeness.py").write_text(REWARD)
     models = {
         role: save_family(name, folder / role, seed=i)
         for i, (role, name) in enumerate((("actor", actor), ("critic", critic)))
@@ -44,7 +44,7 @@ def recipe(folder: Path, actor: str, critic: str, **rest: Any) -> dict[str, Any]
         "task": {
             "name": "file",
             "path": str(folder / "sums.jsonl"),
-            "reward": f"{folder}/mine.py:has_digit",
+            "reward": f"{folder}/closeness.py:has_digit",
             "options": {"heldout_fraction": 0.3, "instruction": "Box the answer."},
         },
         "actor": {"model_name_or_path": models["actor"], "optimizer": optimizer},

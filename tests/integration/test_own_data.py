@@ -36,7 +36,7 @@ def model(folder: Path, seed: int) -> str:
 @pytest.fixture
 def user(tmp_path: Path) -> list[str]:
     """The command line of a user who has no recipe file."""
-    (tmp_path / "mine.py").write_text(REWARD)
+    (tmp_path / "closeness.py").write_text(REWARD)
     keys = {
         "output_dir": tmp_path / "run",
         "task.name": "file",
@@ -76,7 +76,7 @@ def require_judged(run: Run, halves: bool) -> None:
 
 
 def test_all_stages(user: list[str], genac: Callable[..., Answer], tmp_path: Path) -> None:
-    answer = genac("train", *user, "--task.reward", f"{tmp_path}/mine.py:close")
+    answer = genac("train", *user, "--task.reward", f"{tmp_path}/closeness.py:close")
     assert answer.code == 0, answer
     run = Run.open(tmp_path / "run")
     stages = list(dict.fromkeys(line["stage"] for line in run.metrics()))
@@ -96,7 +96,7 @@ def test_a_task_without_an_oracle_names_the_remedy(
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "reward"), [("ppo", None), ("vineppo", "mine:close"), ("rloo", None)]
+    ("algorithm", "reward"), [("ppo", None), ("vineppo", "closeness:close"), ("rloo", None)]
 )
 def test_other_algorithms_and_rewards_that_are_built_in_or_of_a_module(
     algorithm: str,

@@ -91,7 +91,7 @@ def answering(port: int, after: float = 0.0) -> Iterator[None]:
 
 
 def test_what_is_not_here_is_refused_soon_and_without_torch(tmp_path: Path) -> None:
-    """All in one process, for the hub is asked once a minute only."""
+    """All in one process, for the hub gets a request once a minute only."""
     commands = [
         ["train", "arithmetic", "--actor.model_name_or_path", "owner/name"],
         ["score", "owner/name", "3 a+4>", "a="],

@@ -200,7 +200,7 @@ def test_system_messages_hide_no_problem(tmp_path):
 
 
 def test_a_reference_with_parts_reaches_verls_function_whole(tmp_path):
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "closeness.py").write_text(
         "def compute_score(ground_truth, solution_str):\n"
         "    return float(str(ground_truth['target']) == solution_str)\n"
     )
@@ -208,7 +208,7 @@ def test_a_reference_with_parts_reaches_verls_function_whole(tmp_path):
            "reward_model": {"ground_truth": {"target": 24, "numbers": [4, 6]}}}  # fmt: skip
     path = tmp_path / "train.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), path)
-    task = FileTask(str(path), 0.0, reward=f"verl:{tmp_path}/mine.py:compute_score")
+    task = FileTask(str(path), 0.0, reward=f"verl:{tmp_path}/closeness.py:compute_score")
     assert task.verify(task.problem("train", 0), "24") == 1.0
 
 

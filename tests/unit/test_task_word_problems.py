@@ -187,6 +187,8 @@ def test_any_order_that_leads_to_the_answer_is_right(text):
             "Wrong: it subtracts 5, and 5 is not part of the question.",
         ),
         ("7 + 33 = 40\n40 + 33 = 73\n", "40 - 23 is 17, says 73. Wrong: it adds 33 again."),
+        ("20 + 20 = 40\n", "7 + 33 is 40, says 20 + 20 = 40. Wrong: it starts from 20"),
+        ("7 + 33 = 40\n40 - 47 = -5\n", "40 - 23 is 17, says -5. Wrong: it subtracts 47."),
         ("50 - 23 = 27\n", "says 27. Wrong: it starts from 50, which nothing gives."),
         ("7 + 33 = 40\n40 / 0 = 4\n", "Line 2: 40 / 0 divides by 0. Wrong."),
         ("7 + 33 = 40\nAnswer: 40\n", "Line 2 answers 40, but this is left: Ana gives away 23."),
