@@ -148,6 +148,7 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str, callbacks: Callbac
             "hub_models": hub_models(cfg.model_dump()),
             "success_before": before.as_dict(),
             "success_after": after.as_dict(),
+            "success_gain": after.gain_over(before),
             "pass_at_k": after.pass_at_k,
             "critic": report,
             "no_panel": no_panel,
@@ -175,7 +176,7 @@ def measured_before(
     measured, of the config with the hash `name`, from BEFORE."""
     file = run.path / BEFORE
     if file.exists() and (kept := read_json(file)).get("config_hash") == name:
-        return PolicyScore(**kept["success"]), kept["critic"]
+        return PolicyScore.of(kept["success"]), kept["critic"]
     before = held_out(setup, actor)
     report = critic_report(early, ready, actor, panel, before.mean)
     write_json(file, {"config_hash": name, "success": before.as_dict(), "critic": report})
@@ -262,10 +263,13 @@ def prepare_until(cfg: RunConfig, verb: str) -> Path | str:
 def critic_report(
     setup: Setup, ready: Prepared, actor: Runtime, panel: Panel | None, success: float
 ) -> dict[str, Any]:
-    """The critic of each stage on the fixed panel, with the trivial baselines."""
+    """The critic of each stage on the fixed panel, with the trivial baselines. One that is to learn
+    the form of a score from traces gives none before: its thoughts would only cost time.
+    """
     if panel is None or ready.critic is None:
         return {}
-    stages = {"untrained": ready.critic_start, "sft": ready.critic_sft, "rl": ready.critic}
+    untrained = ready.critic_start if ready.critic_sft is None else None
+    stages = {"untrained": untrained, "sft": ready.critic_sft, "rl": ready.critic}
     report: dict[str, Any] = trivial_baselines(panel)
     scores = {
         name: stage_score(setup, path, actor, panel, success)

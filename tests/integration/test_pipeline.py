@@ -240,9 +240,12 @@ def summary_is_complete(summary: Values) -> None:
         assert (
             0 <= summary[moment]["low"] <= summary[moment]["mean"] <= summary[moment]["high"] <= 1
         )
-    promised = "mse mse_constant mse_success_rate mse_untrained auc_within_problem parse_rate"
+    gain = summary["success_gain"]
+    change = summary["success_after"]["mean"] - summary["success_before"]["mean"]
+    assert gain["mean"] == pytest.approx(change) and gain["low"] <= gain["mean"] <= gain["high"]
+    promised = "mse mse_constant mse_success_rate mse_sft auc_within_problem parse_rate"
     assert set(promised.split()) <= set(summary["critic"])
-    assert summary["critic"]["stages"].keys() == {"untrained", "sft", "rl"}
+    assert summary["critic"]["stages"].keys() == {"sft", "rl"}
     roles = {"actor_sampling", "critic_sampling", "actor_training", "critic_training"}
     assert roles <= set(summary["seconds"])
     assert roles <= set(summary["tokens"])
