@@ -81,13 +81,13 @@ def _over(folder: Folder) -> str:
     return f" over {problems} problems" if is_number(problems) else " over problems"
 
 
-def _gain(folder: Folder) -> dict[str, float] | None:
+def _gain(folder: Folder) -> Mapping[str, Any] | None:
     """The difference on the same problems; None of a run that did not record it."""
     gain = part(folder.summary, "success_gain")
     return gain if all(is_number(gain.get(key)) for key in ("mean", "low", "high")) else None
 
 
-def _paired_verdict(gain: Mapping[str, float]) -> str:
+def _paired_verdict(gain: Mapping[str, Any]) -> str:
     mean, low, high = (100 * gain[key] for key in ("mean", "low", "high"))
     word = "a clear gain" if low > 0 else "a clear loss" if high < 0 else "no clear change"
     return f"{word}, {mean:+.1f} points [{low:+.1f}, {high:+.1f}] on the same problems."
