@@ -124,6 +124,7 @@ def summary(
         "final": interval([r["final"] for r in runs]),
         "mean_over_training": interval([float(np.mean(r["curve"]["success"])) for r in runs]),
         "responses_before": responses_before(cfg),
+        "responses_per_step": cfg.rollout.num_prompts * cfg.rollout.num_generations,
         "columns": {c: interval([s[c] for s in scores]) for c in scores[0]},
         "column_mean": interval([float(np.mean(list(s.values()))) for s in scores])
         if scores[0]
@@ -178,12 +179,12 @@ def add_equal_budgets(plan: Plan, table: dict[str, Any], results: dict[Any, Any]
 
 def add_compute(table: dict[str, Any], against: str) -> None:
     """Of each method, as parts of those of `against`: the cost of a response, and the compute of
-    joint training until its final success. The critic's own stages come on top of that.
+    joint training until its final success. The critic's own stages come on top of that. The
+    intervals are those of the samples; a response costs what the run's cost on average.
     """
 
     def per_response(row: dict[str, Any], kind: str) -> float:
-        steps = len(row["critic"]["bias"]) or 1
-        return row["per_step"][kind] * steps / row["curve"]["samples"][-1]
+        return row["per_step"][kind] / row["responses_per_step"]
 
     for row in table.values():
         row["cost_ratio"] = {

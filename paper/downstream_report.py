@@ -86,11 +86,10 @@ def verdicts(
     compute, cost = table[ours]["compute_ratio"], table[ours]["cost_ratio"]
     rows.append(
         {
-            "claim": f"(aim) GenAC reaches {against}'s final success with 0.8 of its compute, its "
-            "critic's stages not counted",
+            "claim": f"(aim) GenAC reaches {against}'s final success in 0.8 of its compute",
             "ours": f"{part(compute['flops'])} of its FLOPs, {part(compute['seconds'])} of its "
-            f"seconds; a response costs {cost['flops']:.1f} and {cost['seconds']:.1f} times as "
-            "much",
+            f"seconds, at {cost['flops']:.1f} and {cost['seconds']:.1f} a response; without the "
+            "critic's stages",
             "verdict": verdict(
                 all((high := c["high"]) is not None and high <= 0.8 for c in compute.values()),
                 any(c["low"] is None or c["low"] > 0.8 for c in compute.values()),

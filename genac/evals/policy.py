@@ -46,8 +46,8 @@ class PolicyScore:
 
     def gain_over(self, before: PolicyScore) -> dict[str, float] | None:
         """Mean difference to a score on the same problems, with a 95 % bootstrap interval of the
-        differences by problem. It is narrower than two intervals, because what makes a problem easy
-        is in both scores. None where the problems are not known, or not the same.
+        differences by problem. It is mostly narrower than two intervals: what makes a problem easy
+        is in both scores. None where the problems are not known, or not as many.
         """
         if not self.by_problem or len(self.by_problem) != len(before.by_problem):
             return None

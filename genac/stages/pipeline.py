@@ -263,12 +263,13 @@ def prepare_until(cfg: RunConfig, verb: str) -> Path | str:
 def critic_report(
     setup: Setup, ready: Prepared, actor: Runtime, panel: Panel | None, success: float
 ) -> dict[str, Any]:
-    """The critic of each stage on the fixed panel, with the trivial baselines. One that is to learn
-    the form of a score from traces gives none before: its thoughts would only cost time.
+    """The critic of each stage on the fixed panel, with the trivial baselines. One that learns from
+    another's traces how a score is written mostly gives none before: it is left out.
     """
     if panel is None or ready.critic is None:
         return {}
-    untrained = ready.critic_start if ready.critic_sft is None else None
+    taught = ready.critic_sft is not None and setup.cfg.stages.synthesize.oracle != "monte_carlo"
+    untrained = None if taught else ready.critic_start
     stages = {"untrained": untrained, "sft": ready.critic_sft, "rl": ready.critic}
     report: dict[str, Any] = trivial_baselines(panel)
     scores = {

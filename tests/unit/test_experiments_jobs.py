@@ -81,18 +81,17 @@ def test_samples_to_a_mark_by_hand():
 
 def test_compute_to_a_mark_by_hand():
     """Half of the samples, each of which costs ten times as much: five times the compute. The other
-    has two steps of 8 responses in place of one of 16, at half the cost each.
+    has steps of 8 responses in place of 16, at a twentieth of the cost.
     """
 
-    def row(steps: int, flops: float, ratio: float | None):
+    def row(responses: int, flops: float, ratio: float | None):
         return {
-            "critic": {"bias": [None] * steps},
-            "curve": {"samples": [0, 16]},
+            "responses_per_step": responses,
             "per_step": {"flops": flops, "seconds": flops},
             "samples_ratio": {"value": ratio, "low": ratio, "high": None},
         }
 
-    table = {"ours": row(1, 10.0, 0.5), "theirs": row(2, 0.5, 1.0), "never": row(1, 2.0, None)}
+    table = {"ours": row(16, 10.0, 0.5), "theirs": row(8, 0.5, 1.0), "never": row(16, 2.0, None)}
     add_compute(table, "theirs")
     assert table["ours"]["cost_ratio"] == {"flops": 10.0, "seconds": 10.0}
     assert table["ours"]["compute_ratio"]["flops"] == {"value": 5.0, "low": 5.0, "high": None}
