@@ -255,8 +255,11 @@ def summary_is_complete(summary: Values) -> None:
     assert summary["config_hash"] and summary["versions"]
 
 
-def test_a_critic_without_a_teacher_is_measured_untrained_too(run_of: Callable[[str], Run]) -> None:
-    critic = run_of("ppo").summary()["critic"]
+def test_a_critic_without_a_teacher_is_measured_untrained_too(run_micro: Runs) -> None:
+    panel = {"panel_problems": 2, "num_problems": 8, "num_samples": 4}
+    critic = run_micro(algorithm="ppo", evaluate=panel, stages={"joint": {"steps": 1}}).summary()[
+        "critic"
+    ]
     assert critic["stages"].keys() == {"untrained", "rl"}
     assert critic["mse_untrained"] == critic["stages"]["untrained"]["mse"]
 
