@@ -48,9 +48,11 @@ def announce(parsed: Any) -> None:
 
 def stage(until: str) -> Callable[[Arguments], None]:
     def run(arguments: Arguments) -> None:
+        from genac.commands.early import require_inputs
         from genac.config.recipes import from_command_line
 
         cfg = from_command_line(arguments, f"genac {until}")
+        require_inputs(cfg)
         from genac.stages.pipeline import prepare_until
 
         print(prepare_until(cfg, until))

@@ -33,17 +33,35 @@ _last: dict[str, Attempt] = {}  # by address
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether `name` can only be one on the hub: no file here, and spelled like one."""
-    return NAME.fullmatch(name) is not None and not Path(name).exists()
+    """Whether `name` can only be one on the hub: no file here, spelled like one, and no path."""
+    return NAME.fullmatch(name) is not None and not Path(name).exists() and not path_because(name)
+
+
+def path_because(name: str) -> str:
+    """Why a name that is spelled like one on the hub is a path here: it begins with a folder, as
+    runs/none does, and was not downloaded. "" where it is none.
+    """
+    owner, slash, _ = name.partition("/")
+    if not (slash and NAME.fullmatch(name) and Path(owner).is_dir()) or Path(name).exists():
+        return ""
+    if downloaded(name):
+        return ""
+    return (
+        f"{owner!r} is a folder, so this is a path; if it is a name on the hub, "
+        f"run 'hf download {name}' first"
+    )
 
 
 def at_hand(name: str) -> str:
     """What to load a model, tokenizer or critic from: `name` itself, or where the hub does not
     answer, the folder into which it was downloaded earlier.
 
-    ValueError where a name on the hub is neither within reach nor downloaded.
+    ValueError where a name on the hub is neither within reach nor downloaded, and for a path that
+    the hub would be searched for.
     """
     name = os.path.expanduser(name)
+    if reason := path_because(name):
+        raise ValueError(f"there is no {name!r} here ({reason})")
     if not is_hub_name(name):
         return name
     from huggingface_hub import constants, is_offline_mode

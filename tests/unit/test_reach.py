@@ -101,6 +101,17 @@ def test_what_is_not_here_is_refused_soon_and_without_torch(tmp_path: Path) -> N
         ["generate", "runs/nowhere/actor", "3 a+4>"],
         ["score", "nowhere.yaml", "3 a+4>", "a="],
     ]
+    (tmp_path / "own").mkdir()
+    paths = [
+        *([verb, "arithmetic", "--actor.model_name_or_path", "own/a"] for verb in ("train", "sft")),
+        ["train", "arithmetic", "--critic.model_name_or_path", "own/b"],
+        ["score", "own/c", "3 a+4>", "a="],
+        ["eval", "benchmarks", "own/d"],
+        ["eval", "solutions", "own/e", "file.jsonl"],
+        ["serve", "own/f"],
+        ["generate", "own/g", "3 a+4>"],
+    ]
+    commands += paths
     if not has_driver():
         commands += [[*verb, "--hardware.device", "cuda"] for verb in (["train"], ["doctor"])]
     code = (
@@ -124,6 +135,7 @@ def test_what_is_not_here_is_refused_soon_and_without_torch(tmp_path: Path) -> N
     assert done.stdout.splitlines() == ["2 False"] * len(commands), done.stderr
     assert done.stderr.count("run 'hf download owner/name' while there is one") == 5
     assert "actor: there is no 'runs/nowhere/actor' here" in done.stderr
+    assert done.stderr.count("'own' is a folder, so this is a path") == len(paths)
     assert time.monotonic() - started < 60  # 8 s on a quiet machine
     assert not (tmp_path / "runs").exists()
 
@@ -169,6 +181,29 @@ def test_one_quick_try_for_a_download_does_not_stand_for_a_patient_one(
     assert reach.at_hand("owner/name") == str(downloaded)
     with answering(port):
         assert reach.at_hand("owner/other") == "owner/other"
+
+
+def test_what_begins_with_a_folder_here_is_a_path_and_asks_nobody(
+    hub, monkeypatch, tmp_path: Path
+) -> None:
+    hub(free_port())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner").mkdir()
+    load_any = (load_tokenizer, load_model, local_folder, lambda name: load_context(name, None))
+    for load in load_any:
+        with pytest.raises(ValueError, match=r"'owner' is a folder.*hf download owner/name' first"):
+            load("owner/name")
+    assert reach._last == {}
+
+
+def test_what_was_downloaded_is_of_the_hub_whatever_lies_here(
+    hub, downloaded: Path, monkeypatch, tmp_path: Path
+) -> None:
+    hub(free_port())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner").mkdir()
+    assert reach.is_hub_name("owner/name") and not reach.is_hub_name("owner/other")
+    assert reach.at_hand("owner/name") == str(downloaded)
 
 
 def test_offline_mode_and_local_paths_ask_nobody(hub, monkeypatch, tmp_path: Path) -> None:
