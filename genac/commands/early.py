@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 from genac.config.run import HardwareConfig, RunConfig
-from genac.models.reach import at_hand, is_hub_name, path_because
+from genac.reach import at_hand, is_hub_name, path_because
 from genac.runs import trackers
 from genac.tasks import make_task
-from genac.tasks.sources import READERS, require_file
+from genac.tasks.sources import require_source
 
 ENDPOINT = "openai:"  # begins the name of a critic behind an API
 FILES = (".yaml", ".yml", ".gguf")  # a name that ends so is none of the hub
@@ -30,8 +30,10 @@ def require_inputs(cfg: RunConfig) -> None:
     task = cfg.task
     if task.name != "file" or task.path is None:
         make_task(task, cfg.seed)
-    elif Path(task.path).suffix in READERS:
-        require_file(Path(task.path).expanduser())
+    else:
+        for name in (task.path, task.options.get("heldout")):
+            if isinstance(name, str):
+                require_source(name)
     for role, model in (("actor", cfg.actor), ("critic", cfg.critic)):
         if model.model_name_or_path:
             require_place(model.model_name_or_path, f"{role}.model_name_or_path")
