@@ -30,7 +30,7 @@ def locate(name: str, config: str | None = None) -> tuple[str, bool]:
     Raises ValueError where the library is missing, or the data set is neither here nor in reach.
     """
     try:
-        import datasets
+        from datasets import config as library
     except ImportError as error:
         raise ValueError(
             f"task.path {name!r} is no data file, and data sets need the library 'datasets': "
@@ -39,7 +39,7 @@ def locate(name: str, config: str | None = None) -> tuple[str, bool]:
     from huggingface_hub import constants
 
     if is_hub_name(name, KIND):
-        offline = datasets.config.HF_HUB_OFFLINE
+        offline = library.HF_HUB_OFFLINE
         ready = is_prepared(name, config)
         if ready and (offline or out_of_reach(constants.ENDPOINT, patient=False)):
             return name, True
@@ -50,23 +50,22 @@ def locate(name: str, config: str | None = None) -> tuple[str, bool]:
 
 def is_prepared(name: str, config: str | None) -> bool:
     """Whether the library has made its own files of this data set and configuration before."""
-    import datasets
+    from datasets import config as library
     from datasets.naming import camelcase_to_snakecase
 
     *owner, last = name.split("/")
     folder = "___".join([*owner, camelcase_to_snakecase(last)])
-    cache = datasets.config.HF_DATASETS_CACHE
-    return any((cache / folder).glob(f"{config or '*'}/*/*/dataset_info.json"))
+    return any((library.HF_DATASETS_CACHE / folder).glob(f"{config or '*'}/*/*/dataset_info.json"))
 
 
 @contextmanager
 def asking_nobody(active: bool) -> Iterator[None]:
     """The library takes what it has, and sends no request."""
-    import datasets
+    from datasets import config as library
 
-    before = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = before or active
+    before = library.HF_HUB_OFFLINE
+    library.HF_HUB_OFFLINE = before or active
     try:
         yield
     finally:
-        datasets.config.HF_HUB_OFFLINE = before
+        library.HF_HUB_OFFLINE = before
