@@ -35,6 +35,7 @@ def train(arguments: Arguments) -> None:
 
 def announce(parsed: Any) -> None:
     """What is about to run, and what differs from its recipe."""
+    from genac.runs.files import read_json
     from genac.runs.manifest import is_finished
 
     cfg, place = parsed.cfg, Path(parsed.cfg.output_dir)
@@ -43,7 +44,15 @@ def announce(parsed: Any) -> None:
         print("changed from the recipe:", *lines, sep="\n")
     print(f"every key: {place / 'config.json'} (or --print-config)", flush=True)
     if is_finished(place):
-        print("this run is finished: what follows is its summary", flush=True)
+        before = read_json(place / "config.json")["stages"]["joint"]["steps"]
+        longer = before != cfg.stages.joint.steps
+        print(
+            f"this run is finished after {before} joint steps, and goes on to "
+            f"{cfg.stages.joint.steps}"
+            if longer
+            else "this run is finished: what follows is its summary",
+            flush=True,
+        )
 
 
 def stage(until: str) -> Callable[[Arguments], None]:

@@ -12,7 +12,16 @@ from genac.config.stages import CriticStage, LoopStage
 from genac.critics.base import Critic
 from genac.evals.cost import Cost
 from genac.runs.alarms import Alarms
-from genac.runs.manifest import LOGS, TABLES, Entry, damaged, entries, entry, files_below
+from genac.runs.manifest import (
+    LOGS,
+    TABLES,
+    Entry,
+    damaged,
+    entries,
+    entry,
+    files_below,
+    successors,
+)
 from genac.runs.progress import Progress
 from genac.runs.store import Run
 from genac.runtime import Runtime
@@ -98,9 +107,10 @@ class Loop:
             return 0
         self.files = require_progress(self.run, self.stage)
         state = checkpoint.load(checkpoints[-1], self.runtimes)
-        if state["config_hash"] != self.config_hash:
+        written = state["config_hash"]
+        if self.config_hash not in successors(self.run.path, "config_hash", written):
             raise ValueError(
-                f"checkpoint {checkpoints[-1]} was written under config {state['config_hash']}, "
+                f"checkpoint {checkpoints[-1]} was written under config {written}, "
                 f"this run has {self.config_hash} (a key of the config, a file that it names, or "
                 "genac itself changed); use the same config or a new output_dir"
             )
@@ -112,7 +122,9 @@ class Loop:
         if self.critic is not None:
             self.critic.restore(state["critic"])
         self.cost.restore(state["cost"])
-        first, self.stopped = state["step"], state.get("stopped")
+        # Where the run was given more steps since, what stopped it then does not count.
+        first = state["step"]
+        self.stopped = state.get("stopped") if written == self.config_hash else None
         self.run.truncate_after(self.stage, first - 1)
         self.run.event("resumed", stage=self.stage, step=first)
         return first
