@@ -35,7 +35,6 @@ def train(arguments: Arguments) -> None:
 
 def announce(parsed: Any) -> None:
     """What is about to run, and what differs from its recipe."""
-    from genac.runs.files import read_json
     from genac.runs.manifest import is_finished
 
     cfg, place = parsed.cfg, Path(parsed.cfg.output_dir)
@@ -44,15 +43,20 @@ def announce(parsed: Any) -> None:
         print("changed from the recipe:", *lines, sep="\n")
     print(f"every key: {place / 'config.json'} (or --print-config)", flush=True)
     if is_finished(place):
-        before = read_json(place / "config.json")["stages"]["joint"]["steps"]
-        longer = before != cfg.stages.joint.steps
-        print(
-            f"this run is finished after {before} joint steps, and goes on to "
-            f"{cfg.stages.joint.steps}"
-            if longer
-            else "this run is finished: what follows is its summary",
-            flush=True,
-        )
+        print(finished_line(place, cfg.stages.joint.steps), flush=True)
+
+
+def finished_line(place: Path, steps: int) -> str:
+    """What `train` with so many joint steps does in a finished run's folder."""
+    from genac.runs.files import read_json
+
+    file = place / "config.json"
+    stages = read_json(file).get("stages") if file.exists() else None
+    joint = stages.get("joint") if isinstance(stages, dict) else None
+    before = joint.get("steps") if isinstance(joint, dict) else steps
+    if before == steps:
+        return "this run is finished: what follows is its summary"
+    return f"this run is finished after {before} joint steps; {steps} are configured now"
 
 
 def stage(until: str) -> Callable[[Arguments], None]:

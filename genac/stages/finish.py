@@ -31,6 +31,7 @@ from genac.runs.manifest import (
 from genac.runs.store import Run, environment, stable_hash
 from genac.stages.contents import contents, label, places, reward_files, with_contents
 from genac.stages.inputs import NO_RESULT, replaced, without
+from genac.stages.loop import require_config
 
 REPORT = "report.html"
 BEFORE = "before.json"
@@ -60,7 +61,7 @@ def require_same(run: Run, cfg: RunConfig, digests: Mapping[str, str]) -> None:
     if config_hash(old, before) == config_hash(cfg, digests):
         return
     if differs_in_steps(old, before, cfg, digests):
-        require_steps(run, old, cfg.stages.joint.steps)
+        require_steps(run, old, config_hash(old, before), cfg.stages.joint.steps)
         return
     if (run.path / DONE).exists() or (run.path / "summary.json").exists() or run.metrics():
         names = {**{key: key for key in (*before, *digests)}, **named_files(cfg)}
@@ -87,9 +88,12 @@ def differs_in_steps(
     return config_hash(replaced(old, {STEPS: steps}), before) == config_hash(cfg, digests)
 
 
-def require_steps(run: Run, old: RunConfig, steps: int) -> None:
-    """ValueError where a run of the config `old` cannot become one of that many joint steps."""
+def require_steps(run: Run, old: RunConfig, name: str, steps: int) -> None:
+    """ValueError where a run of the config `old`, whose hash is `name`, cannot become one of that
+    many joint steps."""
     saved = checkpoint.complete(run.checkpoints / "joint")
+    if saved:
+        require_config(run, saved[-1], checkpoint.saved_state(saved[-1])["config_hash"], name)
     if steps < (done := checkpoint.step_of(saved[-1]) if saved else 0):
         raise ValueError(
             f"{run.path} has done {done} joint steps, more than {STEPS} {steps}; set it to {done} "
@@ -102,8 +106,8 @@ def require_steps(run: Run, old: RunConfig, steps: int) -> None:
         )
 
 
-def lengthen(run: Run, steps: int, name: str) -> None:
-    """Gives a run another number of joint steps; `name`: the hash of its config then.
+def lengthen(run: Run, steps: int, old: str, name: str) -> None:
+    """Gives a run another number of joint steps. Its config's hash is `old` and becomes `name`.
 
     Its results are made anew, but not what was measured before joint training. The event has what
     both files held before and after, for checkpoints that recorded them (`manifest.successors`).
@@ -116,10 +120,9 @@ def lengthen(run: Run, steps: int, name: str) -> None:
     for file in (DONE, "summary.json"):
         (run.path / file).unlink(missing_ok=True)
     values, whole = run.config(), run.environment()
-    before = {"config_hash": whole["config_hash"]}
     values["stages"]["joint"]["steps"] = steps
     files = {"environment.json": whole | {"config_hash": name}, "config.json": values}
-    before |= {file: entry(run.path / file) for file in files}
+    before = {file: entry(run.path / file) for file in files} | {"config_hash": old}
     after = {file: entry_of(json_text(value)) for file, value in files.items()}
     run.event(LENGTHENED, steps=steps, before=before, after=after | {"config_hash": name})
     for file, value in files.items():
@@ -183,8 +186,9 @@ def open_run(cfg: RunConfig, digests: dict[str, str]) -> Run:
     old = recorded(run.path / "config.json", run.config())
     before = recorded_digests(run, digests)
     if differs_in_steps(old, before, cfg, digests):
-        describe(run, before, config_hash(old, before))
-        lengthen(run, cfg.stages.joint.steps, named)
+        earlier = config_hash(old, before)
+        describe(run, before, earlier)
+        lengthen(run, cfg.stages.joint.steps, earlier, named)
     elif config_hash(old, before) != named:
         (folder / "config.json").unlink()
         return Run.create(folder, cfg.model_dump(), whole)

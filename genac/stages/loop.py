@@ -108,12 +108,7 @@ class Loop:
         self.files = require_progress(self.run, self.stage)
         state = checkpoint.load(checkpoints[-1], self.runtimes)
         written = state["config_hash"]
-        if self.config_hash not in successors(self.run.path, "config_hash", written):
-            raise ValueError(
-                f"checkpoint {checkpoints[-1]} was written under config {written}, "
-                f"this run has {self.config_hash} (a key of the config, a file that it names, or "
-                "genac itself changed); use the same config or a new output_dir"
-            )
+        require_config(self.run, checkpoints[-1], written, self.config_hash)
         if state.get("bf16", self.bf16) != self.bf16:  # auto means another thing on this machine
             warn(
                 f"{self.stage} goes on in {spoken(self.bf16)}, but began in "
@@ -207,6 +202,17 @@ class Loop:
             "stopped": self.stopped,
         }
         return checkpoint.save(self.root, step, self.runtimes, state)
+
+
+def require_config(run: Run, folder: Path, written: str, name: str) -> None:
+    """ValueError where a checkpoint, whose config's hash is `written`, is of another config than
+    `name` and of none that this one came from."""
+    if name not in successors(run.path, "config_hash", written):
+        raise ValueError(
+            f"checkpoint {folder} was written under config {written}, this run has {name} (a key "
+            "of the config, a file that it names, or genac itself changed); use the same config "
+            "or a new output_dir"
+        )
 
 
 def spoken(bf16: Mapping[str, bool]) -> str:

@@ -11,7 +11,7 @@ import pytest
 from micro import Answer, Values, results, weights
 
 from genac.config.recipes import resolve
-from genac.runs.manifest import DONE, LENGTHENED, read_done, suspects
+from genac.runs.manifest import DONE, LENGTHENED, entry, read_done, suspects
 from genac.runs.store import Run
 from genac.stages import finish, joint, pipeline
 from genac.stages.callbacks import StopTraining
@@ -143,6 +143,17 @@ def test_what_cannot_be_continued_is_refused(
     message = refused("train", file, *more, "--seed", "5")
     assert "seed: 0 -> 5" in message and "another config" in message
     assert before == {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    state = max(folder.glob("checkpoints/joint/*/state.json"))
+    manifest = state.parent / "manifest.json"
+    whole = {file: file.read_text() for file in (state, manifest)}
+    state.write_text(json.dumps(json.loads(whole[state]) | {"config_hash": "of another version"}))
+    manifest.write_text(
+        json.dumps(json.loads(whole[manifest]) | {"state.json": entry(state)["sha256"]})
+    )
+    assert "or genac itself changed" in refused("train", file, *more)
+    for changed, text in whole.items():
+        changed.write_text(text)
+    assert before == {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
     (folder / "checkpoints").rename(folder.parent / "elsewhere")
     assert "holds no checkpoint to go on from" in refused("train", file, *more)
 
@@ -167,5 +178,5 @@ def test_the_command_line_says_that_it_goes_on(
     folder = Path(longer(3)["output_dir"])
     answer = genac("train", recipe(evaluate={"panel_problems": 8}, **steps(3, folder)))
     assert answer.code == 0, answer.err
-    assert "finished after 2 joint steps, and goes on to 3" in answer.out
+    assert "finished after 2 joint steps; 3 are configured now" in answer.out
     assert pipeline.BEFORE not in {f.name for f in folder.iterdir()}
