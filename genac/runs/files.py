@@ -104,7 +104,12 @@ def _alive(process: int) -> bool:
 
 
 def write_json(path: Path, obj: Mapping[str, Any]) -> None:
-    atomic_write(path, json.dumps(plain(obj), indent=2, allow_nan=False) + "\n")
+    atomic_write(path, json_text(obj))
+
+
+def json_text(obj: Mapping[str, Any]) -> str:
+    """What `write_json` writes."""
+    return json.dumps(plain(obj), indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,16 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from genac import checkpoint
 from genac.config.recipes import recorded
 from genac.config.run import RunConfig
 from genac.hardware import with_engines
-from genac.runs.files import read_json, write_json
+from genac.runs.files import json_text, read_json, write_json
 from genac.runs.manifest import (
     CARD,
     DONE,
+    LENGTHENED,
     MODELS,
     RESULTS,
     damaged,
+    entry,
+    entry_of,
     is_finished,
     is_weights,
     read_done,
@@ -26,9 +30,13 @@ from genac.runs.manifest import (
 )
 from genac.runs.store import Run, environment, stable_hash
 from genac.stages.contents import contents, label, places, reward_files, with_contents
-from genac.stages.inputs import NO_RESULT, without
+from genac.stages.inputs import NO_RESULT, replaced, without
+from genac.stages.loop import require_config
 
 REPORT = "report.html"
+BEFORE = "before.json"
+AFTER_JOINT = "after_joint"  # of the critic's report
+STEPS = "stages.joint.steps"
 SUMMARY = ("name", "algorithm", "config_hash", "success_before", "success_after", "critic")
 REMADE = (*(f"{role}/" for role in MODELS), "summary.json")  # from the newest checkpoint
 
@@ -52,6 +60,9 @@ def require_same(run: Run, cfg: RunConfig, digests: Mapping[str, str]) -> None:
     before = recorded_digests(run, digests)
     if config_hash(old, before) == config_hash(cfg, digests):
         return
+    if differs_in_steps(old, before, cfg, digests):
+        require_steps(run, old, config_hash(old, before), cfg.stages.joint.steps)
+        return
     if (run.path / DONE).exists() or (run.path / "summary.json").exists() or run.metrics():
         names = {**{key: key for key in (*before, *digests)}, **named_files(cfg)}
         edited = [
@@ -65,6 +76,57 @@ def require_same(run: Run, cfg: RunConfig, digests: Mapping[str, str]) -> None:
             f"{cfg.output_dir} holds a run of another config, says its config.json ({changed}); "
             "resume it with the same config and the same files, or choose another output_dir"
         )
+
+
+def differs_in_steps(
+    old: RunConfig, before: Mapping[str, str], cfg: RunConfig, digests: Mapping[str, str]
+) -> bool:
+    """Whether the number of joint steps is all that differs: no step depends on it."""
+    steps = cfg.stages.joint.steps
+    if old.stages.joint.steps == steps:
+        return False
+    return config_hash(replaced(old, {STEPS: steps}), before) == config_hash(cfg, digests)
+
+
+def require_steps(run: Run, old: RunConfig, name: str, steps: int) -> None:
+    """ValueError where a run of the config `old`, whose hash is `name`, cannot become one of that
+    many joint steps."""
+    saved = checkpoint.complete(run.checkpoints / "joint")
+    if saved:
+        require_config(run, saved[-1], checkpoint.saved_state(saved[-1])["config_hash"], name)
+    if steps < (done := checkpoint.step_of(saved[-1]) if saved else 0):
+        raise ValueError(
+            f"{run.path} has done {done} joint steps, more than {STEPS} {steps}; set it to {done} "
+            "or more, or choose another output_dir"
+        )
+    if (run.path / "summary.json").exists() and old.stages.joint.steps and not saved:
+        raise ValueError(
+            f"{run.path} ended after {old.stages.joint.steps} joint steps and holds no checkpoint "
+            f"to go on from; set {STEPS} to that, or choose another output_dir"
+        )
+
+
+def lengthen(run: Run, steps: int, old: str, name: str) -> None:
+    """Gives a run another number of joint steps. Its config's hash is `old` and becomes `name`.
+
+    Its results are made anew, but not what was measured before joint training. The event has what
+    both files held before and after, for checkpoints that recorded them (`manifest.successors`).
+    """
+    if (run.path / "summary.json").exists():
+        summary = read_summary(run)
+        critic = {k: v for k, v in summary["critic"].items() if k != AFTER_JOINT}
+        kept = {"config_hash": name, "success": summary["success_before"], "critic": critic}
+        write_json(run.path / BEFORE, kept)
+    for file in (DONE, "summary.json"):
+        (run.path / file).unlink(missing_ok=True)
+    values, whole = run.config(), run.environment()
+    values["stages"]["joint"]["steps"] = steps
+    files = {"environment.json": whole | {"config_hash": name}, "config.json": values}
+    before = {file: entry(run.path / file) for file in files} | {"config_hash": old}
+    after = {file: entry_of(json_text(value)) for file, value in files.items()}
+    run.event(LENGTHENED, steps=steps, before=before, after=after | {"config_hash": name})
+    for file, value in files.items():
+        write_json(run.path / file, value)
 
 
 def named_files(cfg: RunConfig) -> dict[str, str]:
@@ -122,7 +184,12 @@ def open_run(cfg: RunConfig, digests: dict[str, str]) -> Run:
         return Run.create(folder, cfg.model_dump(), whole)
     run = Run.open(folder)
     old = recorded(run.path / "config.json", run.config())
-    if config_hash(old, recorded_digests(run, digests)) != named:
+    before = recorded_digests(run, digests)
+    if differs_in_steps(old, before, cfg, digests):
+        earlier = config_hash(old, before)
+        describe(run, before, earlier)
+        lengthen(run, cfg.stages.joint.steps, earlier, named)
+    elif config_hash(old, before) != named:
         (folder / "config.json").unlink()
         return Run.create(folder, cfg.model_dump(), whole)
     return run
@@ -149,6 +216,8 @@ def finished(cfg: RunConfig, digests: dict[str, str]) -> bool:
         require_results(run.path, ("config.json",))
     require_same(run, cfg, digests)
     if not (run.path / DONE).exists() or missing_results(run):
+        return False
+    if run.config()["stages"]["joint"]["steps"] != cfg.stages.joint.steps:
         return False
     cards = [run.path / role / CARD for role in MODELS if (run.path / role).is_dir()]
     return is_whole(run.path / REPORT) and all(card.exists() for card in cards)

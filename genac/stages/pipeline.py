@@ -32,6 +32,8 @@ from genac.stages.artifacts import import_metrics
 from genac.stages.callbacks import Callbacks, StopTraining
 from genac.stages.contents import contents
 from genac.stages.finish import (
+    AFTER_JOINT,
+    BEFORE,
     REPORT,
     config_hash,
     declare_finished,
@@ -48,8 +50,6 @@ from genac.stages.setup import Setup, prepared_config, require_fitting, save_cri
 from genac.stages.traces import endpoint, synthesize
 from genac.tasks import row_counts
 from genac.ui.report.document import write_report
-
-BEFORE = "before.json"
 
 
 @dataclass
@@ -136,7 +136,7 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str, callbacks: Callbac
     if panel is not None and critic.learns:
         with phase(f"the panel and the critic after training: {len(panel.states)} states"):
             later = revalue(panel, actor, early.world, cfg.evaluate.panel_continuations)
-            report["after_joint"] = brief(evaluate_critic(critic, later)) | trivial_baselines(later)
+            report[AFTER_JOINT] = brief(evaluate_critic(critic, later)) | trivial_baselines(later)
     # 5 keep the models and write the account
     actor.save_model(run.path / "actor")
     if critic.runtime is not None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genac.tasks.hub_data import load, locate
 from genac.tasks.values import Row, plain, real_number, table_rows, unique, whole_number
 
 LONGEST_CELL = 2**31 - 1  # characters of a CSV cell; the csv module's own limit is 131,072
@@ -73,14 +74,8 @@ def rows(name: str, split: str | None = None, config: str | None = None) -> list
         if split or config:
             raise ValueError(f"{name!r} is a file: split and config belong to data sets; drop them")
         result = read_file(path)
-    elif path.is_file() or (  # owner/name.v1 is a data set
-        path.suffix and name.count("/") != 1 and not path.is_dir()
-    ):
-        raise ValueError(
-            f"data file {name!r} has the extension {path.suffix!r}; use one of {list(READERS)}, or "
-            f"name a data set: {sorted(SOURCES)} or owner/name on the hub"
-        )
     else:
+        require_no_file(name)
         result = from_hub(name, split, config)
     if not result:
         raise ValueError(f"{name!r} has no rows; write at least one")
@@ -98,23 +93,19 @@ def from_hub(name: str, split: str | None, config: str | None) -> list[Row]:
     Raises ValueError where it cannot be had (offline, misspelt, no such split), naming what was
     looked for and how to give a local copy.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError(
-            f"task.path {name!r} is no data file, and data sets need the library 'datasets': "
-            "pip install 'genac[data]'"
-        ) from error
     known = SOURCES.get(name)
-    place = known.hub if known else name
     split = split or (known.split if known else "train")
     config = config or (known.config if known else None)
+    place = known.hub if known else name
+    locate(place, config)
+    import datasets
+
     try:
         saved = [Path(place) / name for name in ("state.json", "dataset_dict.json")]
         result: Any = (
             datasets.load_from_disk(place)
             if any(file.exists() for file in saved)
-            else datasets.load_dataset(place, config, split=split)
+            else load(place, config, split)
         )
         chosen = result[split] if isinstance(result, datasets.DatasetDict) else result
         # As a table: neither the format that it was saved with nor pictures that nobody reads.
@@ -127,6 +118,29 @@ def from_hub(name: str, split: str | None, config: str | None) -> list[Row]:
             "network, name a local copy in its place: a .jsonl or .parquet file, or a folder "
             "written by dataset.save_to_disk()"
         ) from error
+
+
+def require_source(name: str) -> None:
+    """ValueError where a source ("NAME", or "NAME@SPLIT") is a file that is not there or of another
+    kind, or a data set that is neither here nor within reach."""
+    path = Path(name).expanduser()
+    if path.suffix in READERS:
+        require_file(path)
+        return
+    place = name if path.exists() else name.partition("@")[0]
+    require_no_file(place)
+    known = SOURCES.get(place)
+    locate(known.hub if known else place, known.config if known else None)
+
+
+def require_no_file(name: str) -> None:
+    """ValueError for a file that no reader reads; owner/name.v1 is a data set."""
+    path = Path(name).expanduser()
+    if path.is_file() or (path.suffix and name.count("/") != 1 and not path.is_dir()):
+        raise ValueError(
+            f"data file {name!r} has the extension {path.suffix!r}; use one of {list(READERS)}, or "
+            f"name a data set: {sorted(SOURCES)} or owner/name on the hub"
+        )
 
 
 def columns(

@@ -18,6 +18,12 @@ PATIENCE = 15.0  # seconds until a hub that does not answer is out of reach
 ATTEMPT = 10.0  # seconds of one attempt, as of the library's own
 KEPT = 60.0  # seconds for which an answer, or none, counts
 CARDS = ("config.json", "critic.json", "tokenizer_config.json")  # one of them is in every folder
+COMMANDS = {"model": "hf download", "dataset": "hf download --repo-type dataset"}
+LOCAL = {
+    "model": "a folder",
+    "dataset": "a local copy: a .jsonl or .parquet file, or a folder written by "
+    "dataset.save_to_disk()",
+}
 
 
 @dataclass(frozen=True)
@@ -32,48 +38,71 @@ class Attempt:
 _last: dict[str, Attempt] = {}  # by address
 
 
-def is_hub_name(name: str) -> bool:
-    """Whether `name` can only be one on the hub: no file here, and spelled like one."""
-    return NAME.fullmatch(name) is not None and not Path(name).exists()
+def is_hub_name(name: str, kind: str = "model") -> bool:
+    """Whether `name` can only be one on the hub: no file here, spelled like one, and no path."""
+    spelled = NAME.fullmatch(name) is not None and not Path(name).exists()
+    return spelled and not path_because(name, kind)
 
 
-def at_hand(name: str) -> str:
-    """What to load a model, tokenizer or critic from: `name` itself, or where the hub does not
-    answer, the folder into which it was downloaded earlier.
+def path_because(name: str, kind: str = "model") -> str:
+    """Why a name that is spelled like one on the hub is a path here: it begins with a folder, as
+    runs/none does, and was not downloaded. "" where it is none.
+    """
+    owner, slash, _ = name.partition("/")
+    if not (slash and NAME.fullmatch(name) and Path(owner).is_dir()) or Path(name).exists():
+        return ""
+    if downloaded(name, kind):
+        return ""
+    return (
+        f"{owner!r} is a folder, so this is a path; if it is a name on the hub, "
+        f"run '{COMMANDS[kind]} {name}' first"
+    )
 
-    ValueError where a name on the hub is neither within reach nor downloaded.
+
+def at_hand(name: str, kind: str = "model") -> str:
+    """What to load a model, tokenizer, critic or data set from: `name` itself, or where the hub
+    does not answer, the folder into which it was downloaded earlier. `kind`: a key of COMMANDS.
+
+    ValueError where a name on the hub is neither within reach nor downloaded, and for a path that
+    the hub would be searched for.
     """
     name = os.path.expanduser(name)
-    if not is_hub_name(name):
+    if reason := path_because(name, kind):
+        raise ValueError(f"there is no {name!r} here ({reason})")
+    if not is_hub_name(name, kind):
         return name
     from huggingface_hub import constants, is_offline_mode
 
     if is_offline_mode():
         return name
-    folder = downloaded(name)
+    folder = downloaded(name, kind)
     reason = out_of_reach(constants.ENDPOINT, patient=folder is None)
     if not reason:
         return name
     if folder is None:
         raise ValueError(
             f"{name!r} is no folder here, and {constants.ENDPOINT} does not answer ({reason}): "
-            f"check the network, run 'hf download {name}' while there is one, or name a folder"
+            f"check the network, run '{COMMANDS[kind]} {name}' while there is one, or name "
+            f"{LOCAL[kind]}"
         )
     return str(folder)
 
 
-def downloaded(name: str) -> Path | None:
-    """The folder in the hub's cache with files of `name`; None where there is none."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
+def downloaded(name: str, kind: str = "model") -> Path | None:
+    """The folder in the hub's cache with files of `name`; None where there is none, or of a data
+    set, not all of it."""
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    for card in CARDS:
-        try:
+    try:
+        if kind == "dataset":
+            return Path(snapshot_download(name, repo_type=kind, local_files_only=True))
+        for card in CARDS:
             file = try_to_load_from_cache(name, card)
-        except HFValidationError:  # the hub says what is wrong with the name
-            return None
-        if isinstance(file, str):
-            return Path(file).parent
+            if isinstance(file, str):
+                return Path(file).parent
+    except (HFValidationError, LocalEntryNotFoundError):  # the hub says what is wrong with a name
+        return None
     return None
 
 
