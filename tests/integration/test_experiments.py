@@ -242,8 +242,8 @@ def test_transfer(folder):
         if len(row["arguments"]["configs"]) < len(results["met"]):
             continue  # another experiment's
         stage = json.loads((Path(row["result"]["sft"]).parent / "config.json").read_text())
-        conditioned = stage["critic"]["generative"]["icc"]["enabled"]
-        learnt.setdefault(stage["seed"], {})[conditioned] = stage["inputs"]["traces"]
+        icc = stage["critic"]["generative"]["icc"]["enabled"]
+        learnt.setdefault(stage["seed"], {})[icc] = stage["inputs"]["traces"]
     assert set(learnt) == {0, 1}
     assert all(files[True] == files[False] for files in learnt.values())
     # An actor that is all that was met holds no surprise.
