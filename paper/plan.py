@@ -34,8 +34,8 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "critics tuning_seed best_of judged shifts generative generative_sft",
         "regression predictors longest",
     ),
+    "transfer": ("met unmet training critic", ""),
     "sizes": ("sizes critics", ""),
-    "icc": ("actors critic", ""),
     "downstream": (
         "methods against",
         "tuning_seeds bases columns ours rivals ppo_forms pairs",

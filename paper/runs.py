@@ -81,6 +81,13 @@ def interval(values: Sequence[float]) -> Interval:
     return {"mean": mean, "low": low, "high": high, "values": list(values)}
 
 
+def ratio_interval(values: Sequence[float]) -> Interval:
+    """Geometric mean of ratios over seeds with the t interval of their logarithms."""
+    ends = mean_interval(np.log(values))
+    mean, low, high = (None if v is None else float(np.exp(v)) for v in ends)
+    return {"mean": mean, "low": low, "high": high, "values": list(values)}
+
+
 def show(result: Interval, digits: int = 3) -> str:
     """0.512 [0.480, 0.544]"""
     if result["low"] is None:

@@ -212,14 +212,28 @@ def test_the_highest_bias_is_that_of_a_whole_window_of_known_steps():
     assert highest([None, 1.0], 3) is None
 
 
-def test_icc(folder):
-    trained = {"stages": {"joint": {"steps": 1, "eval_every": 0}}}
+def test_transfer(folder):
+    joint = {"stages": {"joint": {"steps": 1, "eval_every": 0}}}
     file = micro_plan(
-        folder, "icc", overrides=PANEL, actors={"base": {}, "trained": trained}, critic={}
-    )
+        folder, "transfer", seeds=[0, 1], overrides=PANEL, training={}, critic={},
+        met={"base": {"seed": 0}, "trained": {"seed": 0, **joint}},
+        unmet={"hot": {"seed": 0, "rollout": {"temperature": 1.2}}, "cold": {"seed": 1}},
+    )  # fmt: skip
     results = result(file)
-    assert set(results["icc"]) == {"untrained", "oracle", "SFT", "SFT + RL"}
-    assert set(results["actors"]) == {"base", "trained"}
+    ratio, bare = results["transfer_error_ratio"], results["transfer_without_icc"]
+    assert len(ratio["values"]) == 2 and ratio["low"] <= ratio["mean"] <= ratio["high"]
+    difference = results["transfer_icc_ratio_difference"]["mean"]
+    assert difference == pytest.approx(sum(bare["values"]) / 2 - sum(ratio["values"]) / 2)
+    assert set(results["met"]) == {"base", "trained"}
+    assert set(results["panels"]) == {"hot", "cold"}
+    assert 0 <= results["theory"]["variance"] <= 0.25
+    # The sums that are kept give the errors that are shown.
+    errors, states = map(sum, zip(*(
+        pair for key, sums in results["sums_by_problem"].items()
+        if key.startswith("taught by others, with ICC | rl | seed 1") for pair in sums.values()
+    ), strict=True))  # fmt: skip
+    shown = results["critics"]["taught by others, with ICC"]["mse"]["values"][1]
+    assert errors / states == pytest.approx(shown)
 
 
 @pytest.mark.slow
