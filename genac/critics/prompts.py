@@ -17,7 +17,6 @@ from functools import cached_property
 from typing import Any
 
 from genac.config.prompt_file import PROBLEM, RESPONSE, is_content, parse
-from genac.config.renamed import called_now
 from genac.models.chat import chat_text, prefix_ids, special_ids
 from genac.types import Problem, State, utf8
 
@@ -101,10 +100,9 @@ def template(name: str) -> Template:
     if is_content(name):
         return own_template(name)
     if name not in TEMPLATES:
-        hint = called_now("critic.generative.prompt", name, TEMPLATES)
         raise ValueError(
             f"critic.generative.prompt is {name!r}; use one of {sorted(TEMPLATES)}, or a YAML file "
-            f"of your own{hint}"
+            "of your own"
         )
     return TEMPLATES[name]
 
