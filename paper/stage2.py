@@ -81,7 +81,9 @@ def report(
     }
     differences = {s: compare(table["rl", s], table["sft", s], "mse", "difference") for s in shifts}
     gains = {
-        s: interval([1 - r["mse"] / f["mse"] for r, f in zip(table["rl", s], table["sft", s])])
+        s: interval(
+            [1 - r["mse"] / f["mse"] for r, f in zip(table["rl", s], table["sft", s], strict=True)]
+        )
         for s in shifts
     }
     figures = {

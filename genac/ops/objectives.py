@@ -122,8 +122,8 @@ def score(out: Outputs, rows: Streams, cfg: LossConfig, counts: Counts) -> tuple
         grad E[R] = E[ (R - b) grad log p(reasoning) + grad R ]
 
     The first term is the policy loss of the reasoning, summed over its tokens; the second is R at
-    the score's tokens. Both are divided by the number of rationales: a mean over tokens would shrink
-    the first alone, by the length of the reasoning. So `loss_type` decides nothing here.
+    the score's tokens. Both are divided by the number of rationales: a mean over tokens would
+    shrink the first alone, by the length of the reasoning. So `loss_type` decides nothing here.
     """
     loss_BT, measured = policy_tokens(out, rows, cfg, counts)
     loss = aggregate(loss_BT, rows.weights_BT, "sequence_sum", counts["sequence"])

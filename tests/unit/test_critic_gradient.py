@@ -104,7 +104,7 @@ def test_over_all_thoughts_the_loss_has_the_gradient_of_the_expected_reward(tabl
     )
 
 
-# --- through the learner ----------------------------------------------------------------------------
+# --- through the learner --------------------------------------------------------------------------
 
 
 def sample_of(length: int, advantage: float, scored: bool = True, seed: int = 0) -> Sample:
