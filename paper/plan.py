@@ -33,6 +33,7 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "critics tuning_seed best_of judged shifts generative generative_sft",
         "regression predictors longest",
     ),
+    "stage2": ("critic grid tuning_seeds shifts", ""),
     "sizes": ("sizes critics", ""),
     "icc": ("actors critic", ""),
     "downstream": (
