@@ -187,6 +187,11 @@ class GenerativeConfig(Section):
                 "form is 'running', but prompt is a file of your own, which says how to ask about "
                 "one state; use prompt paper, prefix-first or compact, or form per_state"
             )
+        if self.value_samples is not None:
+            raise ValueError(
+                f"form is 'running', but value_samples is {self.value_samples}: every state of a "
+                "pass trains the critic; leave value_samples out, or set form to per_state"
+            )
         if self.too_long == "truncate":
             raise ValueError(
                 "form is 'running', but too_long is 'truncate': notes follow every segment, so no "

@@ -73,8 +73,8 @@ def train(inputs: SFTInputs, run: Run) -> None:
     actor = setup.actor(inputs.actor.path)
     parts = setup.critic_inputs(inputs.start.path, actor, cfg.optimizer, steps)
     model = GenerativeCritic.model_of(parts)
-    asked = inputs.cfg.critic.generative
-    critic = GenerativeCritic.of_form(asked)(model, actor, asked, seed)
+    generative = inputs.cfg.critic.generative
+    critic = GenerativeCritic.of_form(generative)(model, actor, generative, seed)
     loop = Loop(
         run,
         "critic_sft",
@@ -119,6 +119,8 @@ def trace_sample(critic: GenerativeCritic, trace: Trace) -> Sample:
         else:
             prompt = critic.prompts.render_ids(problem_of(trace), segment, context, limit)
         written = completion_ids(critic, reasoning, score)
+        if end != last[0] and written[-1] == critic.runtime.tokenizer.eos_token_id:
+            written = written[:-1]  # sampling stops at the tag's text, so no later note sees one
         ids += [*prompt, *written]
         weights += [*[0.0] * len(prompt), *[1.0] * len(written)]
         begin = end

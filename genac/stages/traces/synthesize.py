@@ -96,7 +96,7 @@ def state_traces(
     targets = dict(zip((s.key for s in states), pooled_returns(states), strict=True))
     unique, _ = unique_states(states)
     traces = [
-        trace(setup, world, actor, state, targets[state.key], told(setup, state.key, rate))
+        trace(setup, world, actor, state, targets[state.key], stated_rate(setup, state.key, rate))
         for state in unique
     ]
     return calibrated(traces) if setup.cfg.stages.synthesize.oracle == "calibrated" else traces
@@ -111,7 +111,9 @@ def running_traces(
     targets = dict(zip((s.key for s in states), pooled_returns(states), strict=True))
     unique = list({(path[-1].key, len(path)): path for path in paths}.values())
     traces = [
-        trace(setup, world, actor, state, targets[state.key], told(setup, path[-1].key, rate))
+        trace(
+            setup, world, actor, state, targets[state.key], stated_rate(setup, path[-1].key, rate)
+        )
         for path in unique
         for state in path
     ]
@@ -138,11 +140,11 @@ def with_notes(path: list[Trace]) -> Trace:
     return replace(path[-1], reasoning=note, earlier=tuple(earlier))
 
 
-def told(setup: Setup, key: tuple[int, ...], rate: float) -> float:
-    """The success rate that the oracle is told of a state or response.
+def stated_rate(setup: Setup, key: tuple[int, ...], rate: float) -> float:
+    """The success rate that the oracle hears of a state or response.
 
     Labels that come from this actor's returns belong to its own rate; only the programmatic
-    oracle's guesses can be told another one.
+    oracle's guesses can follow another one.
     """
     cfg = setup.cfg.stages.synthesize
     if not (cfg.vary_success_rate and cfg.oracle == "task"):
