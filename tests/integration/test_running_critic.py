@@ -45,6 +45,6 @@ def test_a_task_without_checks_and_own_prompts_are_refused(micro, tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             GenerativeConfig(**{**RUNNING["generative"], **more})
-    monte_carlo = {"synthesize": {"oracle": "monte_carlo"}}
+    monte_carlo = {"synthesize": {"oracle": "monte_carlo", "continuations": 2}}
     with pytest.raises(ValueError, match="judges single states"):
         train(resolve(micro(critic=RUNNING, stages=monte_carlo)))
