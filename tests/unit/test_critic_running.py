@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from fakes import make_rollout
 
@@ -49,5 +51,5 @@ def test_one_pass_gives_what_each_state_gets_alone(critic):
 def test_the_rationales_of_a_response_are_read_once(critic):
     estimates = critic.estimate(states((5, 6, 7, 8, 9, 10)), step=0)
     rows = [r.prompt_ids + r.completion_ids for e in estimates for r in e.rationales]
-    assert all(b[: len(a)] == a for a, b in zip(rows, rows[1:], strict=False))
+    assert all(b[: len(a)] == a for a, b in pairwise(rows))
     assert sum(group.tokens for group in prefix_groups(rows)) == len(rows[-1])
