@@ -84,7 +84,7 @@ class RunningCritic(GenerativeCritic):
             rationales = tuple(r for r in written[len(path) - 1][path[-1].key] if r is not None)
             results.append((self.value(rationales), rationales))
         return [
-            Estimate(state, *results[i], self.runtime.version)
+            Estimate(state, results[i][0], results[i][1], self.runtime.version)
             for state, i in zip(states, index, strict=True)
         ]
 
