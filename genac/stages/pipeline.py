@@ -173,6 +173,7 @@ def prepare(setup: Setup) -> Prepared:
     cfg = setup.cfg
     require_fitting(setup)
     warmup.check(cfg)
+    synthesize.check(setup)
     ready = Prepared(*starting_actor(cfg))
     critic = critic_class(cfg.critic.kind)
     if not critic.learns:
@@ -225,6 +226,7 @@ def prepare_until(cfg: RunConfig, verb: str) -> Path | str:
         return ready.critic
     require_fitting(setup)
     warmup.check(cfg)
+    synthesize.check(setup)
     actor, _ = starting_actor(cfg)
     if dry:
         return endpoint.planned(cfg, actor)
