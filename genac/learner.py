@@ -335,9 +335,8 @@ def over_minibatches(
 
 
 def counts_of(samples: Sequence[Sample]) -> Totals:
-    """What the losses of a mini-batch divide by: trained tokens, sequences, sequences with an exact
-    score. At least 1, as a mini-batch may hold none of a kind.
+    """What the losses of a mini-batch divide by: trained tokens (at least 1, as it may hold exact
+    scores alone) and sequences.
     """
     tokens = max(1.0, float(sum((s.weights[1:] != 0).sum() for s in samples)))
-    scores = max(1, sum(bool(s.scores) for s in samples))
-    return {"token": tokens, "sequence": float(len(samples)), "score": float(scores)}
+    return {"token": tokens, "sequence": float(len(samples))}

@@ -22,13 +22,18 @@ from genac.types import Rollout, State
 _LINE_ENDS: WeakKeyDictionary[Any, dict[int, bool]] = WeakKeyDictionary()
 
 
+def segment_starts(rollout: Rollout, cfg: StatesConfig, tokenizer: Any) -> list[int]:
+    """Where segments of a response start, all of them: each depends only on what is before it and
+    on its own first token."""
+    return SPLITTERS[cfg.splitter](rollout, cfg, tokenizer)
+
+
 def split(rollouts: Iterable[Rollout], cfg: StatesConfig, tokenizer: Any) -> list[State]:
     """States of all rollouts, in order; of each response at least that of its empty prefix."""
-    find = SPLITTERS[cfg.splitter]
     states: list[State] = []
     for rollout in rollouts:
         # Thinned before it is cut, so that a dropped start's tokens join the segment before it.
-        starts = thin(find(rollout, cfg, tokenizer), cfg.max_states)
+        starts = thin(segment_starts(rollout, cfg, tokenizer), cfg.max_states)
         # Each segment ends where the next begins, so every token has exactly one baseline.
         ends = [*starts[1:], len(rollout.response_ids)]
         states += [State(rollout, start, end) for start, end in zip(starts, ends, strict=True)]

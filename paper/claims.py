@@ -159,14 +159,14 @@ def wider_gap(records: Records) -> Claim:
 
 
 def critic_rl(records: Records) -> Claim:
-    shifts = records["approximation"]["rl_minus_sft_by_shift"]
+    shifts = records["stage2"]["rl_minus_sft_by_shift"]
     own = shifts["none"]
     return Claim(
         "Critic RL lowers the error of SFT",
         "yes",
         f"{gap(own['by_training'])} in distribution; {shifts[HARD]['value']:+.3f} at nine steps",
         str(len(own["by_training"])),
-        "approximation",
+        "stage2",
         Evidence(tuple(-v for v in own["by_training"]), (-own["high"], -own["low"])),
     )
 
@@ -269,4 +269,4 @@ CLAIMS: tuple[Callable[[Records], Claim], ...] = (
     equal_tokens,
     cost,
 )
-PAGES = ("approximation", "sizes", "icc", "compute", "downstream-long", *NEVER_SEEN)
+PAGES = ("approximation", "stage2", "sizes", "icc", "compute", "downstream-long", *NEVER_SEEN)

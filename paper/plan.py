@@ -19,7 +19,6 @@ from typing import Any
 
 from genac.config.algorithms import merge
 from genac.config.recipes import read_recipe, resolve
-from genac.config.renamed import RENAMED
 from genac.config.run import RunConfig
 from genac.runs.store import atomic_write
 from paper.jobs import Jobs
@@ -34,8 +33,9 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "critics tuning_seed best_of judged shifts generative generative_sft",
         "regression predictors longest",
     ),
-    "transfer": ("met unmet training critic", ""),
+    "stage2": ("critic grid tuning_seeds shifts", ""),
     "sizes": ("sizes critics", ""),
+    "transfer": ("met unmet training critic", ""),
     "downstream": (
         "methods against",
         "tuning_seeds bases columns ours rivals ppo_forms pairs",
@@ -103,7 +103,7 @@ def read_plan(file: str | Path) -> Plan:
         )
     if not values["seeds"]:
         raise ValueError(f"{file}: seeds is empty; give at least one, and several for an interval")
-    jobs = Jobs(results_folder(values["folder"]), values.get("processes", 1))
+    jobs = Jobs(Path(values["folder"]) / "jobs", values.get("processes", 1))
     return Plan(values, read_recipe(values["recipe"]), jobs)
 
 
@@ -123,20 +123,6 @@ def expand(variants: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
             label = ",".join(f"{k.split('.')[-1]}={v}" for k, v in zip(grid, values, strict=True))
             out[f"{name},{label}" if label else name] = chosen
     return out
-
-
-def results_folder(home: str | Path) -> Path:
-    """Where finished work of an experiment lies. ValueError where an older version left work there:
-    its configs had other keys, so none of it would be read.
-    """
-    folder = Path(home) / "jobs"
-    for old, new in RENAMED["experiment folder"].items():
-        if new == folder.name and (Path(home) / old).is_dir() and not folder.exists():
-            raise ValueError(
-                f"{Path(home) / old} holds work of an older version, which is called {new} now and "
-                "has other configs: delete it, or set another folder in the plan"
-            )
-    return folder
 
 
 def run_experiment(file: str | Path) -> str:

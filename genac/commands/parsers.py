@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from genac.config.renamed import Parser
+from genac.config.parser import Parser
 
 DATA_SETS = "aime24, aime25, amc23, math500, minerva, olympiad"  # BENCHMARKS of tasks/sources.py
 SIZES = (2, 4, 8)  # candidates of a search

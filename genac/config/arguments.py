@@ -16,7 +16,6 @@ import yaml
 
 from genac.config.algorithms import merge
 from genac.config.base import Section
-from genac.config.renamed import called_now
 
 NOTHING = ("None", "null")  # of a key that may have no value
 LISTED = "; 'genac train --help-all' lists the known ones"
@@ -103,8 +102,7 @@ def from_yaml(text: str, item: str) -> Any:
 
 def unknown(item: str, key: str, known: Collection[str], mark: str = "") -> str:
     """Why `item` is refused; `mark` stands before the keys that it names."""
-    hint = called_now("key", key) or near(key, known, mark) + LISTED
-    return f"{item}: unknown key{hint}"
+    return f"{item}: unknown key{near(key, known, mark)}{LISTED}"
 
 
 def near(key: str, known: Collection[str], mark: str = "") -> str:

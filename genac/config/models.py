@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from genac.config.base import Count, Fraction, Rate, Section
-from genac.config.prompt_file import content_of
+from genac.config.prompt_file import content_of, is_content
 
 # Keys of an optimiser that change memory and speed, never results: no hash counts them.
 MEMORY = {"tokens_per_microbatch", "gradient_checkpointing"}
@@ -128,6 +128,11 @@ class ICCConfig(Section):
 class GenerativeConfig(Section):
     """The generative critic."""
 
+    form: Literal["per_state", "running"] = Field(
+        default="per_state",
+        description="a rationale about each state, or one pass over the response with a note and "
+        "a score behind every segment",
+    )
     prompt: str = Field(
         default="paper",
         description="prompt template: paper | prefix-first | compact | a YAML file of one's own",
@@ -171,6 +176,28 @@ class GenerativeConfig(Section):
     def _content(cls, prompt: str) -> str:
         """The text of a prompt file takes the place of its name."""
         return content_of(prompt)
+
+    @model_validator(mode="after")
+    def _running(self) -> GenerativeConfig:
+        """What a critic that keeps notes cannot do."""
+        if self.form == "per_state":
+            return self
+        if is_content(self.prompt):
+            raise ValueError(
+                "form is 'running', but prompt is a file of your own, which says how to ask about "
+                "one state; use prompt paper, prefix-first or compact, or form per_state"
+            )
+        if self.value_samples is not None:
+            raise ValueError(
+                f"form is 'running', but value_samples is {self.value_samples}: every state of a "
+                "pass trains the critic; leave value_samples out, or set form to per_state"
+            )
+        if self.too_long == "truncate":
+            raise ValueError(
+                "form is 'running', but too_long is 'truncate': notes follow every segment, so no "
+                "middle can be left out; set too_long to drop, or form to per_state"
+            )
+        return self
 
 
 class DiscriminativeConfig(Section):

@@ -6,7 +6,6 @@ Where states come from is in `genac/states.py`, what values are used for in `gen
 
 from __future__ import annotations
 
-from genac.config.renamed import called_now
 from genac.critics.actor_likelihood import ActorLikelihoodCritic
 from genac.critics.base import Critic, NoCritic
 from genac.critics.discriminative import DiscriminativeCritic
@@ -25,6 +24,5 @@ CRITICS: dict[str, type[Critic]] = {
 def critic_class(kind: str) -> type[Critic]:
     """The class of a kind. Raises ValueError for a kind that is not in the table."""
     if kind not in CRITICS:
-        hint = called_now("critic.kind", kind, CRITICS)
-        raise ValueError(f"critic.kind is {kind!r}; use one of {sorted(CRITICS)}{hint}")
+        raise ValueError(f"critic.kind is {kind!r}; use one of {sorted(CRITICS)}")
     return CRITICS[kind]

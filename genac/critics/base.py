@@ -64,6 +64,7 @@ class Critic:
     learns: ClassVar[bool] = False  # it has a model of its own and is a `TrainableCritic`
     needs_traces: ClassVar[bool] = False  # stage 1 teaches it an oracle's reasoning
     max_states_applies: ClassVar[bool] = False  # `max_states` limits which states train it
+    reads_whole_responses: ClassVar[bool] = False  # a state costs nothing once its response is read
     reads_actor_tokens: ClassVar[bool] = False  # its model reads the actor's token ids
     continues_states: ClassVar[bool] = False  # the actor goes on from states
     asks_states: ClassVar[bool] = True  # False = it has no values, so no states are split

@@ -12,11 +12,12 @@ import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from genac.config.models import GenerativeConfig
+from genac.config.run import RunConfig
 from genac.critics.base import (
     CriticInputs,
     Metrics,
@@ -24,8 +25,9 @@ from genac.critics.base import (
     rollouts_of,
     unique_states,
 )
-from genac.critics.prompts import Context, PromptBuilder, size_text, template
+from genac.critics.prompts import Context, PromptBuilder, size_text
 from genac.critics.reinforce import rationale_samples, training_set
+from genac.critics.running_prompt import prompt_of
 from genac.critics.saved import critic_card
 from genac.critics.scores import CLOSE, SCORES, ScoreReader, ScoreTokens, score_tokens
 from genac.distributed.build import build
@@ -47,12 +49,15 @@ class GenerativeCritic(TrainableCritic):
 
     needs_traces = True
     max_states_applies = True
+    form: ClassVar[str] = "per_state"
 
     def __init__(self, runtime: Runtime, actor: Runtime, cfg: GenerativeConfig, seed: int) -> None:
+        if cfg.form != self.form:
+            require_per_state(cfg, "what was to be done with it")
         self.runtime = runtime
         self.cfg = cfg
         self.seed = seed
-        self.prompts = PromptBuilder(template(cfg.prompt), runtime.tokenizer, actor.tokenizer)
+        self.prompts = PromptBuilder(prompt_of(cfg), runtime.tokenizer, actor.tokenizer)
         self.actor_size = cfg.icc.actor_size or size_text(parameter_count(actor.model))
         # Smoothed over steps, since a single one holds few problems.
         self.rate = RunningMean(cfg.icc.success_rate_momentum)
@@ -71,10 +76,21 @@ class GenerativeCritic(TrainableCritic):
         """
         assert inputs.path is not None
         cfg, card = inputs.cfg.critic.generative, critic_card(inputs.path)
-        critic = cls(cls.model_of(inputs), inputs.actor, cfg, inputs.cfg.seed)
+        critic = cls.of_form(cfg)(cls.model_of(inputs), inputs.actor, cfg, inputs.cfg.seed)
+        critic.splits_as(inputs.cfg)
         if card:
             critic.require_prompt(card.get("prompt_hash"))
         return critic
+
+    @classmethod
+    def of_form(cls, cfg: GenerativeConfig) -> type[GenerativeCritic]:
+        """The class of the configured form."""
+        from genac.critics.running import RunningCritic  # a subclass of this one
+
+        return RunningCritic if cfg.form == "running" else GenerativeCritic
+
+    def splits_as(self, cfg: RunConfig) -> None:
+        """Takes over how responses are cut, where values depend on it."""
 
     @staticmethod
     def model_of(inputs: CriticInputs) -> Runtime:
@@ -250,6 +266,16 @@ class GenerativeCritic(TrainableCritic):
     def restore(self, state: dict[str, Any]) -> None:
         self.require_prompt(state.get("prompt_hash"))
         self.rate = RunningMean.from_state(state["success_rate"])
+
+
+def require_per_state(cfg: GenerativeConfig, what: str) -> None:
+    """ValueError where a critic that keeps notes would be asked about single states."""
+    if cfg.form != "per_state":
+        raise ValueError(
+            f"critic.generative.form is {cfg.form!r}: it reads whole responses from their "
+            f"beginning, and {what} asks about one prompt at a time; use a critic of form "
+            "per_state (training, 'genac eval' and 'genac generate' take both)"
+        )
 
 
 def readable_scores(tokenizer: Any, cfg: GenerativeConfig) -> ScoreTokens | None:

@@ -17,7 +17,6 @@ from functools import cached_property
 from typing import Any
 
 from genac.config.prompt_file import PROBLEM, RESPONSE, is_content, parse
-from genac.config.renamed import called_now
 from genac.models.chat import chat_text, prefix_ids, special_ids
 from genac.types import Problem, State, utf8
 
@@ -54,6 +53,7 @@ class Template:
     icc: str  # filled with size and rate, and put where {icc} stands
     hashed_as: str = ""  # the name under which critics were trained with this text, if another
     system: str = ""  # message of a chat; without a chat template it stands before the text
+    chat: bool = True  # rendered by the tokenizer's chat template, where it has one
 
     @cached_property
     def hash(self) -> str:
@@ -101,10 +101,9 @@ def template(name: str) -> Template:
     if is_content(name):
         return own_template(name)
     if name not in TEMPLATES:
-        hint = called_now("critic.generative.prompt", name, TEMPLATES)
         raise ValueError(
             f"critic.generative.prompt is {name!r}; use one of {sorted(TEMPLATES)}, or a YAML file "
-            f"of your own{hint}"
+            "of your own"
         )
     return TEMPLATES[name]
 
@@ -182,6 +181,16 @@ class PromptBuilder:
         if not self.same_tokenizer:
             return self.render_text(problem, self._decode(kept), context, limit, cut)
         return self._within(problem, self._markup.spelled(kept), context, limit, cut)
+
+    def segment_ids(self, segment: Sequence[int], context: Context | None) -> Ids:
+        """What a further segment of a response adds to a prompt whose critic keeps notes."""
+        kept = tuple(i for i in segment if i not in self.special)
+        if self.same_tokenizer:
+            shown = self._markup.spelled(kept)
+        else:
+            shown = self._markup.plain(self._decode(kept))
+        _, between, after = self._template_pieces(context)
+        return (*between, *shown, *after)
 
     def render_text(
         self,
@@ -264,16 +273,20 @@ class PromptBuilder:
             before, rest = text.split(PROBLEM)
             between, after = rest.split(RESPONSE)
             encode = lambda piece: tuple(self.tokenizer.encode(piece, add_special_tokens=False))  # noqa: E731
-            bos = () if self.tokenizer.chat_template else prefix_ids(self.tokenizer)
+            bos = () if self._chats else prefix_ids(self.tokenizer)
             self._pieces = {icc: [(*bos, *encode(before)), encode(between), encode(after)]}
         return self._pieces[icc]
 
     def _chat(self, text: str) -> str:
         system = self.template.system
-        if not self.tokenizer.chat_template:
+        if not self._chats:
             return with_system(system, text)
         messages = [{"role": "system", "content": system}] if system else []
         return chat_text(self.tokenizer, [*messages, {"role": "user", "content": text}])
+
+    @property
+    def _chats(self) -> bool:
+        return self.template.chat and bool(self.tokenizer.chat_template)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.actor_tokenizer.decode(list(ids), skip_special_tokens=True)

@@ -2,7 +2,8 @@
 
 The reward of a value v against the outcome r is R_v = 1 - (r - v)^2. A rationale is trained by the
 policy loss with R_v less a baseline as its advantage. With `exact_score_gradient` the score's
-tokens are trained by the gradient of the expected R_v instead, which has no sampling noise.
+tokens are trained by the gradient of the expected R_v instead, which has no sampling noise; that
+and the reasoning's policy loss are two terms of one gradient (see `ops.objectives.score`).
 """
 
 from __future__ import annotations
@@ -121,7 +122,8 @@ def rationale_sample(
     cfg: GenerativeConfig,
 ) -> Sample:
     """A policy Sample over the completion; with `scores` the score's tokens are trained exactly
-    instead, and the reasoning, whose gradient is noisy, weighs cfg.reasoning_weight."""
+    instead, and the reasoning, whose gradient is noisy, weighs cfg.reasoning_weight (1: the
+    gradient of the expected reward). A completion without a score is REINFORCE's whole."""
     ids = rationale.prompt_ids + rationale.completion_ids
     first = len(rationale.prompt_ids)
     weights = np.zeros(len(ids), np.float32)
@@ -136,7 +138,7 @@ def rationale_sample(
     return Sample(
         ids=ids,
         weights=weights,
-        loss="score",
+        loss="policy" if scores is None else "score",
         advantages=np.where(weights > 0, np.float32(advantage), np.float32(0)),
         old_logprobs=old,
         scores=exact,

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from genac.config.models import CriticConfig
-from genac.critics.prompts import template
+from genac.critics.running_prompt import prompt_of
 from genac.critics.saved import critic_card
 from genac.hub.card_usage import actor_use, prompt_section, use_section
 from genac.hub.files import METRICS_HEAD, place_card
@@ -86,7 +86,14 @@ def critic_text(folder: Path, config: Mapping[str, Any], summary: Mapping[str, A
         head += [data_section(config), stages, metrics_section(metrics)]
     if cfg.kind != "generative":
         return join(*head, "Its values come from `value_head.safetensors`, not from text.", LIMITS)
-    chosen = template(cfg.generative.prompt)
+    if cfg.generative.form == "running":
+        return join(
+            *head,
+            "It reads a whole response and writes a note and a score behind every segment "
+            "(`critic.generative.form: running`); `genac eval` and `genac generate` ask it.",
+            LIMITS,
+        )
+    chosen = prompt_of(cfg.generative)
     return join(*head, prompt_section(chosen, saved, cfg), use_section(chosen, saved, cfg), LIMITS)
 
 

@@ -184,17 +184,22 @@ def aggregate(loss_BT: Tensor, mask_BT: Tensor, mode: str, denominator: float) -
 
         "token":     sum_bt m_bt l_bt / denominator               denominator: GLOBAL token count
         "sequence":  sum_b (sum_t m_bt l_bt / sum_t m_bt) / denominator    GLOBAL sequence count
+        "sequence_sum":  sum_bt m_bt l_bt / denominator                    GLOBAL sequence count
 
-    In "sequence" mode one row must be one sequence (not several packed ones) and a row with an
-    empty mask counts 0. Entries with mask 0 may hold NaN: neither the value nor the gradient with
-    respect to `loss_BT` sees them. (What made the NaN still turns that 0 into 0 * NaN on its own
-    way back, so pad advantages, targets and old log-probabilities with finite numbers.)
+    "sequence_sum" (verl's seq-mean-token-sum) leaves each sequence's share as it is, whatever the
+    length of the others: the gradient of an expectation over sequences. In "sequence" mode one row
+    must be one sequence (not several packed ones) and a row with an empty mask counts 0. Entries
+    with mask 0 may hold NaN: neither the value nor the gradient with respect to `loss_BT` sees
+    them. (What made the NaN still turns that 0 into 0 * NaN on its own way back, so pad advantages,
+    targets and old log-probabilities with finite numbers.)
 
     loss_BT, mask_BT (B, T), weights >= 0 -> ().
     """
     assert loss_BT.shape == mask_BT.shape and loss_BT.ndim == 2
     assert denominator > 0, f"denominator {denominator} must be the positive global count"
-    assert mode in ("token", "sequence"), f"mode {mode!r} is not token or sequence"
+    assert mode in ("token", "sequence", "sequence_sum"), (
+        f"mode {mode!r} is none of token, sequence, sequence_sum"
+    )
     weights_BT = mask_BT.to(loss_BT.dtype)
     sums_B = (torch.where(weights_BT != 0, loss_BT, 0.0) * weights_BT).sum(-1)
     if mode == "sequence":

@@ -25,7 +25,7 @@ from genac.ops.losses import (
     value_loss,
 )
 
-Counts = Mapping[str, float]  # "token", "sequence", "score": of the whole mini-batch
+Counts = Mapping[str, float]  # "token", "sequence": of the whole mini-batch
 Measured = dict[str, Tensor]
 
 
@@ -74,6 +74,14 @@ def sft(out: Outputs, rows: Streams, cfg: LossConfig, counts: Counts) -> tuple[T
 
 def policy(out: Outputs, rows: Streams, cfg: LossConfig, counts: Counts) -> tuple[Tensor, Measured]:
     """Clipped policy gradient on the masked tokens, with entropy bonus and KL term where set."""
+    loss_BT, measured = policy_tokens(out, rows, cfg, counts)
+    return aggregate(loss_BT, rows.weights_BT, cfg.loss_type, counts[cfg.loss_type]), measured
+
+
+def policy_tokens(
+    out: Outputs, rows: Streams, cfg: LossConfig, counts: Counts
+) -> tuple[Tensor, Measured]:
+    """The loss of `policy` before it is added up (B, T), and what was measured."""
     assert out.logprobs_BT is not None
     assert rows.advantages_BT is not None and rows.old_logprobs_BT is not None
     logprobs_BT, entropy_BT = out.logprobs_BT, out.entropy_BT
@@ -104,15 +112,21 @@ def policy(out: Outputs, rows: Streams, cfg: LossConfig, counts: Counts) -> tupl
         kl_BT = kl_penalty(logprobs_BT, rows.ref_logprobs_BT, cfg.kl_estimator)
         measured["kl"] = mean_over(kl_BT.detach(), rows, counts)
         loss_BT = loss_BT + cfg.beta * kl_BT
-    return aggregate(loss_BT, rows.weights_BT, cfg.loss_type, counts[cfg.loss_type]), measured
+    return loss_BT, measured
 
 
 def score(out: Outputs, rows: Streams, cfg: LossConfig, counts: Counts) -> tuple[Tensor, Measured]:
-    """The generative critic's objective: `policy` on its reasoning and, where the probabilities of
-    its scores are known, the exact expected reward at the score's tokens (see
-    `losses.expected_score_loss`), averaged over rationales.
+    """The generative critic's objective where its score is trained exactly: minus the mean over
+    rationales of what each expects to earn, R = sum_i p_i R_i (see `losses.expected_score_loss`).
+
+        grad E[R] = E[ (R - b) grad log p(reasoning) + grad R ]
+
+    The first term is the policy loss of the reasoning, summed over its tokens; the second is R at
+    the score's tokens. Both are divided by the number of rationales: a mean over tokens would
+    shrink the first alone, by the length of the reasoning. So `loss_type` decides nothing here.
     """
-    loss, measured = policy(out, rows, cfg, counts)
+    loss_BT, measured = policy_tokens(out, rows, cfg, counts)
+    loss = aggregate(loss_BT, rows.weights_BT, "sequence_sum", counts["sequence"])
     if out.score_logits_NV is None and out.score_probs_NK is None:
         return loss, measured
     assert rows.score_ids is not None and rows.score_rewards is not None
@@ -124,7 +138,7 @@ def score(out: Outputs, rows: Streams, cfg: LossConfig, counts: Counts) -> tuple
         expected_N = expected_score_loss(
             out.score_logits_NV, rows.score_ids, rows.score_rewards, rows.score_otherwise
         )
-    return loss + expected_N.sum() / counts["score"], measured
+    return loss + expected_N.sum() / counts["sequence"], measured
 
 
 def value(out: Outputs, rows: Streams, cfg: LossConfig, counts: Counts) -> tuple[Tensor, Measured]:

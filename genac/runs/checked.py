@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genac.config.renamed import older
 from genac.runs.coerce import coerced, fits, in_words, is_view, kernels, unequal
 from genac.runs.files import encodable
 from genac.runs.guard import refuse_special, short_name
@@ -121,7 +120,7 @@ def read_checked(
 
 def _fitting(held: Any, schema: Schema) -> tuple[list[str], list[str]]:
     """The known columns whose type can be shown, and what is wrong with others."""
-    names, problems = [], older("column", held.names)
+    names, problems = [], []
     for name, kind in schema.columns.items():
         places = held.get_all_field_indices(name)
         if not places:

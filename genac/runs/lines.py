@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genac.config.renamed import RENAMED, older
 from genac.runs.files import NONFINITE, parsed
 from genac.runs.guard import refuse_special, short_name
 from genac.runs.numbers import is_number
@@ -76,7 +75,6 @@ class Log:
     _seen: int = 0  # lines so far
     _broken: list[int] = field(default_factory=list)
     _wrong: dict[tuple[str, str], list[tuple[int, Any]]] = field(default_factory=dict)
-    _older: dict[str, None] = field(default_factory=dict)  # metrics under old names, in order
 
     def add(self, data: bytes, ended: bool = True) -> int:
         """Takes in whole lines, and returns how many bytes they have. A last line without its end
@@ -111,7 +109,7 @@ class Log:
             )
         if more := len(self._wrong) - SHOWN:
             out += [f"{self.name}: {more} more fields are wrong"] if more > 0 else []
-        return out + [f"{self.name}: {text}" for text in older("metric", self._older)]
+        return out
 
     def _take(self, line: bytes) -> None:
         self._seen += 1
@@ -124,7 +122,6 @@ class Log:
             if not is_right(obj.get(key)):
                 self._note(key, words, obj.get(key))
                 return
-        self._older |= dict.fromkeys(RENAMED["metric"].keys() & obj)
         kept = {}
         for key, value in obj.items():
             is_right, words = fields.required.get(key) or fields.optional.get(key) or fields.others

@@ -8,6 +8,7 @@ rollouts/{stage}-{step:06d}.parquet    what the actor wrote, one row per respons
 estimates/{stage}-{step:06d}.parquet   what the critic said, one row per state
 judged/NAME/{stage}-{step:06d}.parquet what another critic said of the same states
 checkpoints/      written by the checkpoint module
+before.json       until the run ends: the evaluations before joint training
 summary.json      the evaluations at start and end, for machines
 report.html       written by the report
 done.json         digests of these files, written last: see the manifest module

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from genac.config.models import CriticConfig
 from genac.config.recipes import explain
 from genac.config.run import HardwareConfig
-from genac.critics.generative import GenerativeCritic
+from genac.critics.generative import GenerativeCritic, require_per_state
 from genac.critics.prompts import Context
 from genac.critics.saved import critic_card
 from genac.hardware import Hardware
@@ -80,6 +80,7 @@ class Critic:
         require_saved(place)
         saved = read_card(place)
         cfg = critic_config(saved, place)
+        require_per_state(cfg.generative, "scoring")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; use at least 1")
         hardware = HardwareConfig(device=device, precision=precision, threads=threads)

@@ -13,7 +13,7 @@ from genac import checkpoint
 from genac.config.algorithms import merge
 from genac.config.models import CriticConfig, GenerativeConfig, OptimizerConfig
 from genac.config.run import CreditConfig, HardwareConfig, RunConfig, StatesConfig
-from genac.critics.generative import GenerativeCritic
+from genac.critics.generative import GenerativeCritic, require_per_state
 from genac.critics.saved import critic_of_checkpoint
 from genac.distributed.build import build, require_supported
 from genac.engines import SERVED
@@ -119,6 +119,7 @@ def build_critic(
 ) -> GenerativeCritic:
     """The critic where the hardware says. ValueError, before a model is loaded, where the machine
     has not got that."""
+    require_per_state(cfg.critic.generative, "a critic service")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; use at least 1")
     hardware = Hardware.resolve(cfg.hardware)

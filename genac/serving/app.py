@@ -17,7 +17,6 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from genac.config.renamed import called_now
 from genac.hosts import HostGuard
 from genac.scoring import Judgement
 from genac.serving.guard import JSON, Bounds, Guard, Refuse, refusal
@@ -206,12 +205,6 @@ def beyond(items: list[ScoreItem], rationales: int, limits: Limits) -> str:
     return ""
 
 
-def renamed(error: Any) -> str:
-    """What a field is called today that is not known by the name it was sent under."""
-    unknown = error["type"] == "extra_forbidden"
-    return called_now("field", str(error["loc"][-1]), ScoreOne.model_fields) if unknown else ""
-
-
 def explained(errors: Any, numbers: bool = False) -> str:
     """What is wrong with a request, without repeating it, but for `numbers`."""
     lines = []
@@ -221,5 +214,5 @@ def explained(errors: Any, numbers: bool = False) -> str:
     for e in [e for e in errors if e["type"] != "too_short" or not inner(e["loc"])]:
         sent = e.get("input") if numbers else None
         value = f", not {sent!r:.24}" if type(sent) in (int, float) else ""
-        lines.append(f"{'.'.join(map(str, e['loc']))}: {e['msg']}{value}{renamed(e)}")
+        lines.append(f"{'.'.join(map(str, e['loc']))}: {e['msg']}{value}")
     return "; ".join(dict.fromkeys(lines))[:1000]

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from genac.config.renamed import Parser
+from genac.config.parser import Parser
 
 MESSAGES = 1024  # chat messages of all items of a request
 LEARNING_QUEUED, LEARNING_SECONDS = 128, 600.0

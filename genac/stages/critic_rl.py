@@ -13,7 +13,7 @@ from genac.config.run import CreditConfig, RunConfig
 from genac.credit import credit
 from genac.critics import critic_class
 from genac.critics.base import rollouts_of
-from genac.critics.prompts import template
+from genac.critics.running_prompt import prompt_of
 from genac.evals.online import critic_metrics, rollout_metrics
 from genac.rollout import World, collect, problems_at
 from genac.runs.store import Run
@@ -75,7 +75,7 @@ class CriticRLInputs(StageInputs):
             *stage_config(cfg, reads, on_actor(cfg, model), defaults),
             Artifact.model(start),
             model,
-            template(cfg.critic.generative.prompt).hash if queries else None,
+            prompt_of(cfg.critic.generative).hash if queries else None,
         )
 
 
@@ -103,7 +103,8 @@ def train(inputs: CriticRLInputs, run: Run) -> None:
         groups = stage_groups(setup, world, actor, step)
         # 2 judge
         rollouts = [r for group in groups for r in group]
-        states = subset(states_of(rollouts, cfg, actor), stage.max_states, f"{cfg.seed}/{step}")
+        limit = None if critic.reads_whole_responses else stage.max_states
+        states = subset(states_of(rollouts, cfg, actor), limit, f"{cfg.seed}/{step}")
         estimates = critic.estimate(states, step)
         # 3 learn from the returns
         critic.observe(rollouts_of(states))

@@ -71,6 +71,7 @@ ACTOR_DEFAULTS = ("actor.optimizer", "actor.loss")
 CRITIC_QUERY = tuple(
     f"critic.generative.{name}"
     for name in (
+        "form",
         "prompt",
         "icc",
         "num_samples",

@@ -22,7 +22,7 @@ from genac.evals.policy import PolicyScore, evaluate_policy
 from genac.hardware import with_engines
 from genac.hub.model_cards import write_cards
 from genac.hub.origins import hub_models
-from genac.runs.files import alone, sweep
+from genac.runs.files import alone, read_json, sweep, write_json
 from genac.runs.progress import phase
 from genac.runs.store import Run, environment
 from genac.runtime import Runtime
@@ -45,6 +45,8 @@ from genac.stages.setup import Setup, prepared_config, require_fitting, save_cri
 from genac.stages.traces import endpoint, synthesize
 from genac.tasks import row_counts
 from genac.ui.report.document import write_report
+
+BEFORE = "before.json"
 
 
 @dataclass
@@ -100,9 +102,8 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str) -> None:
     # 2 where we start
     with phase(f"loading the actor, {ready.actor}"):
         actor = setup.actor(ready.actor)
-    before = held_out(setup, actor)
     panel, no_panel = fixed_panel(early, ready.actor, actor)
-    report = critic_report(early, ready, actor, panel, before.mean)
+    before, report = measured_before(setup, early, run, name, ready, actor, panel)
     # 3 joint training
     with phase(f"loading the critic, {ready.critic}" if ready.critic else "preparing the critic"):
         critic = setup.critic(ready.critic, actor)
@@ -135,6 +136,27 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str) -> None:
             **bill(cfg.hardware, mark),
         }
     )
+    (run.path / BEFORE).unlink(missing_ok=True)  # the summary has it all
+
+
+def measured_before(
+    setup: Setup,
+    early: Setup,
+    run: Run,
+    name: str,
+    ready: Prepared,
+    actor: Runtime,
+    panel: Panel | None,
+) -> tuple[PolicyScore, dict[str, Any]]:
+    """Success and the critics' errors before the first joint step. An interrupted run reads what it
+    measured, of the config with the hash `name`, from BEFORE."""
+    file = run.path / BEFORE
+    if file.exists() and (kept := read_json(file)).get("config_hash") == name:
+        return PolicyScore(**kept["success"]), kept["critic"]
+    before = held_out(setup, actor)
+    report = critic_report(early, ready, actor, panel, before.mean)
+    write_json(file, {"config_hash": name, "success": before.as_dict(), "critic": report})
+    return before, report
 
 
 def held_out(setup: Setup, actor: Runtime) -> PolicyScore:
@@ -151,6 +173,7 @@ def prepare(setup: Setup) -> Prepared:
     cfg = setup.cfg
     require_fitting(setup)
     warmup.check(cfg)
+    synthesize.check(setup)
     ready = Prepared(*starting_actor(cfg))
     critic = critic_class(cfg.critic.kind)
     if not critic.learns:
@@ -203,6 +226,7 @@ def prepare_until(cfg: RunConfig, verb: str) -> Path | str:
         return ready.critic
     require_fitting(setup)
     warmup.check(cfg)
+    synthesize.check(setup)
     actor, _ = starting_actor(cfg)
     if dry:
         return endpoint.planned(cfg, actor)

@@ -13,7 +13,8 @@ from genac.config.models import OptimizerConfig
 from genac.config.run import RunConfig
 from genac.critics import critic_class
 from genac.critics.base import Critic, CriticInputs, engine_folder
-from genac.critics.prompts import Context, PromptBuilder, template
+from genac.critics.prompts import Context, PromptBuilder
+from genac.critics.running_prompt import prompt_of
 from genac.critics.saved import CARD, critic_card
 from genac.distributed.build import (
     build,
@@ -231,7 +232,7 @@ def require_fitting(setup: Setup) -> None:
         require_room(problems, tokenizer, limit, new_tokens, "critic")
     if kind.needs_traces:
         generative = cfg.critic.generative
-        builder = PromptBuilder(template(generative.prompt), own, tokenizer)
+        builder = PromptBuilder(prompt_of(generative), own, tokenizer)
         conditioning = (
             Context(generative.icc.actor_size or "1.23B", 0.5) if generative.icc.enabled else None
         )

@@ -11,7 +11,8 @@ import numpy as np
 from genac.config.run import RunConfig
 from genac.config.stages import LoopStage
 from genac.critics.generative import GenerativeCritic
-from genac.critics.prompts import Context, template
+from genac.critics.prompts import Context
+from genac.critics.running_prompt import prompt_of
 from genac.critics.scores import CLOSE, OPEN
 from genac.runs.store import Run
 from genac.stages.inputs import (
@@ -53,7 +54,7 @@ class SFTInputs(StageInputs):
             Artifact(traces, traces.parent.name),
             Artifact.model(start),
             Artifact.model(actor),
-            template(cfg.critic.generative.prompt).hash,
+            prompt_of(cfg.critic.generative).hash,
         )
 
 
@@ -72,7 +73,8 @@ def train(inputs: SFTInputs, run: Run) -> None:
     actor = setup.actor(inputs.actor.path)
     parts = setup.critic_inputs(inputs.start.path, actor, cfg.optimizer, steps)
     model = GenerativeCritic.model_of(parts)
-    critic = GenerativeCritic(model, actor, inputs.cfg.critic.generative, seed)
+    generative = inputs.cfg.critic.generative
+    critic = GenerativeCritic.of_form(generative)(model, actor, generative, seed)
     loop = Loop(
         run,
         "critic_sft",
@@ -101,14 +103,28 @@ def train(inputs: SFTInputs, run: Run) -> None:
 
 
 def trace_sample(critic: GenerativeCritic, trace: Trace) -> Sample:
-    """Prompt as it will be asked in training, then reasoning and score."""
+    """Prompt as it will be asked in training, then reasoning and score; of a running critic behind
+    every segment.
+    """
     context = Context(critic.actor_size, trace.success_rate) if critic.cfg.icc.enabled else None
     limit = critic.room if critic.cfg.too_long == "truncate" else None
-    prompt = critic.prompts.render_ids(problem_of(trace), trace.partial_ids, context, limit)
-    ids = (*prompt, *completion_ids(critic, trace.reasoning, trace.score))
-    weights = np.zeros(len(ids), np.float32)
-    weights[len(prompt) :] = 1.0
-    return Sample(ids=ids, weights=weights, loss="sft")
+    last = (len(trace.partial_ids), trace.reasoning, trace.score)
+    ids: list[int] = []
+    weights: list[float] = []
+    begin = 0
+    for end, reasoning, score in (*trace.earlier, last):
+        segment = trace.partial_ids[begin:end]
+        if ids:
+            prompt = critic.prompts.segment_ids(segment, context)
+        else:
+            prompt = critic.prompts.render_ids(problem_of(trace), segment, context, limit)
+        written = completion_ids(critic, reasoning, score)
+        if end != last[0] and written[-1] == critic.runtime.tokenizer.eos_token_id:
+            written = written[:-1]  # sampling stops at the tag's text, so no later note sees one
+        ids += [*prompt, *written]
+        weights += [*[0.0] * len(prompt), *[1.0] * len(written)]
+        begin = end
+    return Sample(ids=tuple(ids), weights=np.array(weights, np.float32), loss="sft")
 
 
 def completion_ids(critic: GenerativeCritic, reasoning: str, score: int) -> tuple[int, ...]:

@@ -128,7 +128,10 @@ class ArithmeticTask:
         mood = random.Random(f"{problem.text}/{partial}").choice((-1, 0, 1))
         score = min(10, max(0, round(10 * guess) + mood))
         left = "".join(operation[0] for operation in remaining)
-        return OracleTrace("".join([*steps, f"left{left}\n"]), score)
+        lines = sum(1 for line in partial.split("\n")[:-1] if line)
+        # Of a line that is no reduction only the verdict can be noted.
+        verdicts = [" no\n" if wrong else " ok\n"] * (lines - len(steps))
+        return OracleTrace("".join([*steps, f"left{left}\n"]), score, (*steps, *verdicts))
 
     def lines_right(self, problem: Problem, partial: str) -> int | None:
         """How many lines of the solution stand, None where the newest value is wrong."""

@@ -25,6 +25,9 @@ class OracleTrace:
 
     reasoning: str
     score: int
+    # The check of each step, which a longer response only adds to: what a running critic notes.
+    # None = the oracle does not check step by step.
+    checks: tuple[str, ...] | None = None
 
 
 class Task(Protocol):

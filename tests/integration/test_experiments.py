@@ -288,3 +288,17 @@ def test_compute(folder):
     cost = results["cost_relative_to_ppo"]["reference shape"]
     assert cost["ppo"]["tokens"]["value"] == cost["ppo"]["seconds"]["value"] == 1.0
     assert cost["vineppo"]["flops"]["value"] > 1.0
+
+
+def test_stage_2_is_judged_against_stage_1(folder):
+    file = micro_plan(
+        folder, "stage2", seeds=[0, 1], overrides=PANEL, tuning_seeds=[2], critic={},
+        grid={"critic.generative.reasoning_weight": [0.0, 1.0]}, shifts={"long": {"max_steps": 3}},
+    )  # fmt: skip
+    figures = result(file)
+    assert len(figures["tuning"]) == 2 and set(figures["errors"]) == {"sft", "rl"}
+    for shift, gain in figures["stage2_relative_gain_by_shift"].items():
+        sft, rl = (figures["errors"][stage][shift]["values"] for stage in ("sft", "rl"))
+        expected = [1 - after / before for after, before in zip(rl, sft, strict=True)]
+        assert gain["values"] == pytest.approx(expected)
+    assert figures["stage2_relative_gain"] == figures["stage2_relative_gain_by_shift"]["none"]

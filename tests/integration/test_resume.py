@@ -25,7 +25,7 @@ from genac.config.recipes import resolve
 from genac.critics import prompts
 from genac.runs.files import alone
 from genac.runs.store import Run
-from genac.stages.pipeline import train
+from genac.stages.pipeline import BEFORE, train
 
 STEPS = {"critic_rl": {"steps": 6, "save_every": 2}, "joint": {"steps": 6, "save_every": 2}}
 
@@ -134,8 +134,14 @@ def test_a_full_disk_leaves_the_previous_checkpoint(
         assert "No space left on device" in message or "write failed" in message
     joint = tmp_path / "run" / "checkpoints" / "joint"
     assert [p.name for p in joint.iterdir()] == ["step-000001"]
-    assert genac("train", file).code == 0
+    assert (tmp_path / "run" / BEFORE).exists()
+    resumed = genac("train", file)
+    assert resumed.code == 0
+    # Once, after training: what was measured before it was kept.
+    assert resumed.err.count("held-out success: ") - resumed.err.count("each: ") == 1
+    assert not (tmp_path / "run" / BEFORE).exists()
     again, whole = Run.open(tmp_path / "run"), Run.open(tmp_path / "whole")
+    assert again.summary()["success_before"] == whole.summary()["success_before"]
     assert {e["step"] for e in again.events("resumed")} == {1}
     assert results(again) == results(whole)
     assert weights(again) == weights(whole)

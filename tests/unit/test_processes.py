@@ -77,7 +77,7 @@ def sample(ids: tuple[int, ...], loss: str = "policy") -> Sample:
 def test_an_idle_sample_changes_no_gradient_and_no_total(tiny_model) -> None:
     learner = Learner(tiny_model, OptimizerConfig(), LossConfig(entropy_coef=0.1))
     own = [sample((3, 4, 5, 6)), sample((7, 8))]
-    counts = {"token": 4.0, "sequence": 2.0, "score": 1.0}
+    counts = {"token": 4.0, "sequence": 2.0}
     results = []
     for samples in (own, [*own, partition.dummy_sample(own[0])]):
         learner.optimizer.zero_grad()

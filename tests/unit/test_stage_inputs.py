@@ -130,7 +130,7 @@ ASKING: Row = {
     "stages.synthesize.tolerance": TAUGHT,
 }
 BY_ORACLE: dict[str, Row] = {
-    "task": {},
+    "task": {"critic.generative.form": TAUGHT},
     "endpoint": {
         **ASKING,
         "critic.generative.max_new_tokens": TAUGHT,
@@ -150,6 +150,7 @@ BY_ORACLE: dict[str, Row] = {
         "critic.load": TAUGHT,
         "critic.share_base": TAUGHT,
         "critic.engine": TAUGHT,
+        "critic.generative.form": TAUGHT,
         "critic.generative.prompt": TAUGHT,
         "critic.generative.icc": TAUGHT,
         "critic.generative.num_samples": TAUGHT,

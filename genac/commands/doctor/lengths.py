@@ -18,7 +18,8 @@ from transformers import AutoConfig
 from genac.config.models import LoadConfig
 from genac.config.run import RunConfig
 from genac.critics import critic_class
-from genac.critics.prompts import Context, PromptBuilder, template
+from genac.critics.prompts import Context, PromptBuilder
+from genac.critics.running_prompt import prompt_of
 from genac.evals.room import fitting, skips
 from genac.models.chat import encode_prompt
 from genac.models.heads import positions, vocabulary
@@ -151,7 +152,7 @@ def longest_question(
     if not critic_class(cfg.critic.kind).needs_traces:
         return 0
     generative, critic = cfg.critic.generative, models["critic"]
-    chosen, actor = template(generative.prompt), models["actor"].tokenizer
+    chosen, actor = prompt_of(generative), models["actor"].tokenizer
     if critic.tokenizer is None or actor is None:
         longest = max(guess(problem.text) for problem in problems)
         return guess(chosen.text + chosen.icc) + longest

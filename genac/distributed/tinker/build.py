@@ -146,6 +146,11 @@ def problems(cfg: RunConfig, critic: bool) -> Iterator[str]:
             yield f"{section}.engine is {engine!r}, but the service samples; leave it out"
     if critic and cfg.critic.kind != "generative":
         yield no_heads("critic")
+    if critic and cfg.critic.generative.form != "per_state":
+        yield (
+            f"critic.generative.form is {cfg.critic.generative.form!r}, which was not run with a "
+            "service; set it to per_state"
+        )
     if cfg.actor.model_name_or_path is None and hardware.tinker.base_model is None:
         yield (
             "no model is named that the service could have; set actor.model_name_or_path (its "

@@ -15,11 +15,12 @@ from genac.runs.files import atomic_write, read_lines
 from genac.types import Problem
 
 Item = TypeVar("Item")
+Note = tuple[int, str, int]
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One row of the SFT data."""
+    """One row of the SFT data: a state, or for a running critic a whole response."""
 
     problem: dict[str, Any]
     partial: str
@@ -28,6 +29,9 @@ class Trace:
     reasoning: str
     score: int
     target: float | None  # mean return of the state
+    # Of a running critic, the states before: (response tokens read, note, score) of each. Then
+    # `reasoning` is the last note alone.
+    earlier: Sequence[Note] = ()
 
 
 def balanced(traces: list[Trace], count: int, seed: int) -> list[Trace]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genac.config.run import RunConfig
-from genac.critics.prompts import template
+from genac.critics.running_prompt import prompt_of
 from genac.critics.zero_shot import ORACLE, REFERENCE
 from genac.runs.store import stable_hash
 from genac.stages.inputs import (
@@ -30,6 +30,7 @@ def synthesize(*names: str) -> tuple[str, ...]:
     return tuple(f"stages.synthesize.{name}" for name in ("oracle", "num_states", *names))
 
 
+FORM = "critic.generative.form"
 CONDITIONED = "critic.generative.icc.enabled"
 PROGRAM = (
     *TASK,
@@ -38,6 +39,7 @@ PROGRAM = (
     *HARDWARE,
     *synthesize("num_prompts", "num_generations", "vary_success_rate"),
     "states",
+    FORM,
     CONDITIONED,
 )
 READS = {
@@ -94,5 +96,5 @@ class TraceInputs(StageInputs):
             model,
             CandidateInputs.of(cfg, actor),
             Artifact.model(critic_start(cfg, actor)),
-            template(cfg.critic.generative.prompt).hash,
+            prompt_of(cfg.critic.generative).hash,
         )

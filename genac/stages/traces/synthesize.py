@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from genac.config.run import RunConfig
+from genac.critics import critic_class
 from genac.critics.base import pooled_returns, unique_states
 from genac.rollout import World, collect, problems_at, response_text
 from genac.runs.progress import phase
@@ -23,8 +24,36 @@ from genac.stages.setup import Setup
 from genac.stages.traces import endpoint
 from genac.stages.traces.files import Trace, balanced, write_traces
 from genac.stages.traces.inputs import TraceInputs
-from genac.states import split
-from genac.types import State
+from genac.states import segment_starts, split
+from genac.types import Rollout, State
+
+
+def running(cfg: RunConfig) -> bool:
+    """Whether the critic keeps notes."""
+    return cfg.critic.generative.form == "running"
+
+
+def check(setup: Setup) -> None:
+    """Refuses, before anything is computed, an oracle that a running critic cannot learn from."""
+    cfg, stage = setup.cfg, setup.cfg.stages.synthesize
+    taught = critic_class(cfg.critic.kind).needs_traces and cfg.stages.sft.epochs
+    if not (taught and running(cfg)) or stage.oracle == "outcome":
+        return
+    problem = "critic.generative.form is 'running', which learns from notes on single steps, but "
+    remedy = (
+        "set stages.synthesize.oracle to outcome (scores without notes), or "
+        "critic.generative.form to per_state"
+    )
+    if stage.oracle not in ("task", "calibrated"):
+        raise ValueError(
+            f"{problem}stages.synthesize.oracle {stage.oracle!r} judges single states; {remedy}"
+        )
+    first = problems_at(setup.world, "train", 0, 1)[0]
+    if setup.world.task.oracle(first, "", None).checks is None:
+        raise ValueError(
+            f"{problem}the oracle of task {setup.world.task.name!r} does not check step by step; "
+            f"{remedy}"
+        )
 
 
 def traces_file(cfg: RunConfig, actor: Path) -> Path:
@@ -51,43 +80,93 @@ def synthesize(inputs: TraceInputs, run: Run) -> None:
     with phase(f"traces: {cfg.num_prompts} problems, {cfg.num_generations} responses each"):
         groups = collect(actor, world, problems, "synthesize")
     rollouts = [r for group in groups for r in group if r.reward is not None]
-    states = split(rollouts, setup.cfg.states, actor.tokenizer)
     rate = sum(r.reward or 0 for r in rollouts) / max(1, len(rollouts))
-    traces = _traces(setup, world, actor, states, rate)
-    if cfg.oracle == "calibrated":
-        traces = calibrated(traces)
+    make = running_traces if running(setup.cfg) else state_traces
+    traces = make(setup, world, actor, rollouts, rate)
     chosen = balanced(traces, cfg.num_states, setup.cfg.seed)
     write_traces(run.path / "traces.jsonl", chosen)
     run.log("synthesize", 0, {"traces": len(chosen), "candidates": len(traces), "reward": rate})
 
 
-def _traces(
-    setup: Setup, world: World, actor: Runtime, states: list[State], rate: float
+def state_traces(
+    setup: Setup, world: World, actor: Runtime, rollouts: list[Rollout], rate: float
 ) -> list[Trace]:
+    """A trace per unique state; `rate` is the actor's measured success rate."""
+    states = split(rollouts, setup.cfg.states, actor.tokenizer)
     targets = dict(zip((s.key for s in states), pooled_returns(states), strict=True))
     unique, _ = unique_states(states)
-    return [trace(setup, world, actor, state, targets[state.key], rate) for state in unique]
+    traces = [
+        trace(setup, world, actor, state, targets[state.key], stated_rate(setup, state.key, rate))
+        for state in unique
+    ]
+    return calibrated(traces) if setup.cfg.stages.synthesize.oracle == "calibrated" else traces
+
+
+def running_traces(
+    setup: Setup, world: World, actor: Runtime, rollouts: list[Rollout], rate: float
+) -> list[Trace]:
+    """A trace per distinct response: its last state's, behind the notes of those before."""
+    paths = [whole_path(rollout, setup.cfg, actor) for rollout in rollouts]
+    states = [state for path in paths for state in path]
+    targets = dict(zip((s.key for s in states), pooled_returns(states), strict=True))
+    unique = list({(path[-1].key, len(path)): path for path in paths}.values())
+    traces = [
+        trace(
+            setup, world, actor, state, targets[state.key], stated_rate(setup, path[-1].key, rate)
+        )
+        for path in unique
+        for state in path
+    ]
+    if setup.cfg.stages.synthesize.oracle == "calibrated":
+        traces = calibrated(traces)
+    rows = iter(traces)
+    return [with_notes([next(rows) for _ in path]) for path in unique]
+
+
+def whole_path(rollout: Rollout, cfg: RunConfig, actor: Runtime) -> list[State]:
+    """A response's states at all of its segments."""
+    starts = segment_starts(rollout, cfg.states, actor.tokenizer)
+    ends = [*starts[1:], len(rollout.response_ids)]
+    return [State(rollout, start, end) for start, end in zip(starts, ends, strict=True)]
+
+
+def with_notes(path: list[Trace]) -> Trace:
+    """The last trace of a response, with what the reasoning gained from state to state as notes."""
+    notes, before = [], ""
+    for one in path:
+        notes.append((len(one.partial_ids), one.reasoning.removeprefix(before), one.score))
+        before = one.reasoning
+    *earlier, (_, note, _) = notes
+    return replace(path[-1], reasoning=note, earlier=tuple(earlier))
+
+
+def stated_rate(setup: Setup, key: tuple[int, ...], rate: float) -> float:
+    """The success rate that the oracle hears of a state or response.
+
+    Labels that come from this actor's returns belong to its own rate; only the programmatic
+    oracle's guesses can follow another one.
+    """
+    cfg = setup.cfg.stages.synthesize
+    if not (cfg.vary_success_rate and cfg.oracle == "task"):
+        return rate
+    return random.Random(f"{setup.cfg.seed}/rate/{stable_hash(list(key))}").random()
 
 
 def trace(
     setup: Setup, world: World, actor: Runtime, state: State, target: float | None, rate: float
 ) -> Trace:
-    """The oracle's word on one state; `rate` is the actor's measured success rate.
-
-    Labels that come from this actor's returns belong to its own rate; only the programmatic
-    oracle's guesses can be told another one.
-    """
+    """The oracle's word on one state; of a running critic's all that was noted so far."""
     cfg, rollout = setup.cfg.stages.synthesize, state.rollout
     ids = rollout.response_ids[: state.start]
     partial = response_text(actor.tokenizer, ids)
-    if cfg.vary_success_rate and cfg.oracle == "task":
-        rate = random.Random(f"{setup.cfg.seed}/rate/{stable_hash(list(state.key))}").random()
     if cfg.oracle == "outcome":
         reasoning, score = "", round(10 * (target or 0.0))
     else:
         reply = rate if setup.cfg.critic.generative.icc.enabled else None
         answer = world.task.oracle(rollout.problem, partial, reply)
         reasoning, score = answer.reasoning, answer.score
+        if running(setup.cfg):
+            reasoning = "".join(answer.checks or ())
     problem = {
         "id": rollout.problem.id,
         "prompt": rollout.problem.prompt,
