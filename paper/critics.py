@@ -14,6 +14,8 @@ from genac.config.run import RunConfig
 from genac.critics.actor_likelihood import ActorLikelihoodCritic
 from genac.critics.base import Critic, unique_states
 from genac.critics.discriminative import by_rollout, value_sample
+from genac.critics.generative import GenerativeCritic
+from genac.critics.monte_carlo import MonteCarloCritic
 from genac.evals.critic import evaluate_critic, trivial_baselines
 from genac.evals.ground_truth import Panel
 from genac.evals.policy import evaluate_policy
@@ -63,15 +65,25 @@ def panel_made(config: Config, actor: str, options: dict[str, Any]) -> dict[str,
 
 
 def judged(
-    config: Config, actor: str, critic: str, options: dict[str, Any], rate: float | None
+    config: Config,
+    actor: str,
+    critic: str,
+    options: dict[str, Any],
+    rate: float | None,
+    num_samples: int | None = None,
 ) -> dict[str, Any]:
-    """One critic on one panel. `critic` is a folder, or a critic without a model: oracle,
-    actor_likelihood, hindsight or rate. `rate` is the success rate it is told (None: nothing)."""
+    """One critic on one panel. `critic` is a folder, or a critic without a model of its own:
+    oracle, actor_likelihood, monte_carlo, hindsight or rate. `rate` is the success rate it is told
+    (None: nothing); `num_samples` are rationales per state (None: as many as in training)."""
     cfg = RunConfig(**config)
     setup = Setup.of(cfg)
     runtime = setup.actor(actor)
     panel = stored_panel(setup, Path(actor), runtime, options)
-    return evaluate_critic(predictor(setup, runtime, critic, options, rate, panel), panel)
+    one = predictor(setup, runtime, critic, options, rate, panel)
+    if num_samples is not None:
+        assert isinstance(one, GenerativeCritic)
+        one.cfg = one.cfg.model_copy(update={"num_samples": num_samples})
+    return evaluate_critic(one, panel)
 
 
 def value_regression(config: Config, actor: str, targets: str, learning_rate: float) -> str:
@@ -179,6 +191,8 @@ def predictor(
         return OracleCritic(actor, world, rate)
     if name == "actor_likelihood":
         return ActorLikelihoodCritic(actor, world)
+    if name == "monte_carlo":  # draws of its own, not the panel's
+        return MonteCarloCritic(actor, world, setup.cfg.critic.num_continuations)
     if name == "hindsight":
         return HindsightCritic(panel)
     if name == "rate":

@@ -34,7 +34,7 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "regression predictors longest",
     ),
     "stage2": ("critic grid tuning_seeds shifts", ""),
-    "sizes": ("sizes critics", ""),
+    "frontier": ("sizes critics again continuations ours thoughtless by_size", ""),
     "transfer": ("met unmet training critic", ""),
     "downstream": (
         "methods against",

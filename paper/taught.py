@@ -85,7 +85,8 @@ def train_mixed(inputs: MixedRLInputs, run: Run) -> None:
         groups = stage_groups(setups[turn], worlds[turn], actors[turn], step)
         states = split([r for g in groups for r in g], cfg.states, actors[turn].tokenizer)
         critic.set_success_rate(inputs.rates[turn])
-        chosen = subset(states, stage.max_states, f"{cfg.seed}/{step}")
+        limit = None if critic.reads_whole_responses else stage.max_states
+        chosen = subset(states, limit, f"{cfg.seed}/{step}")
         estimates = critic.estimate(chosen, step)
         run.log("critic_rl", step, critic.learn(estimates, step))
         critic.runtime.publish(step + 1)

@@ -166,7 +166,8 @@ def judge(
     mean_rate: float,
 ) -> list[Judged]:
     """Every critic on the panel of every unmet actor it can be asked about, after both stages."""
-    jobs, items = [], []
+    jobs: list[tuple[str, str, int, str, int]] = []
+    items: list[dict[str, Any]] = []
 
     def add(form: str, stage: str, seed: int, actor: Actor, critic: str, rate: float) -> None:
         jobs.append((form, stage, seed, actor.name, actor.config["seed"]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paper.approximation_report import pooled
+from paper.claims import TRANSFER_AIM
 from paper.critics import mean
 from paper.figures import dots
 from paper.pairs import compare
@@ -21,7 +22,6 @@ LEARNT = (OWN, WITH, WITHOUT, MEAN_RATE)
 ORACLE, STRENGTH = "oracle", "rate"
 PREDICTORS = (ORACLE, STRENGTH)
 NAMES = {ORACLE: "oracle, told the rate", STRENGTH: "the rate alone"}
-AIM = 1.25  # of the own critic's error
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ def verdicts(figures: Mapping[str, Any], table: Sequence[Judged]) -> list[dict[s
             "the actor, with ICC",
             "ours": f"ratio {brackets(ratio[0])}; over problems {brackets(ratio[1])}",
             "verdict": verdict(
-                all(below(r, AIM) for r in ratio), all(above(r, AIM) for r in ratio)
+                all(below(r, TRANSFER_AIM) for r in ratio),
+                all(above(r, TRANSFER_AIM) for r in ratio),
             ),
         },
         {

@@ -28,7 +28,7 @@ Sums = dict[str, list[list[float]]]  # statistic -> (numerator, denominator) per
 
 def evaluate_critic(critic: Critic, panel: Panel) -> dict[str, Any]:
     """Errors are squared differences to the Monte-Carlo value; see docs/metrics.md for each key."""
-    runtime, begin = critic.runtime, time.perf_counter()
+    runtime, begin = critic.samples_with, time.perf_counter()
     before = runtime.processed_tokens if runtime else 0
     estimates = critic.estimate(panel.states, step=-1)
     seconds = (time.perf_counter() - begin) / len(estimates)

@@ -236,21 +236,33 @@ def test_transfer(folder):
     assert errors / states == pytest.approx(shown)
 
 
-@pytest.mark.slow
-def test_sizes(folder):
+def test_frontier(folder):
+    small = {"hidden_size": 16, "layers": 1, "heads": 2}
     file = micro_plan(
-        folder,
-        "sizes",
-        overrides=PANEL,
-        sizes={
-            "small": {"hidden_size": 16, "layers": 1, "heads": 2},
-            "large": {"hidden_size": 32, "layers": 1, "heads": 2},
+        folder, "frontier", seeds=[0, 1], overrides=PANEL, sizes={"small": small},
+        critics={
+            "head": {"algorithm": "ppo"},
+            "small": {"algorithm": "genac", "size": "small"},
+            "generative": {"algorithm": "genac"},
+            "short": {"algorithm": "genac", "thoughts": r"=\d(?==)"},
+            "score": {"algorithm": "genac", "stages": {"synthesize": {"oracle": "outcome"}}},
+            "running": {"algorithm": "genac", "critic": {"generative": {"form": "running"}}},
         },
-        critics={"generative": {"algorithm": "genac"}, "head": {"algorithm": "ppo"}},
+        again={"four": {"critic": "generative", "num_samples": 4}},
+        continuations=[1, 4], ours="generative", thoughtless="score",
+        by_size=["small", "generative"],
+    )  # fmt: skip
+    results = result(file)
+    points = {p["name"]: p for p in results["error_per_token"]}
+    assert set(points) >= {"head", "small", "short", "score", "four"}
+    assert all(
+        {"tokens", "flops", "seconds", "mse", "low", "high"} <= set(p) for p in points.values()
     )
-    results = result(file)["by_size"]
-    sizes = [results["generative"][s]["parameters"] for s in ("small", "large")]
-    assert sizes[0] < sizes[1] and set(results) == {"generative", "head"}
+    assert points["head"]["tokens"] < points["generative"]["tokens"] < points["four"]["tokens"]
+    one, four = points["Monte Carlo, 1 continuation"], points["Monte Carlo, 4 continuations"]
+    assert 0 < one["tokens"] < four["tokens"] and four["mse"] < one["mse"]
+    sizes = [row["parameters"] for row in results["by_size"].values()]
+    assert sizes == sorted(sizes)
 
 
 def test_representation(folder):
