@@ -34,6 +34,7 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "regression predictors longest",
     ),
     "stage2": ("critic grid tuning_seeds shifts", ""),
+    "length": ("arms heads pairs shifts", ""),
     "sizes": ("sizes critics", ""),
     "icc": ("actors critic", ""),
     "downstream": (

@@ -193,6 +193,7 @@ class CriticStage(Section):
     """Stage 2: the critic learns from returns, the actor is frozen."""
 
     steps: int = Field(default=40, ge=0, description="steps, 0 = skip the stage")
+    options: dict[str, Any] = Field(default_factory=dict, description="task option overrides")
     num_prompts: int | None = Field(
         default=None, ge=1, description="problems per step; none = rollout.num_prompts"
     )

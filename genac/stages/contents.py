@@ -83,7 +83,7 @@ def places(values: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
         stages = values.get("stages", {})
         options: dict[Place, Any] = {("task", "options"): task.get("options", {})}
         options |= {("task", "shift", name): o for name, o in task.get("shift", {}).items()}
-        for stage in ("base", "synthesize"):
+        for stage in ("base", "synthesize", "critic_rl"):
             options["stages", stage, "options"] = stages.get(stage, {}).get("options", {})
         for place, some in options.items():
             if isinstance(some.get("heldout"), str):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from genac.config.run import CreditConfig, RunConfig
+from genac.config.stages import CriticStage
 from genac.credit import credit
 from genac.critics import critic_class
 from genac.critics.base import rollouts_of
@@ -35,7 +36,7 @@ from genac.types import Group, Rollout, State
 
 FIRST_PROBLEM = 10_000_000  # these problems are not those of joint training
 
-
+STAGE = tuple(f"stages.critic_rl.{n}" for n in CriticStage.model_fields if n != "options")
 CRITIC = tuple(
     f"critic.{name}"
     for name in (
@@ -55,7 +56,10 @@ CRITIC = tuple(
 
 @dataclass(frozen=True)
 class CriticRLInputs(StageInputs):
-    """Every state trains the critic here, so `critic.generative.value_samples` decides nothing."""
+    """Every state trains the critic here, so `critic.generative.value_samples` decides nothing.
+
+    The task's options are those of the run under `stages.critic_rl.options`.
+    """
 
     stage = "critic_rl"
 
@@ -66,13 +70,14 @@ class CriticRLInputs(StageInputs):
     @classmethod
     def of(cls, cfg: RunConfig, start: Path, actor: Path) -> CriticRLInputs:
         """ValueError where a saved model is not as it was written."""
-        own = ("rollout", "states", "credit.gamma", "credit.granularity", "stages.critic_rl")
-        reads = (*TASK, *own, *CRITIC, *ACTOR, *HARDWARE)
+        own = ("rollout", "states", "credit.gamma", "credit.granularity")
+        reads = (*TASK, *own, *STAGE, *CRITIC, *ACTOR, *HARDWARE)
         model = Artifact.model(actor)
         defaults = (*ACTOR_DEFAULTS, "critic.generative.value_samples")
         queries = critic_class(cfg.critic.kind).needs_traces
+        changes = on_actor(cfg, model, cfg.stages.critic_rl.options)
         return cls(
-            *stage_config(cfg, reads, on_actor(cfg, model), defaults),
+            *stage_config(cfg, reads, changes, defaults),
             Artifact.model(start),
             model,
             prompt_of(cfg.critic.generative).hash if queries else None,

@@ -111,8 +111,9 @@ def candidate(cfg: RunConfig, path: str | None, load: LoadConfig) -> Candidate:
 
 
 def measure(cfg: RunConfig, models: Mapping[str, Candidate]) -> Lengths:
-    """Over the first problems of the task, of its shifts, and of what the critic's traces use."""
-    settings = [{}, cfg.stages.synthesize.options, *cfg.task.shift.values()]
+    """Over the first problems of the task, of its shifts, and of what the critic learns from."""
+    stages = cfg.stages
+    settings = [{}, stages.synthesize.options, stages.critic_rl.options, *cfg.task.shift.values()]
     tasks = [
         as_run(cfg, models["actor"], make_task(cfg.task, cfg.seed, **setting))
         for setting in settings

@@ -1,0 +1,116 @@
+"""The critic's error beyond the lengths of its training, and what a critic that keeps notes costs.
+
+Plan: `arms` (critic -> overrides), `heads` (which of them are value heads), `pairs` (critics whose
+errors are compared), `shifts` (panel name -> task options). For each seed the base model and every
+critic are made anew, and all are judged on the same panels. Seeds are done one batch after the
+other, so that those that are finished can be reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from genac.config.run import RunConfig
+from genac.evals.critic import score_estimates
+from genac.stages.panels import stored_panel
+from genac.stages.setup import Setup
+from genac.types import Estimate
+from paper.approximation import actor_config, actors, made
+from paper.approximation_report import IN
+from paper.critics import bring_up, predictor
+from paper.length_report import SFT, Panels, Table, report
+from paper.plan import Findings, Plan
+
+Ids = tuple[int, ...]
+
+
+def run(plan: Plan) -> Findings:
+    shifts = {IN: {}, **plan.values["shifts"]}
+    table: Table = {}
+    panels: Panels = {}
+    for begin in range(0, len(plan.seeds), plan.jobs.processes):
+        seeds = plan.seeds[begin : begin + plan.jobs.processes]
+        measure(plan, seeds, shifts, table, panels)
+    return report(plan, table, panels)
+
+
+def measure(
+    plan: Plan, seeds: Sequence[int], shifts: dict[str, Any], table: Table, panels: Panels
+) -> None:
+    """Every arm on every panel of some seeds, added to `table` and `panels`."""
+    bases = actors(plan, list(seeds))
+    arms = plan.values["arms"]
+    keys = [(arm, seed) for arm in arms for seed in seeds]
+    configs = [plan.config(arms[arm], seed=seed).model_dump() for arm, seed in keys]
+    brought = plan.jobs.map(bring_up, [{"config": c} for c in configs])
+    critics = {
+        (name, seed): folders[stage]
+        for (arm, seed), folders in zip(keys, brought, strict=True)
+        for name, stage in ((arm, "rl"), (arm + SFT, "sft"))
+        if folders[stage]
+    }
+    panels |= made(plan, bases, shifts)
+    jobs = [(name, shift, seed) for name, seed in critics for shift in shifts]
+    items = [
+        {
+            "config": actor_config(plan, seed),
+            "actor": bases[seed],
+            "critic": critics[name, seed],
+            "options": shifts[shift],
+            "rate": panels[seed, shift]["rate"],
+        }
+        for name, shift, seed in jobs
+    ]
+    for (name, shift, _), result in zip(jobs, plan.jobs.map(judged, items), strict=True):
+        table.setdefault((name, shift), []).append(result)
+
+
+def judged(
+    config: dict[str, Any], actor: str, critic: str, options: dict[str, Any], rate: float
+) -> dict[str, Any]:
+    """A job: one critic on one panel, and what its values cost in tokens."""
+    setup = Setup.of(RunConfig(**config))
+    runtime = setup.actor(actor)
+    panel = stored_panel(setup, Path(actor), runtime, options)
+    one = predictor(setup, runtime, critic, options, rate, panel)
+    assert one.runtime is not None
+    before = one.runtime.processed_tokens
+    estimates = one.estimate(panel.states, step=-1)
+    processed = one.runtime.processed_tokens - before
+    return score_estimates(estimates, panel) | {"tokens": costs(estimates, processed)}
+
+
+def costs(estimates: Sequence[Estimate], processed: int) -> dict[str, float]:
+    """Tokens per value. `written` by the critic; `read` once by an engine that keeps all keys and
+    values, so that what two texts begin with is read once and what was written is not read again;
+    `processed`, both as this engine does it.
+    """
+    count = len(estimates)
+    texts = [
+        (rationale.prompt_ids, rationale.completion_ids)
+        for estimate in estimates
+        for rationale in estimate.rationales
+    ]
+    written = sum(len(completion) for _, completion in texts)
+    if not texts:  # a value head reads its state
+        texts = [(estimate.state.key, ()) for estimate in estimates]
+    return {
+        "written": written / count,
+        "read": read_once(texts) / count,
+        "processed": processed / count,
+    }
+
+
+def read_once(texts: Iterable[tuple[Ids, Ids]]) -> int:
+    """Tokens of a tree of all texts (read part, written part) that nobody wrote."""
+    tree: dict[tuple[int, int], int] = {}
+    own: set[int] = set()
+    for read, written in texts:
+        node = 0
+        for place, token in enumerate((*read, *written)):
+            node = tree.setdefault((node, token), len(tree) + 1)
+            if place >= len(read):
+                own.add(node)
+    return len(tree) - len(own)
