@@ -1,16 +1,216 @@
+"""Figures, verdicts and tables of the length experiment.
+
+A claim over several panels holds where each of them shows it: its p value is the largest of theirs
+(two-sided t over trainings, of log ratios), and Holm's correction is over the claims of the page.
+"""
+
 from __future__ import annotations
+
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
+
+from genac.ops.stats import mean_interval
+from paper.approximation_report import IN
+from paper.claims import LEVEL, holm, p_value, ratio
+from paper.critics import mean
+from paper.pairs import compare
 from paper.plan import Findings, Plan
-SFT = " (SFT)"
-Table = dict[tuple[str, str], list[dict[str, Any]]]
+from paper.runs import interval, show
+from paper.verdicts import above, below, brackets, verdict
+
+SFT = " (SFT)"  # what an arm is called before RL
+HALF = 0.5
+Table = dict[tuple[str, str], list[dict[str, Any]]]  # (critic, shift) -> one judged job per seed
 Panels = dict[tuple[int, str], dict[str, float]]
+ByShift = dict[str, dict[str, Any]]
+
+
 def report(plan: Plan, table: Table, panels: Panels) -> Findings:
-    import json
-    shifts = list(dict.fromkeys(s for _, s in table))
-    arms = list(dict.fromkeys(a for a, _ in table))
-    lines = []
-    for a in arms:
-        lines.append(f"{a:48s} " + "  ".join(f"{table[a,s][0]['mse']:.4f}/{(table[a,s][0]['auc_within_problem'] or 0):.2f}" for s in shifts) + "  " + str({k: round(v,1) for k,v in table[a,IN_][0]['tokens'].items()}))
-    lines.append("constant " + "  ".join(f"{[p['mse_constant'] for (q,t),p in panels.items() if t==s][0]:.4f}" for s in shifts))
-    return Findings({}, [], "\n".join(lines), {})
-IN_ = "none"
+    critics = list(dict.fromkeys(critic for critic, _ in table))
+    shifts = list(dict.fromkeys(shift for _, shift in table))
+    generative = [arm for arm in plan.values["arms"] if arm not in plan.values["heads"]]
+    best = {s: min(plan.values["heads"], key=lambda h, s=s: error(table[h, s])) for s in shifts}
+    points = {critic: point(table, critic, shifts) for critic in critics}
+    figures = {
+        "mse_ratio_by_shift": {
+            arm: {s: versus(table[arm, s], table[best[s], s]) for s in shifts} for arm in generative
+        },
+        "error_per_token": points,
+        "stage2_relative_gain": {
+            arm: {s: gain(table[arm + SFT, s], table[arm, s]) for s in shifts} for arm in generative
+        },
+        "mse_ratio_of_pairs": {
+            f"{a} / {b}": {s: versus(table[a, s], table[b, s]) for s in shifts}
+            for a, b in plan.values["pairs"]
+        },
+        "rl_over_sft": {
+            arm: {s: versus(table[arm, s], table[arm + SFT, s]) for s in shifts}
+            for arm in generative
+        },
+        "best_head": best,
+        "constant": {
+            s: mean([panels[seed, s]["mse_constant"] for seed in plan.seeds]) for s in shifts
+        },
+        "panels": {f"seed {seed} | {s}": panel for (seed, s), panel in panels.items()},
+        "by_problem": {
+            f"{critic} | {s}": [sums(one) for one in results]
+            for (critic, s), results in table.items()
+        },
+    }
+    claims = claims_of(plan, figures)
+    return Findings(figures, rows(claims), text(plan, figures, shifts), {})
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def error(results: Sequence[dict[str, Any]]) -> float:
+    return mean([one["mse"] for one in results])
+
+
+def versus(a: Sequence[dict[str, Any]], b: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Error of a by that of b: pooled with its interval over problems, and over trainings."""
+    result = compare(a, b, "mse", "ratio")
+    centre, low, high = mean_interval(np.log(result["by_training"]))
+    over = {"mean": float(np.exp(centre))}
+    over |= {k: None if v is None else float(np.exp(v)) for k, v in (("low", low), ("high", high))}
+    return result | {"over_trainings": over}
+
+
+def gain(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The share of the error before that is gone after."""
+    return interval([1 - x["mse"] / y["mse"] for x, y in zip(after, before, strict=True)])
+
+
+def point(table: Table, critic: str, shifts: Sequence[str]) -> dict[str, Any]:
+    """Where a critic stands between error and tokens, on every panel."""
+    kinds = table[critic, IN][0]["tokens"]
+    keys = {"error": "mse", "auc_within_problem": "auc_within_problem", "parse_rate": "parse_rate"}
+    return {
+        s: {name: interval([one[key] for one in table[critic, s]]) for name, key in keys.items()}
+        | {
+            "tokens_per_value": {
+                k: interval([one["tokens"][k] for one in table[critic, s]]) for k in kinds
+            }
+        }
+        for s in shifts
+    }
+
+
+def sums(result: dict[str, Any]) -> dict[str, Any]:
+    """Numerators and denominators by problem, from which any interval can be computed again."""
+    by_problem, keys = result["by_problem"], ("mse", "auc_within_problem")
+    return {"problems": result["problem_ids"], **{key: by_problem[key] for key in keys}}
+
+
+# --- verdicts -------------------------------------------------------------------------------------
+
+
+def claims_of(plan: Plan, figures: dict[str, Any]) -> list[tuple[str, ByShift, float]]:
+    """(claim, ratios by panel, the mark below which each of them is to lie)."""
+    claims = [
+        (f"(aim) {arm}: at most half of the best head's error at every shift", ratios, HALF)
+        for arm, ratios in figures["mse_ratio_by_shift"].items()
+    ]
+    for name, ratios in figures["mse_ratio_of_pairs"].items():
+        a, b = name.split(" / ")
+        longer = {s: r for s, r in ratios.items() if "steps" in s}
+        claims.append((f"(ours) {a} below {b} in error at 8 and 9 steps", longer, 1.0))
+        claims.append((f"(ours) {a} below {b} in error in distribution", {IN: ratios[IN]}, 1.0))
+    return claims + [
+        (f"{arm}: RL lowers the error of SFT, in distribution and under every shift", ratios, 1.0)
+        for arm, ratios in figures["rl_over_sft"].items()
+    ]
+
+
+def rows(claims: Sequence[tuple[str, ByShift, float]]) -> list[dict[str, str]]:
+    corrected = holm([p_of(ratios, mark) for _, ratios, mark in claims])
+    return [
+        {
+            "claim": claim,
+            "ours": "; ".join(f"{s} {brackets(r)}" for s, r in ratios.items()) + f"; p {p:.3f}",
+            "verdict": verdict(
+                p < LEVEL and all(below(r, mark) for r in ratios.values()),
+                any(above(r, mark) for r in ratios.values()),
+            ),
+        }
+        for (claim, ratios, mark), p in zip(claims, corrected, strict=True)
+    ]
+
+
+def p_of(ratios: ByShift, mark: float) -> float:
+    """That all ratios lie below the mark: the largest p of theirs, 1 where one lies above."""
+    logs = [np.log(r["by_training"]) - np.log(mark) for r in ratios.values()]
+    return max(p_value(values) if np.mean(values) < 0 else 1.0 for values in logs)
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def text(plan: Plan, figures: dict[str, Any], shifts: Sequence[str]) -> str:
+    points, best = figures["error_per_token"], figures["best_head"]
+    parts = [
+        f"Squared error against Monte-Carlo values, seeds {plan.seeds}: mean [95 % t interval over "
+        "trainings]. A row without (SFT) is after RL.",
+        grid(
+            "critic",
+            {"best constant": {s: f"{figures['constant'][s]:.4f}" for s in shifts}}
+            | {c: {s: show(points[c][s]["error"], 4) for s in shifts} for c in points},
+            shifts,
+        ),
+        "Error by that of the best head of each panel "
+        f"({'; '.join(f'{s}: {head}' for s, head in best.items())}): pooled [95 % bootstrap "
+        "interval over problems, trainings fixed]; geometric mean [95 % t interval over trainings]."
+        " The aim is 0.5.",
+        grid("critic", ratio_cells(figures["mse_ratio_by_shift"]), shifts),
+        "Error of one critic by another's, in the same form:",
+        grid("critics", ratio_cells(figures["mse_ratio_of_pairs"]), shifts),
+        "Share of SFT's error that RL removed, mean [95 % t interval over trainings]:",
+        grid(
+            "critic",
+            {
+                arm: {s: show(g, 3) for s, g in gains.items()}
+                for arm, gains in figures["stage2_relative_gain"].items()
+            },
+            shifts,
+        ),
+        "AUC within a problem:",
+        grid(
+            "critic",
+            {c: {s: show(points[c][s]["auc_within_problem"]) for s in shifts} for c in points},
+            shifts,
+        ),
+        "Tokens per value, mean over trainings: written by the critic + read once, as an engine "
+        "would that keeps all keys and values (read and written as the local engine does it).",
+        grid(
+            "critic",
+            {c: {s: tokens(points[c][s]["tokens_per_value"]) for s in shifts} for c in points},
+            shifts,
+        ),
+        "A generative critic is told the actor's success on each panel, a head is told nothing. "
+        "Every value is the mean of two rationales, or of two passes with notes, and their tokens "
+        "count twice. The local engine keeps no keys and values between the notes of a response. "
+        "So it reads the text so far again for each note.",
+    ]
+    return "\n\n".join(parts)
+
+
+def grid(corner: str, cells: dict[str, dict[str, str]], shifts: Sequence[str]) -> str:
+    head = [f"| {corner} | {' | '.join(shifts)} |", "|---" * (len(shifts) + 1) + "|"]
+    body = [f"| {name} | {' | '.join(row[s] for s in shifts)} |" for name, row in cells.items()]
+    return "\n".join([*head, *body])
+
+
+def ratio_cells(ratios: dict[str, ByShift]) -> dict[str, dict[str, str]]:
+    return {
+        name: {s: f"{brackets(r)}; {ratio(r['by_training'])}" for s, r in row.items()}
+        for name, row in ratios.items()
+    }
+
+
+def tokens(kinds: dict[str, dict[str, Any]]) -> str:
+    """12.3 + 4.5 (56.7)"""
+    written, read, processed = (kinds[k]["mean"] for k in ("written", "read", "processed"))
+    return f"{written:.1f} + {read:.1f} ({processed:.1f})"
