@@ -62,7 +62,7 @@ compare: setup   ## every algorithm on the default task, tuned; the table is in 
 
 # The order matters: the regime is chosen before methods are compared in it.
 results: setup   ## every experiment of docs/results; hours on two CPU cores
-	for name in regime approximation sizes icc downstream downstream-fresh downstream-parts downstream-long representation ablation compute; do \
+	for name in regime approximation stage2 length sizes icc downstream downstream-fresh downstream-parts downstream-long representation ablation compute; do \
 	  $(BIN)/python -m paper recipes/paper/$$name.yaml || exit 1; done
 
 bench: setup     ## rough figures of every benchmark

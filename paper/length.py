@@ -2,8 +2,8 @@
 
 Plan: `arms` (critic -> overrides), `heads` (which of them are value heads), `pairs` (critics whose
 errors are compared), `shifts` (panel name -> task options). For each seed the base model and every
-critic are made anew, and all are judged on the same panels. Seeds are done one batch after the
-other, so that those that are finished can be reported.
+critic are made anew, and all are judged on the same panels. One seed is finished before the next is
+begun, so that a plan with fewer seeds reports those that are done.
 """
 
 from __future__ import annotations
@@ -30,41 +30,37 @@ def run(plan: Plan) -> Findings:
     shifts = {IN: {}, **plan.values["shifts"]}
     table: Table = {}
     panels: Panels = {}
-    for begin in range(0, len(plan.seeds), plan.jobs.processes):
-        seeds = plan.seeds[begin : begin + plan.jobs.processes]
-        measure(plan, seeds, shifts, table, panels)
+    for seed in plan.seeds:
+        measure(plan, seed, shifts, table, panels)
     return report(plan, table, panels)
 
 
-def measure(
-    plan: Plan, seeds: Sequence[int], shifts: dict[str, Any], table: Table, panels: Panels
-) -> None:
-    """Every arm on every panel of some seeds, added to `table` and `panels`."""
-    bases = actors(plan, list(seeds))
+def measure(plan: Plan, seed: int, shifts: dict[str, Any], table: Table, panels: Panels) -> None:
+    """Every arm of a seed on every panel, added to `table` and `panels`."""
+    base = actors(plan, [seed])[seed]
     arms = plan.values["arms"]
-    keys = [(arm, seed) for arm in arms for seed in seeds]
-    configs = [plan.config(arms[arm], seed=seed).model_dump() for arm, seed in keys]
+    configs = [plan.config(arm, seed=seed).model_dump() for arm in arms.values()]
     brought = plan.jobs.map(bring_up, [{"config": c} for c in configs])
     critics = {
-        (name, seed): folders[stage]
-        for (arm, seed), folders in zip(keys, brought, strict=True)
+        name: folders[stage]
+        for arm, folders in zip(arms, brought, strict=True)
         for name, stage in ((arm, "rl"), (arm + SFT, "sft"))
         if folders[stage]
     }
-    panels |= made(plan, bases, shifts)
-    jobs = [(name, shift, seed) for name, seed in critics for shift in shifts]
+    panels |= made(plan, {seed: base}, shifts)
+    jobs = [(name, shift) for name in critics for shift in shifts]
     items = [
         {
             "config": actor_config(plan, seed),
-            "actor": bases[seed],
-            "critic": critics[name, seed],
+            "actor": base,
+            "critic": critics[name],
             "options": shifts[shift],
             "rate": panels[seed, shift]["rate"],
         }
-        for name, shift, seed in jobs
+        for name, shift in jobs
     ]
-    for (name, shift, _), result in zip(jobs, plan.jobs.map(judged, items), strict=True):
-        table.setdefault((name, shift), []).append(result)
+    for job, result in zip(jobs, plan.jobs.map(judged, items), strict=True):
+        table.setdefault(job, []).append(result)
 
 
 def judged(

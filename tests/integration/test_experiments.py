@@ -288,3 +288,34 @@ def test_stage_2_is_judged_against_stage_1(folder):
         expected = [1 - after / before for after, before in zip(rl, sft, strict=True)]
         assert gain["values"] == pytest.approx(expected)
     assert figures["stage2_relative_gain"] == figures["stage2_relative_gain_by_shift"]["none"]
+
+
+def test_length(folder):
+    wide = {"synthesize": {"options": {"max_steps": 3}}, "critic_rl": {"options": {"max_steps": 3}}}
+    notes = {"generative": {"form": "running"}}
+    file = micro_plan(
+        folder, "length", seeds=[0], overrides=PANEL, heads=["head"],
+        shifts={"3 steps": {"min_steps": 3, "max_steps": 3}},
+        pairs=[["notes", "rationales"]],
+        arms={
+            "head": {"algorithm": "ppo"},
+            "rationales": {"algorithm": "genac"},
+            "notes": {"algorithm": "genac", "stages": wide, "critic": notes},
+        },
+    )  # fmt: skip
+    figures = result(file)
+    assert set(figures["error_per_token"]) == {
+        "head", "rationales", "rationales (SFT)", "notes", "notes (SFT)",
+    }  # fmt: skip
+    for arm, ratios in figures["mse_ratio_by_shift"].items():
+        for shift, ratio in ratios.items():
+            own, head = (
+                figures["error_per_token"][c][shift]["error"]["values"] for c in (arm, "head")
+            )
+            assert ratio["by_training"] == pytest.approx(
+                [a / b for a, b in zip(own, head, strict=True)]
+            )
+    tokens = {c: p["none"]["tokens_per_value"] for c, p in figures["error_per_token"].items()}
+    assert tokens["head"]["written"]["mean"] == 0.0 < tokens["notes"]["written"]["mean"]
+    assert tokens["notes"]["processed"]["mean"] > tokens["notes"]["read"]["mean"]
+    assert set(figures["stage2_relative_gain"]["notes"]) == {"none", "3 steps"}

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from genac.config.run import RunConfig
 from genac.config.stages import Section
+from genac.rollout import problems_at
 from genac.stages.base_model import BaseInputs
-from genac.stages.critic_rl import CriticRLInputs
+from genac.stages.critic_rl import FIRST_PROBLEM, CriticRLInputs, stage_world
 from genac.stages.finish import config_hash
 from genac.stages.inputs import NO_RESULT, StageInputs, replaced, value_at
 from genac.stages.panels import PanelInputs
@@ -295,7 +296,7 @@ UNREAD = {
     "candidates": ["critic.kind", "rollout.num_prompts", "stages.synthesize.num_states"],
     "traces": ["task.shift", "evaluate.during", "stages.synthesize.options", "credit.lam"],
     "critic_sft": ["task.name", "states.window", "stages.synthesize.oracle", "credit.gamma"],
-    "critic_rl": ["credit.lam", "stages.joint.steps", "critic.num_continuations", "task.shift"],
+    "critic_rl": ["credit.lam", "stages.joint.steps", "stages.critic_rl.options", "task.shift"],
     "panel": ["critic.kind", "rollout.num_generations", "evaluate.during", "credit.gamma"],
 }
 
@@ -349,7 +350,17 @@ def test_options_of_a_stage_win_over_those_of_the_run():
     cfg = config("task", task={"options": {"max_steps": 2, "min_steps": 1}})
     cfg = replaced(cfg, {"stages.base.options": {"max_steps": 5}})
     assert BaseInputs.of(cfg).cfg.task.options == {"max_steps": 5, "min_steps": 1}
+    rl = replaced(cfg, {"stages.critic_rl.options": {"max_steps": 7}})
+    rl_inputs = CriticRLInputs.of(rl, Path("start"), Path("actor"))
+    assert rl_inputs.cfg.task.options == {"max_steps": 7, "min_steps": 1}
     panel = PanelInputs.of(cfg, Path("actor"), {"min_steps": 2})
     assert panel.cfg.task.options == {"max_steps": 2, "min_steps": 2}
     hidden = replaced(cfg, {"task.options": {"max_steps": 9, "min_steps": 1}})
     assert BaseInputs.of(hidden).hash == BaseInputs.of(cfg).hash, "the overridden value is not read"
+
+
+def test_critic_rl_draws_its_problems_under_its_own_options():
+    cfg = replaced(config("task"), {"stages.critic_rl.options": {"min_steps": 9, "max_steps": 9}})
+    setup = CriticRLInputs.of(cfg, Path("start"), Path("actor")).setup()
+    drawn = problems_at(stage_world(setup), "train", FIRST_PROBLEM, 8)
+    assert {len(problem.extras["operations"]) for problem in drawn} == {9}
