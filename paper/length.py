@@ -14,6 +14,7 @@ from typing import Any
 
 from genac.config.run import RunConfig
 from genac.evals.critic import score_estimates
+from genac.runs.store import Run
 from genac.stages.panels import stored_panel
 from genac.stages.setup import Setup
 from genac.types import Estimate
@@ -30,13 +31,21 @@ def run(plan: Plan) -> Findings:
     shifts = {IN: {}, **plan.values["shifts"]}
     table: Table = {}
     panels: Panels = {}
+    updates: dict[str, list[int]] = {}
     for seed in plan.seeds:
-        measure(plan, seed, shifts, table, panels)
-    return report(plan, table, panels)
+        measure(plan, seed, shifts, table, panels, updates)
+    return report(plan, table, panels, updates)
 
 
-def measure(plan: Plan, seed: int, shifts: dict[str, Any], table: Table, panels: Panels) -> None:
-    """Every arm of a seed on every panel, added to `table` and `panels`."""
+def measure(
+    plan: Plan,
+    seed: int,
+    shifts: dict[str, Any],
+    table: Table,
+    panels: Panels,
+    updates: dict[str, list[int]],
+) -> None:
+    """Every arm of a seed on every panel, added to `table`, `panels` and the `updates` of SFT."""
     base = actors(plan, [seed])[seed]
     arms = plan.values["arms"]
     configs = [plan.config(arm, seed=seed).model_dump() for arm in arms.values()]
@@ -47,6 +56,10 @@ def measure(plan: Plan, seed: int, shifts: dict[str, Any], table: Table, panels:
         for name, stage in ((arm, "rl"), (arm + SFT, "sft"))
         if folders[stage]
     }
+    for arm, folders in zip(arms, brought, strict=True):
+        if folders["sft"]:
+            stage = Run.open(Path(folders["sft"]).parent)
+            updates.setdefault(arm, []).append(len(stage.metrics("critic_sft")))
     panels |= made(plan, {seed: base}, shifts)
     jobs = [(name, shift) for name in critics for shift in shifts]
     items = [

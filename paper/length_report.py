@@ -1,7 +1,8 @@
 """Figures, verdicts and tables of the length experiment.
 
 A claim over several panels holds where each of them shows it: its p value is the largest of theirs
-(two-sided t over trainings, of log ratios), and Holm's correction is over the claims of the page.
+(two-sided t over trainings, of log ratios). Holm's correction is over the rivals of each kind of
+claim.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Panels = dict[tuple[int, str], dict[str, float]]
 ByShift = dict[str, dict[str, Any]]
 
 
-def report(plan: Plan, table: Table, panels: Panels) -> Findings:
+def report(plan: Plan, table: Table, panels: Panels, updates: dict[str, list[int]]) -> Findings:
     critics = list(dict.fromkeys(critic for critic, _ in table))
     shifts = list(dict.fromkeys(shift for _, shift in table))
     generative = [arm for arm in plan.values["arms"] if arm not in plan.values["heads"]]
@@ -58,9 +59,9 @@ def report(plan: Plan, table: Table, panels: Panels) -> Findings:
             f"{critic} | {s}": [sums(one) for one in results]
             for (critic, s), results in table.items()
         },
+        "sft_updates": updates,
     }
-    claims = claims_of(plan, figures)
-    return Findings(figures, rows(claims), text(plan, figures, shifts), {})
+    return Findings(figures, rows(plan, figures), text(plan, figures, shifts), {})
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -99,34 +100,40 @@ def point(table: Table, critic: str, shifts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def sums(result: dict[str, Any]) -> dict[str, Any]:
-    """Numerators and denominators by problem, from which any interval can be computed again."""
-    by_problem, keys = result["by_problem"], ("mse", "auc_within_problem")
-    return {"problems": result["problem_ids"], **{key: by_problem[key] for key in keys}}
+def sums(result: dict[str, Any]) -> dict[str, list[float]]:
+    """Problem -> its squared error and its states, from which any interval can be made again."""
+    by_problem = result["by_problem"]["mse"]
+    return {
+        problem: [round(number, 6) for number in pair]
+        for problem, pair in zip(result["problem_ids"], by_problem, strict=True)
+    }
 
 
 # --- verdicts -------------------------------------------------------------------------------------
 
 
-def claims_of(plan: Plan, figures: dict[str, Any]) -> list[tuple[str, ByShift, float]]:
-    """(claim, ratios by panel, the mark below which each of them is to lie)."""
-    claims = [
-        (f"(aim) {arm}: at most half of the best head's error at every shift", ratios, HALF)
-        for arm, ratios in figures["mse_ratio_by_shift"].items()
-    ]
-    for name, ratios in figures["mse_ratio_of_pairs"].items():
-        a, b = name.split(" / ")
-        longer = {s: r for s, r in ratios.items() if "steps" in s}
-        claims.append((f"(ours) {a} below {b} in error at 8 and 9 steps", longer, 1.0))
-        claims.append((f"(ours) {a} below {b} in error in distribution", {IN: ratios[IN]}, 1.0))
-    return claims + [
-        (f"{arm}: RL lowers the error of SFT, in distribution and under every shift", ratios, 1.0)
-        for arm, ratios in figures["rl_over_sft"].items()
-    ]
+def rows(plan: Plan, figures: dict[str, Any]) -> list[dict[str, str]]:
+    """The aim for every critic, what more lengths and notes change, and what RL adds."""
+    heads = {
+        f"(aim) {arm}: at most half of the best head's error in distribution and at every shift": r
+        for arm, r in figures["mse_ratio_by_shift"].items()
+    }
+    pairs = {
+        f"(ours) {a}: error below that of {b} at 8 and 9 steps": {
+            s: r for s, r in figures["mse_ratio_of_pairs"][f"{a} / {b}"].items() if "steps" in s
+        }
+        for a, b in plan.values["pairs"]
+    }
+    stages = {
+        f"RL pretraining lowers the error of SFT in distribution and at every shift ({arm})": r
+        for arm, r in figures["rl_over_sft"].items()
+    }
+    return judge(heads, HALF) + judge(pairs, 1.0) + judge(stages, 1.0)
 
 
-def rows(claims: Sequence[tuple[str, ByShift, float]]) -> list[dict[str, str]]:
-    corrected = holm([p_of(ratios, mark) for _, ratios, mark in claims])
+def judge(claims: dict[str, ByShift], mark: float) -> list[dict[str, str]]:
+    """A row for each claim that all of its ratios lie below the mark, corrected for all claims."""
+    corrected = holm([p_of(ratios, mark) for ratios in claims.values()])
     return [
         {
             "claim": claim,
@@ -136,7 +143,7 @@ def rows(claims: Sequence[tuple[str, ByShift, float]]) -> list[dict[str, str]]:
                 any(above(r, mark) for r in ratios.values()),
             ),
         }
-        for (claim, ratios, mark), p in zip(claims, corrected, strict=True)
+        for (claim, ratios), p in zip(claims.items(), corrected, strict=True)
     ]
 
 
@@ -189,6 +196,9 @@ def text(plan: Plan, figures: dict[str, Any], shifts: Sequence[str]) -> str:
             {c: {s: tokens(points[c][s]["tokens_per_value"]) for s in shifts} for c in points},
             shifts,
         ),
+        "Updates of SFT by seed: "
+        + "; ".join(f"{arm} {counts}" for arm, counts in figures["sft_updates"].items())
+        + ".",
         "A generative critic is told the actor's success on each panel, a head is told nothing. "
         "Every value is the mean of two rationales, or of two passes with notes, and their tokens "
         "count twice. The local engine keeps no keys and values between the notes of a response. "

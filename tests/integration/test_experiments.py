@@ -319,3 +319,4 @@ def test_length(folder):
     assert tokens["head"]["written"]["mean"] == 0.0 < tokens["notes"]["written"]["mean"]
     assert tokens["notes"]["processed"]["mean"] > tokens["notes"]["read"]["mean"]
     assert set(figures["stage2_relative_gain"]["notes"]) == {"none", "3 steps"}
+    assert set(figures["sft_updates"]) == {"rationales", "notes"}

@@ -8,7 +8,7 @@ from fakes import make_rollout
 
 from genac.types import Estimate, Rationale, State
 from paper.length import costs, read_once
-from paper.length_report import HALF, p_of, rows
+from paper.length_report import HALF, judge, p_of
 
 
 def rationale(prompt: tuple[int, ...], completion: tuple[int, ...]) -> Rationale:
@@ -45,12 +45,15 @@ def test_a_claim_holds_where_its_weakest_panel_shows_it():
     strong, weak = ratios(0.20, 0.21, 0.22), ratios(0.30, 0.40, 0.49)
     assert p_of({"near": strong}, HALF) < 0.01 < p_of({"near": strong, "far": weak}, HALF)
     assert p_of({"near": strong, "far": ratios(0.6, 0.7)}, HALF) == 1.0
-    claims = [("near", {"near": strong}, HALF), ("both", {"near": strong, "far": weak}, HALF)]
-    assert [row["verdict"] for row in rows(claims)] == ["agrees", "undecided"]
-    assert rows([("far", {"far": ratios(0.6, 0.7, 0.8)}, HALF)])[0]["verdict"] == "disagrees"
+    verdicts = [r["verdict"] for r in judge({"a": {"near": strong, "far": weak}}, HALF)]
+    assert verdicts == ["undecided"]
+    assert judge({"a": {"near": strong}}, HALF)[0]["verdict"] == "agrees"
+    assert judge({"a": {"far": ratios(0.6, 0.7, 0.8)}}, HALF)[0]["verdict"] == "disagrees"
 
 
 def test_several_claims_are_corrected_for_each_other():
-    claim = ("one", {"near": ratios(0.35, 0.38, 0.41)}, HALF)
-    alone, among = (rows([claim] * n)[0]["ours"].split("p ")[1] for n in (1, 5))
+    one = {"near": ratios(0.35, 0.38, 0.41)}
+    alone, among = (
+        judge({str(i): one for i in range(n)}, HALF)[0]["ours"].split("p ")[1] for n in (1, 5)
+    )
     assert float(among) == pytest.approx(5 * float(alone), abs=0.003)
