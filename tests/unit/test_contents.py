@@ -73,6 +73,7 @@ def places(tmp_path: Path) -> dict[str, Path]:
         "task.shift.far.heldout": write_rows(tmp_path / "far.jsonl"),
         "stages.synthesize.options.heldout": write_rows(tmp_path / "asked.jsonl"),
         "stages.base.options.heldout": write_rows(tmp_path / "shown.jsonl"),
+        "stages.critic_rl.options.heldout": write_rows(tmp_path / "returns.jsonl"),
         "actor.model_name_or_path": write_model(tmp_path / "actor") / "model.safetensors",
         "critic.model_name_or_path": write_model(tmp_path / "critic") / "config.json",
     }
@@ -98,6 +99,7 @@ def config(places: dict[str, Path], tmp_path: Path) -> RunConfig:
             "critic": {"model_name_or_path": str(tmp_path / "critic")},
             "stages": {
                 "base": {"options": {"heldout": str(tmp_path / "shown.jsonl")}},
+                "critic_rl": {"options": {"heldout": str(tmp_path / "returns.jsonl")}},
                 "synthesize": {
                     "oracle": "outcome",
                     "options": {"heldout": str(tmp_path / "asked.jsonl")},
@@ -172,11 +174,12 @@ ALL = ACTS | {"base"}
 CHANGES = {
     "task.path": ALL,
     "task.reward/helper.py": ALL,
-    "task.options.heldout": {"critic_rl", "panel"},  # the others override it here
+    "task.options.heldout": {"panel"},  # the others override it here
     "task.options.decontaminate.1": ALL,
     "task.shift.far.heldout": {"far panel"},
     "stages.synthesize.options.heldout": {"traces", "candidates", "oracle"},
     "stages.base.options.heldout": {"base"},
+    "stages.critic_rl.options.heldout": {"critic_rl"},
     "actor.model_name_or_path": ACTS | {"sft"},
     "critic.model_name_or_path": {"critic_rl", "oracle"},
 }
