@@ -72,14 +72,14 @@ def measure(
         }
         for name, shift in jobs
     ]
-    for job, result in zip(jobs, plan.jobs.map(judged, items), strict=True):
+    for job, result in zip(jobs, plan.jobs.map(judged_with_tokens, items), strict=True):
         table.setdefault(job, []).append(result)
 
 
-def judged(
+def judged_with_tokens(
     config: dict[str, Any], actor: str, critic: str, options: dict[str, Any], rate: float
 ) -> dict[str, Any]:
-    """A job: one critic on one panel, and what its values cost in tokens."""
+    """A job: one critic on one panel, and what its values cost in tokens (see `costs`)."""
     setup = Setup.of(RunConfig(**config))
     runtime = setup.actor(actor)
     panel = stored_panel(setup, Path(actor), runtime, options)
