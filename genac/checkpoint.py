@@ -18,7 +18,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +121,10 @@ def saved_state(folder: Path) -> dict[str, Any]:
     return read_json(folder / "state.json")
 
 
-def load(folder: Path, runtimes: Mapping[str, Runtime]) -> dict[str, Any]:
-    """Restores every runtime and returns the saved state; refuses what is missing or damaged."""
+def require_models(folder: Path, names: Iterable[str]) -> None:
+    """ValueError where a file is missing or damaged, or there is no model of one of these names."""
     manifest = verify(folder)
-    for name in runtimes:
+    for name in names:
         weights = any(f.startswith(f"{name}/") and is_weights(f) for f in manifest)
         if not weights or f"{name}.optimizer.pt" not in manifest:
             raise ValueError(
@@ -134,6 +134,11 @@ def load(folder: Path, runtimes: Mapping[str, Runtime]) -> dict[str, Any]:
             )
     if "state.json" not in manifest:
         raise damaged(folder, "state.json is not in manifest.json")
+
+
+def load(folder: Path, runtimes: Mapping[str, Runtime]) -> dict[str, Any]:
+    """Restores every runtime and returns the saved state; refuses what is missing or damaged."""
+    require_models(folder, runtimes)
     state = read_json(folder / "state.json")
     for name, runtime in runtimes.items():
         runtime.load_weights(folder / name)
