@@ -205,5 +205,5 @@ def test_the_command_line_says_that_it_goes_on(
     folder = Path(longer(3)["output_dir"])
     answer = genac("train", recipe(evaluate={"panel_problems": 8}, **steps(3, folder)))
     assert answer.code == 0, answer.err
-    assert "finished after 2 joint steps; 3 are configured now" in answer.out
+    assert "was configured for 2 joint steps; now it has 3" in answer.out
     assert pipeline.BEFORE not in {f.name for f in folder.iterdir()}
