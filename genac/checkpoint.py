@@ -24,7 +24,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from genac.runs.files import read_json
+from genac.runs.files import read_json, sync
 from genac.runs.manifest import digest, is_weights
 from genac.runtime import Runtime
 
@@ -76,9 +76,7 @@ def _write(folder: Path, step: int, runtimes: Mapping[str, Runtime], state: dict
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     # On disk before the folder gets its final name, or a power cut could leave that name alone.
     for file in [*folder.rglob("*"), folder]:
-        descriptor = os.open(file, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        sync(file)
 
 
 def complete(root: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from genac import checkpoint
 from genac.config.recipes import recorded
 from genac.config.run import RunConfig
 from genac.hardware import with_engines
-from genac.runs.files import json_text, read_json, write_json
+from genac.runs.files import json_text, read_json, sync, write_json
 from genac.runs.manifest import (
     CARD,
     DONE,
@@ -137,12 +137,16 @@ def lengthen(run: Run, cfg: RunConfig, digests: Mapping[str, str], old: str) -> 
         write_json(run.path / BEFORE, {"config_hash": before_hash(cfg, digests), **kept})
         success = {k: v for k, v in summary["success_after"].items() if k != "by_problem"}
     values, whole = run.config(), run.environment()
-    values["stages"]["joint"]["steps"] = steps
+    joint = values["stages"]["joint"]
+    numbers = {"steps_before": joint["steps"], "steps": steps}
+    joint["steps"] = steps
     files = {"environment.json": whole | {"config_hash": name}, "config.json": values}
     before = {file: entry(run.path / file) for file in files} | {"config_hash": old}
     after: dict[str, Any] = {file: entry_of(json_text(value)) for file, value in files.items()}
     after["config_hash"] = name
-    run.event(LENGTHENED, steps=steps, success_after=success, before=before, after=after)
+    run.event(LENGTHENED, **numbers, success_after=success, before=before, after=after)
+    for written in (run.path / "events.jsonl", run.path):
+        sync(written)
     (run.path / "summary.json").unlink(missing_ok=True)
     for file, value in files.items():
         write_json(run.path / file, value)

@@ -68,6 +68,7 @@ def test_two_steps_and_two_more_are_the_same_as_four(
     assert_as_in_one_go(run, Run.open(train(resolve(values))))
     assert [e["step"] for e in run.events("resumed")] == [2]
     (event,) = run.events(LENGTHENED)
+    assert (event["steps_before"], event["steps"]) == (2, 4)
     assert event["success_after"] == {k: v for k, v in success.items() if k != "by_problem"}
     assert (run.path / "report.html").read_text() != page
     events = run.events()
@@ -127,6 +128,26 @@ def test_killed_meanwhile_it_goes_on_with_any_number(
     assert then != 2 or weights(run) == weights(Run.open(two))
     assert len(run.metrics("joint")) == then and suspects(folder) == {}
     assert len(Run.open(train(resolve(longer(4)))).metrics("joint")) == 4
+
+
+def test_killed_before_the_event_it_ends_as_it_was(
+    longer: Callable[[int], Values], two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, write = Path(longer(4)["output_dir"]), finish.write_json
+
+    def killed(path: Path, obj: Values) -> None:
+        write(path, obj)
+        if path.name == finish.BEFORE:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finish, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(resolve(longer(4)))
+    assert (folder / finish.BEFORE).exists()
+    run = Run.open(train(resolve(longer(2))))
+    assert run.summary() == Run.open(two).summary() and not run.events(LENGTHENED)
+    assert (folder / DONE).exists() and not (folder / finish.BEFORE).exists()
 
 
 def test_a_stopped_run_goes_on_and_loses_no_step(
