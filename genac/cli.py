@@ -49,14 +49,13 @@ def announce(parsed: Any) -> None:
 def finished_line(place: Path, steps: int) -> str:
     """What `train` with so many joint steps does in a finished run's folder."""
     from genac.runs.files import read_json
+    from genac.runs.listing import configured_steps
 
     file = place / "config.json"
-    stages = read_json(file).get("stages") if file.exists() else None
-    joint = stages.get("joint") if isinstance(stages, dict) else None
-    before = joint.get("steps") if isinstance(joint, dict) else steps
-    if before == steps:
+    before = configured_steps(read_json(file), "joint") if file.exists() else None
+    if before in (None, steps):
         return "this run is finished: what follows is its summary"
-    return f"this run is finished after {before} joint steps; {steps} are configured now"
+    return f"this run is finished and was configured for {before} joint steps; now it has {steps}"
 
 
 def stage(until: str) -> Callable[[Arguments], None]:

@@ -40,18 +40,20 @@ _last: dict[str, Attempt] = {}  # by address
 
 def is_hub_name(name: str, kind: str = "model") -> bool:
     """Whether `name` can only be one on the hub: no file here, spelled like one, and no path."""
-    spelled = NAME.fullmatch(name) is not None and not Path(name).exists()
-    return spelled and not path_because(name, kind)
+    return may_be_hub_name(name) and not local_path_reason(name, kind)
 
 
-def path_because(name: str, kind: str = "model") -> str:
+def may_be_hub_name(name: str) -> bool:
+    """Whether `name` is spelled like one on the hub, and is no file here."""
+    return NAME.fullmatch(name) is not None and not Path(name).exists()
+
+
+def local_path_reason(name: str, kind: str = "model") -> str:
     """Why a name that is spelled like one on the hub is a path here: it begins with a folder, as
     runs/none does, and was not downloaded. "" where it is none.
     """
     owner, slash, _ = name.partition("/")
-    if not (slash and NAME.fullmatch(name) and Path(owner).is_dir()) or Path(name).exists():
-        return ""
-    if downloaded(name, kind):
+    if not (slash and Path(owner).is_dir() and may_be_hub_name(name)) or downloaded(name, kind):
         return ""
     return (
         f"{owner!r} is a folder, so this is a path; if it is a name on the hub, "
@@ -59,18 +61,20 @@ def path_because(name: str, kind: str = "model") -> str:
     )
 
 
-def at_hand(name: str, kind: str = "model") -> str:
+def at_hand(name: str, kind: str = "model", on_hub: bool = False) -> str:
     """What to load a model, tokenizer, critic or data set from: `name` itself, or where the hub
-    does not answer, the folder into which it was downloaded earlier. `kind`: a key of COMMANDS.
+    does not answer, the folder into which it was downloaded earlier. `kind`: a key of COMMANDS;
+    `on_hub`: it is a name there, whatever folders lie here.
 
     ValueError where a name on the hub is neither within reach nor downloaded, and for a path that
     the hub would be searched for.
     """
     name = os.path.expanduser(name)
-    if reason := path_because(name, kind):
-        raise ValueError(f"there is no {name!r} here ({reason})")
-    if not is_hub_name(name, kind):
-        return name
+    if not on_hub:
+        if reason := local_path_reason(name, kind):
+            raise ValueError(f"there is no {name!r} here ({reason})")
+        if not is_hub_name(name, kind):
+            return name
     from huggingface_hub import constants, is_offline_mode
 
     if is_offline_mode():
@@ -90,7 +94,7 @@ def at_hand(name: str, kind: str = "model") -> str:
 
 def downloaded(name: str, kind: str = "model") -> Path | None:
     """The folder in the hub's cache with files of `name`; None where there is none, or of a data
-    set, not all of it."""
+    set whose files are listed there, not all of them."""
     from huggingface_hub import snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -104,6 +108,12 @@ def downloaded(name: str, kind: str = "model") -> Path | None:
     except (HFValidationError, LocalEntryNotFoundError):  # the hub says what is wrong with a name
         return None
     return None
+
+
+def is_listed(folder: Path) -> bool:
+    """Whether the hub's library listed the files of the download in this folder of its cache, and
+    so knows that it is whole. 'hf download' lists them, loading a data set does not."""
+    return (folder.parents[1] / "trees" / f"{folder.name}.json").is_file()
 
 
 def out_of_reach(address: str, patient: bool) -> str:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from genac.config.run import HardwareConfig, RunConfig
-from genac.reach import at_hand, is_hub_name, path_because
+from genac.reach import at_hand, is_hub_name, local_path_reason
 from genac.runs import trackers
 from genac.tasks import make_task
 from genac.tasks.sources import require_source
@@ -53,7 +53,7 @@ def require_place(name: str, role: str, on_hub: bool = True) -> None:
     if Path(name).suffix in FILES or not named:
         places = "a run or a folder with critic.json" if role == "critic" else "a folder or a file"
         more = ", or owner/name on the hub" if on_hub else ""
-        if on_hub and (reason := path_because(name)):
+        if on_hub and (reason := local_path_reason(name)):
             more = f" ({reason})"
         raise ValueError(f"{role}: there is no {name!r} here; give {places}{more}")
     at_hand(name)

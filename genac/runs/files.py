@@ -72,7 +72,12 @@ def atomic_write(path: Path | str, data: bytes | str) -> None:
 def durable(path: Path, data: bytes | str) -> None:
     """As atomic_write; and the name survives a power cut too."""
     atomic_write(path, data)
-    descriptor = os.open(path.parent, os.O_RDONLY)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """What a file holds, or the names in a folder, survive a power cut from here on."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -140,11 +140,12 @@ def damaged(
 
 
 def successors(folder: Path, name: str, first: Any) -> list[Any]:
-    """What was recorded of `name` and what replaced it, in order, where the run was given another
-    number of joint steps (`finish.lengthen`): entries of its files, "config_hash" of its config."""
+    """What was recorded of `name` and all that replaced it, where the run was given another number
+    of joint steps (`finish.lengthen`): entries of its files, "config_hash" of its config. One may
+    have several, for a run that is killed behind the event goes on with any number."""
     result = [first]
     for _, event in read_lines(folder / "events.jsonl"):
-        if event.get("kind") == LENGTHENED and event["before"].get(name) == result[-1]:
+        if event.get("kind") == LENGTHENED and event["before"].get(name) in result:
             result.append(event["after"][name])
     return result
 

@@ -12,7 +12,7 @@ from genac import checkpoint
 from genac.config.recipes import recorded
 from genac.config.run import RunConfig
 from genac.hardware import with_engines
-from genac.runs.files import json_text, read_json, write_json
+from genac.runs.files import json_text, read_json, sync, write_json
 from genac.runs.manifest import (
     CARD,
     DONE,
@@ -26,12 +26,13 @@ from genac.runs.manifest import (
     is_weights,
     read_done,
     require,
+    successors,
     write_done,
 )
 from genac.runs.store import Run, environment, stable_hash
 from genac.stages.contents import contents, label, places, reward_files, with_contents
 from genac.stages.inputs import NO_RESULT, replaced, without
-from genac.stages.loop import require_config
+from genac.stages.loop import require_config, require_progress
 
 REPORT = "report.html"
 BEFORE = "before.json"
@@ -51,6 +52,11 @@ def config_hash(cfg: RunConfig, digests: Mapping[str, str] | None = None) -> str
     values["stages"]["synthesize"] = cfg.stages.synthesize.identity()
     values = with_contents(values, contents(cfg) if digests is None else digests)
     return stable_hash(without(values, NO_RESULT))
+
+
+def before_hash(cfg: RunConfig, digests: Mapping[str, str]) -> str:
+    """Hash of what can change the measurements before joint training: not its number of steps."""
+    return config_hash(replaced(cfg, {STEPS: 0}), digests)
 
 
 def require_same(run: Run, cfg: RunConfig, digests: Mapping[str, str]) -> None:
@@ -106,25 +112,42 @@ def require_steps(run: Run, old: RunConfig, name: str, steps: int) -> None:
         )
 
 
-def lengthen(run: Run, steps: int, old: str, name: str) -> None:
-    """Gives a run another number of joint steps. Its config's hash is `old` and becomes `name`.
+def require_resumable(run: Run, cfg: RunConfig) -> None:
+    """ValueError where joint training cannot go on at its newest checkpoint: a file of it, or what
+    it recorded of the run's folder, is missing or was changed."""
+    require_progress(run, "joint")
+    for newest in checkpoint.complete(run.checkpoints / "joint")[-1:]:
+        checkpoint.require_models(newest, trained_models(cfg.critic.kind))
 
-    Its results are made anew, but not what was measured before joint training. The event has what
-    both files held before and after, for checkpoints that recorded them (`manifest.successors`).
+
+def lengthen(run: Run, cfg: RunConfig, digests: Mapping[str, str], old: str) -> None:
+    """Gives a run the number of joint steps that `cfg` has. `old` is the hash of its config.
+
+    Its results are made anew, but not what was measured before joint training. The event has the
+    success that it ended with, and what both files held before and after, for checkpoints that
+    recorded them (`manifest.successors`). A run that is killed meanwhile takes either number.
     """
-    if (run.path / "summary.json").exists():
-        summary = read_summary(run)
+    steps, name = cfg.stages.joint.steps, config_hash(cfg, digests)
+    summary = read_summary(run) if (run.path / "summary.json").exists() else None
+    (run.path / DONE).unlink(missing_ok=True)
+    success = None
+    if summary is not None:
         critic = {k: v for k, v in summary["critic"].items() if k != AFTER_JOINT}
-        kept = {"config_hash": name, "success": summary["success_before"], "critic": critic}
-        write_json(run.path / BEFORE, kept)
-    for file in (DONE, "summary.json"):
-        (run.path / file).unlink(missing_ok=True)
+        kept = {"success": summary["success_before"], "critic": critic}
+        write_json(run.path / BEFORE, {"config_hash": before_hash(cfg, digests), **kept})
+        success = {k: v for k, v in summary["success_after"].items() if k != "by_problem"}
     values, whole = run.config(), run.environment()
-    values["stages"]["joint"]["steps"] = steps
+    joint = values["stages"]["joint"]
+    numbers = {"steps_before": joint["steps"], "steps": steps}
+    joint["steps"] = steps
     files = {"environment.json": whole | {"config_hash": name}, "config.json": values}
     before = {file: entry(run.path / file) for file in files} | {"config_hash": old}
-    after = {file: entry_of(json_text(value)) for file, value in files.items()}
-    run.event(LENGTHENED, steps=steps, before=before, after=after | {"config_hash": name})
+    after: dict[str, Any] = {file: entry_of(json_text(value)) for file, value in files.items()}
+    after["config_hash"] = name
+    run.event(LENGTHENED, **numbers, success_after=success, before=before, after=after)
+    for written in (run.path / "events.jsonl", run.path):
+        sync(written)
+    (run.path / "summary.json").unlink(missing_ok=True)
     for file, value in files.items():
         write_json(run.path / file, value)
 
@@ -185,14 +208,25 @@ def open_run(cfg: RunConfig, digests: dict[str, str]) -> Run:
     run = Run.open(folder)
     old = recorded(run.path / "config.json", run.config())
     before = recorded_digests(run, digests)
+    earlier = config_hash(old, before)
     if differs_in_steps(old, before, cfg, digests):
-        earlier = config_hash(old, before)
+        require_resumable(run, old)
         describe(run, before, earlier)
-        lengthen(run, cfg.stages.joint.steps, earlier, named)
-    elif config_hash(old, before) != named:
+        lengthen(run, cfg, digests, earlier)
+    elif earlier != named:
         (folder / "config.json").unlink()
         return Run.create(folder, cfg.model_dump(), whole)
+    elif half := half_lengthened(run, named):
+        lengthen(run, cfg, digests, half)
     return run
+
+
+def half_lengthened(run: Run, name: str) -> str | None:
+    """The hash in environment.json, where the run was killed before config.json, whose hash is
+    `name`, got the other number of joint steps too; else None."""
+    file = run.path / "environment.json"
+    held = read_json(file).get("config_hash") if file.exists() else name
+    return held if held != name and held in successors(run.path, "config_hash", name) else None
 
 
 def describe(run: Run, digests: Mapping[str, str], name: str) -> None:
@@ -260,11 +294,15 @@ def has_results(run: Run) -> bool:
     if not (run.path / "summary.json").exists():
         return False
     read_summary(run)
-    critic = run.config()["critic"]["kind"] in ("generative", "discriminative")
     return all(
         any(is_weights(file.name) for file in (run.path / role).glob("*"))
-        for role in MODELS[: 1 + critic]
+        for role in trained_models(run.config()["critic"]["kind"])
     )
+
+
+def trained_models(critic: str) -> tuple[str, ...]:
+    """Which models a run with this kind of critic trains."""
+    return MODELS[: 1 + (critic in ("generative", "discriminative"))]
 
 
 def read_summary(run: Run) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from genac.stages.finish import (
     AFTER_JOINT,
     BEFORE,
     REPORT,
+    before_hash,
     config_hash,
     declare_finished,
     describe,
@@ -83,6 +84,7 @@ def train(cfg: RunConfig, callbacks: Sequence[Any] = ()) -> Path:
         joint.check(cfg)
         run = open_run(cfg, digests)
         unfinished, name = not has_results(run), config_hash(cfg, digests)
+        start = before_hash(cfg, digests)
         if unfinished:
             endpoint.check(cfg)
             require_progress(run, "joint")
@@ -91,7 +93,7 @@ def train(cfg: RunConfig, callbacks: Sequence[Any] = ()) -> Path:
             if unfinished:
                 with shared_servers():
                     require_shared(setup.hardware, (folder, Path(cfg.stages.folder)))
-                    with_restarts(run, lambda: train_in(setup, early, run, name, heard))
+                    with_restarts(run, lambda: train_in(setup, early, run, name, start, heard))
             (run.path / BEFORE).unlink(missing_ok=True)  # the summary has it all
             write_cards(run.path)
             declare_finished(run)
@@ -110,8 +112,11 @@ def notify(callbacks: Callbacks, hook: str, *args: Any) -> None:
         raise error
 
 
-def train_in(setup: Setup, early: Setup, run: Run, name: str, callbacks: Callbacks) -> None:
-    """The results of a run, whose config's hash is `name`, into its open folder."""
+def train_in(
+    setup: Setup, early: Setup, run: Run, name: str, start: str, callbacks: Callbacks
+) -> None:
+    """The results of a run, whose config's hash is `name`, into its open folder. `start`: its
+    `before_hash`."""
     cfg, mark = setup.cfg, LEDGER.mark()
     started = time.perf_counter()
     # 1 the stages before joint training, each skipped when its output exists
@@ -122,7 +127,7 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str, callbacks: Callbac
     with phase(f"loading the actor, {ready.actor}"):
         actor = setup.actor(ready.actor)
     panel, no_panel = fixed_panel(early, ready.actor, actor)
-    before, report = measured_before(setup, early, run, name, ready, actor, panel)
+    before, report = measured_before(setup, early, run, start, ready, actor, panel)
     notify(callbacks, "on_evaluate", 0, before.logged())
     # 3 joint training
     with phase(f"loading the critic, {ready.critic}" if ready.critic else "preparing the critic"):
@@ -167,19 +172,19 @@ def measured_before(
     setup: Setup,
     early: Setup,
     run: Run,
-    name: str,
+    start: str,
     ready: Prepared,
     actor: Runtime,
     panel: Panel | None,
 ) -> tuple[PolicyScore, dict[str, Any]]:
     """Success and the critics' errors before the first joint step. An interrupted run reads what it
-    measured, of the config with the hash `name`, from BEFORE."""
+    measured, under the `before_hash` that is `start`, from BEFORE."""
     file = run.path / BEFORE
-    if file.exists() and (kept := read_json(file)).get("config_hash") == name:
+    if file.exists() and (kept := read_json(file)).get("config_hash") == start:
         return PolicyScore.of(kept["success"]), kept["critic"]
     before = held_out(setup, actor)
     report = critic_report(early, ready, actor, panel, before.mean)
-    write_json(file, {"config_hash": name, "success": before.as_dict(), "critic": report})
+    write_json(file, {"config_hash": start, "success": before.as_dict(), "critic": report})
     return before, report
 
 

@@ -5,27 +5,28 @@ The library `datasets` alone tries for minutes, and sees no download of `hf down
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import cache
+from pathlib import Path
 
-from genac.reach import at_hand, downloaded, is_hub_name, out_of_reach
+from genac.reach import (
+    COMMANDS,
+    at_hand,
+    downloaded,
+    is_hub_name,
+    is_listed,
+    may_be_hub_name,
+    out_of_reach,
+)
 
 KIND = "dataset"
 
 
-def load(name: str, config: str | None, split: str) -> Any:
-    """By `datasets`, of a place that `locate` did not refuse."""
-    import datasets
-
-    place, prepared = locate(name, config)
-    with asking_nobody(prepared):
-        return datasets.load_dataset(place, config, split=split)
-
-
-def locate(name: str, config: str | None = None) -> tuple[str, bool]:
+def locate(name: str, config: str | None = None, on_hub: bool = False) -> tuple[str, bool]:
     """The folder or hub name of a data set, and whether what the library prepared earlier is to be
-    used because the hub does not answer.
+    used because the hub does not answer. `on_hub`: it is a name there, whatever folders lie here.
 
     Raises ValueError where the library is missing, or the data set is neither here nor in reach.
     """
@@ -38,14 +39,30 @@ def locate(name: str, config: str | None = None) -> tuple[str, bool]:
         ) from error
     from huggingface_hub import constants
 
-    if is_hub_name(name, KIND):
-        offline = library.HF_HUB_OFFLINE
-        ready = is_prepared(name, config)
-        if ready and (offline or out_of_reach(constants.ENDPOINT, patient=False)):
-            return name, True
-        if offline:
-            return str(downloaded(name, KIND) or name), False
-    return at_hand(name, KIND), False
+    offline, spelled = library.HF_HUB_OFFLINE, may_be_hub_name(name)
+    ready = spelled and is_prepared(name, config)
+    on_hub = ready or (spelled and on_hub)
+    if ready and (offline or out_of_reach(constants.ENDPOINT, patient=False)):
+        return name, True
+    if offline and (on_hub or is_hub_name(name, KIND)):
+        place = str(downloaded(name, KIND) or name)
+    else:
+        place = at_hand(name, KIND, on_hub)
+    if spelled and place != name and not is_listed(Path(place)):
+        warn_unlisted(name, place)
+    return place, False
+
+
+@cache
+def warn_unlisted(name: str, folder: str) -> None:
+    """Once per process."""
+    print(
+        f"data set {name!r}: the files in {folder} are used, but the hub's library has no list of "
+        "them, so some may be missing; to be sure, run "
+        f"'{COMMANDS[KIND]} {name}' while there is a network",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def is_prepared(name: str, config: str | None) -> bool:
@@ -59,7 +76,7 @@ def is_prepared(name: str, config: str | None) -> bool:
 
 
 @contextmanager
-def asking_nobody(active: bool) -> Iterator[None]:
+def library_offline(active: bool) -> Iterator[None]:
     """The library takes what it has, and sends no request."""
     from datasets import config as library
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genac.tasks.hub_data import load, locate
+from genac.reach import may_be_hub_name
+from genac.tasks.hub_data import library_offline, locate
 from genac.tasks.values import Row, plain, real_number, table_rows, unique, whole_number
 
 LONGEST_CELL = 2**31 - 1  # characters of a CSV cell; the csv module's own limit is 131,072
@@ -96,22 +97,23 @@ def from_hub(name: str, split: str | None, config: str | None) -> list[Row]:
     known = SOURCES.get(name)
     split = split or (known.split if known else "train")
     config = config or (known.config if known else None)
-    place = known.hub if known else name
-    locate(place, config)
+    hub = known.hub if known else name
+    place, prepared = locate(hub, config, on_hub=known is not None)
     import datasets
 
     try:
         saved = [Path(place) / name for name in ("state.json", "dataset_dict.json")]
-        result: Any = (
-            datasets.load_from_disk(place)
-            if any(file.exists() for file in saved)
-            else load(place, config, split)
-        )
+        with library_offline(prepared):
+            result: Any = (
+                datasets.load_from_disk(place)
+                if any(file.exists() for file in saved)
+                else datasets.load_dataset(place, config, split=split)
+            )
         chosen = result[split] if isinstance(result, datasets.DatasetDict) else result
         # As a table: neither the format that it was saved with nor pictures that nobody reads.
-        return table_rows(chosen.with_format("arrow").iter(AT_ONCE), repr(place))
+        return table_rows(chosen.with_format("arrow").iter(AT_ONCE), repr(hub))
     except Exception as error:  # whatever the library, the network or a missing file raises
-        expected = f"{place!r}" + (f", configuration {config!r}" if config else "")
+        expected = f"{hub!r}" + (f", configuration {config!r}" if config else "")
         reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
         raise ValueError(
             f"data set {expected}, split {split!r} could not be loaded ({reason:.200}); without a "
@@ -121,16 +123,22 @@ def from_hub(name: str, split: str | None, config: str | None) -> list[Row]:
 
 
 def require_source(name: str) -> None:
-    """ValueError where a source ("NAME", or "NAME@SPLIT") is a file that is not there or of another
-    kind, or a data set that is neither here nor within reach."""
+    """ValueError where a source is a file that is not there or of another kind, or a data set that
+    is neither here nor within reach."""
     path = Path(name).expanduser()
     if path.suffix in READERS:
         require_file(path)
         return
-    place = name if path.exists() else name.partition("@")[0]
-    require_no_file(place)
-    known = SOURCES.get(place)
-    locate(known.hub if known else place, known.config if known else None)
+    require_no_file(name)
+    known = SOURCES.get(name)
+    if not known and not path.exists() and not may_be_hub_name(name) and "://" not in name:
+        raise ValueError(
+            f"there is no data set {name!r} here, and those on the hub are named as owner/name; "
+            "give its split, if that is what '@' means, as task.options.split or heldout_split"
+            if "@" in name
+            else f"there is no data set {name!r} here; give a path from {Path.cwd()}, or owner/name"
+        )
+    locate(known.hub if known else name, known.config if known else None, known is not None)
 
 
 def require_no_file(name: str) -> None:

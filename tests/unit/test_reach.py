@@ -248,18 +248,29 @@ def write_rows(folder: Path) -> Path:
 
 
 @pytest.fixture
-def downloaded_set(tmp_path: Path) -> None:
-    """owner/set as 'hf download --repo-type dataset' leaves it."""
+def downloaded_set(tmp_path: Path) -> Path:
+    """owner/set as 'hf download --repo-type dataset' leaves it, without the list of its files,
+    for which it returns the place."""
     place, commit = tmp_path / "hub/datasets--owner--set", "a" * 40
     write_rows(place / "snapshots" / commit)
     (place / "refs").mkdir()
     (place / "refs/main").write_text(commit)
+    return place / "trees" / f"{commit}.json"
+
+
+def write_list(place: Path, *names: str) -> None:
+    """The list of a data set's files, by the hub's library."""
+    cache = pytest.importorskip("huggingface_hub._tree_cache")
+    files = {name: cache.TreeCacheEntry(size=1, blob_id="a") for name in names}
+    cache.write_tree_cache(str(place.parents[1]), place.stem, files)
+    assert place.is_file()
 
 
 @pytest.mark.parametrize("offline", [False, True])
 def test_a_downloaded_data_set_is_used_at_once(
-    offline: bool, data_hub, downloaded_set: None, monkeypatch
+    offline: bool, data_hub, downloaded_set: Path, monkeypatch, capsys
 ) -> None:
+    write_list(downloaded_set, "train.jsonl")
     data_hub(free_port())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", offline)
@@ -267,9 +278,25 @@ def test_a_downloaded_data_set_is_used_at_once(
     assert rows("owner/set") == ROWS
     assert time.monotonic() - started < 20, "the library's own attempts take minutes"
     assert (reach._last == {}) == offline
+    assert "some may be missing" not in capsys.readouterr().err
 
 
-def test_a_data_set_that_was_loaded_earlier_is_used_at_once(data_hub, tmp_path: Path) -> None:
+def test_a_data_set_that_may_lack_files_is_used_with_a_warning(
+    data_hub, downloaded_set: Path, monkeypatch, capsys
+) -> None:
+    data_hub(free_port())
+    monkeypatch.setattr(reach, "PATIENCE", 1.0)
+    for _ in range(2):
+        require_source("owner/set")
+    assert capsys.readouterr().err.count("run 'hf download --repo-type dataset owner/set'") == 1
+    write_list(downloaded_set, "train.jsonl", "train-2.jsonl")
+    with pytest.raises(ValueError, match="does not answer"):
+        require_source("owner/set")
+
+
+def test_a_data_set_that_was_loaded_earlier_is_used_at_once(
+    data_hub, monkeypatch, tmp_path: Path
+) -> None:
     import datasets
 
     port = free_port()
@@ -285,9 +312,13 @@ def test_a_data_set_that_was_loaded_earlier_is_used_at_once(data_hub, tmp_path: 
     assert rows("owner/set") == ROWS
     assert time.monotonic() - started < 20, "the library's own attempts take minutes"
     assert reach._last[address].reason and not reach._last[address].patient
+    monkeypatch.setattr(reach, "PATIENCE", 1.0)
     assert not datasets.config.HF_HUB_OFFLINE
     with pytest.raises(ValueError, match="hf download --repo-type dataset owner/other"):
         rows("owner/other")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner").mkdir()
+    assert rows("owner/set") == ROWS
 
 
 def test_a_data_file_that_is_not_here_is_not_searched_for_on_the_hub(
@@ -300,4 +331,23 @@ def test_a_data_file_that_is_not_here_is_not_searched_for_on_the_hub(
         for read in (rows, require_source):
             with pytest.raises(ValueError, match=reason):
                 read(name)
+    for name in ("owner/set@test", "gsm8k@test", "./set"):
+        with pytest.raises(ValueError, match="there is no data set"):
+            require_source(name)
+    with pytest.raises(ValueError, match=r"extension '\.jsonl@train'"):
+        require_source("set.jsonl@train")
     assert reach._last == {}
+
+
+def test_a_known_data_set_is_of_the_hub_whatever_lies_here(
+    data_hub, monkeypatch, tmp_path: Path
+) -> None:
+    data_hub(free_port())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reach, "PATIENCE", 1.0)
+    (tmp_path / "openai").mkdir()
+    for read in (rows, require_source):
+        with pytest.raises(ValueError, match="hf download --repo-type dataset openai/gsm8k' while"):
+            read("gsm8k")
+    with pytest.raises(ValueError, match="'openai' is a folder"):
+        require_source("openai/gsm8k")
