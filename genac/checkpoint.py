@@ -18,13 +18,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from genac.runs.files import read_json
+from genac.runs.files import read_json, sync
 from genac.runs.manifest import digest, is_weights
 from genac.runtime import Runtime
 
@@ -76,9 +76,7 @@ def _write(folder: Path, step: int, runtimes: Mapping[str, Runtime], state: dict
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     # On disk before the folder gets its final name, or a power cut could leave that name alone.
     for file in [*folder.rglob("*"), folder]:
-        descriptor = os.open(file, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        sync(file)
 
 
 def complete(root: Path) -> list[Path]:
@@ -121,10 +119,10 @@ def saved_state(folder: Path) -> dict[str, Any]:
     return read_json(folder / "state.json")
 
 
-def load(folder: Path, runtimes: Mapping[str, Runtime]) -> dict[str, Any]:
-    """Restores every runtime and returns the saved state; refuses what is missing or damaged."""
+def require_models(folder: Path, names: Iterable[str]) -> None:
+    """ValueError where a file is missing or damaged, or there is no model of one of these names."""
     manifest = verify(folder)
-    for name in runtimes:
+    for name in names:
         weights = any(f.startswith(f"{name}/") and is_weights(f) for f in manifest)
         if not weights or f"{name}.optimizer.pt" not in manifest:
             raise ValueError(
@@ -134,6 +132,11 @@ def load(folder: Path, runtimes: Mapping[str, Runtime]) -> dict[str, Any]:
             )
     if "state.json" not in manifest:
         raise damaged(folder, "state.json is not in manifest.json")
+
+
+def load(folder: Path, runtimes: Mapping[str, Runtime]) -> dict[str, Any]:
+    """Restores every runtime and returns the saved state; refuses what is missing or damaged."""
+    require_models(folder, runtimes)
     state = read_json(folder / "state.json")
     for name, runtime in runtimes.items():
         runtime.load_weights(folder / name)

@@ -43,14 +43,28 @@ def announce(parsed: Any) -> None:
         print("changed from the recipe:", *lines, sep="\n")
     print(f"every key: {place / 'config.json'} (or --print-config)", flush=True)
     if is_finished(place):
-        print("this run is finished: what follows is its summary", flush=True)
+        print(finished_line(place, cfg.stages.joint.steps), flush=True)
+
+
+def finished_line(place: Path, steps: int) -> str:
+    """What `train` with so many joint steps does in a finished run's folder."""
+    from genac.runs.files import read_json
+    from genac.runs.listing import configured_steps
+
+    file = place / "config.json"
+    before = configured_steps(read_json(file), "joint") if file.exists() else None
+    if before in (None, steps):
+        return "this run is finished: what follows is its summary"
+    return f"this run is finished and was configured for {before} joint steps; now it has {steps}"
 
 
 def stage(until: str) -> Callable[[Arguments], None]:
     def run(arguments: Arguments) -> None:
+        from genac.commands.early import require_inputs
         from genac.config.recipes import from_command_line
 
         cfg = from_command_line(arguments, f"genac {until}")
+        require_inputs(cfg)
         from genac.stages.pipeline import prepare_until
 
         print(prepare_until(cfg, until))

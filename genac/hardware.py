@@ -1,4 +1,7 @@
-"""Where and how precisely the models of a run compute, as resolved on this machine."""
+"""Where and how precisely the models of a run compute, as resolved on this machine.
+
+What imports transformers is imported on use: 'genac doctor' alone needs none of it.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,7 @@ import torch
 from genac.config.engines import VllmConfig
 from genac.config.run import HardwareConfig, RunConfig
 from genac.config.tinker import TinkerConfig
-from genac.engines import require_engine
 from genac.models.bf16 import uses_bf16
-from genac.models.loading import parameter_count
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Hardware:
 
     def computes_bf16(self, model: Any) -> bool:
         """What a model computes in: bf16, else fp32. It may be on the meta device."""
+        from genac.models.loading import parameter_count
+
         return self.bf16 or (self.auto_bf16 and uses_bf16(parameter_count(model)))
 
     @property
@@ -51,7 +54,10 @@ class Hardware:
 
         Raises ValueError where the machine or this version has not got what is configured.
         """
-        require_engine(cfg.engine)
+        if cfg.engine != "auto":
+            from genac.engines import require_engine
+
+            require_engine(cfg.engine)
         if cfg.device == "cuda" and not cfg.cluster and not torch.cuda.is_available():
             raise ValueError(
                 "hardware.device is 'cuda' but no CUDA device is visible; use 'cpu' or 'auto'"

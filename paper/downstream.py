@@ -21,7 +21,7 @@ from genac.config.run import RunConfig
 from genac.critics import critic_class
 from paper.downstream_report import highest, mean_known, report
 from paper.plan import Findings, Plan, expand
-from paper.runs import BUDGETS, columns, difference, interval, joint_run, placed
+from paper.runs import BUDGETS, COMPUTE, columns, difference, interval, joint_run, placed
 
 
 def run(plan: Plan) -> Findings:
@@ -52,6 +52,7 @@ def run(plan: Plan) -> Findings:
     by_column = dict(zip(configs, scores, strict=True))
     table = {m: summary(plan, m, configs, results, by_column) for m in best}
     add_equal_budgets(plan, table, results)
+    add_compute(table, plan.values["against"])
     return report(plan, table, grid, {m: settings_of(best[m], plan) for m in best})
 
 
@@ -123,6 +124,7 @@ def summary(
         "final": interval([r["final"] for r in runs]),
         "mean_over_training": interval([float(np.mean(r["curve"]["success"])) for r in runs]),
         "responses_before": responses_before(cfg),
+        "responses_per_step": cfg.rollout.num_prompts * cfg.rollout.num_generations,
         "columns": {c: interval([s[c] for s in scores]) for c in scores[0]},
         "column_mean": interval([float(np.mean(list(s.values()))) for s in scores])
         if scores[0]
@@ -173,6 +175,25 @@ def add_equal_budgets(plan: Plan, table: dict[str, Any], results: dict[Any, Any]
         row["samples_ratio_with_preparation"] = samples_ratio(
             curves, marks, row["responses_before"]
         )
+
+
+def add_compute(table: dict[str, Any], against: str) -> None:
+    """Of each method, as parts of those of `against`: the cost of a response, and the compute of
+    joint training until its final success. The critic's own stages come on top of that. The
+    intervals are those of the samples; a response costs what the run's cost on average.
+    """
+
+    def per_response(row: dict[str, Any], kind: str) -> float:
+        return row["per_step"][kind] / row["responses_per_step"]
+
+    for row in table.values():
+        row["cost_ratio"] = {
+            kind: per_response(row, kind) / per_response(table[against], kind) for kind in COMPUTE
+        }
+        row["compute_ratio"] = {
+            kind: {k: None if x is None else x * cost for k, x in row["samples_ratio"].items()}
+            for kind, cost in row["cost_ratio"].items()
+        }
 
 
 def samples_ratio(

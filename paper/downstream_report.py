@@ -37,6 +37,8 @@ def report(
         "rl_final_success": {m: row["final"] for m, row in table.items()},
         "rl_samples_ratio_to_grpo": {m: row["samples_ratio"] for m, row in table.items()},
         "rl_gap_of_genac": gaps,
+        f"cost_vs_{against}": {m: row["cost_ratio"] for m, row in table.items()},
+        f"compute_to_{against}_final": {m: row["compute_ratio"] for m, row in table.items()},
     }
     return Findings(
         figures,
@@ -78,6 +80,19 @@ def verdicts(
             "verdict": verdict(
                 ratio["high"] is not None and ratio["high"] <= 0.5,
                 ratio["low"] is None or ratio["low"] > 0.5,
+            ),
+        }
+    )
+    compute, cost = table[ours]["compute_ratio"], table[ours]["cost_ratio"]
+    rows.append(
+        {
+            "claim": f"(aim) GenAC reaches {against}'s final success in 0.8 of its compute",
+            "ours": f"{part(compute['flops'])} of its FLOPs, {part(compute['seconds'])} of its "
+            f"seconds, at {cost['flops']:.1f} and {cost['seconds']:.1f} a response; without the "
+            "critic's stages",
+            "verdict": verdict(
+                all((high := c["high"]) is not None and high <= 0.8 for c in compute.values()),
+                any(c["low"] is None or c["low"] > 0.8 for c in compute.values()),
             ),
         }
     )

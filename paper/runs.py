@@ -15,6 +15,7 @@ from paper.jobs import counted
 
 Interval = dict[str, Any]
 BUDGETS = ("samples", "tokens", "seconds")  # of joint training, at which methods are compared
+COMPUTE = ("flops", "seconds")
 
 
 def joint_run(config: dict[str, Any]) -> dict[str, Any]:

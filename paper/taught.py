@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from genac.config.algorithms import merge
 from genac.config.run import RunConfig
 from genac.runs.store import Run
 from genac.stages.critic_rl import CriticRLInputs, stage_groups, stage_world
@@ -19,19 +20,24 @@ from genac.stages.traces.synthesize import traces_file
 from genac.states import split, subset
 
 Config = dict[str, Any]
+WITHOUT_ICC = {"critic": {"generative": {"icc": {"enabled": False}}}}
 
 
-def taught(configs: list[Config], rates: list[float], thoughts: str = "") -> dict[str, str]:
+def taught(
+    configs: list[Config], rates: list[float], thoughts: str = "", conditioned: bool = True
+) -> dict[str, str]:
     """A job: stages 1 and 2 with the actors that the configs name. -> the folders by stage.
 
     The first config also says how the critic is trained; `rates` are the actors' success rates.
     `thoughts` is a regular expression: what of the oracle's reasoning is kept ("" = all of it).
+    Unless `conditioned`, the critic learns without ICC from the traces that the configs say.
     """
-    cfgs = [RunConfig(**config) for config in configs]
-    actors = [Path(str(cfg.actor.model_name_or_path)) for cfg in cfgs]
+    makers = [RunConfig(**config) for config in configs]
+    actors = [Path(str(cfg.actor.model_name_or_path)) for cfg in makers]
+    parts = [traces_file(cfg, actor) for cfg, actor in zip(makers, actors, strict=True)]
+    traces = joined(makers[0], parts, thoughts)
+    cfgs = makers if conditioned else [RunConfig(**merge(c, WITHOUT_ICC)) for c in configs]
     own, start = cfgs[0], Path(str(cfgs[0].critic.model_name_or_path))
-    parts = [traces_file(cfg, actor) for cfg, actor in zip(cfgs, actors, strict=True)]
-    traces = joined(own, parts, thoughts)
     sft = sft_critic(own, traces, start, actors[0])
     stages = [CriticRLInputs.of(c, sft, actor) for c, actor in zip(cfgs, actors, strict=True)]
     inputs = MixedRLInputs(stages[0].cfg, stages[0].digests, tuple(stages), tuple(rates))

@@ -6,8 +6,10 @@ with in-context conditioning (ICC) and without. For each unmet actor another one
 actor alone, with the same numbers of traces and steps. All are judged on panels of the unmet
 actors. `critic` are overrides for every critic, `training` for the GRPO runs.
 
-Without ICC the oracle that writes the traces does not know the rate either. What ICC can be worth
-depends on how much the actors differ at equal prefixes: see `outlook`.
+With ICC and without, the traces are the same. Their oracle is told a success rate, which only the
+prompt with ICC repeats; the default draws it for each state, so that without ICC the scores scatter
+by a rate that the critic cannot see. What ICC can be worth depends on how much the actors differ at
+equal prefixes: see `outlook`.
 """
 
 from __future__ import annotations
@@ -32,10 +34,7 @@ from paper.taught import taught
 from paper.transfer_report import MEAN_RATE, OWN, PREDICTORS, WITH, WITHOUT, Judged, report
 
 GRPO, GENAC = {"algorithm": "grpo"}, {"algorithm": "genac"}
-ICC = {
-    conditioned: {"critic": {"generative": {"icc": {"enabled": conditioned}}}}
-    for conditioned in (True, False)
-}
+ICC = {"critic": {"generative": {"icc": {"enabled": True}}}}
 
 
 @dataclass(frozen=True)
@@ -118,30 +117,26 @@ def panel_item(actor: Actor) -> dict[str, Any]:
 
 
 def critic_config(
-    plan: Plan, actor: Actor, conditioned: bool, seed: int, start: str, *overrides: dict[str, Any]
+    plan: Plan, actor: Actor, seed: int, start: str, *overrides: dict[str, Any]
 ) -> dict[str, Any]:
-    """How a critic is taught by one actor."""
+    """How a critic is taught by one actor, with ICC."""
+    parts = (plan.values["critic"], ICC, actor.as_overrides, *overrides)
     model = {"critic": {"model_name_or_path": start}}
-    return plan.config(
-        GENAC, plan.values["critic"], ICC[conditioned], actor.as_overrides, model, *overrides,
-        seed=seed,
-    ).model_dump()  # fmt: skip
+    return plan.config(GENAC, *parts, model, seed=seed).model_dump()
 
 
 def shared(
     plan: Plan, met: list[Actor], rates: list[float], starts: dict[int, str]
 ) -> dict[tuple[str, str, int], dict[str, str]]:
     """(form, "", seed) -> folders by stage; each met actor gives an equal share of the traces."""
-    forms = {WITH: True, WITHOUT: False}
-    jobs = [(form, seed) for seed in plan.seeds for form in forms]
+    jobs = [(form, seed) for seed in plan.seeds for form in (WITH, WITHOUT)]
     count = plan.config(GENAC, plan.values["critic"]).stages.synthesize.num_states // len(met)
     share = {"stages": {"synthesize": {"num_states": count}}}
     items = [
         {
-            "configs": [
-                critic_config(plan, actor, forms[form], seed, starts[seed], share) for actor in met
-            ],
+            "configs": [critic_config(plan, a, seed, starts[seed], share) for a in met],
             "rates": rates,
+            "conditioned": form == WITH,
         }
         for form, seed in jobs
     ]
@@ -154,7 +149,7 @@ def own(
 ) -> dict[tuple[str, str, int], dict[str, str]]:
     """(form, actor, seed) -> folders by stage of a critic that was taught by this actor alone."""
     jobs = [(actor, seed) for seed in plan.seeds for actor in unmet]
-    items = [{"config": critic_config(plan, a, True, seed, starts[seed])} for a, seed in jobs]
+    items = [{"config": critic_config(plan, a, seed, starts[seed])} for a, seed in jobs]
     results = plan.jobs.map(bring_up, items)
     return {(OWN, a.name, seed): r for (a, seed), r in zip(jobs, results, strict=True)}
 

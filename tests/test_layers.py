@@ -24,6 +24,7 @@ LEVELS = {
     "prefixes": 0,
     "hosts": 0,
     "pieces": 0,
+    "reach": 0,
     "client": 0,
     "tasks": 1,
     "ops": 1,

@@ -7,26 +7,33 @@ import os
 from pathlib import Path
 
 from genac.config.run import HardwareConfig, RunConfig
-from genac.models.reach import at_hand, is_hub_name
+from genac.reach import at_hand, is_hub_name, local_path_reason
 from genac.runs import trackers
 from genac.tasks import make_task
-from genac.tasks.sources import READERS, require_file
+from genac.tasks.sources import require_source
 
 ENDPOINT = "openai:"  # begins the name of a critic behind an API
 FILES = (".yaml", ".yml", ".gguf")  # a name that ends so is none of the hub
 
 
 def require_ready(cfg: RunConfig) -> None:
-    """ValueError for a tracker that is not installed, a GPU that this machine has not got, options
-    that the task has not got, a data file that does not exist, and models out of reach.
-    """
+    """`require_inputs`, and ValueError for a tracker that is not installed."""
     trackers.require(cfg.report_to)
+    require_inputs(cfg)
+
+
+def require_inputs(cfg: RunConfig) -> None:
+    """ValueError for a GPU that this machine has not got, options that the task has not got, a data
+    file that does not exist, and models out of reach.
+    """
     require_gpu(cfg.hardware)
     task = cfg.task
     if task.name != "file" or task.path is None:
         make_task(task, cfg.seed)
-    elif Path(task.path).suffix in READERS:
-        require_file(Path(task.path).expanduser())
+    else:
+        for name in (task.path, task.options.get("heldout")):
+            if isinstance(name, str):
+                require_source(name)
     for role, model in (("actor", cfg.actor), ("critic", cfg.critic)):
         if model.model_name_or_path:
             require_place(model.model_name_or_path, f"{role}.model_name_or_path")
@@ -46,6 +53,8 @@ def require_place(name: str, role: str, on_hub: bool = True) -> None:
     if Path(name).suffix in FILES or not named:
         places = "a run or a folder with critic.json" if role == "critic" else "a folder or a file"
         more = ", or owner/name on the hub" if on_hub else ""
+        if on_hub and (reason := local_path_reason(name)):
+            more = f" ({reason})"
         raise ValueError(f"{role}: there is no {name!r} here; give {places}{more}")
     at_hand(name)
 

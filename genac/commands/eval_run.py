@@ -44,7 +44,8 @@ def evaluate_under(cfg: RunConfig, folder: Path, options: dict[str, Any]) -> dic
     success = evaluate_policy(
         actor, setup.world, cfg.evaluate.num_problems, cfg.evaluate.num_samples
     )
-    result: dict[str, Any] = {"success": success.as_dict()}
+    shown = {key: value for key, value in success.as_dict().items() if key != "by_problem"}
+    result: dict[str, Any] = {"success": shown}
     if not critic_class(cfg.critic.kind).learns or not cfg.evaluate.panel_problems:
         return result
     critic = setup.critic(folder / "critic", actor)

@@ -15,7 +15,8 @@ def console(folder: Path) -> str:
     before, after = summary["success_before"], summary["success_after"]
     lines = [
         f"{summary['name']} ({summary['algorithm']}): held-out success "
-        f"{percent(before)} -> {percent(after)}   pass@{after['k']} {after['pass_at_k']:.1%} "
+        f"{percent(before)} -> {percent(after)}{points(summary.get('success_gain'))}   "
+        f"pass@{after['k']} {after['pass_at_k']:.1%} "
         f"[{after['pass_at_k_low']:.1%}, {after['pass_at_k_high']:.1%}]",
         *critic_lines(summary["critic"]),
         *([f"no critic panel: {reason}"] if (reason := summary.get("no_panel")) else []),
@@ -27,6 +28,14 @@ def console(folder: Path) -> str:
 
 def percent(score: dict[str, float]) -> str:
     return f"{score['mean']:.1%} [{score['low']:.1%}, {score['high']:.1%}]"
+
+
+def points(gain: dict[str, float] | None) -> str:
+    """The paired difference, which older runs lack."""
+    if gain is None:
+        return ""
+    mean, low, high = (100 * gain[key] for key in ("mean", "low", "high"))
+    return f" ({mean:+.1f} points [{low:+.1f}, {high:+.1f}])"
 
 
 def critic_lines(critic: dict[str, Any]) -> list[str]:

@@ -29,7 +29,7 @@ from genac.hardware import Hardware
 from genac.models.families import family_of
 from genac.models.gguf import is_gguf, require_gguf, spelled
 from genac.models.loading import load_tokenizer
-from genac.models.reach import at_hand
+from genac.reach import at_hand
 from genac.runtime import ModelSpec, Runtime
 
 

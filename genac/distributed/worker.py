@@ -40,9 +40,9 @@ from genac.models.loading import (
     parameter_count,
 )
 from genac.models.lora import save_adapters
-from genac.models.reach import at_hand
 from genac.models.sharding import fill, root_of, shard, whole_state
 from genac.models.value_head import ValueModel
+from genac.reach import at_hand
 from genac.runtime import ModelSpec, Runtime, build_runtime, load_with_head, with_shared_base
 from genac.types import Sample
 

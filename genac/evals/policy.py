@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +26,7 @@ class PolicyScore:
     pass_at_k_high: float
     k: int
     problems: int
+    by_problem: tuple[float, ...] = ()  # mean success on each, in order
 
     def logged(self) -> dict[str, float]:
         """As metrics of a step."""
@@ -33,8 +36,24 @@ class PolicyScore:
             "eval/success_high": self.high,
         }
 
-    def as_dict(self) -> dict[str, float]:
-        return dict(vars(self))
+    def as_dict(self) -> dict[str, Any]:
+        return vars(self) | {"by_problem": list(self.by_problem)}
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> PolicyScore:
+        """From `as_dict`."""
+        return cls(**{**values, "by_problem": tuple(values.get("by_problem", ()))})
+
+    def gain_over(self, before: PolicyScore) -> dict[str, float] | None:
+        """Mean difference to a score on the same problems, with a 95 % bootstrap interval of the
+        differences by problem. It is mostly narrower than two intervals: what makes a problem easy
+        is in both scores. None where the problems are not known, or not as many.
+        """
+        if not self.by_problem or len(self.by_problem) != len(before.by_problem):
+            return None
+        change = np.subtract(self.by_problem, before.by_problem)
+        low, high = bootstrap_interval([np.array([one]) for one in change])
+        return {"mean": float(change.mean()), "low": low, "high": high}
 
 
 def evaluate_policy(
@@ -78,4 +97,5 @@ def policy_score(groups: list[Group]) -> PolicyScore:
         pass_at_k_high=pass_high,
         k=k,
         problems=len(rows),
+        by_problem=tuple(float(row.mean()) for row in rows),
     )

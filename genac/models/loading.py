@@ -15,9 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from genac.models.heads import positions
-from genac.models.reach import at_hand, is_hub_name
 from genac.models.rope import within_fixed_rotation
 from genac.models.sharding import whole
+from genac.reach import at_hand, is_hub_name
 from genac.runs.manifest import POINTER
 
 hf_logging.disable_progress_bar()

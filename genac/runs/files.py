@@ -72,7 +72,12 @@ def atomic_write(path: Path | str, data: bytes | str) -> None:
 def durable(path: Path, data: bytes | str) -> None:
     """As atomic_write; and the name survives a power cut too."""
     atomic_write(path, data)
-    descriptor = os.open(path.parent, os.O_RDONLY)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """What a file holds, or the names in a folder, survive a power cut from here on."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -104,7 +109,12 @@ def _alive(process: int) -> bool:
 
 
 def write_json(path: Path, obj: Mapping[str, Any]) -> None:
-    atomic_write(path, json.dumps(plain(obj), indent=2, allow_nan=False) + "\n")
+    atomic_write(path, json_text(obj))
+
+
+def json_text(obj: Mapping[str, Any]) -> str:
+    """What `write_json` writes."""
+    return json.dumps(plain(obj), indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:

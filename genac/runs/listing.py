@@ -84,7 +84,7 @@ def status(run: Run, now: float | None = None) -> Status:
         algorithm=str(summary.get("algorithm") or config.get("algorithm") or ""),
         stage=stage,
         step=step if is_number(step) and isinstance(step, int) else None,
-        steps=_steps(config, stage),
+        steps=configured_steps(config, stage),
         result=_result(run, summary, last),
         updated=times[-1] if times else None,
     )
@@ -95,11 +95,12 @@ def _state(run: Run, times: list[float], now: float) -> str:
         return "finished"
     pauses = [b - a for a, b in pairwise(times)]
     patience = max(QUIET, PAUSES * max(pauses, default=0.0))
-    started = (run.path / "config.json").stat().st_mtime
-    return "running" if now - (times[-1] if times else started) < patience else "interrupted"
+    started = (run.path / "config.json").stat().st_mtime  # or given another number of steps
+    return "running" if now - max([started, *times[-1:]]) < patience else "interrupted"
 
 
-def _steps(config: Mapping[str, Any], stage: str) -> int | None:
+def configured_steps(config: Mapping[str, Any], stage: str) -> int | None:
+    """How many steps a config gives to a stage."""
     stages = config.get("stages")
     result = stages.get(stage) if isinstance(stages, Mapping) else None
     steps = result.get("steps") if isinstance(result, Mapping) else None

@@ -15,9 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from genac.runs.files import read_json, write_json
+from genac.runs.files import read_json, read_lines, write_json
 
 DONE = "done.json"
+LENGTHENED = "lengthened"  # an event: the run got another number of joint steps
 LOGS = ("metrics.jsonl", "events.jsonl")
 TABLES = ("rollouts", "estimates")
 MODELS = ("actor", "critic")
@@ -54,6 +55,12 @@ def is_weights(name: str) -> bool:
 
 def entry(file: Path) -> Entry:
     return {"size": file.stat().st_size, "sha256": digest(file)}
+
+
+def entry_of(text: str) -> Entry:
+    """The same of a file that holds `text`."""
+    data = text.encode()
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def files_below(folder: Path, names: Iterable[str] | None = None) -> list[str]:
@@ -121,12 +128,26 @@ def damaged(
 ) -> dict[str, str]:
     """file -> what is wrong, of the listed files whose names begin with one of `parts`. `growing`:
     the folder is being written, so its logs may be longer."""
-    reasons = {
-        name: damage(folder / name, one, growing and name in LOGS)
-        for name, one in files.items()
-        if name.startswith(parts)
-    }
-    return {name: reason for name, reason in reasons.items() if reason}
+    reasons = {}
+    for name, one in files.items():
+        if not name.startswith(parts):
+            continue
+        reason = damage(folder / name, one, growing and name in LOGS)
+        later = successors(folder, name, one)[1:] if growing and reason else []
+        if reason and all(damage(folder / name, other) for other in later):
+            reasons[name] = reason
+    return reasons
+
+
+def successors(folder: Path, name: str, first: Any) -> list[Any]:
+    """What was recorded of `name` and all that replaced it, where the run was given another number
+    of joint steps (`finish.lengthen`): entries of its files, "config_hash" of its config. One may
+    have several, for a run that is killed behind the event goes on with any number."""
+    result = [first]
+    for _, event in read_lines(folder / "events.jsonl"):
+        if event.get("kind") == LENGTHENED and event["before"].get(name) in result:
+            result.append(event["after"][name])
+    return result
 
 
 def require(folder: Path, parts: tuple[str, ...], remedy: str) -> None:

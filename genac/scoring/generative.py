@@ -21,7 +21,7 @@ from genac.critics.generative import GenerativeCritic, require_per_state
 from genac.critics.prompts import Context
 from genac.critics.saved import critic_card
 from genac.hardware import Hardware
-from genac.models.reach import at_hand
+from genac.reach import at_hand
 from genac.runs.manifest import require_saved
 from genac.runtime import ModelSpec, build
 from genac.seeding import derive_seed

@@ -8,27 +8,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from genac import checkpoint
 from genac.config.recipes import recorded
 from genac.config.run import RunConfig
 from genac.hardware import with_engines
-from genac.runs.files import read_json, write_json
+from genac.runs.files import json_text, read_json, sync, write_json
 from genac.runs.manifest import (
     CARD,
     DONE,
+    LENGTHENED,
     MODELS,
     RESULTS,
     damaged,
+    entry,
+    entry_of,
     is_finished,
     is_weights,
     read_done,
     require,
+    successors,
     write_done,
 )
 from genac.runs.store import Run, environment, stable_hash
 from genac.stages.contents import contents, label, places, reward_files, with_contents
-from genac.stages.inputs import NO_RESULT, without
+from genac.stages.inputs import NO_RESULT, replaced, without
+from genac.stages.loop import require_config, require_progress
 
 REPORT = "report.html"
+BEFORE = "before.json"
+AFTER_JOINT = "after_joint"  # of the critic's report
+STEPS = "stages.joint.steps"
 SUMMARY = ("name", "algorithm", "config_hash", "success_before", "success_after", "critic")
 REMADE = (*(f"{role}/" for role in MODELS), "summary.json")  # from the newest checkpoint
 
@@ -45,12 +54,20 @@ def config_hash(cfg: RunConfig, digests: Mapping[str, str] | None = None) -> str
     return stable_hash(without(values, NO_RESULT))
 
 
+def before_hash(cfg: RunConfig, digests: Mapping[str, str]) -> str:
+    """Hash of what can change the measurements before joint training: not its number of steps."""
+    return config_hash(replaced(cfg, {STEPS: 0}), digests)
+
+
 def require_same(run: Run, cfg: RunConfig, digests: Mapping[str, str]) -> None:
     """ValueError where the folder holds steps of another config, or of other data, reward files or
     models, with the names of what changed."""
     old = recorded(run.path / "config.json", run.config())
     before = recorded_digests(run, digests)
     if config_hash(old, before) == config_hash(cfg, digests):
+        return
+    if differs_in_steps(old, before, cfg, digests):
+        require_steps(run, old, config_hash(old, before), cfg.stages.joint.steps)
         return
     if (run.path / DONE).exists() or (run.path / "summary.json").exists() or run.metrics():
         names = {**{key: key for key in (*before, *digests)}, **named_files(cfg)}
@@ -65,6 +82,74 @@ def require_same(run: Run, cfg: RunConfig, digests: Mapping[str, str]) -> None:
             f"{cfg.output_dir} holds a run of another config, says its config.json ({changed}); "
             "resume it with the same config and the same files, or choose another output_dir"
         )
+
+
+def differs_in_steps(
+    old: RunConfig, before: Mapping[str, str], cfg: RunConfig, digests: Mapping[str, str]
+) -> bool:
+    """Whether the number of joint steps is all that differs: no step depends on it."""
+    steps = cfg.stages.joint.steps
+    if old.stages.joint.steps == steps:
+        return False
+    return config_hash(replaced(old, {STEPS: steps}), before) == config_hash(cfg, digests)
+
+
+def require_steps(run: Run, old: RunConfig, name: str, steps: int) -> None:
+    """ValueError where a run of the config `old`, whose hash is `name`, cannot become one of that
+    many joint steps."""
+    saved = checkpoint.complete(run.checkpoints / "joint")
+    if saved:
+        require_config(run, saved[-1], checkpoint.saved_state(saved[-1])["config_hash"], name)
+    if steps < (done := checkpoint.step_of(saved[-1]) if saved else 0):
+        raise ValueError(
+            f"{run.path} has done {done} joint steps, more than {STEPS} {steps}; set it to {done} "
+            "or more, or choose another output_dir"
+        )
+    if (run.path / "summary.json").exists() and old.stages.joint.steps and not saved:
+        raise ValueError(
+            f"{run.path} ended after {old.stages.joint.steps} joint steps and holds no checkpoint "
+            f"to go on from; set {STEPS} to that, or choose another output_dir"
+        )
+
+
+def require_resumable(run: Run, cfg: RunConfig) -> None:
+    """ValueError where joint training cannot go on at its newest checkpoint: a file of it, or what
+    it recorded of the run's folder, is missing or was changed."""
+    require_progress(run, "joint")
+    for newest in checkpoint.complete(run.checkpoints / "joint")[-1:]:
+        checkpoint.require_models(newest, trained_models(cfg.critic.kind))
+
+
+def lengthen(run: Run, cfg: RunConfig, digests: Mapping[str, str], old: str) -> None:
+    """Gives a run the number of joint steps that `cfg` has. `old` is the hash of its config.
+
+    Its results are made anew, but not what was measured before joint training. The event has the
+    success that it ended with, and what both files held before and after, for checkpoints that
+    recorded them (`manifest.successors`). A run that is killed meanwhile takes either number.
+    """
+    steps, name = cfg.stages.joint.steps, config_hash(cfg, digests)
+    summary = read_summary(run) if (run.path / "summary.json").exists() else None
+    (run.path / DONE).unlink(missing_ok=True)
+    success = None
+    if summary is not None:
+        critic = {k: v for k, v in summary["critic"].items() if k != AFTER_JOINT}
+        kept = {"success": summary["success_before"], "critic": critic}
+        write_json(run.path / BEFORE, {"config_hash": before_hash(cfg, digests), **kept})
+        success = {k: v for k, v in summary["success_after"].items() if k != "by_problem"}
+    values, whole = run.config(), run.environment()
+    joint = values["stages"]["joint"]
+    numbers = {"steps_before": joint["steps"], "steps": steps}
+    joint["steps"] = steps
+    files = {"environment.json": whole | {"config_hash": name}, "config.json": values}
+    before = {file: entry(run.path / file) for file in files} | {"config_hash": old}
+    after: dict[str, Any] = {file: entry_of(json_text(value)) for file, value in files.items()}
+    after["config_hash"] = name
+    run.event(LENGTHENED, **numbers, success_after=success, before=before, after=after)
+    for written in (run.path / "events.jsonl", run.path):
+        sync(written)
+    (run.path / "summary.json").unlink(missing_ok=True)
+    for file, value in files.items():
+        write_json(run.path / file, value)
 
 
 def named_files(cfg: RunConfig) -> dict[str, str]:
@@ -122,10 +207,26 @@ def open_run(cfg: RunConfig, digests: dict[str, str]) -> Run:
         return Run.create(folder, cfg.model_dump(), whole)
     run = Run.open(folder)
     old = recorded(run.path / "config.json", run.config())
-    if config_hash(old, recorded_digests(run, digests)) != named:
+    before = recorded_digests(run, digests)
+    earlier = config_hash(old, before)
+    if differs_in_steps(old, before, cfg, digests):
+        require_resumable(run, old)
+        describe(run, before, earlier)
+        lengthen(run, cfg, digests, earlier)
+    elif earlier != named:
         (folder / "config.json").unlink()
         return Run.create(folder, cfg.model_dump(), whole)
+    elif half := half_lengthened(run, named):
+        lengthen(run, cfg, digests, half)
     return run
+
+
+def half_lengthened(run: Run, name: str) -> str | None:
+    """The hash in environment.json, where the run was killed before config.json, whose hash is
+    `name`, got the other number of joint steps too; else None."""
+    file = run.path / "environment.json"
+    held = read_json(file).get("config_hash") if file.exists() else name
+    return held if held != name and held in successors(run.path, "config_hash", name) else None
 
 
 def describe(run: Run, digests: Mapping[str, str], name: str) -> None:
@@ -149,6 +250,8 @@ def finished(cfg: RunConfig, digests: dict[str, str]) -> bool:
         require_results(run.path, ("config.json",))
     require_same(run, cfg, digests)
     if not (run.path / DONE).exists() or missing_results(run):
+        return False
+    if run.config()["stages"]["joint"]["steps"] != cfg.stages.joint.steps:
         return False
     cards = [run.path / role / CARD for role in MODELS if (run.path / role).is_dir()]
     return is_whole(run.path / REPORT) and all(card.exists() for card in cards)
@@ -191,11 +294,15 @@ def has_results(run: Run) -> bool:
     if not (run.path / "summary.json").exists():
         return False
     read_summary(run)
-    critic = run.config()["critic"]["kind"] in ("generative", "discriminative")
     return all(
         any(is_weights(file.name) for file in (run.path / role).glob("*"))
-        for role in MODELS[: 1 + critic]
+        for role in trained_models(run.config()["critic"]["kind"])
     )
+
+
+def trained_models(critic: str) -> tuple[str, ...]:
+    """Which models a run with this kind of critic trains."""
+    return MODELS[: 1 + (critic in ("generative", "discriminative"))]
 
 
 def read_summary(run: Run) -> dict[str, Any]:

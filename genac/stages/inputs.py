@@ -52,6 +52,7 @@ NO_RESULT = (
     "hardware.tinker.timeout",
     *(f"hardware.tinker.prices.{name}" for name in TinkerPrices.model_fields),
     "stages.folder",
+    "stages.sft.save_every",
     "critic.generative.force_prompt",
     *(f"hardware.vllm.{name}" for name in VllmConfig.model_fields),
     *(f"stages.synthesize.endpoint.{name}" for name in TRANSPORT_KEYS),

@@ -12,7 +12,16 @@ from genac.config.stages import CriticStage, LoopStage
 from genac.critics.base import Critic
 from genac.evals.cost import Cost
 from genac.runs.alarms import Alarms
-from genac.runs.manifest import LOGS, TABLES, Entry, damaged, entries, entry, files_below
+from genac.runs.manifest import (
+    LOGS,
+    TABLES,
+    Entry,
+    damaged,
+    entries,
+    entry,
+    files_below,
+    successors,
+)
 from genac.runs.progress import Progress
 from genac.runs.store import Run
 from genac.runtime import Runtime
@@ -98,12 +107,8 @@ class Loop:
             return 0
         self.files = require_progress(self.run, self.stage)
         state = checkpoint.load(checkpoints[-1], self.runtimes)
-        if state["config_hash"] != self.config_hash:
-            raise ValueError(
-                f"checkpoint {checkpoints[-1]} was written under config {state['config_hash']}, "
-                f"this run has {self.config_hash} (a key of the config, a file that it names, or "
-                "genac itself changed); use the same config or a new output_dir"
-            )
+        written = state["config_hash"]
+        require_config(self.run, checkpoints[-1], written, self.config_hash)
         if state.get("bf16", self.bf16) != self.bf16:  # auto means another thing on this machine
             warn(
                 f"{self.stage} goes on in {spoken(self.bf16)}, but began in "
@@ -112,7 +117,9 @@ class Loop:
         if self.critic is not None:
             self.critic.restore(state["critic"])
         self.cost.restore(state["cost"])
-        first, self.stopped = state["step"], state.get("stopped")
+        # Where the run was given more steps since, what stopped it then does not count.
+        first = state["step"]
+        self.stopped = state.get("stopped") if written == self.config_hash else None
         self.run.truncate_after(self.stage, first - 1)
         self.run.event("resumed", stage=self.stage, step=first)
         return first
@@ -195,6 +202,17 @@ class Loop:
             "stopped": self.stopped,
         }
         return checkpoint.save(self.root, step, self.runtimes, state)
+
+
+def require_config(run: Run, folder: Path, written: str, name: str) -> None:
+    """ValueError where a checkpoint, whose config's hash is `written`, is of another config than
+    `name` and of none that this one came from."""
+    if name not in successors(run.path, "config_hash", written):
+        raise ValueError(
+            f"checkpoint {folder} was written under config {written}, this run has {name} (a key "
+            "of the config, a file that it names, or genac itself changed); use the same config "
+            "or a new output_dir"
+        )
 
 
 def spoken(bf16: Mapping[str, bool]) -> str:

@@ -32,7 +32,10 @@ from genac.stages.artifacts import import_metrics
 from genac.stages.callbacks import Callbacks, StopTraining
 from genac.stages.contents import contents
 from genac.stages.finish import (
+    AFTER_JOINT,
+    BEFORE,
     REPORT,
+    before_hash,
     config_hash,
     declare_finished,
     describe,
@@ -48,8 +51,6 @@ from genac.stages.setup import Setup, prepared_config, require_fitting, save_cri
 from genac.stages.traces import endpoint, synthesize
 from genac.tasks import row_counts
 from genac.ui.report.document import write_report
-
-BEFORE = "before.json"
 
 
 @dataclass
@@ -83,6 +84,7 @@ def train(cfg: RunConfig, callbacks: Sequence[Any] = ()) -> Path:
         joint.check(cfg)
         run = open_run(cfg, digests)
         unfinished, name = not has_results(run), config_hash(cfg, digests)
+        start = before_hash(cfg, digests)
         if unfinished:
             endpoint.check(cfg)
             require_progress(run, "joint")
@@ -91,7 +93,7 @@ def train(cfg: RunConfig, callbacks: Sequence[Any] = ()) -> Path:
             if unfinished:
                 with shared_servers():
                     require_shared(setup.hardware, (folder, Path(cfg.stages.folder)))
-                    with_restarts(run, lambda: train_in(setup, early, run, name, heard))
+                    with_restarts(run, lambda: train_in(setup, early, run, name, start, heard))
             (run.path / BEFORE).unlink(missing_ok=True)  # the summary has it all
             write_cards(run.path)
             declare_finished(run)
@@ -110,8 +112,11 @@ def notify(callbacks: Callbacks, hook: str, *args: Any) -> None:
         raise error
 
 
-def train_in(setup: Setup, early: Setup, run: Run, name: str, callbacks: Callbacks) -> None:
-    """The results of a run, whose config's hash is `name`, into its open folder."""
+def train_in(
+    setup: Setup, early: Setup, run: Run, name: str, start: str, callbacks: Callbacks
+) -> None:
+    """The results of a run, whose config's hash is `name`, into its open folder. `start`: its
+    `before_hash`."""
     cfg, mark = setup.cfg, LEDGER.mark()
     started = time.perf_counter()
     # 1 the stages before joint training, each skipped when its output exists
@@ -122,7 +127,7 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str, callbacks: Callbac
     with phase(f"loading the actor, {ready.actor}"):
         actor = setup.actor(ready.actor)
     panel, no_panel = fixed_panel(early, ready.actor, actor)
-    before, report = measured_before(setup, early, run, name, ready, actor, panel)
+    before, report = measured_before(setup, early, run, start, ready, actor, panel)
     notify(callbacks, "on_evaluate", 0, before.logged())
     # 3 joint training
     with phase(f"loading the critic, {ready.critic}" if ready.critic else "preparing the critic"):
@@ -136,7 +141,7 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str, callbacks: Callbac
     if panel is not None and critic.learns:
         with phase(f"the panel and the critic after training: {len(panel.states)} states"):
             later = revalue(panel, actor, early.world, cfg.evaluate.panel_continuations)
-            report["after_joint"] = brief(evaluate_critic(critic, later)) | trivial_baselines(later)
+            report[AFTER_JOINT] = brief(evaluate_critic(critic, later)) | trivial_baselines(later)
     # 5 keep the models and write the account
     actor.save_model(run.path / "actor")
     if critic.runtime is not None:
@@ -148,6 +153,7 @@ def train_in(setup: Setup, early: Setup, run: Run, name: str, callbacks: Callbac
             "hub_models": hub_models(cfg.model_dump()),
             "success_before": before.as_dict(),
             "success_after": after.as_dict(),
+            "success_gain": after.gain_over(before),
             "pass_at_k": after.pass_at_k,
             "critic": report,
             "no_panel": no_panel,
@@ -166,19 +172,19 @@ def measured_before(
     setup: Setup,
     early: Setup,
     run: Run,
-    name: str,
+    start: str,
     ready: Prepared,
     actor: Runtime,
     panel: Panel | None,
 ) -> tuple[PolicyScore, dict[str, Any]]:
     """Success and the critics' errors before the first joint step. An interrupted run reads what it
-    measured, of the config with the hash `name`, from BEFORE."""
+    measured, under the `before_hash` that is `start`, from BEFORE."""
     file = run.path / BEFORE
-    if file.exists() and (kept := read_json(file)).get("config_hash") == name:
-        return PolicyScore(**kept["success"]), kept["critic"]
+    if file.exists() and (kept := read_json(file)).get("config_hash") == start:
+        return PolicyScore.of(kept["success"]), kept["critic"]
     before = held_out(setup, actor)
     report = critic_report(early, ready, actor, panel, before.mean)
-    write_json(file, {"config_hash": name, "success": before.as_dict(), "critic": report})
+    write_json(file, {"config_hash": start, "success": before.as_dict(), "critic": report})
     return before, report
 
 
@@ -262,10 +268,14 @@ def prepare_until(cfg: RunConfig, verb: str) -> Path | str:
 def critic_report(
     setup: Setup, ready: Prepared, actor: Runtime, panel: Panel | None, success: float
 ) -> dict[str, Any]:
-    """The critic of each stage on the fixed panel, with the trivial baselines."""
+    """The critic of each stage on the fixed panel, with the trivial baselines. One that learns from
+    another's traces how a score is written mostly gives none before: it is left out.
+    """
     if panel is None or ready.critic is None:
         return {}
-    stages = {"untrained": ready.critic_start, "sft": ready.critic_sft, "rl": ready.critic}
+    taught = ready.critic_sft is not None and setup.cfg.stages.synthesize.oracle != "monte_carlo"
+    untrained = None if taught else ready.critic_start
+    stages = {"untrained": untrained, "sft": ready.critic_sft, "rl": ready.critic}
     report: dict[str, Any] = trivial_baselines(panel)
     scores = {
         name: stage_score(setup, path, actor, panel, success)

@@ -78,7 +78,7 @@ def train(inputs: SFTInputs, run: Run) -> None:
     loop = Loop(
         run,
         "critic_sft",
-        LoopStage(steps=steps, save_every=200),
+        LoopStage(steps=steps, save_every=cfg.save_every),
         {"critic": model},
         critic,
         inputs.hash,

@@ -131,7 +131,8 @@ class ArithmeticTask:
         lines = sum(1 for line in partial.split("\n")[:-1] if line)
         # Of a line that is no reduction only the verdict can be noted.
         verdicts = [" no\n" if wrong else " ok\n"] * (lines - len(steps))
-        return OracleTrace("".join([*steps, f"left{left}\n"]), score, (*steps, *verdicts))
+        kind = "" if wrong else f"{len(steps)} of {len(operations)}"
+        return OracleTrace("".join([*steps, f"left{left}\n"]), score, (*steps, *verdicts), kind)
 
     def lines_right(self, problem: Problem, partial: str) -> int | None:
         """How many lines of the solution stand, None where the newest value is wrong."""

@@ -28,6 +28,8 @@ class OracleTrace:
     # The check of each step, which a longer response only adds to: what a running critic notes.
     # None = the oracle does not check step by step.
     checks: tuple[str, ...] | None = None
+    # What it has in common with the states that should get one calibrated score. Empty = its score.
+    kind: str = ""
 
 
 class Task(Protocol):

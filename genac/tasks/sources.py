@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genac.reach import may_be_hub_name
+from genac.tasks.hub_data import library_offline, locate
 from genac.tasks.values import Row, plain, real_number, table_rows, unique, whole_number
 
 LONGEST_CELL = 2**31 - 1  # characters of a CSV cell; the csv module's own limit is 131,072
@@ -73,14 +75,8 @@ def rows(name: str, split: str | None = None, config: str | None = None) -> list
         if split or config:
             raise ValueError(f"{name!r} is a file: split and config belong to data sets; drop them")
         result = read_file(path)
-    elif path.is_file() or (  # owner/name.v1 is a data set
-        path.suffix and name.count("/") != 1 and not path.is_dir()
-    ):
-        raise ValueError(
-            f"data file {name!r} has the extension {path.suffix!r}; use one of {list(READERS)}, or "
-            f"name a data set: {sorted(SOURCES)} or owner/name on the hub"
-        )
     else:
+        require_no_file(name)
         result = from_hub(name, split, config)
     if not result:
         raise ValueError(f"{name!r} has no rows; write at least one")
@@ -98,35 +94,61 @@ def from_hub(name: str, split: str | None, config: str | None) -> list[Row]:
     Raises ValueError where it cannot be had (offline, misspelt, no such split), naming what was
     looked for and how to give a local copy.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError(
-            f"task.path {name!r} is no data file, and data sets need the library 'datasets': "
-            "pip install 'genac[data]'"
-        ) from error
     known = SOURCES.get(name)
-    place = known.hub if known else name
     split = split or (known.split if known else "train")
     config = config or (known.config if known else None)
+    hub = known.hub if known else name
+    place, prepared = locate(hub, config, on_hub=known is not None)
+    import datasets
+
     try:
         saved = [Path(place) / name for name in ("state.json", "dataset_dict.json")]
-        result: Any = (
-            datasets.load_from_disk(place)
-            if any(file.exists() for file in saved)
-            else datasets.load_dataset(place, config, split=split)
-        )
+        with library_offline(prepared):
+            result: Any = (
+                datasets.load_from_disk(place)
+                if any(file.exists() for file in saved)
+                else datasets.load_dataset(place, config, split=split)
+            )
         chosen = result[split] if isinstance(result, datasets.DatasetDict) else result
         # As a table: neither the format that it was saved with nor pictures that nobody reads.
-        return table_rows(chosen.with_format("arrow").iter(AT_ONCE), repr(place))
+        return table_rows(chosen.with_format("arrow").iter(AT_ONCE), repr(hub))
     except Exception as error:  # whatever the library, the network or a missing file raises
-        expected = f"{place!r}" + (f", configuration {config!r}" if config else "")
+        expected = f"{hub!r}" + (f", configuration {config!r}" if config else "")
         reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
         raise ValueError(
             f"data set {expected}, split {split!r} could not be loaded ({reason:.200}); without a "
             "network, name a local copy in its place: a .jsonl or .parquet file, or a folder "
             "written by dataset.save_to_disk()"
         ) from error
+
+
+def require_source(name: str) -> None:
+    """ValueError where a source is a file that is not there or of another kind, or a data set that
+    is neither here nor within reach."""
+    path = Path(name).expanduser()
+    if path.suffix in READERS:
+        require_file(path)
+        return
+    require_no_file(name)
+    known = SOURCES.get(name)
+    if not known and not path.exists() and not may_be_hub_name(name) and "://" not in name:
+        raise ValueError(
+            f"there is no data set {name!r} here, and those on the hub are named as owner/name; "
+            "give its split, if that is what '@' means, as task.options.split or heldout_split"
+            if "@" in name
+            else f"there is no data set {name!r} here; give a path from {Path.cwd()}, or owner/name"
+        )
+    locate(known.hub if known else name, known.config if known else None, known is not None)
+
+
+def require_no_file(name: str) -> None:
+    """ValueError for a file that no reader reads; owner/name.v1 is a data set."""
+    path = Path(name).expanduser()
+    if path.is_file() or (path.suffix and name.count("/") != 1 and not path.is_dir()):
+        raise ValueError(
+            f"data file {name!r} has the extension {path.suffix!r}; use one of {list(READERS)}, or "
+            f"name a data set: {sorted(SOURCES)} or owner/name on the hub"
+        )
 
 
 def columns(

@@ -236,6 +236,17 @@ def test_transfer(folder):
         assert errors[form] == pytest.approx(results["critics"][form]["mse"]["values"][1])
     conditioned, bare = errors.values()
     assert gain["values"][1] == pytest.approx(bare - conditioned)
+    # With ICC and without, a critic learns from the same traces.
+    learnt: dict[int, dict[bool, str]] = {}
+    for job in (folder / "kept" / "jobs").glob("taught-*.json"):
+        row = json.loads(job.read_text())
+        if len(row["arguments"]["configs"]) < len(results["met"]):
+            continue  # another experiment's
+        stage = json.loads((Path(row["result"]["sft"]).parent / "config.json").read_text())
+        icc = stage["critic"]["generative"]["icc"]["enabled"]
+        learnt.setdefault(stage["seed"], {})[icc] = stage["inputs"]["traces"]
+    assert set(learnt) == {0, 1}
+    assert all(files[True] == files[False] for files in learnt.values())
     # An actor that is all that was met holds no surprise.
     first = actors(read_plan(file), "unmet")[0].config
     assert all(value == pytest.approx(0) for value in outlook(first, [first, first]).values())

@@ -191,9 +191,12 @@ def test_a_finished_stage_is_skipped_and_a_changed_one_gets_its_own_folder(
     assert len(names()) == 4
     assert (folder / first[0] / "done.json").stat().st_mtime_ns == begun
     # Another critic SFT: base and traces stay, SFT and what follows from it are new.
-    assert genac("pretrain-critic", file, "--stages.sft.epochs", "1").code == 0
+    changes = ("--stages.sft.epochs", "1", "--stages.sft.save_every", "2")
+    assert genac("pretrain-critic", file, *changes).code == 0
     kinds = [n.split("-")[0] for n in names()]
     assert kinds == ["base", "critic_rl", "critic_rl", "critic_sft", "critic_sft", "traces"]
+    saved = [p.name for n in names() for p in folder.glob(f"{n}/checkpoints/critic_sft/step-*")]
+    assert sorted(saved) == ["step-000004", "step-000006", "step-000036"]  # the newest two
 
 
 def test_the_run_folder(run_micro: Runs, micro: Callable[..., Values]) -> None:
@@ -235,18 +238,30 @@ def looked_at(rollouts: list[Values], estimates: list[Values]) -> None:
 
 
 def summary_is_complete(summary: Values) -> None:
-    """The keys that the issue promises to machines."""
+    """The keys that docs/run-folder.md promises."""
     for moment in ("success_before", "success_after"):
         assert (
             0 <= summary[moment]["low"] <= summary[moment]["mean"] <= summary[moment]["high"] <= 1
         )
-    promised = "mse mse_constant mse_success_rate mse_untrained auc_within_problem parse_rate"
+    gain = summary["success_gain"]
+    change = summary["success_after"]["mean"] - summary["success_before"]["mean"]
+    assert gain["mean"] == pytest.approx(change) and gain["low"] <= gain["mean"] <= gain["high"]
+    promised = "mse mse_constant mse_success_rate mse_sft auc_within_problem parse_rate"
     assert set(promised.split()) <= set(summary["critic"])
-    assert summary["critic"]["stages"].keys() == {"untrained", "sft", "rl"}
+    assert summary["critic"]["stages"].keys() == {"sft", "rl"}
     roles = {"actor_sampling", "critic_sampling", "actor_training", "critic_training"}
     assert roles <= set(summary["seconds"])
     assert roles <= set(summary["tokens"])
     assert summary["config_hash"] and summary["versions"]
+
+
+def test_a_critic_without_a_teacher_is_measured_untrained_too(run_micro: Runs) -> None:
+    panel = {"panel_problems": 2, "num_problems": 8, "num_samples": 4}
+    critic = run_micro(algorithm="ppo", evaluate=panel, stages={"joint": {"steps": 1}}).summary()[
+        "critic"
+    ]
+    assert critic["stages"].keys() == {"untrained", "rl"}
+    assert critic["mse_untrained"] == critic["stages"]["untrained"]["mse"]
 
 
 @pytest.mark.parametrize("algorithm", ["genac", "ppo"])

@@ -175,7 +175,7 @@ def test_the_critics_of_a_run_and_of_its_evaluation_take_turns_on_one_server(
         stages={"folder": str(tmp_path / "stages")},
         hardware={"engine": "vllm", "vllm": {"python": interpreter(tmp_path)}},
     )
-    assert set(run.summary()["critic"]["stages"]) == {"untrained", "sft", "rl"}
+    assert set(run.summary()["critic"]["stages"]) == {"sft", "rl"}
 
     def starts(role: str) -> int:
         log = run.path / "engines" / f"{role}-0.log"

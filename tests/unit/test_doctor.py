@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from transformers import GPTNeoXConfig, Qwen3Config, Qwen3ForCausalLM
 from genac.commands.doctor import machine, memory, model_bytes, placement
 from genac.commands.doctor.findings import Findings
 from genac.commands.doctor.lengths import candidates, measure
-from genac.commands.doctor.report import examine, examine_machine
+from genac.commands.doctor.machine import examine_machine
+from genac.commands.doctor.report import examine
 from genac.config.algorithms import merge
 from genac.config.recipes import resolve
 from genac.engines import local
@@ -355,6 +358,15 @@ def test_the_doctor_says_how_many_gpus_would_do(recipe) -> None:
     assert "ok   device: 2 processes, each on a GPU of 2 GiB, bf16" in lines
     every = cfg.model_copy(update={"hardware": cfg.hardware.model_copy(update={"processes": 0})})
     assert any("say how many that machine has" in n for n in examine(every, gib)[0])
+
+
+def test_without_a_recipe_no_library_of_models_is_imported():
+    code = (
+        "import sys; from genac.cli import main; main(['doctor']); "
+        "print([m for m in ('transformers', 'torch._dynamo', 'ray') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("examines a run on this machine\n[]\n"), done
 
 
 def test_without_a_recipe_the_machine_is_examined():

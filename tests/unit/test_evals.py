@@ -25,7 +25,7 @@ from genac.evals.ground_truth import (
     save_panel,
 )
 from genac.evals.online import critic_metrics, rollout_metrics
-from genac.evals.policy import evaluate_policy, policy_score
+from genac.evals.policy import PolicyScore, evaluate_policy, policy_score
 from genac.learner import Learner
 from genac.rollout import World
 from genac.tasks.verifier import Verifier
@@ -48,6 +48,22 @@ def test_policy_score_by_hand():
     score = policy_score(groups_of([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [None, 0.0]]))
     assert (score.mean, score.pass_at_k, score.k, score.problems) == (0.375, 0.5, 2, 4)
     assert 0.0 <= score.low < 0.375 < score.high <= 1.0
+
+
+def test_a_gain_is_paired_by_problem():
+    """Problems of all difficulties, each solved once more of four: +.25 at each, whatever the
+    spread of the problems themselves, which the two scores' own intervals hold.
+    """
+    rows = [[1.0] * solved + [0.0] * (4 - solved) for solved in (0, 1, 2, 3)] * 2
+    more = [[1.0] * (sum(map(int, row)) + 1) + [0.0] * (3 - sum(map(int, row))) for row in rows]
+    before, after = policy_score(groups_of(rows)), policy_score(groups_of(more))
+    assert after.low < before.high  # the intervals overlap
+    assert after.gain_over(before) == {"mean": 0.25, "low": 0.25, "high": 0.25}
+    assert PolicyScore.of(before.as_dict()) == before
+    few = policy_score(groups_of(rows[:3]))
+    assert few.gain_over(before) is None
+    older = {key: value for key, value in before.as_dict().items() if key != "by_problem"}
+    assert after.gain_over(PolicyScore.of(older)) is None
 
 
 def test_intervals_are_over_problems_and_not_over_responses():

@@ -13,7 +13,7 @@ import pytest
 
 from genac.config.run import RunConfig
 from genac.stages.artifacts import build_once
-from paper.downstream import first, samples_ratio, tune
+from paper.downstream import add_compute, first, samples_ratio, tune
 from paper.jobs import Jobs
 from paper.runs import placed
 from paper.verdicts import above, below, brackets, verdict
@@ -77,6 +77,26 @@ def test_samples_to_a_mark_by_hand():
     longer = [{"samples": [0, 160, 320, 480], "success": [0.2, 0.4, 0.8, 0.9]}] * 3
     assert samples_ratio(longer, theirs)["value"] == pytest.approx(5.0)
     assert first(np.array([0, 16]), np.array([0.5, 0.6]), 0.4) == 0.0
+
+
+def test_compute_to_a_mark_by_hand():
+    """Half of the samples, each of which costs ten times as much: five times the compute. The other
+    has steps of 8 responses in place of 16, at a twentieth of the cost.
+    """
+
+    def row(responses: int, flops: float, ratio: float | None):
+        return {
+            "responses_per_step": responses,
+            "per_step": {"flops": flops, "seconds": flops},
+            "samples_ratio": {"value": ratio, "low": ratio, "high": None},
+        }
+
+    table = {"ours": row(16, 10.0, 0.5), "theirs": row(8, 0.5, 1.0), "never": row(16, 2.0, None)}
+    add_compute(table, "theirs")
+    assert table["ours"]["cost_ratio"] == {"flops": 10.0, "seconds": 10.0}
+    assert table["ours"]["compute_ratio"]["flops"] == {"value": 5.0, "low": 5.0, "high": None}
+    assert table["theirs"]["compute_ratio"]["seconds"]["value"] == 1.0
+    assert table["never"]["compute_ratio"]["flops"]["value"] is None
 
 
 def test_verdicts():

@@ -46,6 +46,14 @@ def test_a_run_with_long_steps_is_given_time(tmp_path):
     assert status(run, now=2000 + 3100).state == "interrupted"
 
 
+def test_a_run_that_goes_on_with_another_number_of_steps_is_running(tmp_path):
+    run = make(tmp_path / "a")
+    later = time.time() + 1e6
+    assert status(run, now=later).state == "interrupted"
+    os.utime(run.path / "config.json", (later, later))
+    assert status(run, now=later).state == "running"
+
+
 def test_damaged_runs_are_listed_with_the_reason(tmp_path):
     run = make(tmp_path / "a")
     (run.path / "config.json").write_text("{")

@@ -11,6 +11,7 @@ from genac.config.run import RunConfig
 from genac.stages.traces.endpoint import agrees, best_reasoning, distinct, reasoning_of, trace
 from genac.stages.traces.files import Trace, balanced, in_turn
 from genac.stages.traces.states import Candidate, CandidateInputs, third
+from genac.stages.traces.synthesize import calibrated
 from genac.types import Rationale
 
 
@@ -109,6 +110,26 @@ def test_candidates_of_an_actor_that_is_loaded_otherwise_are_others(load: dict) 
         return CandidateInputs.of(cfg, Path("actor")).hash
 
     assert made(**load) != made() == made()
+
+
+def test_calibrated_scores_are_means_over_states_judged_alike():
+    """Two kinds of one guess get a score each. A kind of few states and states without a kind get
+    the mean of all with their guess; one without any return keeps its own.
+    """
+
+    def some(count, score, target, kind=""):
+        return [Trace({}, "", (), 0.5, "", score, target, kind=kind)] * count
+
+    traces = [
+        *some(8, 8, 0.4, "3 of 4"),
+        *some(8, 8, 0.8, "2 of 3"),
+        *some(4, 8, 0.1, "rare"),
+        *some(4, 8, 0.3),
+        *some(1, 5, None),
+    ]
+    scores = [t.score for t in calibrated(traces)]
+    rest = round(10 * (8 * 0.4 + 8 * 0.8 + 4 * 0.1 + 4 * 0.3) / 24)
+    assert scores == [4] * 8 + [8] * 8 + [rest] * 8 + [5]
 
 
 @pytest.mark.parametrize("wrong", [0, 1])  # what a mistake's score is, before and after calibration

@@ -297,16 +297,22 @@ def test_a_seed_without_an_evaluation_is_reported_and_lends_no_interval(tmp_path
 
 
 def test_the_verdict_follows_the_intervals(tmp_path):
-    def verdict(before, after):
-        run = Run.create(tmp_path / f"{after}", {}, {})
+    """That of the paired difference, where the run recorded it."""
+
+    def verdict(before, after, **gain):
+        run = Run.create(tmp_path / f"{after}{gain}", {}, {})
         ends = {"before": before, "after": after}
-        run.write_summary(
-            {f"success_{k}": {"mean": m, "low": m - 0.1, "high": m + 0.1} for k, m in ends.items()}
-        )
+        spread = {k: {"mean": m, "low": m - 0.1, "high": m + 0.1} for k, m in ends.items()}
+        run.write_summary({f"success_{k}": one for k, one in spread.items()} | gain)
         return sentence(grouped([load(run.path)])[0])
 
     assert verdict(0.5, 0.55).endswith("the intervals overlap.")
     assert verdict(0.5, 0.75).endswith("a clear gain.")
+    paired = {"mean": 0.05, "low": 0.01, "high": 0.09}
+    text = "a clear gain, +5.0 points [+1.0, +9.0] on the same problems."
+    assert verdict(0.5, 0.55, success_gain=paired).endswith(text)
+    assert "no clear change" in verdict(0.5, 0.55, success_gain=paired | {"low": -0.01})
+    assert verdict(0.5, 0.55, success_gain={"mean": 0.05}).endswith("the intervals overlap.")
     assert verdict(0.5, 0.25).endswith("a clear loss.")
 
 

@@ -100,6 +100,7 @@ TABLE: Row = {
     "stages.synthesize.bare_scores": NONE,
     "stages.synthesize.see_answer": NONE,
     "stages.sft": SFT,
+    "stages.sft.save_every": NONE,
     "stages.sft.optimizer.tokens_per_microbatch": NONE,
     "stages.sft.optimizer.gradient_checkpointing": NONE,
     "stages.critic_rl": RL,

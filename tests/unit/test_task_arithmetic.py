@@ -70,10 +70,10 @@ def test_checks_by_hand():
 def test_the_oracle_knows_the_mathematics_and_guesses_the_score():
     task = ArithmeticTask()
     right = task.oracle(PROBLEM, "a+3=9\n", 0.25)
-    assert right.reasoning == "a+3=9=9 ok\nleft*-\n"
+    assert right.reasoning == "a+3=9=9 ok\nleft*-\n" and right.kind == "1 of 3"
     assert abs(right.score - round(10 * 0.25 ** (2 / 3))) <= 1
     wrong = task.oracle(PROBLEM, "a+3=8\n", 0.9)
-    assert wrong.score <= 1 and " no\n" in wrong.reasoning
+    assert wrong.score <= 1 and " no\n" in wrong.reasoning and not wrong.kind
     assert task.oracle(PROBLEM, "a+3=9\n", 0.25) == right
     # It varies by a point over states but is right about the order on average.
     problems = [task.problem("train", i) for i in range(100)]

@@ -245,6 +245,9 @@ def test_the_score_falls_with_what_is_left():
     # rate ** (fraction left), 1 - fraction / 2 without a rate
     assert [TASK.oracle(ANA, s, 0.25).score for s in steps] == [2, 5, 10]
     assert [TASK.oracle(ANA, s, None).score for s in steps] == [5, 8, 10]
+    assert [TASK.oracle(ANA, s, None).kind for s in steps] == ["0 of 2", "1 of 2", "2 of 2"]
+    certain = ("7 + 33 = 41\n", steps[2] + "Answer: 17", "I do not know.\n", "7 + 33 = 40\n" * 8)
+    assert {TASK.oracle(ANA, text, None).kind for text in certain} == {""}
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,14 @@ def doctor(arguments: Sequence[str]) -> None:
     cfg = parse(args, "genac doctor").cfg if args or gpu else None
     if cfg and not gpu:
         require_gpu(cfg.hardware)
-    from genac.commands.doctor.report import examine, examine_machine
+    if cfg is None:
+        from genac.commands.doctor.machine import examine_machine
 
-    lines, healthy = examine_machine() if cfg is None else examine(cfg, memory)
+        lines, healthy = examine_machine()
+    else:
+        from genac.commands.doctor.report import examine
+
+        lines, healthy = examine(cfg, memory)
     print("\n".join(lines))
     if not healthy:
         raise SystemExit(2)

@@ -24,8 +24,8 @@ from genac.evals.room import fitting, skips
 from genac.models.chat import encode_prompt
 from genac.models.heads import positions, vocabulary
 from genac.models.loading import context_length, load_tokenizer, on_meta
-from genac.models.reach import at_hand
 from genac.models.tiny import build_model, build_tokenizer
+from genac.reach import at_hand
 from genac.stages.local_models import local_model
 from genac.tasks import make_task
 from genac.tasks.base import SPLITS, Task

@@ -1,4 +1,6 @@
-"""The machine of a run: versions, threads, devices, and what runs outside this process."""
+"""The machine of a run: versions, threads and devices. Transformers is not imported here, which
+takes longer than all that these findings need.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,36 @@ from packaging.specifiers import SpecifierSet
 
 from genac.commands.doctor.findings import Findings
 from genac.config.run import HardwareConfig, RunConfig
-from genac.critics import critic_class
-from genac.distributed.build import require_supported
-from genac.distributed.cluster import require_answer
-from genac.engines.vllm.checks import version_in
 from genac.hardware import Hardware, chosen
+from genac.models.bf16 import summary
 from genac.native.compiler import COMPILERS
-from genac.stages.setup import require_engines, roles_of_servers
 
 GIB = 1 << 30
+
+
+def examine_machine() -> tuple[list[str], bool]:
+    """The findings about this machine alone, and whether none of them is a FAIL."""
+    result, cfg = Findings(), RunConfig()
+    versions(result)
+    threads(result, cfg)
+    device(result, cfg, None)
+    resources(result)
+    compiler(result)
+    extras(result)
+    result.add("ok", "no recipe was given; 'genac doctor RECIPE' examines a run on this machine")
+    return result.lines, not any(line.startswith("FAIL") for line in result.lines)
+
+
+def device(result: Findings, cfg: RunConfig, gpu_gib: float | None) -> Hardware | None:
+    """What computes; None where the machine has not got what is configured."""
+    with result.attempt("device"):
+        hardware = Hardware.resolve(cfg.hardware) if gpu_gib is None else elsewhere(cfg.hardware)
+        result.add("ok", f"device: {named(hardware, gpu_gib)}")
+        if hardware.device.type == "cpu":
+            text, sensible = summary(cfg.hardware.precision)
+            result.judge(sensible, text, "set hardware.precision to auto or fp32", "warn")
+        return hardware
+    return None
 
 
 def versions(result: Findings) -> None:
@@ -127,27 +150,3 @@ def named(hardware: Hardware, gpu_gib: float | None) -> str:
     where = hardware.device.type if gpu_gib is None else f"a GPU of {gpu_gib:g} GiB"
     several = f"{hardware.workers} processes, each on " if hardware.remote else ""
     return f"{several}{where}, {'bf16' if hardware.bf16 else 'fp32'}"
-
-
-def environment(result: Findings, cfg: RunConfig, hardware: Hardware) -> None:
-    """vLLM where it samples, Ray where workers run: installed here, and answering."""
-    kind, roles = critic_class(cfg.critic.kind), roles_of_servers(cfg, hardware)
-    with result.attempt("vllm"):
-        require_engines(cfg, hardware)
-        if roles and cfg.hardware.vllm.urls:
-            text = f"hardware.vllm.urls answer and serve {' and '.join(roles)}"
-            result.add("ok", f"vllm: {text}")
-        elif roles:
-            python = cfg.hardware.vllm.python
-            result.add("ok", f"vllm {version_in(python)} in {python or 'this environment'}")
-    if not hardware.remote:
-        return
-    with result.attempt("workers"):
-        require_supported(cfg, hardware, critic=kind.learns)
-        where = "started here"
-        if hardware.cluster is not None:
-            require_answer(hardware.cluster)
-            where = f"the cluster at {hardware.cluster}, which answers"
-            if hardware.cluster == "auto" and "RAY_ADDRESS" not in os.environ:
-                where = "whichever cluster this machine belongs to when the run starts"
-        result.add("ok", f"workers: ray {metadata.version('ray')}, {where}")

@@ -10,23 +10,13 @@ from collections.abc import Mapping
 from genac.commands.doctor import price
 from genac.commands.doctor.findings import Findings
 from genac.commands.doctor.lengths import LETTERS, Candidate, Lengths, candidates, measure
-from genac.commands.doctor.machine import (
-    compiler,
-    elsewhere,
-    environment,
-    extras,
-    named,
-    resources,
-    threads,
-    versions,
-)
+from genac.commands.doctor.machine import device, threads, versions
 from genac.commands.doctor.placement import placed
+from genac.commands.doctor.services import environment
 from genac.config.run import RunConfig
 from genac.critics import critic_class
 from genac.critics.prompts import size_text
 from genac.critics.scores import score_tokens
-from genac.hardware import Hardware
-from genac.models.bf16 import summary
 from genac.models.loading import parameter_count
 from genac.stages.traces.endpoint import check as check_endpoint
 from genac.tasks import make_task, row_counts
@@ -63,31 +53,6 @@ def examine(cfg: RunConfig, gpu_gib: float | None = None) -> tuple[list[str], bo
                 environment(result, cfg, hardware)
             placed(result, cfg, models, lengths, hardware, gpu_gib)
     return result.lines, not any(line.startswith("FAIL") for line in result.lines)
-
-
-def examine_machine() -> tuple[list[str], bool]:
-    """The findings about this machine alone, and whether none of them is a FAIL."""
-    result, cfg = Findings(), RunConfig()
-    versions(result)
-    threads(result, cfg)
-    device(result, cfg, None)
-    resources(result)
-    compiler(result)
-    extras(result)
-    result.add("ok", "no recipe was given; 'genac doctor RECIPE' examines a run on this machine")
-    return result.lines, not any(line.startswith("FAIL") for line in result.lines)
-
-
-def device(result: Findings, cfg: RunConfig, gpu_gib: float | None) -> Hardware | None:
-    """What computes; None where the machine has not got what is configured."""
-    with result.attempt("device"):
-        hardware = Hardware.resolve(cfg.hardware) if gpu_gib is None else elsewhere(cfg.hardware)
-        result.add("ok", f"device: {named(hardware, gpu_gib)}")
-        if hardware.device.type == "cpu":
-            text, sensible = summary(cfg.hardware.precision)
-            result.judge(sensible, text, "set hardware.precision to auto or fp32", "warn")
-        return hardware
-    return None
 
 
 # --- the task ------------------------------------------------------------------------------------

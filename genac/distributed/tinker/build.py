@@ -25,7 +25,7 @@ from genac.distributed.tinker.learner import TinkerLearner
 from genac.distributed.tinker.service import Service, connect, sdk
 from genac.models.heads import vocabulary
 from genac.models.loading import context_of, load_tokenizer, on_meta, parameter_count
-from genac.models.reach import at_hand
+from genac.reach import at_hand
 from genac.runs.manifest import POINTER
 from genac.runtime import ModelSpec, Runtime
 

@@ -32,6 +32,7 @@ class Trace:
     # Of a running critic, the states before: (response tokens read, note, score) of each. Then
     # `reasoning` is the last note alone.
     earlier: Sequence[Note] = ()
+    kind: str = ""  # as of OracleTrace
 
 
 def balanced(traces: list[Trace], count: int, seed: int) -> list[Trace]:

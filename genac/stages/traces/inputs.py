@@ -30,6 +30,7 @@ def synthesize(*names: str) -> tuple[str, ...]:
     return tuple(f"stages.synthesize.{name}" for name in ("oracle", "num_states", *names))
 
 
+FORMAT = 2  # of traces.jsonl
 FORM = "critic.generative.form"
 CONDITIONED = "critic.generative.icc.enabled"
 PROGRAM = (
@@ -78,6 +79,7 @@ class TraceInputs(StageInputs):
     candidates: CandidateInputs | None = None  # endpoint, monte_carlo
     critic: Artifact | None = None  # monte_carlo: whose words they are
     prompt: str | None = None  # hash of what the oracle's model reads
+    format: int = FORMAT  # of the file, and of what `calibrated` means
 
     @classmethod
     def of(cls, cfg: RunConfig, actor: Path) -> TraceInputs:

@@ -2,7 +2,7 @@
 
 The programmatic oracle knows the mathematics but not this actor; its scores are guesses that RL
 pretraining has to calibrate. `calibrated` replaces each guess by the mean return of the states that
-got the same guess; `outcome` (for tasks without an oracle) writes no reasoning and the rounded mean
+were judged alike; `outcome` (for tasks without an oracle) writes no reasoning and the rounded mean
 return. `endpoint` and `monte_carlo` are in genac.stages.traces.endpoint.
 """
 
@@ -26,6 +26,8 @@ from genac.stages.traces.files import Trace, balanced, write_traces
 from genac.stages.traces.inputs import TraceInputs
 from genac.states import segment_starts, split
 from genac.types import Rollout, State
+
+FEWEST = 8  # states of a kind whose mean return says something
 
 
 def running(cfg: RunConfig) -> bool:
@@ -160,11 +162,11 @@ def trace(
     ids = rollout.response_ids[: state.start]
     partial = response_text(actor.tokenizer, ids)
     if cfg.oracle == "outcome":
-        reasoning, score = "", round(10 * (target or 0.0))
+        reasoning, score, kind = "", round(10 * (target or 0.0)), ""
     else:
         reply = rate if setup.cfg.critic.generative.icc.enabled else None
         answer = world.task.oracle(rollout.problem, partial, reply)
-        reasoning, score = answer.reasoning, answer.score
+        reasoning, score, kind = answer.reasoning, answer.score, answer.kind
         if running(setup.cfg):
             reasoning = "".join(answer.checks or ())
     problem = {
@@ -172,14 +174,22 @@ def trace(
         "prompt": rollout.problem.prompt,
         "answer": rollout.problem.answer,
     }
-    return Trace(problem, partial, ids, rate, reasoning, score, target)
+    return Trace(problem, partial, ids, rate, reasoning, score, target, kind=kind)
 
 
 def calibrated(traces: list[Trace]) -> list[Trace]:
-    """Every guess replaced by the mean return of the states that got the same guess."""
-    returns: dict[int, list[float]] = defaultdict(list)
+    """Every guess replaced by the mean return of the states that were judged alike: those of its
+    kind where there are at least FEWEST, else those of its score.
+    """
+    returns: dict[str | int, list[float]] = defaultdict(list)
     for t in traces:
         if t.target is not None:
             returns[t.score].append(t.target)
-    table = {score: round(10 * sum(result) / len(result)) for score, result in returns.items()}
-    return [replace(t, score=table.get(t.score, t.score)) for t in traces]
+            returns[t.kind].append(t.target)
+
+    def mean(t: Trace) -> int:
+        alike = returns[t.kind] if t.kind else []
+        result = alike if len(alike) >= FEWEST else returns[t.score]
+        return round(10 * sum(result) / len(result)) if result else t.score
+
+    return [replace(t, score=mean(t)) for t in traces]

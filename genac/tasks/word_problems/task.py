@@ -158,7 +158,8 @@ class WordProblemTask:
         where the attempt goes round in circles.
         """
         result = self.judge(problem, partial)
-        return OracleTrace(reasoning(result, problem.answer), score(result, problem, success_rate))
+        guess = score(result, problem, success_rate)
+        return OracleTrace(reasoning(result, problem.answer), guess, kind=kind(result, problem))
 
     def alphabet(self) -> list[str]:
         """The words of many problems; letters, with which any other word can be written."""
@@ -205,6 +206,15 @@ def reasoning(result: Judgement, answer: str) -> str:
     if result.answered is None and result.mistake is None:
         lines.append(f"Left: {'; '.join([*result.left, 'the answer'])}.")
     return "".join(f"{line}\n" for line in lines)
+
+
+def kind(result: Judgement, problem: Problem) -> str:
+    """Steps done of those needed, where they are all that the score is guessed from."""
+    stuck = result.repeats >= REPEATS or (result.read and not result.calculations)
+    if result.answered is not None or result.mistake is not None or stuck:
+        return ""
+    needed = len(problem.extras["needed"])
+    return f"{needed - len(result.left)} of {needed}"
 
 
 def score(result: Judgement, problem: Problem, success_rate: float | None) -> int:

@@ -71,8 +71,8 @@ def errors(group: Group) -> dict[str, dict[str, Any]]:
 
 
 def error_chart(groups: Sequence[Group]) -> str:
-    """Errors on the panel and of the trivial baselines. The untrained critic, whose error is near 1
-    as it writes no scores, is left to the table: it would squeeze the others together.
+    """Errors on the panel and of the trivial baselines. The untrained critic is left to the table:
+    where it writes no scores its error is near 1, which would squeeze the others together.
     """
     series = []
     for group in groups:

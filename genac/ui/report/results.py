@@ -58,9 +58,11 @@ def sentence(group: Group) -> str:
     text += "" if many else _over(judged[0])
     if len(judged) < len(group.folders):
         text += f"; {len(group.folders) - len(judged)} without a final evaluation"
+    gain = None if many else _gain(judged[0])
+    verdict = _verdict(before, after) if gain is None else _paired_verdict(gain)
     return (
         f"Held-out success went from {in_percent(before)} to {in_percent(after)} ({text}): "
-        f"{_verdict(before, after)}"
+        f"{verdict}"
     )
 
 
@@ -77,6 +79,18 @@ def _so_far(group: Group) -> str:
 def _over(folder: Folder) -> str:
     problems = part(folder.summary, "success_after").get("problems")
     return f" over {problems} problems" if is_number(problems) else " over problems"
+
+
+def _gain(folder: Folder) -> Mapping[str, Any] | None:
+    """The difference on the same problems; None of a run that did not record it."""
+    gain = part(folder.summary, "success_gain")
+    return gain if all(is_number(gain.get(key)) for key in ("mean", "low", "high")) else None
+
+
+def _paired_verdict(gain: Mapping[str, Any]) -> str:
+    mean, low, high = (100 * gain[key] for key in ("mean", "low", "high"))
+    word = "a clear gain" if low > 0 else "a clear loss" if high < 0 else "no clear change"
+    return f"{word}, {mean:+.1f} points [{low:+.1f}, {high:+.1f}] on the same problems."
 
 
 def _verdict(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
