@@ -105,11 +105,19 @@ def unknown(item: str, key: str, known: Collection[str], mark: str = "") -> str:
     return f"{item}: unknown key{near(key, known, mark)}{LISTED}"
 
 
+def sections_of(key: str) -> list[str]:
+    """a and a.b of a.b.c"""
+    parts = key.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts))]
+
+
 def near(key: str, known: Collection[str], mark: str = "") -> str:
-    """'; did you mean a or b' for a key that is none, or ''. Keys of the same last name count, then
-    those of a last name that is nearly the same.
+    """'; did you mean a or b' for a key or section that is none, or ''. Keys of the same last name
+    count, then those of a last name that is nearly the same.
     """
     last = key.rpartition(".")[2]
+    if not mark:  # sections are no options of the command line
+        known = dict.fromkeys((*known, *(part for name in known for part in sections_of(name))))
     results = difflib.get_close_matches(key, known, 2, cutoff=0.8)
     results += [name for name in known if name.rpartition(".")[2] == last]
     if not results:

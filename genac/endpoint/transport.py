@@ -192,6 +192,6 @@ def load_http() -> Any:
         import httpx2
     except ImportError as error:
         raise ValueError(
-            "asking an endpoint needs httpx2, which is not installed; pip install genac[api]"
+            "asking an endpoint needs httpx2, which is not installed; pip install httpx2"
         ) from error
     return httpx2

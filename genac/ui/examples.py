@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -95,8 +96,17 @@ def _signed(value: Any) -> str:
 def _reasoning(text: str) -> str:
     if not text.strip():
         return "-"
-    summary, full = esc(text.strip()[:80]), esc(clip(text, 3000))
+    summary, full = esc(ending(text)), esc(clip(text, 3000))
     return f"<details><summary>{summary}</summary><pre>{full}</pre></details>"
+
+
+def ending(text: str, size: int = 80) -> str:
+    """The last words, where rationales that begin alike come to differ; without the tags."""
+    words = re.sub(r"</?answer>", " ", text).split()
+    whole = " ".join(words)
+    if len(whole) <= size:
+        return whole
+    return f"\u2026 {whole[-size:].partition(' ')[2]}"
 
 
 def _chip(value: float | None) -> str:

@@ -63,6 +63,14 @@ def test_two_runs_follow_each_other_to_the_same_problem(chromium, address):
         right.locator(".head:has-text('response 0 of group 0')").wait_for()
 
 
+def test_on_a_narrow_screen_two_runs_stand_one_above_the_other(chromium, address):
+    with visiting(chromium, f"{address}pair?left=one&right=deep~two") as page:
+        page.set_viewport_size({"width": 390, "height": 844})
+        left, right = (page.locator(f"#{side}").bounding_box() for side in ("left", "right"))
+        assert min(left["width"], right["width"]) > 380 and left["height"] > 600
+        assert right["y"] >= left["y"] + left["height"]
+
+
 def test_a_page_that_was_sent_is_interactive_without_a_server(chromium, sent):
     with visiting(chromium, sent) as page:
         page.wait_for_selector("#steps .katex")

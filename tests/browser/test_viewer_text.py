@@ -128,6 +128,17 @@ def test_long_hostile_text_does_not_stop_the_page(page):
         assert len(rendered(page, text)) > 0
 
 
+def test_what_rounds_to_zero_has_no_sign(page):
+    code = "(value) => import('/static/dom.js').then((m) => m.signed(value))"
+    assert [page.evaluate(code, x) for x in (-0.004, 0.004, -0.006, 0.25, None)] == [
+        *("0.00", "0.00", "\u22120.01", "+0.25", "-")
+    ]
+
+
+def test_a_long_prompt_can_be_scrolled_by_keys(page):
+    assert page.get_attribute("pre[aria-label='Exact prompt of the critic']", "tabindex") == "0"
+
+
 def test_several_rationales_are_tabs_with_their_scores(page):
     tabs = page.query_selector_all("#state .choice[aria-label='Rationales'] button")
     assert [tab.inner_text().split() for tab in tabs] == [

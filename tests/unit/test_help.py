@@ -200,3 +200,16 @@ def test_problems_and_solutions_may_begin_with_a_minus_sign(tmp_path: Path, caps
     for texts in (["-3+9=", "-x=6"], ["3-9=", "-6"]):
         assert main(["score", str(tmp_path), *texts]) == 2
         assert str(tmp_path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("values", "meant"),
+    [
+        ({"rolout": {"num_prompts": 3}}, "rollout"),
+        ({"actor": {"optimiser": {"learning_rate": 1}}}, "actor.optimizer"),
+        ({"stages": {"jont": {"steps": 3}}}, "stages.joint"),
+    ],
+)
+def test_a_misspelt_section_names_the_near_one(values, meant):
+    with pytest.raises(ValueError, match=f"unknown key; did you mean {meant};"):
+        resolve(values)

@@ -10,7 +10,7 @@ import pytest
 from report_runs import SUMMARY, full_run
 
 from genac.runs.store import Run
-from genac.ui.examples import SCALE, colour, trajectories
+from genac.ui.examples import SCALE, colour, ending, trajectories
 from genac.ui.figures import look
 from genac.ui.report import document
 from genac.ui.report.charts import embedded, thinned
@@ -294,6 +294,18 @@ def test_a_seed_without_an_evaluation_is_reported_and_lends_no_interval(tmp_path
     assert "; 1 without a final evaluation): no interval is known." in sentence(group)
     lead = success_chart([group])
     assert '"points":[[-1.0,0.2,0.2,0.2,1],[0.0,0.45,0.4,0.5,2]]' in lead
+
+
+def test_reasoning_is_shown_by_its_end():
+    """Rationales about one response begin alike."""
+    assert ending("Line 1: right.\n<answer>5</answer>") == "Line 1: right. 5"
+    long = "Line 1: Ana buys 33, 7 + 33 is 40, says 40. Right.\nLine 2: Ana gives away 23, 17."
+    shown = ending(long)
+    assert (
+        shown.startswith("\u2026 ")
+        and " ".join(long.split()).endswith(shown[2:])
+        and len(shown) <= 82
+    )
 
 
 def test_the_verdict_follows_the_intervals(tmp_path):

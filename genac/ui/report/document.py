@@ -224,7 +224,10 @@ def _label(value: Any) -> str | None:
     """A name for a part of the config: itself, or its own name, model or kind."""
     if isinstance(value, Mapping):
         value = value.get("name") or value.get("model_name_or_path") or value.get("kind")
-    return value if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    # Of a path of this machine its end: the page may be sent to others.
+    return "/".join(value.split("/")[-2:]) if value.startswith(("/", "~")) else value
 
 
 def _page(title: str, links: str, main: str) -> str:

@@ -127,7 +127,9 @@ def headline(group: Group) -> str:
                 ),
             ]
         )
-        cells.append(("critic's squared error", f"{error['mean']:.3f}", best))
+        cells.append(
+            ("critic's squared error, before joint training", f"{error['mean']:.3f}", best)
+        )
     cells += _cost_tiles(group)
     fired = [alarm for folder in group.folders for alarm in folder.alarms]
     cells.append(

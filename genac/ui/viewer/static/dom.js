@@ -41,8 +41,11 @@ export function chip(value, judged = true) {
 // tolerance for values of 32 bits.
 export const FALL = 0.1 - 1e-6;
 
-export const signed = (value) =>
-  value === null ? "-" : (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(2);
+export const signed = (value) => {
+  if (value === null) return "-";
+  const size = Math.abs(value).toFixed(2);
+  return (size === "0.00" ? "" : value < 0 ? "\u2212" : "+") + size; // what rounds to zero has no sign
+};
 
 export const plain = (value, digits = 2) => (value === null ? "-" : value.toFixed(digits));
 

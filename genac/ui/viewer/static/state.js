@@ -20,7 +20,7 @@ export function panel(one, step) {
     el("h3", { text: "Probability of each score" }),
     distribution(step),
     stored ? null : versions(one, step),
-    fold("prompt", "Exact prompt of the critic", step.critic_prompt === null ? note(OLDER) : el("pre", { text: step.critic_prompt })),
+    fold("prompt", "Exact prompt of the critic", step.critic_prompt === null ? note(OLDER) : el("pre", { text: step.critic_prompt, tabindex: "0", "aria-label": "Exact prompt of the critic" })),
     fold("critic", "The critic's tokens: probability and entropy", criticTokens(step)),
     fold("actor", `The actor's tokens of step ${number}: probability and entropy`, actorTokens(one, step)));
 }
