@@ -77,9 +77,14 @@ def at_hand(name: str, kind: str = "model", on_hub: bool = False) -> str:
             return name
     from huggingface_hub import constants, is_offline_mode
 
-    if is_offline_mode():
-        return name
     folder = downloaded(name, kind)
+    if is_offline_mode():
+        if folder is None and kind == "model":  # what data sets were prepared their library knows
+            raise ValueError(
+                f"{name!r} is no folder here and was not downloaded, and HF_HUB_OFFLINE is set: "
+                f"run '{COMMANDS[kind]} {name}' without it, or name {LOCAL[kind]}"
+            )
+        return name
     reason = out_of_reach(constants.ENDPOINT, patient=folder is None)
     if not reason:
         return name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from genac.config.run import HardwareConfig, RunConfig
@@ -24,7 +25,7 @@ def require_ready(cfg: RunConfig) -> None:
 
 def require_inputs(cfg: RunConfig) -> None:
     """ValueError for a GPU that this machine has not got, options that the task has not got, a data
-    file that does not exist, and models out of reach.
+    file that does not exist, models out of reach or behind an API, and adapters without peft.
     """
     require_gpu(cfg.hardware)
     task = cfg.task
@@ -35,8 +36,16 @@ def require_inputs(cfg: RunConfig) -> None:
             if isinstance(name, str):
                 require_source(name)
     for role, model in (("actor", cfg.actor), ("critic", cfg.critic)):
-        if model.model_name_or_path:
-            require_place(model.model_name_or_path, f"{role}.model_name_or_path")
+        if model.lora.rank and cfg.hardware.backend != "tinker" and find_spec("peft") is None:
+            raise ValueError(f"{role}.lora.rank needs peft: pip install 'genac[lora]'")
+        name, key = model.model_name_or_path, f"{role}.model_name_or_path"
+        if name and name.startswith(ENDPOINT):
+            raise ValueError(
+                f"{key} is {name!r}: a model behind an API cannot be trained; give a folder, GGUF "
+                "file or owner/name on the hub ('genac eval critic' compares such critics)"
+            )
+        if name:
+            require_place(name, key)
 
 
 def require_place(name: str, role: str, on_hub: bool = True) -> None:

@@ -60,6 +60,16 @@ def test_the_picture_has_the_size_of_a_link_preview(
         shutil.copy(file, folder)
 
 
+def test_a_short_verdict_is_quoted_with_the_sentence_it_is_about(
+    chromium: Any, address: str
+) -> None:
+    code = "([text, step]) => import('/static/card.js').then((m) => m.nearest([text], step))"
+    text = "Line 1: 7 * 2 is 14. Right.\nLine 2: 27 + 27, nothing is left. Wrong.\n"
+    with visiting(chromium, address) as page:
+        quoted = page.evaluate(code, [text, "The sum is 4."])
+    assert quoted == "\u2026 Line 2: 27 + 27, nothing is left. Wrong."
+
+
 def test_it_holds_problem_steps_fall_and_the_sentence_that_names_the_wrong_step(
     chromium: Any, address: str
 ) -> None:

@@ -198,6 +198,7 @@ def test_a_link_keeps_what_tokens_show(page, address):
 def test_a_run_without_entropies_says_so(page, run, address):
     without_entropies(run, 10)
     page.goto(f"{address}#at=joint/10/0/1&state=2")
+    page.reload()  # what was shown before is kept
     page.wait_for_selector("h2:has-text('Before step 2')")
     page.keyboard.press("e")
     until(page, "location.hash.includes('tokens=entropy')")

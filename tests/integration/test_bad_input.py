@@ -68,6 +68,10 @@ def test_recipe(
         (["--rollout.temperature", "-1"], ["temperature", "-1", "greater than 0"]),
         (["--algorithm", "dpo"], ["algorithm", "dpo", "vineppo"]),
         (["--critic.kind", "none"], ["critic.kind", "group_mean"]),
+        (
+            ["--critic.model_name_or_path", "openai:m@http://x/v1"],
+            ["'openai:m", "cannot be trained"],
+        ),
         (["--task.options.min_steps"], ["--task.options.min_steps", "needs a value"]),
         (["--rollout.num_prompts"], ["--rollout.num_prompts", "needs a value"]),
         (["more"], ["'more'", "--dotted.key value"]),
@@ -80,6 +84,15 @@ def test_command_line(
     message = refused("train", recipe(), *arguments)
     assert all(word in message for word in words), message
     assert message.startswith("genac train: ") and "╭" not in message
+
+
+def test_adapters_without_their_library_are_refused_before_any_stage(
+    recipe: Recipe, refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("genac.commands.early.find_spec", lambda name: None)
+    message = refused("train", recipe(), "--critic.lora.rank", "8")
+    assert "critic.lora.rank needs peft" in message and "genac[lora]" in message
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -213,12 +213,16 @@ def test_what_was_downloaded_is_of_the_hub_whatever_lies_here(
     assert reach.at_hand("owner/name") == str(downloaded)
 
 
-def test_offline_mode_and_local_paths_ask_nobody(hub, monkeypatch, tmp_path: Path) -> None:
+def test_offline_mode_and_local_paths_ask_nobody(
+    hub, monkeypatch, downloaded: Path, tmp_path: Path
+) -> None:
     hub(free_port())
     for name in (str(tmp_path), "runs/a/critic", "./name", "model.gguf/x/y"):
         assert reach.at_hand(name) == name
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert reach.at_hand("owner/name") == "owner/name"
+    with pytest.raises(ValueError, match="HF_HUB_OFFLINE is set: run 'hf download owner/other'"):
+        reach.at_hand("owner/other")
     assert reach._last == {}
 
 

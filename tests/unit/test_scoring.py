@@ -131,7 +131,10 @@ def test_a_damaged_critic_of_a_finished_run_is_refused(verb, name, tiny_folder, 
 
 def test_a_name_the_hub_does_not_give(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="owner/nothing is no folder here, and the hub"):
+    with pytest.raises(
+        ValueError,
+        match="'owner/nothing' is no folder here and was not downloaded, and HF_HUB_OFFLINE",
+    ):
         Critic.from_pretrained("owner/nothing")
 
 

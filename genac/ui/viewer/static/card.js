@@ -204,6 +204,7 @@ function critic(pen, one, selected, look, top) {
 }
 
 const DOUBT = /\b(wrong\w*|mistake\w*|error\w*|incorrect\w*|should|cannot|can't|isn't|not|never|instead|in place of|but|however|fail\w*|slip\w*|false|miss\w*|forg[eo]t\w*|only)\b/i;
+const VERDICT = 16; // characters
 const terms = (text) => new Set(text.toLowerCase().match(/\d+(?:\.\d+)?|[a-z]{4,}/g) ?? []);
 
 // The sentence that doubts and speaks of the step most, and what follows it, of the texts that hold one.
@@ -218,7 +219,9 @@ export function nearest(texts, step) {
   });
   if (!rated.length) return "";
   const best = rated.reduce((top, one) => (one.rank > top.rank ? one : top));
-  let words = (best.at ? "\u2026 " : "") + best.all[best.at];
+  // A verdict of few words, such as "Wrong.", says nothing without the sentence that it is about.
+  const from = Math.max(0, best.at - (best.all[best.at].length < VERDICT ? 1 : 0));
+  let words = (from ? "\u2026 " : "") + best.all.slice(from, best.at + 1).join(" ");
   for (const next of best.all.slice(best.at + 1)) {
     if (words.length + next.length > QUOTE.most) break;
     words += ` ${next}`;
