@@ -6,7 +6,7 @@ with in-context conditioning (ICC) and without. For each unmet actor another one
 actor alone, with the same numbers of traces and steps. All are judged on panels of the unmet
 actors. `critic` are overrides for every critic, `training` for the GRPO runs.
 
-With ICC and without, the traces are the same. Their oracle is told a success rate, which only the
+With ICC and without, the traces are the same. Their oracle knows a success rate, which only the
 prompt with ICC repeats; the default draws it for each state, so that without ICC the scores scatter
 by a rate that the critic cannot see. What ICC can be worth depends on how much the actors differ at
 equal prefixes: see `outlook`.
