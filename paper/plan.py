@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import platform
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from paper.jobs import Jobs
 from paper.page import update_pages
 
 REQUIRED = ("experiment", "recipe", "results", "folder", "seeds")
+WIDTH = 100  # of a page's prose
 OPTIONAL = ("processes", "overrides")
 # The keys that each experiment needs, and those that its plan may leave out.
 EXPERIMENTS: dict[str, tuple[str, str]] = {
@@ -163,4 +165,14 @@ def markdown(findings: Findings, record: dict[str, Any], name: str) -> str:
     source = (
         f"`{record['command']}`, commit {record['commit']}; data in [{name}.json]({name}.json)."
     )
-    return f"{source}\n\n{drawing}{findings.text.rstrip()}\n"
+    return wrapped(f"{source}\n\n{drawing}{findings.text.rstrip()}\n")
+
+
+def wrapped(page: str) -> str:
+    """Its prose in lines of at most WIDTH characters; tables, pictures and lists as they are."""
+    wrap = textwrap.TextWrapper(WIDTH, break_long_words=False, break_on_hyphens=False)
+    lines = []
+    for line in page.split("\n"):
+        prose = len(line) > WIDTH and not line.startswith(("|", "!", "#", "-", " "))
+        lines += wrap.wrap(line) if prose else [line]
+    return "\n".join(lines)

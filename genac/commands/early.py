@@ -14,6 +14,7 @@ from genac.tasks import make_task
 from genac.tasks.sources import require_source
 
 ENDPOINT = "openai:"  # begins the name of a critic behind an API
+WITH_MODEL = ("generative", "discriminative")  # kinds of critics; others load none
 FILES = (".yaml", ".yml", ".gguf")  # a name that ends so is none of the hub
 
 
@@ -35,7 +36,8 @@ def require_inputs(cfg: RunConfig) -> None:
         for name in (task.path, task.options.get("heldout")):
             if isinstance(name, str):
                 require_source(name)
-    for role, model in (("actor", cfg.actor), ("critic", cfg.critic)):
+    critics = [("critic", cfg.critic)] if cfg.critic.kind in WITH_MODEL else []
+    for role, model in [("actor", cfg.actor), *critics]:
         if model.lora.rank and cfg.hardware.backend != "tinker" and find_spec("peft") is None:
             raise ValueError(f"{role}.lora.rank needs peft: pip install 'genac[lora]'")
         name, key = model.model_name_or_path, f"{role}.model_name_or_path"

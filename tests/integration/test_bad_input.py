@@ -12,7 +12,9 @@ import pytest
 import yaml
 from micro import Answer, Values
 
+from genac.commands.early import require_inputs
 from genac.config.algorithms import merge
+from genac.config.recipes import resolve
 from genac.models.tiny import save_tiny
 from genac.runs.store import Run
 from genac.tasks.files import FileTask
@@ -93,6 +95,9 @@ def test_adapters_without_their_library_are_refused_before_any_stage(
     message = refused("train", recipe(), "--critic.lora.rank", "8")
     assert "critic.lora.rank needs peft" in message and "genac[lora]" in message
     assert not (tmp_path / "run").exists()
+    # An algorithm without a critic needs neither its library nor its model.
+    absent = {"lora": {"rank": 8}, "model_name_or_path": "nowhere/at/all"}
+    require_inputs(resolve({"algorithm": "grpo", "critic": absent}))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from genac.config.algorithms import merge
 from paper.critics import value_regression
 from paper.downstream_report import highest
 from paper.page import BEGIN, END, replace_table, update_pages
-from paper.plan import EXPERIMENTS, expand, read_plan, run_experiment
+from paper.plan import EXPERIMENTS, expand, read_plan, run_experiment, wrapped
 from paper.transfer import actors, outlook
 
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"
@@ -48,7 +48,7 @@ def micro_plan(folder: Path, name: str, **keys: Any) -> Path:
 def result(file: Path) -> dict[str, Any]:
     text = run_experiment(file)
     name = Path(yaml.safe_load(file.read_text())["results"])
-    assert text.strip() in name.with_suffix(".md").read_text()
+    assert wrapped(text).strip() in name.with_suffix(".md").read_text()
     results = json.loads(name.with_suffix(".json").read_text())
     assert results["command"].startswith("python -m paper") and results["seeds"]
     assert {row["verdict"] for row in results["rows"]} <= {"agrees", "disagrees", "undecided", "-"}

@@ -11,7 +11,7 @@ import pytest
 from paper.claims import CLAIMS, Evidence, claims_table, holm, judge, p_value
 from paper.headline import headline
 from paper.page import BEGIN, END, table
-from paper.plan import EXPERIMENTS
+from paper.plan import EXPERIMENTS, WIDTH, wrapped
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -75,3 +75,10 @@ def test_a_file_that_lacks_a_figure_is_no_missing_file(tmp_path):
     (tmp_path / "compute.json").write_text(json.dumps({"rows": []}))
     with pytest.raises(KeyError, match="cost_relative_to_ppo"):
         claims_table(tmp_path)
+
+
+def test_prose_of_a_page_is_wrapped_and_its_tables_are_not():
+    row, prose = "| " + "cell | " * 40, "word [0.1, 0.2] " * 30
+    lines = wrapped(f"{prose}\n\n{row}\n").split("\n")
+    assert row in lines and all(len(line) <= WIDTH for line in lines if line != row)
+    assert " ".join(" ".join(lines).split()) == " ".join(f"{prose}{row}".split())
