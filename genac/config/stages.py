@@ -164,6 +164,10 @@ class SFTStage(Section):
 
     epochs: int = Field(default=2, ge=0, description="passes over the traces, 0 = skip")
     batch_size: Count = Field(default=32, description="traces per step")
+    by_problem: bool = Field(
+        default=False,
+        description="a problem's traces stand together, so that a batch reads what they share once",
+    )
     save_every: Count = Field(default=200, description="steps between checkpoints")
     optimizer: OptimizerConfig = Field(
         default_factory=lambda: OptimizerConfig(learning_rate=1e-3, warmup_steps=20),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,9 @@ def sft_critic(cfg: RunConfig, traces: Path, start: Path, actor: Path) -> Path:
 
 
 def train(inputs: SFTInputs, run: Run) -> None:
-    """Shuffled epochs over the traces; cross-entropy on reasoning and score."""
+    """Shuffled epochs over the traces, or over their problems; cross-entropy on reasoning and
+    score.
+    """
     seed, cfg, setup = inputs.cfg.seed, inputs.cfg.stages.sft, inputs.setup(with_world=False)
     traces = read_traces(inputs.traces.path)
     per_epoch = max(1, len(traces) // cfg.batch_size)
@@ -86,8 +89,7 @@ def train(inputs: SFTInputs, run: Run) -> None:
     for step in loop:
         # 2 a batch of traces
         epoch, part = divmod(step, per_epoch)
-        order = list(range(len(traces)))
-        random.Random(f"{seed}/sft/{epoch}").shuffle(order)
+        order = epoch_order(traces, f"{seed}/sft/{epoch}", cfg.by_problem)
         chosen = order[part * cfg.batch_size : (part + 1) * cfg.batch_size]
         samples = [trace_sample(critic, traces[i]) for i in chosen]
         fitting = [s for s in samples if len(s.ids) <= model.max_length]
@@ -100,6 +102,24 @@ def train(inputs: SFTInputs, run: Run) -> None:
         metrics = model.learner.learn(fitting, seed=step)
         loop.after(step, metrics | {"dropped": len(samples) - len(fitting)})
     save_critic(critic, inputs.cfg, run.path / "model")
+
+
+def epoch_order(traces: Sequence[Trace], seed: str, by_problem: bool) -> list[int]:
+    """Places of the traces, shuffled; by problem, the problems are, and inside one the traces
+    that begin alike stand side by side.
+    """
+    order = list(range(len(traces)))
+    random.Random(seed).shuffle(order)
+    if not by_problem:
+        return order
+    problems: dict[str, list[int]] = {}
+    for i in order:
+        problems.setdefault(traces[i].problem["id"], []).append(i)
+    return [
+        i
+        for places in problems.values()
+        for i in sorted(places, key=lambda i: traces[i].partial_ids)
+    ]
 
 
 def trace_sample(critic: GenerativeCritic, trace: Trace) -> Sample:
