@@ -4,8 +4,8 @@ critic = LearningCritic.from_pretrained("runs/arithmetic/critic", actor_tokenize
 reply = critic.advantages(Responses(responses=..., id="step-0", step=0))
 critic.learn(Learn(request_id="learn-0", estimates="step-0"))
 
-`genac.client.Client` has the same methods. The functions of the joint stage (`stages/joint.py`)
-compute, in its order and with its seeds: a trainer that passes its `step` gets what it would give.
+`genac.client.Client` has the same methods. Values and lessons are those of the joint stage
+(`stages/joint.py`), for a trainer that passes its `step` with the same seeds.
 """
 
 from __future__ import annotations
