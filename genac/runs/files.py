@@ -84,6 +84,12 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_below(folder: Path) -> None:
+    """The same of a folder and everything in it."""
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
 def sweep(folder: Path) -> None:
     """Removes what killed writers left: files that they were about to replace, and folders of
     weights on their way to servers.
