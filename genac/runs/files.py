@@ -87,7 +87,8 @@ def sync(path: Path) -> None:
 def sync_below(folder: Path) -> None:
     """The same of a folder and everything in it."""
     for path in [*folder.rglob("*"), folder]:
-        sync(path)
+        if path.is_file() or path.is_dir():  # not a link to nowhere
+            sync(path)
 
 
 def sweep(folder: Path) -> None:

@@ -152,6 +152,18 @@ def test_a_full_disk_fails(diagnose, monkeypatch) -> None:
     assert line.startswith("FAIL disk: about ") and "move output_dir" in line
 
 
+def test_only_the_stage_under_way_has_checkpoints(diagnose, recipe, monkeypatch) -> None:
+    """Models of base, SFT and critic RL and both of the run; three checkpoints of both."""
+    cfg = resolve(recipe(critic={"generative": {"prompt": "compact", "max_new_tokens": 32}}))
+    models = candidates(cfg)
+    count = memory.demands(cfg, models, measure(cfg, models), bf16=False)[0].parameters
+    need = (5 * 4 + 3 * 2 * 12) * count
+    for free, fails in ((need + 1, False), (need - 1, True)):
+        usage = type("Usage", (), {"free": free})
+        monkeypatch.setattr(placement.shutil, "disk_usage", lambda _, usage=usage: usage)
+        assert [line.startswith("FAIL disk") for line in diagnose()] == [True] * fails
+
+
 # --- the task ---
 
 
