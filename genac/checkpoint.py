@@ -24,7 +24,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from genac.runs.files import read_json, sync
+from genac.runs.files import read_json, sync_below
 from genac.runs.manifest import digest, is_weights
 from genac.runtime import Runtime
 
@@ -36,7 +36,8 @@ WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 def save(root: Path, step: int, runtimes: Mapping[str, Runtime], state: dict[str, Any]) -> Path:
     """Writes step-NNNNNN under `root` and drops all but the newest KEEP; returns the folder."""
     root.mkdir(parents=True, exist_ok=True)
-    final, temporary = root / f"step-{step:06d}", root / f".step-{step:06d}.tmp"
+    final = root / f"step-{step:06d}"
+    temporary = temporary_name(final)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         _write(temporary, step, runtimes, state)
@@ -54,9 +55,28 @@ def save(root: Path, step: int, runtimes: Mapping[str, Runtime], state: dict[str
             f"checkpoint {final} could not be written ({reason}); free some disk space and resume: "
             "the previous checkpoint is intact",
         ) from error
-    for old in complete(root)[:-KEEP]:
-        shutil.rmtree(old)
+    drop(root, KEEP)
     return final
+
+
+def drop(root: Path, keep: int = 0) -> None:
+    """Deletes the checkpoints under `root` but for the newest `keep`, and what killed writers left.
+
+    Each loses its name first, so one that has it is whole, whenever the process is killed.
+    """
+    kept = complete(root)[-keep:] if keep else []
+    for old in named(root):
+        if old not in kept:
+            hidden = temporary_name(old)
+            shutil.rmtree(hidden, ignore_errors=True)
+            os.rename(old, hidden)
+    for hidden in root.glob(".step-*.tmp"):
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def temporary_name(folder: Path) -> Path:
+    """A checkpoint while it is being written or deleted."""
+    return folder.with_name(f".{folder.name}.tmp")
 
 
 def _write(folder: Path, step: int, runtimes: Mapping[str, Runtime], state: dict[str, Any]) -> None:
@@ -75,14 +95,19 @@ def _write(folder: Path, step: int, runtimes: Mapping[str, Runtime], state: dict
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     # On disk before the folder gets its final name, or a power cut could leave that name alone.
-    for file in [*folder.rglob("*"), folder]:
-        sync(file)
+    sync_below(folder)
+
+
+def named(root: Path) -> list[Path]:
+    """What has a checkpoint's name under `root`, oldest first."""
+    return sorted(
+        (p for p in root.glob("step-*") if re.fullmatch(r"step-[0-9]{6,18}", p.name)), key=step_of
+    )
 
 
 def complete(root: Path) -> list[Path]:
     """Finished checkpoints under `root`, oldest first."""
-    named = [p for p in root.glob("step-*") if re.fullmatch(r"step-[0-9]{6,18}", p.name)]
-    return sorted((p for p in named if (p / "manifest.json").exists()), key=step_of)
+    return [p for p in named(root) if (p / "manifest.json").exists()]
 
 
 def step_of(folder: Path) -> int:

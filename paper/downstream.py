@@ -23,6 +23,9 @@ from paper.downstream_report import highest, mean_known, report
 from paper.plan import Findings, Plan, expand
 from paper.runs import BUDGETS, COMPUTE, columns, difference, interval, joint_run, placed
 
+COMMON = ("base", "warmup", "total")  # no stages of a critic
+SHARED = 4  # runs that one critic's stages are counted over, amortised
+
 
 def run(plan: Plan) -> Findings:
     values = plan.values
@@ -53,6 +56,7 @@ def run(plan: Plan) -> Findings:
     table = {m: summary(plan, m, configs, results, by_column) for m in best}
     add_equal_budgets(plan, table, results)
     add_compute(table, plan.values["against"])
+    add_stages(plan, table, results)
     return report(plan, table, grid, {m: settings_of(best[m], plan) for m in best})
 
 
@@ -194,6 +198,43 @@ def add_compute(table: dict[str, Any], against: str) -> None:
             kind: {k: None if x is None else x * cost for k, x in row["samples_ratio"].items()}
             for kind, cost in row["cost_ratio"].items()
         }
+
+
+def add_stages(plan: Plan, table: dict[str, Any], results: dict[Any, Any]) -> None:
+    """`compute_ratio` with the critic's own stages, counted whole and shared by SHARED runs: their
+    mean over the runs, by the stages' own records, is spent ahead of the curve. Base model and
+    warm-up are every method's. Rows whose runs did not all record it are left as they are.
+    """
+    marks = [results[plan.values["against"], seed]["curve"] for seed in plan.seeds]
+    for method, row in table.items():
+        runs = [results[method, seed] for seed in plan.seeds]
+        spent = {kind: [critic_stages(run, kind) for run in runs] for kind in COMPUTE}
+        if any(None in column for column in spent.values()):
+            continue
+        curves = [run["curve"] for run in runs]
+        row["critic_stages"] = {kind: mean_known(column) for kind, column in spent.items()}
+        for name, parts in (("unamortised", 1), ("amortised", SHARED)):
+            row[f"compute_ratio_{name}"] = {
+                kind: with_stages(row, kind, curves, marks, parts) for kind in COMPUTE
+            }
+
+
+def with_stages(
+    row: dict[str, Any], kind: str, curves: list[Any], marks: list[Any], parts: int
+) -> dict[str, float | None]:
+    """The stages as responses of the same cost, spent before the first."""
+    each = row["per_step"][kind] / row["responses_per_step"]
+    ratio = samples_ratio(curves, marks, row["critic_stages"][kind] / parts / each)
+    return {k: None if x is None else x * row["cost_ratio"][kind] for k, x in ratio.items()}
+
+
+def critic_stages(run: dict[str, Any], kind: str) -> float | None:
+    """What the stages of a run's critic cost; None where that is not recorded."""
+    stages = run.get("stages_cost")
+    if stages is None:
+        return None
+    own = [stage[kind] for name, stage in stages.items() if name not in COMMON]
+    return None if None in own else float(sum(own))
 
 
 def samples_ratio(

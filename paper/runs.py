@@ -30,6 +30,7 @@ def joint_run(config: dict[str, Any]) -> dict[str, Any]:
         "final": summary["success_after"]["mean"],
         "curve": curve(run, cfg),
         "cost": {k: summary[k] for k in ("seconds", "tokens", "flops")},
+        "stages_cost": summary.get("stages_cost"),
         "critic": {
             key: [row.get(f"critic/{key}") for row in run.metrics("joint")]
             for key in ("bias", "mse", "explained_variance", "auc_within_problem")

@@ -20,7 +20,9 @@ def console(folder: Path) -> str:
         f"[{after['pass_at_k_low']:.1%}, {after['pass_at_k_high']:.1%}]",
         *critic_lines(summary["critic"]),
         *([f"no critic panel: {reason}"] if (reason := summary.get("no_panel")) else []),
-        "seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in summary["seconds"].items()),
+        "seconds: "
+        + ", ".join(f"{k} {v:.0f}" for k, v in summary["seconds"].items())
+        + before_it(summary.get("stages_cost", {})),
         f"report: {folder / 'report.html'}",
     ]
     return "\n".join(lines)
@@ -36,6 +38,12 @@ def points(gain: dict[str, float] | None) -> str:
         return ""
     mean, low, high = (100 * gain[key] for key in ("mean", "low", "high"))
     return f" ({mean:+.1f} points [{low:+.1f}, {high:+.1f}])"
+
+
+def before_it(stages: dict[str, Any]) -> str:
+    """What the stages before joint training took; nothing where one did not record it."""
+    spent = stages.get("total", {}).get("seconds")
+    return "" if spent is None else f"; stages before {spent:.0f}"
 
 
 def critic_lines(critic: dict[str, Any]) -> list[str]:

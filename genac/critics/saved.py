@@ -14,6 +14,7 @@ from typing import Any
 
 from genac import checkpoint
 from genac.runs.files import read_json
+from genac.runs.manifest import DONE
 
 CARD = "critic.json"  # the prompt and settings of a folder's critic
 
@@ -32,6 +33,11 @@ def critic_of_checkpoint(name: str | Path) -> Path | None:
     if not step and not (place / "manifest.json").exists():
         return None
     if not (place / "manifest.json").exists():
+        if (run_of(place) / DONE).exists() and (run_of(place) / "model").is_dir():
+            raise ValueError(
+                f"{place} is no checkpoint: a finished stage keeps its model alone; name "
+                f"{run_of(place) / 'model'}"
+            )
         finished = ", ".join(p.name for p in checkpoint.complete(place.parent)) or "none"
         raise ValueError(
             f"{place} is no finished checkpoint; {place.parent} has {finished} (training keeps the "

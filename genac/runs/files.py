@@ -84,6 +84,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_below(folder: Path) -> None:
+    """The same of a folder and everything in it."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_file() or path.is_dir():  # not a link to nowhere
+            sync(path)
+
+
 def sweep(folder: Path) -> None:
     """Removes what killed writers left: files that they were about to replace, and folders of
     weights on their way to servers.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from genac.runs.files import alone, plain, sweep, write_json
+from genac import checkpoint
+from genac.runs.files import alone, plain, sweep, sync, sync_below, write_json
 from genac.runs.manifest import DONE, require, write_done
 from genac.runs.store import Run, environment, stable_hash
 
@@ -17,9 +19,9 @@ def build_once(
 ) -> Path:
     """The folder root/stage-HASH; `build` fills it unless it is finished already.
 
-    A half-built folder is handed to `build` again, which resumes from its own checkpoints. Where
-    two processes want the same stage, the second waits and finds it done. ValueError where a file
-    of a finished folder is not as it was written.
+    A half-built folder is handed to `build` again, which resumes from its own checkpoints; a
+    finished one has none. Where two processes want the same stage, the second waits and finds it
+    done. ValueError where a file of a finished folder is not as it was written.
     """
     folder = folder_of(root, stage, key)
     if not (folder / DONE).exists():
@@ -27,9 +29,13 @@ def build_once(
             if not (folder / DONE).exists():
                 sweep(folder)
                 build(open_stage(folder, key))
+                sync_below(folder)  # from here on there is nothing to make it again from
                 write_done(folder, {"stage": stage, "key": key})
+                sync(folder)
+                drop_checkpoints(folder)
                 return folder
     require_stage(folder)
+    drop_checkpoints(folder)  # a process that was killed behind done.json left them
     return folder
 
 
@@ -59,6 +65,15 @@ def open_stage(folder: Path, key: dict[str, Any]) -> Run:
 def require_stage(folder: Path) -> None:
     """ValueError where a file of a finished stage is not as it was written."""
     require(folder, ("",), f"delete the folder {folder}: the same command makes it again")
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Deletes a finished stage's checkpoints, which nobody resumes from. Where that fails, as in a
+    folder that may only be read, they stay and do no harm.
+    """
+    with suppress(OSError):
+        for root in (folder / "checkpoints").glob("*"):
+            checkpoint.drop(root)
 
 
 def import_metrics(run: Run, stage_folder: Path) -> None:

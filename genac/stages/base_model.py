@@ -80,7 +80,8 @@ def train(inputs: BaseInputs, run: Run) -> None:
             for i in range(first, first + stage.batch_size)
         ]
         # 3 learn
-        metrics = model.learner.learn(examples, seed=step)
+        with loop.cost.clock("actor_training", model):
+            metrics = model.learner.learn(examples, seed=step)
         loop.after(step, metrics)
     # 4 an ordinary Hugging Face folder
     model.save_model(run.path / "model")

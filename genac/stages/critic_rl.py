@@ -105,15 +105,18 @@ def train(inputs: CriticRLInputs, run: Run) -> None:
     )
     for step in loop:
         # 1 the frozen actor acts
-        groups = stage_groups(setup, world, actor, step)
+        with loop.cost.clock("actor_sampling", actor):
+            groups = stage_groups(setup, world, actor, step)
         # 2 judge
         rollouts = [r for group in groups for r in group]
         limit = None if critic.reads_whole_responses else stage.max_states
         states = subset(states_of(rollouts, cfg, actor), limit, f"{cfg.seed}/{step}")
-        estimates = critic.estimate(states, step)
+        with loop.cost.clock("critic_sampling", critic.samples_with):
+            estimates = critic.estimate(states, step)
         # 3 learn from the returns
-        critic.observe(rollouts_of(states))
-        measured = critic.learn(estimates, step)
+        with loop.cost.clock("critic_training", critic.runtime):
+            critic.observe(rollouts_of(states))
+            measured = critic.learn(estimates, step)
         critic.runtime.publish(step + 1)
         advantages = credit(groups, estimates, neutral, cfg.rollout.temperature).advantages
         metrics = rollout_metrics(groups) | critic_metrics(estimates) | measured

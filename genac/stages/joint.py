@@ -84,7 +84,7 @@ def train(
         changed = publish(actor, critic, step + 1, groups[0][0].prompt_ids)
         # 6 log, evaluate, save when due
         metrics |= rollout_metrics(groups) | critic_metrics(estimates) | assigned.metrics
-        metrics |= {"publish_changed": changed} | cost.totals() | held_out(setup, actor, loop, step)
+        metrics |= {"publish_changed": changed} | held_out(setup, actor, loop, step)
         loop.after(step, metrics, groups, estimates, assigned.advantages)
     return loop
 

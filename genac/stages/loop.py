@@ -132,10 +132,11 @@ class Loop:
         estimates: Sequence[Estimate] = (),
         advantages: Advantages | None = None,
     ) -> None:
-        """Logs the step, stores what is due, raises alarms, saves a checkpoint when due or when
-        Ctrl-C was pressed, for which KeyboardInterrupt follows, or a callback raised, which is
-        raised again.
+        """Logs the step with the cost so far, stores what is due, raises alarms, saves a checkpoint
+        when due or when Ctrl-C was pressed, for which KeyboardInterrupt follows, or a callback
+        raised, which is raised again.
         """
+        metrics = {**metrics, **self.cost.totals()}
         self.run.log(self.stage, step, metrics)
         shown = {"stage": self.stage, "step": step, **metrics}
         error = self._hear(step, "on_step", shown)

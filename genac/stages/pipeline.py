@@ -31,6 +31,7 @@ from genac.stages import base_model, critic_rl, joint, sft, warmup
 from genac.stages.artifacts import import_metrics
 from genac.stages.callbacks import Callbacks, StopTraining
 from genac.stages.contents import contents
+from genac.stages.costs import stages_cost
 from genac.stages.finish import (
     AFTER_JOINT,
     BEFORE,
@@ -121,7 +122,7 @@ def train_in(
     started = time.perf_counter()
     # 1 the stages before joint training, each skipped when its output exists
     ready = prepare(early)
-    for folder in ready.folders:
+    for folder in filter(Run.exists, ready.folders):
         import_metrics(run, folder)
     # 2 where we start
     with phase(f"loading the actor, {ready.actor}"):
@@ -163,6 +164,7 @@ def train_in(
             **({"stopped": loop.stopped} if loop.stopped else {}),
             "wall_seconds": time.perf_counter() - started,
             **loop.cost.state(),
+            "stages_cost": stages_cost(ready.folders, run.environment()["started"]),
             **bill(cfg.hardware, mark),
         }
     )
@@ -213,7 +215,8 @@ def prepare(setup: Setup) -> Prepared:
         ready.critic = ready.critic_sft = sft.sft_critic(
             cfg, traces, ready.critic_start, ready.actor
         )
-        ready.folders += [traces.parent, ready.critic.parent]
+        made = synthesize.candidates_of(traces.parent)
+        ready.folders += [*made, traces.parent, ready.critic.parent]
     if cfg.stages.critic_rl.steps:
         ready.critic = critic_rl.pretrained_critic(cfg, ready.critic, ready.actor)
         ready.folders.append(ready.critic.parent)

@@ -99,7 +99,8 @@ def train(inputs: SFTInputs, run: Run) -> None:
                 f"(the longest has {max(len(s.ids) for s in samples)}); use a longer-context critic"
             )
         # 3 learn
-        metrics = model.learner.learn(fitting, seed=step)
+        with loop.cost.clock("critic_training", model):
+            metrics = model.learner.learn(fitting, seed=step)
         loop.after(step, metrics | {"dropped": len(samples) - len(fitting)})
     save_critic(critic, inputs.cfg, run.path / "model")
 

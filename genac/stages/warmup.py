@@ -100,7 +100,8 @@ def train(inputs: WarmupInputs, run: Run) -> None:
         # 2 a batch, the same whenever the run was interrupted
         batch, dropped = samples.batch(step)
         # 3 learn
-        metrics = actor.learner.learn(batch, seed=seed + step)
+        with loop.cost.clock("actor_training", actor):
+            metrics = actor.learner.learn(batch, seed=seed + step)
         loop.after(step, metrics | {"dropped": dropped})
     # 4 an ordinary Hugging Face folder
     actor.save_model(run.path / "model")

@@ -195,8 +195,7 @@ def test_a_finished_stage_is_skipped_and_a_changed_one_gets_its_own_folder(
     assert genac("pretrain-critic", file, *changes).code == 0
     kinds = [n.split("-")[0] for n in names()]
     assert kinds == ["base", "critic_rl", "critic_rl", "critic_sft", "critic_sft", "traces"]
-    saved = [p.name for n in names() for p in folder.glob(f"{n}/checkpoints/critic_sft/step-*")]
-    assert sorted(saved) == ["step-000004", "step-000006", "step-000036"]  # the newest two
+    assert list(folder.glob("*/checkpoints/*/*")) == []  # finished stages keep none
 
 
 def test_the_run_folder(run_micro: Runs, micro: Callable[..., Values]) -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from micro import MICRO
+from micro import MICRO, copy_stages
 
 from genac.config.algorithms import merge
 from genac.config.recipes import resolve
+from genac.config.run import RunConfig
 from genac.runs.store import Run
-from genac.stages.pipeline import train
-from genac.stages.setup import critic_card
+from genac.stages import artifacts
+from genac.stages.pipeline import prepare, train
+from genac.stages.setup import Setup, critic_card
 from genac.ui.viewer.server import make_app
 
 
@@ -113,39 +115,47 @@ def test_a_value_head_judges_where_the_prompts_can_be_rebuilt(head: Run, genac):
     assert all(r["value"] is not None for r in again)
 
 
-def test_checkpoints_inside_a_stage_are_critics(run, genac):
-    """Two of joint training, side by side, and one of each earlier stage."""
+def test_checkpoints_inside_a_run_are_critics(run, genac):
+    """Two of joint training, side by side."""
     joint = run.path / "checkpoints" / "joint"
     for folder in ("step-000002", "step-3"):
         answer = genac("eval", "states", str(run.path), str(joint / folder), "--step", "2")
         assert answer.code == 0 and "(1 judged now)" in answer.out, answer.err
     assert run.judges() == ["joint-step-000002", "joint-step-000003"]
-    own, same, later = (rows(run, f, 2) for f in ("estimates", *map(run.judged, run.judges())))
+    same, later = (rows(run, run.judged(name), 2) for name in run.judges())
     assert [r["critic_prompt"] for r in same] == [r["critic_prompt"] for r in later]
     assert [r["rationale_logprobs"] for r in same] != [r["rationale_logprobs"] for r in later]
     with TestClient(make_app(run)) as client:
         result = client.get("/api/versions/joint/2/0/0", params={"start": 0}).json()
     assert [state["judge"] for state in result] == [None, *run.judges()]
 
-    stages = Path(run.config()["stages"]["folder"])
-    for stage in ("critic_sft", "critic_rl"):
-        place = next(stages.glob(f"{stage}-*/checkpoints/{stage}/step-*"))
-        answer = genac("eval", "states", str(run.path), str(place), "--name", stage, "--step", "2")
-        assert answer.code == 0, answer.err
-        assert len(rows(run, f"judged/{stage}", 2)) == len(own)
 
-
-def test_a_checkpoint_of_critic_sft_can_be_judged_before_that_stage_is_done(run, genac, tmp_path):
-    stages = Path(run.config()["stages"]["folder"])
-    whole = next(f.parent for f in stages.glob("critic_sft-*/done.json"))
-    early = shutil.copytree(whole, tmp_path / whole.name)
-    shutil.rmtree(early / "model")
-    (early / "done.json").unlink()
-    (place,) = early.glob("checkpoints/critic_sft/step-*")
-    for name, critic in (("saved", whole / "model"), ("early", place)):
+@pytest.mark.parametrize("stage", ["critic_sft", "critic_rl"])
+def test_a_checkpoint_of_a_stage_is_a_critic_until_that_stage_is_done(
+    stage: str, run, genac, tmp_path, monkeypatch
+):
+    """Killed before the stage was declared done; its last checkpoint is the critic."""
+    config = run.config()
+    done = Path(config["stages"]["folder"])
+    names = ["base", "traces", "critic_sft"][: 2 if stage == "critic_sft" else 3]
+    early = copy_stages(done, tmp_path / "early", *names)
+    config["stages"]["folder"] = str(early)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(artifacts, "write_done", interrupted)
+        prepare(Setup.of(RunConfig(**config)))
+    place = max(early.glob(f"{stage}-*/checkpoints/{stage}/step-*"))
+    whole = done / place.parents[2].name / "model"
+    for name, critic in (("saved", whole), ("early", place)):
         answer = genac("eval", "states", str(run.path), str(critic), "--name", name, "--step", "1")
         assert answer.code == 0, answer.err
     assert rows(run, "judged/early") == rows(run, "judged/saved")
+    finished = whole.parent / "checkpoints" / stage / place.name
+    answer = genac("eval", "states", str(run.path), str(finished))
+    assert answer.code == 2 and f"keeps its model alone; name {whole}" in answer.err
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_the_last_checkpoint_is_the_critic_that_was_saved(run, genac):

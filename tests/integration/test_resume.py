@@ -74,6 +74,13 @@ def test_a_run_that_is_killed_in_each_stage_goes_on_bit_by_bit(
         assert rows(again, table) == rows(whole, table)
     for part in ("success_before", "success_after", "tokens", "flops"):
         assert again.summary()[part] == whole.summary()[part]
+    # Each stage by its own record: copied ones are older than the run, and none counts twice.
+    own_cost, whole_cost = again.summary()["stages_cost"], whole.summary()["stages_cost"]
+    own_stages = [name for name, stage in own_cost.items() if stage.get("reused") is False]
+    assert own_stages == ["critic_rl"] and list(own_cost) == list(whole_cost)
+    for stage, cost in own_cost.items():
+        for kind in ("tokens", "flops"):
+            assert cost[kind] == whole_cost[stage][kind] > 0, (stage, kind)
 
 
 def rows(run: Run, table: str) -> dict[tuple[str, int], str]:

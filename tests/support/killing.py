@@ -23,7 +23,7 @@ from genac.runs.store import Run
 from genac.runtime import Runtime
 
 DEADLINE = 200.0  # seconds until a process has come as far as it is to be killed
-CLOCKS = ("seconds", "wall_seconds", "versions")
+CLOCKS = ("seconds", "wall_seconds", "versions", "stages_cost")
 
 
 class Killed(BaseException):

@@ -152,6 +152,18 @@ def test_a_full_disk_fails(diagnose, monkeypatch) -> None:
     assert line.startswith("FAIL disk: about ") and "move output_dir" in line
 
 
+def test_only_the_stage_under_way_has_checkpoints(diagnose, recipe, monkeypatch) -> None:
+    """Models of base, SFT and critic RL and both of the run; three checkpoints of both."""
+    cfg = resolve(recipe(critic={"generative": {"prompt": "compact", "max_new_tokens": 32}}))
+    models = candidates(cfg)
+    count = memory.demands(cfg, models, measure(cfg, models), bf16=False)[0].parameters
+    need = (5 * 4 + 3 * 2 * 12) * count
+    for free, fails in ((need + 1, False), (need - 1, True)):
+        usage = type("Usage", (), {"free": free})
+        monkeypatch.setattr(placement.shutil, "disk_usage", lambda _, usage=usage: usage)
+        assert [line.startswith("FAIL disk") for line in diagnose()] == [True] * fails
+
+
 # --- the task ---
 
 
@@ -267,7 +279,8 @@ def test_parameters_and_caches_are_those_of_the_real_thing(recipe) -> None:
     assert model_bytes.cache_bytes(real, 50, bf16=False) == row_bytes(engine.decoder, 50)
     # fp32 weights, gradients, two moments, and the engine's copy
     assert needs[0].held == 5 * 4 * count
-    assert memory.checkpoint_bytes(needs[:1]) == (3 * 12 + 4) * count
+    assert memory.checkpoint_bytes(needs[:1]) == 3 * 12 * count
+    assert memory.stored_bytes(needs[:1]) == 4 * count
 
 
 def test_large_models_cost_no_memory_here() -> None:

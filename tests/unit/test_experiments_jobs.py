@@ -13,7 +13,7 @@ import pytest
 
 from genac.config.run import RunConfig
 from genac.stages.artifacts import build_once
-from paper.downstream import add_compute, first, samples_ratio, tune
+from paper.downstream import add_compute, add_stages, first, samples_ratio, tune
 from paper.jobs import Jobs
 from paper.runs import placed
 from paper.verdicts import above, below, brackets, verdict
@@ -97,6 +97,43 @@ def test_compute_to_a_mark_by_hand():
     assert table["ours"]["compute_ratio"]["flops"] == {"value": 5.0, "low": 5.0, "high": None}
     assert table["theirs"]["compute_ratio"]["seconds"]["value"] == 1.0
     assert table["never"]["compute_ratio"]["flops"]["value"] is None
+
+
+def test_compute_to_a_mark_with_the_critics_stages_by_hand():
+    """The mark takes 24 responses of 10 FLOPs where the other needs 48 of 5. The critic's stages
+    cost 480 FLOPs, as much as 48 responses: 72 * 10 / (48 * 5) whole, 36 * 10 / (48 * 5) in four.
+    """
+    slow = {"samples": [0, 16, 32, 48], "success": [0.2, 0.3, 0.5, 0.6]}
+    quick = {"samples": [0, 16, 32, 48], "success": [0.2, 0.4, 0.8, 0.9]}
+
+    def cost(value: float | None) -> dict[str, Any]:
+        return {"flops": value, "seconds": value, "reused": False}
+
+    base = {"base": cost(1e9), "total": cost(1e9)}
+    taught = base | {"critic_sft": cost(300.0), "critic_rl": cost(180.0)}
+    old = {"curve": quick}  # of a version that recorded nothing
+    stages = {"ours": taught, "theirs": base, "unknown": base | {"critic_rl": cost(None)}}
+    curves = {"ours": quick, "theirs": slow, "unknown": quick}
+    results = {
+        (name, seed): {"curve": curves[name], "stages_cost": stages[name]}
+        for name in curves
+        for seed in (1, 2)
+    } | {("old", seed): old for seed in (1, 2)}
+
+    def row(flops: float) -> dict[str, Any]:
+        spent = {"flops": 8 * flops, "seconds": 8 * flops}
+        ratios = {"flops": flops / 5, "seconds": flops / 5}
+        return {"responses_per_step": 8, "per_step": spent, "cost_ratio": ratios}
+
+    table = {"ours": row(10.0), "theirs": row(5.0), "unknown": row(10.0), "old": row(10.0)}
+    plan: Any = SimpleNamespace(values={"against": "theirs"}, seeds=[1, 2])
+    add_stages(plan, table, results)
+    assert table["ours"]["critic_stages"] == {"flops": 480.0, "seconds": 480.0}
+    assert table["ours"]["compute_ratio_unamortised"]["flops"]["value"] == pytest.approx(3.0)
+    assert table["ours"]["compute_ratio_amortised"]["seconds"]["high"] == pytest.approx(1.5)
+    assert table["theirs"]["compute_ratio_unamortised"]["flops"]["value"] == 1.0
+    for name in ("unknown", "old"):
+        assert "compute_ratio_unamortised" not in table[name], "invented"
 
 
 def test_verdicts():

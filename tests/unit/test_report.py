@@ -20,7 +20,7 @@ from genac.ui.report.curves import success as success_chart
 from genac.ui.report.document import report, write_report
 from genac.ui.report.folder import load
 from genac.ui.report.groups import at_equal, differences, grouped, over_budget, over_steps
-from genac.ui.report.results import ranking, sentence, spent
+from genac.ui.report.results import cost, ranking, sentence, spent
 
 HOSTILE = "</script><script>alert(1)</script></pre>\ud800\0"
 
@@ -334,6 +334,18 @@ def test_cost_leaves_evaluation_out_and_falls_back_on_the_last_line(tmp_path):
     (run.path / "summary.json").unlink()
     assert spent(load(run.path), "seconds") == 10.0  # 2 a step
     assert spent(load(run.path), "tokens") == 500.0
+
+
+def test_stages_before_joint_training_have_rows_of_their_own(tmp_path):
+    run = Run.create(tmp_path / "run", {}, {})
+    made = {"seconds": 61.0, "tokens": 5e6, "flops": 3e13}
+    stages = {"base": made | {"reused": True}, "critic_rl": dict.fromkeys(made) | {"reused": False}}
+    run.write_summary({"stages_cost": stages | {"total": dict.fromkeys(made), "odd": [1]}})
+    rows = re.findall(r"<tr>(.*?)</tr>", cost(load(run.path)), flags=re.S)
+    cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, flags=re.S) for row in rows]
+    assert ["base", "5 M", "30 T", "61", "made before this run"] in cells
+    assert ["critic rl", "-", "-", "-", ""] in cells and ["total", "-", "-", "-", ""] in cells
+    assert len([row for row in cells if "odd" in row]) == 0
 
 
 def test_the_best_constant_has_the_variance_of_the_rewards(tmp_path):

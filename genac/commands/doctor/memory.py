@@ -214,5 +214,10 @@ def as_text(count: float) -> str:
 
 
 def checkpoint_bytes(needs: Sequence[Demand]) -> int:
-    """A loop's checkpoints, those kept and the one being written, and the models at its end."""
-    return sum((KEEP + 1) * d.saved + d.parameters * FLOAT for d in needs if d.saved)
+    """A loop's checkpoints, those kept and the one being written."""
+    return sum((KEEP + 1) * d.saved for d in needs)
+
+
+def stored_bytes(needs: Sequence[Demand]) -> int:
+    """The models that a loop leaves."""
+    return sum(d.parameters * FLOAT for d in needs if d.saved)

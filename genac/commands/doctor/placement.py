@@ -200,17 +200,25 @@ def cheaper(
 
 
 def disk(result: Findings, cfg: RunConfig, needs: Sequence[memory.Demand]) -> None:
-    """Checkpoints and models of the run folder and of the stages before it, per file system."""
+    """At most, checkpoints and models of the run folder and of the stages before it, per file
+    system."""
     critics = [d for d in needs if d.role == "critic"]
     actors = needs[: 0 if cfg.actor.model_name_or_path else 1]
     actors = [*actors, *needs[: 1 if cfg.stages.warmup.steps else 0]]
     early = [*actors, *critics, *critics]
-    queries: dict[int, tuple[Path, int]] = {}
-    for key, models in ((cfg.output_dir, needs), (cfg.stages.folder, early)):
+    # A stage's checkpoints go when it is finished, so those of two are never there together.
+    largest = max((memory.checkpoint_bytes([d]) for d in early), default=0)
+    queries: dict[int, tuple[Path, int, int]] = {}
+    for key, models, passing in (
+        (cfg.output_dir, needs, memory.checkpoint_bytes(needs)),
+        (cfg.stages.folder, early, largest),
+    ):
         place = next(p for p in (Path(key).absolute(), *Path(key).absolute().parents) if p.exists())
-        place, before = queries.get(place.stat().st_dev, (place, 0))
-        queries[place.stat().st_dev] = (place, before + memory.checkpoint_bytes(models))
-    for place, need in queries.values():
+        place, kept, most = queries.get(place.stat().st_dev, (place, 0, 0))
+        kept += memory.stored_bytes(models)
+        queries[place.stat().st_dev] = (place, kept, max(most, passing))
+    for place, kept, passing in queries.values():
+        need = kept + passing
         free = shutil.disk_usage(place).free
         text = f"disk: about {as_text(need)} of checkpoints at {place}, {as_text(free)} free"
         remedy = f"free {as_text(max(0, need - free))}, or move output_dir or stages.folder"

@@ -23,6 +23,7 @@ from genac.critics.zero_shot import oracle_prompt
 from genac.endpoint.client import Endpoint, answers_file
 from genac.endpoint.replies import Bill, plan
 from genac.endpoint.transport import load_http
+from genac.evals.cost import Cost
 from genac.runs.store import Run
 from genac.seeding import derive_seed
 from genac.stages.traces.files import Trace, in_turn, problem_of, write_traces
@@ -75,7 +76,9 @@ def from_endpoint(inputs: TraceInputs, run: Run) -> None:
     cfg, some = inputs.cfg, candidates(inputs.candidates)
     endpoint, prompts = with_key(cfg), prompts_of(cfg, some)
     file = answers_file(cfg.stages.folder, endpoint.cfg)
-    replies, bill = endpoint.ask(prompts, file)
+    cost = Cost()
+    with cost.clock("critic_sampling", None):  # its tokens are the bill's
+        replies, bill = endpoint.ask(prompts, file)
     dropped, results = Counter[str](), []
     for candidate, prompt in zip(some, prompts, strict=True):
         reply = replies.get(prompt)
@@ -89,7 +92,7 @@ def from_endpoint(inputs: TraceInputs, run: Run) -> None:
             dropped["disagrees"] += 1
         else:
             results.append((candidate, trace(candidate, reasoning, score)))
-    keep(cfg, run, some, results, dropped, usage(bill))
+    keep(cfg, run, some, results, dropped, usage(bill) | cost.totals())
     print(f"oracle: {described(bill)}", flush=True)
 
 
@@ -168,7 +171,9 @@ def from_continuations(inputs: TraceInputs, run: Run) -> None:
         for c in some
     ]
     dropped, results, bare = Counter[str](), [], 0
-    rationales = critic.think(prompts, derive_seed(cfg.seed, "rationale"))
+    cost = Cost()
+    with cost.clock("critic_sampling", critic.runtime):
+        rationales = critic.think(prompts, derive_seed(cfg.seed, "rationale"))
     for candidate, own in zip(some, rationales, strict=True):
         score = int(10 * candidate.known + 0.5)
         reasoning, reason = best_reasoning(candidate, own, stage.tolerance)
@@ -177,7 +182,7 @@ def from_continuations(inputs: TraceInputs, run: Run) -> None:
             continue
         bare += bool(reason)
         results.append((candidate, trace(candidate, reasoning, score)))
-    keep(cfg, run, some, results, dropped, {"bare": bare})
+    keep(cfg, run, some, results, dropped, {"bare": bare} | cost.totals())
 
 
 def best_reasoning(

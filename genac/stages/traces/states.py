@@ -14,6 +14,7 @@ from genac.config.run import RunConfig
 from genac.critics.base import pooled_returns, unique_states
 from genac.critics.monte_carlo import monte_carlo_values
 from genac.critics.prompts import size_text
+from genac.evals.cost import Cost
 from genac.evals.critic import fraction
 from genac.models.loading import parameter_count
 from genac.rollout import collect, problems_at, response_text
@@ -90,7 +91,9 @@ def build(inputs: CandidateInputs, run: Run) -> None:
     group = {"num_generations": cfg.num_generations}
     world = replace(setup.world, rollout=setup.world.rollout.model_copy(update=group))
     actor = setup.actor(inputs.actor.path)
-    groups = collect(actor, world, problems_at(world, "train", 0, cfg.num_prompts), "synthesize")
+    cost, problems = Cost(), problems_at(world, "train", 0, cfg.num_prompts)
+    with cost.clock("actor_sampling", actor):
+        groups = collect(actor, world, problems, "synthesize")
     rollouts = [r for g in groups for r in g if r.reward is not None]
     if not rollouts:
         raise ValueError(
@@ -108,7 +111,8 @@ def build(inputs: CandidateInputs, run: Run) -> None:
     )
     values: Sequence[float | None] = [None] * len(chosen)
     if cfg.continuations:
-        result = monte_carlo_values(actor, world, chosen, cfg.continuations, "synthesize")
+        with cost.clock("actor_sampling", actor):
+            result = monte_carlo_values(actor, world, chosen, cfg.continuations, "synthesize")
         values = [v.value for v in result]
     rate = sum(r.reward or 0.0 for r in rollouts) / len(rollouts)
     size = setup.cfg.critic.generative.icc.actor_size or size_text(parameter_count(actor.model))
@@ -121,6 +125,8 @@ def build(inputs: CandidateInputs, run: Run) -> None:
         rows.append(Candidate(shown, partial, ids, at, rate, size, returns[state.key], value))
     text = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
     atomic_write(run.path / "candidates.jsonl", text)
+    run.truncate_after("candidates", -1)
+    run.log("candidates", 0, {"candidates": len(rows), "reward": rate} | cost.totals())
 
 
 def position(state: State) -> str:

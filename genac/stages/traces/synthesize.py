@@ -16,6 +16,7 @@ from pathlib import Path
 from genac.config.run import RunConfig
 from genac.critics import critic_class
 from genac.critics.base import pooled_returns, unique_states
+from genac.evals.cost import Cost
 from genac.rollout import World, collect, problems_at, response_text
 from genac.runs.progress import phase
 from genac.runs.store import Run, stable_hash
@@ -69,6 +70,12 @@ def traces_file(cfg: RunConfig, actor: Path) -> Path:
     return TraceInputs.of(cfg, actor).folder(fill) / "traces.jsonl"
 
 
+def candidates_of(folder: Path) -> list[Path]:
+    """The stage whose states the traces in `folder` judge, if it is one of its own."""
+    name = Run.open(folder).config()["inputs"].get("candidates")
+    return [folder.parent / name] if name else []
+
+
 def synthesize(inputs: TraceInputs, run: Run) -> None:
     """Roll out, choose states, query the oracle, write everything down."""
     assert inputs.actor is not None
@@ -79,7 +86,11 @@ def synthesize(inputs: TraceInputs, run: Run) -> None:
     )
     actor = setup.actor(inputs.actor.path)
     problems = problems_at(world, "train", 0, cfg.num_prompts)
-    with phase(f"traces: {cfg.num_prompts} problems, {cfg.num_generations} responses each"):
+    cost = Cost()
+    with (
+        phase(f"traces: {cfg.num_prompts} problems, {cfg.num_generations} responses each"),
+        cost.clock("actor_sampling", actor),
+    ):
         groups = collect(actor, world, problems, "synthesize")
     rollouts = [r for group in groups for r in group if r.reward is not None]
     rate = sum(r.reward or 0 for r in rollouts) / max(1, len(rollouts))
@@ -87,7 +98,8 @@ def synthesize(inputs: TraceInputs, run: Run) -> None:
     traces = make(setup, world, actor, rollouts, rate)
     chosen = balanced(traces, cfg.num_states, setup.cfg.seed)
     write_traces(run.path / "traces.jsonl", chosen)
-    run.log("synthesize", 0, {"traces": len(chosen), "candidates": len(traces), "reward": rate})
+    sizes = {"traces": len(chosen), "candidates": len(traces)}
+    run.log("synthesize", 0, sizes | {"reward": rate} | cost.totals())
 
 
 def state_traces(

@@ -236,4 +236,16 @@ def cost(folder: Folder) -> str:
         rows.append((esc(role.replace("_", " ")), *amounts, bar if share else ""))
     missing = [key for key in ("tokens", "flops", "seconds") if not part(folder.summary, key)]
     text = note(f"summary.json lacks {', '.join(missing)} by role.") if missing else ""
-    return (table(("role", *COSTS, "share of time"), rows) if rows else "") + text
+    shown = table(("role", *COSTS, "share of time"), rows) if rows else ""
+    return shown + stages_cost(folder) + text
+
+
+def stages_cost(folder: Folder) -> str:
+    """The same of the stages before joint training, with their total."""
+    rows = []
+    for name, stage in part(folder.summary, "stages_cost").items():
+        if isinstance(stage, Mapping):
+            amounts = [esc(number(stage.get(key))) for key in ("tokens", "flops", "seconds")]
+            remark = "made before this run" if stage.get("reused") is True else ""
+            rows.append((esc(name.replace("_", " ")), *amounts, remark))
+    return table(("stage before joint training", *COSTS, ""), rows) if rows else ""
