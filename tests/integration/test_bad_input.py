@@ -38,7 +38,7 @@ Recipe = Callable[..., str]
             {"rollout": {"top_p": 0.9}},
             ["rollout.top_p is 0.9", "importance", "set rollout.top_p to 1"],
         ),
-        ({"critic": {"kind": "none"}}, ["critic.kind", "none", "group_mean"]),
+        ({"critic": {"kind": "none"}}, ["critic.kind", "none", "set algorithm to 'grpo'"]),
         ({"algorithm": "rloo", "rollout": {"num_generations": 1}}, ["1", "at least 2"]),
         ({"actor": {"tiny": {"heads": 3}}}, ["hidden_size 32", "heads 3", "divides"]),
         ({"task": {"name": "chess"}}, ["task.name", "chess", "arithmetic"]),
@@ -69,7 +69,7 @@ def test_recipe(
         (["--seed", "many"], ["seed: ", "'many'", "integer"]),
         (["--rollout.temperature", "-1"], ["temperature", "-1", "greater than 0"]),
         (["--algorithm", "dpo"], ["algorithm", "dpo", "vineppo"]),
-        (["--critic.kind", "none"], ["critic.kind", "group_mean"]),
+        (["--critic.kind", "none"], ["critic.kind", "set algorithm to 'grpo'"]),
         (
             ["--critic.model_name_or_path", "openai:m@http://x/v1"],
             ["'openai:m", "cannot be trained"],
