@@ -11,13 +11,18 @@ help:            ## print this list
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch .venv/ready .venv/demo-ready
+	touch .venv/ready .venv/demo-ready .venv/demo-llm-ready
 
-# The package, its viewer and what demo-llm reads its model with; `make setup` adds the tools.
+# The package and its viewer; `make setup` adds the tools.
 .venv/demo-ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ui,gguf]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ui]'
 	touch .venv/demo-ready
+
+# And what reads the model of demo-llm.
+.venv/demo-llm-ready: .venv/demo-ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf]'
+	touch .venv/demo-llm-ready
 
 setup: .venv/ready   ## make the virtual environment, with everything
 
@@ -25,7 +30,7 @@ demo: .venv/demo-ready  ## all stages on the default task, on two CPU cores
 	$(RUN) train recipes/arithmetic.yaml
 
 # LLM holds further keys, as for genac train: make demo-llm LLM='--seed 1 --output_dir runs/llm-1'
-demo-llm: .venv/demo-ready  ## all stages on word problems in English, with SmolLM2-135M; on two CPU cores
+demo-llm: .venv/demo-llm-ready  ## all stages on word problems in English, with SmolLM2-135M; on two CPU cores
 	$(BIN)/python examples/demo_llm.py $(LLM)
 
 # Two processes of one thread each finish in half the time that one process with two threads takes.

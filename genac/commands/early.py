@@ -10,7 +10,7 @@ from pathlib import Path
 from genac.config.run import HardwareConfig, RunConfig
 from genac.reach import at_hand, is_hub_name, local_path_reason
 from genac.runs import trackers
-from genac.tasks import make_task
+from genac.tasks import make_task, options_of
 from genac.tasks.sources import require_source
 
 ENDPOINT = "openai:"  # begins the name of a critic behind an API
@@ -29,13 +29,7 @@ def require_inputs(cfg: RunConfig) -> None:
     file that does not exist, models out of reach or behind an API, and adapters without peft.
     """
     require_gpu(cfg.hardware)
-    task = cfg.task
-    if task.name != "file" or task.path is None:
-        make_task(task, cfg.seed)
-    else:
-        for name in (task.path, task.options.get("heldout")):
-            if isinstance(name, str):
-                require_source(name)
+    require_task(cfg)
     critics = [("critic", cfg.critic)] if cfg.critic.kind in WITH_MODEL else []
     for role, model in [("actor", cfg.actor), *critics]:
         if model.lora.rank and cfg.hardware.backend != "tinker" and find_spec("peft") is None:
@@ -48,6 +42,28 @@ def require_inputs(cfg: RunConfig) -> None:
             )
         if name:
             require_place(name, key)
+
+
+def require_task(cfg: RunConfig) -> None:
+    """ValueError for options that the task has not got, wherever they stand, and for data that is
+    not there.
+    """
+    task, stages = cfg.task, cfg.stages
+    sections = {
+        "task.options": task.options,
+        "stages.synthesize.options": stages.synthesize.options,
+        "stages.critic_rl.options": stages.critic_rl.options,
+        **{f"task.shift.{name}": options for name, options in task.shift.items()},
+    }
+    if cfg.actor.model_name_or_path is None:  # the base model is made
+        sections["stages.base.options"] = stages.base.options
+    for section, options in sections.items():
+        options_of(task, options, section)
+        if task.name != "file" or task.path is None:
+            make_task(task, cfg.seed, **options)
+    for name in (task.path, task.options.get("heldout")):
+        if isinstance(name, str):
+            require_source(name)
 
 
 def require_place(name: str, role: str, on_hub: bool = True) -> None:

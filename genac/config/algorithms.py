@@ -61,25 +61,28 @@ IMPROVED: dict[str, Any] = {
 PRESETS = {"paper": PAPER, "improved": IMPROVED}
 
 
-DEFINING = (("critic", "kind"), ("credit", "estimator"), ("credit", "granularity"))
-
-
 def algorithm_values(algorithm: Any, preset: Any) -> dict[str, Any]:
     """What an algorithm, of GenAC also its preset, sets; {} for a name that is none."""
     values = ALGORITHMS.get(str(algorithm), {})
     return merge(values, PRESETS.get(str(preset), {})) if algorithm == "genac" else values
 
 
-def defined_as(values: dict[str, Any]) -> list[str]:
-    """The algorithms whose critic and credit a config's values are."""
+def contradiction(algorithm: str, kind: str, estimator: str) -> str:
+    """Why a critic and an estimator are not those of the algorithm; "" where they may be.
 
-    def matches(own: dict[str, Any]) -> bool:
-        return all(
-            own.get(section, {}).get(key) in (None, values[section][key])
-            for section, key in DEFINING
-        )
-
-    return [name for name, own in ALGORITHMS.items() if matches(own)]
+    A critic that no algorithm has for its own, such as exact values, may take another's place.
+    """
+    for section, key, value in (("critic", "kind", kind), ("credit", "estimator", estimator)):
+        fixed = ALGORITHMS[algorithm][section][key]
+        owners = [name for name, own in ALGORITHMS.items() if own[section][key] == value]
+        stands_in = key == "kind" and fixed != "none" and not owners
+        if value != fixed and not stands_in:
+            other = f", or set algorithm to {' or '.join(map(repr, owners))}" if owners else ""
+            return (
+                f"algorithm is {algorithm!r}, but {section}.{key} is {value!r} and not {fixed!r}, "
+                f"which makes another method: leave {section}.{key} out{other}"
+            )
+    return ""
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from genac.config.algorithms import algorithm_values, defined_as, merge
+from genac.config.algorithms import algorithm_values, contradiction, merge
 from genac.config.base import Count, Fraction, Rate, Section, at_home
 from genac.config.engines import VllmConfig
 from genac.config.models import ActorConfig, CriticConfig
@@ -202,23 +202,13 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _rightly_named(self) -> RunConfig:
-        names = defined_as(self.model_dump(include={"critic": {"kind"}, "credit": True}))
-        if names and self.algorithm not in names:
-            raise ValueError(
-                f"algorithm is {self.algorithm!r}, but critic.kind {self.critic.kind!r}, "
-                f"credit.estimator {self.credit.estimator!r} and credit.granularity "
-                f"{self.credit.granularity!r} are those of {' or '.join(map(repr, names))}: "
-                "leave these keys out, or set algorithm to that name"
-            )
+        critic, credit = self.critic.kind, self.credit.estimator
+        if reason := contradiction(self.algorithm, critic, credit):
+            raise ValueError(reason)
         return self
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        if self.credit.estimator == "gae" and self.critic.kind == "none":
-            raise ValueError(
-                "credit.estimator is 'gae' but critic.kind is 'none': GAE needs values; "
-                "choose a critic, or one of group_mean, leave_one_out, batch_mean"
-            )
         over_tokens = self.credit.granularity == "tokens"
         if over_tokens and self.critic.kind not in ("discriminative", "none"):
             raise ValueError(

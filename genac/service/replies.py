@@ -100,16 +100,11 @@ def assign(
     sizes = defaultdict(list)
     for group in batch.groups:
         sizes[len(group)].append(group)
-    if len(sizes) > 1 and not separable(cfg):
+    if len(sizes) > 1 and cfg.whiten_advantages != "none":
         raise ValueError(
-            f"groups have {', '.join(map(str, sorted(sizes)))} responses, but credit.estimator "
-            f"{cfg.estimator!r} with scale_rewards {cfg.scale_rewards!r} and whiten_advantages "
-            f"{cfg.whiten_advantages!r} compares the whole batch; send groups of one size"
-        )
-    if cfg.estimator != "gae" and min(sizes) < 2:
-        raise ValueError(
-            f"a group has one response, but credit.estimator {cfg.estimator!r} compares the "
-            "responses to one problem; send at least 2 of each"
+            f"groups have {', '.join(map(str, sorted(sizes)))} responses, but "
+            f"credit.whiten_advantages {cfg.whiten_advantages!r} compares the whole batch; send "
+            "groups of one size"
         )
     streams: Streams = {}
     totals: dict[str, float] = defaultdict(float)
@@ -120,12 +115,6 @@ def assign(
         for name, value in metrics.items():
             totals[name] += share * value
     return streams, dict(totals)
-
-
-def separable(cfg: CreditConfig) -> bool:
-    """Whether a group's advantages are a matter of that group alone."""
-    whole_batch = cfg.estimator == "batch_mean" or cfg.scale_rewards == "batch"
-    return not whole_batch and cfg.whiten_advantages == "none"
 
 
 def assign_alike(

@@ -6,7 +6,7 @@ Rewards are computed here too; a user's reward function runs in worker processes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from genac.config.run import TaskConfig
@@ -15,6 +15,7 @@ from genac.tasks.base import Task
 from genac.tasks.exact import ModularTask
 from genac.tasks.files import FileTask
 from genac.tasks.gym import GymTask
+from genac.tasks.options import checked
 from genac.tasks.sums import SumTask
 from genac.tasks.word_problems.task import WordProblemTask
 
@@ -33,14 +34,23 @@ def row_counts(task: Task) -> dict[str, Any]:
     return task.row_counts() if isinstance(task, FileTask) else {}
 
 
+def options_of(
+    cfg: TaskConfig, options: Mapping[str, Any], section: str = "task.options"
+) -> dict[str, Any]:
+    """Options for the configured task, as `section` holds them, with their types. Raises ValueError
+    for an unknown task, an option that it has not got, and a value of another type.
+    """
+    if cfg.name not in TASKS:
+        raise ValueError(f"task.name is {cfg.name!r}; use one of {sorted(TASKS)}")
+    return checked(cfg.name, TASKS[cfg.name], options, section)
+
+
 def make_task(cfg: TaskConfig, seed: int, **overrides: Any) -> Task:
     """The configured task. `overrides` replace settings of its generator, as a shift does.
 
     Raises ValueError for an unknown task or setting.
     """
-    if cfg.name not in TASKS:
-        raise ValueError(f"task.name is {cfg.name!r}; use one of {sorted(TASKS)}")
-    settings: dict[str, Any] = {"seed": seed, **cfg.options, **overrides}
+    settings = {"seed": seed, **options_of(cfg, {**cfg.options, **overrides})}
     if cfg.name == "file":
         if cfg.path is None:
             raise ValueError("task.name is 'file' but task.path is not set; give the data file")
@@ -49,9 +59,4 @@ def make_task(cfg: TaskConfig, seed: int, **overrides: Any) -> Task:
         raise ValueError(
             f"task.path and task.reward belong to task.name 'file', not {cfg.name!r}; remove them"
         )
-    try:
-        return TASKS[cfg.name](**settings)
-    except TypeError as error:
-        raise ValueError(
-            f"task.options of {cfg.name!r}: {error}; see the fields of its class"
-        ) from error
+    return TASKS[cfg.name](**settings)

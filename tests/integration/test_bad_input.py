@@ -38,12 +38,18 @@ Recipe = Callable[..., str]
             {"rollout": {"top_p": 0.9}},
             ["rollout.top_p is 0.9", "importance", "set rollout.top_p to 1"],
         ),
-        ({"critic": {"kind": "none"}}, ["critic.kind", "none", "group_mean"]),
+        ({"critic": {"kind": "none"}}, ["critic.kind", "none", "set algorithm to 'grpo'"]),
         ({"algorithm": "rloo", "rollout": {"num_generations": 1}}, ["1", "at least 2"]),
         ({"actor": {"tiny": {"heads": 3}}}, ["hidden_size 32", "heads 3", "divides"]),
         ({"task": {"name": "chess"}}, ["task.name", "chess", "arithmetic"]),
         ({"task": {"options": {"min_steps": 9}}}, ["9", "min_steps"]),
-        ({"task": {"options": {"speed": 9}}}, ["task.options", "speed"]),
+        ({"task": {"options": {"speed": 9}}}, ["task.options.speed", "no option", "max_steps"]),
+        ({"task": {"options": {"min_steps": "x"}}}, ["task.options.min_steps", "integer", "'x'"]),
+        (
+            {"stages": {"critic_rl": {"options": {"max_step": 9}}}},
+            ["stages.critic_rl.options.max_step", "did you mean max_steps"],
+        ),
+        ({"task": {"shift": {"far": {"stepps": 9}}}}, ["task.shift.far.stepps", "min_steps"]),
         ({"critic": {"generative": {"prompt": "long"}}}, ["long", "compact", "paper"]),
         (
             {"critic": {"generative": {"max_new_tokens": 64}}},
@@ -69,7 +75,7 @@ def test_recipe(
         (["--seed", "many"], ["seed: ", "'many'", "integer"]),
         (["--rollout.temperature", "-1"], ["temperature", "-1", "greater than 0"]),
         (["--algorithm", "dpo"], ["algorithm", "dpo", "vineppo"]),
-        (["--critic.kind", "none"], ["critic.kind", "group_mean"]),
+        (["--critic.kind", "none"], ["critic.kind", "set algorithm to 'grpo'"]),
         (
             ["--critic.model_name_or_path", "openai:m@http://x/v1"],
             ["'openai:m", "cannot be trained"],
@@ -86,6 +92,37 @@ def test_command_line(
     message = refused("train", recipe(), *arguments)
     assert all(word in message for word in words), message
     assert message.startswith("genac train: ") and "╭" not in message
+
+
+TASK = """
+import sys
+from genac.cli import main
+code = main(["train", "arithmetic", *sys.argv[1:]])
+print(code, "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--task.name gym", "task.options.min_steps is no option of task 'gym'; it has config, "),
+        ("--task.name exact", "multiplication_rate is no option of task 'exact'; it has max_steps"),
+        ("--task.name file", "task.options.min_steps is no option of task 'file'"),
+        (
+            "--task.options.min_steps many",
+            "task.options.min_steps: Input should be a valid integer",
+        ),
+        ("--task.name exat", "task.name is 'exat'; use one of ['arithmetic', 'exact', 'file'"),
+    ],
+    ids=str,
+)
+def test_options_of_another_task_are_named_with_the_choices_before_torch_is_imported(
+    arguments: str, message: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", TASK, *arguments.split()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.stdout, done.returncode) == ("2 False\n", 0), done.stderr
+    assert message in done.stderr and "__init__" not in done.stderr
 
 
 def test_adapters_without_their_library_are_refused_before_any_stage(

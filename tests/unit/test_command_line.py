@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from genac.config.run import CreditConfig, RunConfig, TaskConfig
 from genac.models.loading import load_model, load_tokenizer
 from genac.models.tiny import save_tiny
 from genac.scoring import Critic
+from genac.trainer import Trainer
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_keys_of_the_command_line_are_read_by_their_type():
         (["--rollout.num_promts", "3"], "unknown key; did you mean --rollout.num_prompts"),
         (["--rollout.num_prompts", "0"], r"^rollout.num_prompts: .*greater.*\(given: '0'\)$"),
         (["--seed", "--name", "x"], "^--seed needs a value$"),
-        (["--critic.kind", "none", "--algorithm", "ppo"], "^credit.estimator is 'gae' but"),
+        (["--critic.kind", "none", "--algorithm", "ppo"], "^algorithm is 'ppo', but critic.kind"),
         (["--report_to", "paper"], r"report_to.0: .*wandb.*\(given: 'paper'\)"),
         (["--hardware.vllm.args", "[--seed"], "is no valid YAML"),
         (["--seed", "1", "now"], "'now' belongs to no key"),
@@ -169,13 +171,48 @@ def test_what_is_set_wins_over_the_algorithm_and_the_rest_of_its_section_stays()
     assert improved["readout"] == RunConfig().critic.generative.readout == "expected"
 
 
-def test_one_algorithm_under_the_name_of_another_is_refused():
-    genac = {"critic": {"kind": "generative"}, "credit": {"estimator": "gae"}}
-    with pytest.raises(
-        ValueError, match=r"algorithm is 'grpo', but critic\.kind 'generative'.*'genac'"
-    ):
-        resolve({"algorithm": "grpo", **genac})
-    with pytest.raises(ValueError, match="set algorithm to that name"):
-        RunConfig(**{"critic": {"kind": "none"}, "credit": {"estimator": "group_mean"}})
-    mixed = resolve({"algorithm": "vineppo", "critic": {"kind": "actor_likelihood"}})
-    assert mixed.critic.kind == "actor_likelihood"  # no other algorithm is that
+@pytest.mark.parametrize(
+    ("algorithm", "key", "value", "message"),
+    [
+        ("grpo", "critic.kind", "generative", "'none', .*kind out, or set algorithm to 'genac'$"),
+        ("grpo", "critic.kind", "actor_likelihood", "'none', .* leave critic.kind out$"),
+        ("grpo", "credit.estimator", "batch_mean", "'group_mean', .*'reinforce\\+\\+'$"),
+        ("rloo", "credit.estimator", "gae", "'leave_one_out', .* 'genac' or 'ppo' or 'vineppo'$"),
+        ("genac", "credit.estimator", "group_mean", "'gae', .* algorithm to 'grpo'$"),
+        ("genac", "critic.kind", "none", "'generative', .* 'grpo' or 'rloo' or"),
+        ("genac", "critic.kind", "discriminative", "set algorithm to 'ppo'$"),
+        ("ppo", "critic.kind", "monte_carlo", "set algorithm to 'vineppo'$"),
+    ],
+)
+def test_a_method_under_the_name_of_another_is_refused(algorithm, key, value, message, tmp_path):
+    section, name = key.split(".")
+    start = f"^algorithm is {algorithm!r}, but {key} is {value!r} and not "
+    own: dict = {"algorithm": algorithm, section: {name: value}}
+    with pytest.raises(ValueError, match=start[1:] + message.rstrip("$")):
+        RunConfig(**own)
+    (tmp_path / "r.yaml").write_text(json.dumps(own))
+    (tmp_path / "p.yaml").write_text(json.dumps({"per_algorithm": {algorithm: own}}))
+    dotted = ["--algorithm", algorithm, f"--{key}", value]
+    for arguments in ([str(tmp_path / "r.yaml")], [str(tmp_path / "p.yaml"), *dotted[:2]], dotted):
+        with pytest.raises(ValueError, match=start + message):
+            from_command_line(arguments, "")
+    for args in ({"algorithm": algorithm, key: value}, own):
+        with pytest.raises(ValueError, match=start + message):
+            Trainer(args=args)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"algorithm": "vineppo", "critic.kind": "actor_likelihood"},  # exact values
+        {"algorithm": "ppo", "credit.granularity": "states"},
+        {"algorithm": "grpo", "credit.scale_rewards": "none"},
+        {"algorithm": "genac", "critic.kind": "my_own"},  # of a class in CRITICS
+        {"algorithm": "grpo", "critic.model_name_or_path": "a/b"},  # of a recipe for all methods
+    ],
+    ids=str,
+)
+def test_what_an_algorithm_leaves_open_can_be_set(keys):
+    cfg = resolve({}, keys)
+    assert cfg.algorithm == keys["algorithm"]
+    assert RunConfig(**cfg.model_dump()) == cfg

@@ -367,14 +367,14 @@ def test_the_tokenizer_of_the_alphabet_gives_every_text_back():
         ({"max_steps": 7}, "steps 2..7 are impossible"),
         ({"max_number": 5}, "max_number is 5; use 30 to 999"),
         ({"grammars": ["trains"]}, "grammars is .'trains'.; use a list of"),
-        ({"grammars": "share"}, "grammars is 'share'; use a list of"),
+        ({"grammars": "share"}, r"^task.options.grammars: give a list \(given: 'share'\)"),
         ({"grammars": []}, "use a list of"),
         ({"wording": "test"}, "wording is 'test'; use one of"),
         ({"distractors": 9}, "distractors is 9; use 0 to 3"),
         ({"operators": ["^"]}, "operators is .'\\^'.; use a list of"),
-        ({"operators": "+"}, "operators is '\\+'; use a list of"),
+        ({"operators": "+"}, "^task.options.operators: give a list"),
         ({"operators": []}, "operators is ..; use a list of"),
-        ({"steps": 3}, "see the fields of its class"),
+        ({"steps": 3}, "task.options.steps is no option of .*; it has distractors"),
     ],
 )
 def test_impossible_settings(options, message):
