@@ -18,6 +18,7 @@ def console(folder: Path) -> str:
         f"{percent(before)} -> {percent(after)}{points(summary.get('success_gain'))}   "
         f"pass@{after['k']} {after['pass_at_k']:.1%} "
         f"[{after['pass_at_k_low']:.1%}, {after['pass_at_k_high']:.1%}]",
+        *mistake_lines(before, after),
         *critic_lines(summary["critic"]),
         *([f"no critic panel: {reason}"] if (reason := summary.get("no_panel")) else []),
         "seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in summary["seconds"].items()),
@@ -36,6 +37,16 @@ def points(gain: dict[str, float] | None) -> str:
         return ""
     mean, low, high = (100 * gain[key] for key in ("mean", "low", "high"))
     return f" ({mean:+.1f} points [{low:+.1f}, {high:+.1f}])"
+
+
+def mistake_lines(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """First mistakes before and after, of a task whose program names them."""
+    pair = before.get("diagnosis"), after.get("diagnosis")
+    if not all(pair):
+        return []
+    counts = [one["first_mistakes"] for one in pair]
+    changes = [f"{k} {counts[0].get(k, 0)} -> {counts[1].get(k, 0)}" for k in counts[0] | counts[1]]
+    return [f"first mistakes of {pair[1]['responses']} responses: {', '.join(changes)}"]
 
 
 def critic_lines(critic: dict[str, Any]) -> list[str]:
