@@ -41,12 +41,12 @@ def points(gain: dict[str, float] | None) -> str:
 
 def mistake_lines(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """First mistakes before and after, of a task whose program names them."""
-    pair = before.get("diagnosis"), after.get("diagnosis")
-    if not all(pair):
+    if "diagnosis" not in before or "diagnosis" not in after:
         return []
-    counts = [one["first_mistakes"] for one in pair]
-    changes = [f"{k} {counts[0].get(k, 0)} -> {counts[1].get(k, 0)}" for k in counts[0] | counts[1]]
-    return [f"first mistakes of {pair[1]['responses']} responses: {', '.join(changes)}"]
+    first, last = (one["diagnosis"]["first_mistakes"] for one in (before, after))
+    changes = [f"{kind} {first.get(kind, 0)} -> {last.get(kind, 0)}" for kind in first | last]
+    count = after["diagnosis"]["responses"]
+    return [f"first mistakes of {count} responses: {', '.join(changes) or 'none'}"]
 
 
 def critic_lines(critic: dict[str, Any]) -> list[str]:

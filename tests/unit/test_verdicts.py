@@ -40,7 +40,7 @@ from genac.ui.report.folder import Folder, load
 from genac.ui.report.groups import grouped
 from genac.ui.report.mistakes import first_mistakes, verdicts
 
-TASK = WordProblemTask()
+TASK: Any = WordProblemTask()
 TOKENIZER: Any = byte_tokenizer()
 ANA = Problem(
     "ana",
@@ -254,7 +254,7 @@ def test_first_mistakes_of_responses_are_counted():
         "calculations": 2 + 2 + 2 + 2 + 1,
         "wrong_calculations": 2,
     }
-    assert diagnosed(EchoTask(), groups_of("right")) is None  # pyright: ignore[reportArgumentType]
+    assert diagnosed(EchoTask(), groups_of("right")) is None
 
 
 def test_the_held_out_evaluation_says_which_mistakes_come_first(tiny_model):
