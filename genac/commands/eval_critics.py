@@ -247,7 +247,26 @@ def markdown(table: dict[str, dict[str, Cell]], run: str, cfg: RunConfig) -> str
                 f"| {number(c.get('spearman'), 3)} | {spread(c, 'auc_within_problem', 3)} "
                 f"({number(c['auc_ceiling'], 3)}) | {pools} | {parts} | {cost} |\n"
             )
-    return head + "".join(rows)
+    return head + "".join(rows) + verdict_table(table)
+
+
+def verdict_table(table: dict[str, dict[str, Cell]]) -> str:
+    """The critics whose rationales say whether a mistake stands; empty where none does."""
+    columns = ("accuracy", "false_alarms", "misses", "rate", "mistakes")
+    rows = [
+        f"| {panel} | {name} | {' | '.join(spread(c, f'verdict_{key}', 3) for key in columns)} |\n"
+        for panel, cells in table.items()
+        for name, c in cells.items()
+        if "verdict_accuracy" in c
+    ]
+    head = (
+        "\nWhether a mistake stands, say the critic's rationales and the task's program:\n\n"
+        "| panel | critic | right verdicts | false alarms, of states without a mistake "
+        "| misses, of states with one | states with a verdict | states with a mistake |\n"
+        + "|---" * 7
+        + "|\n"
+    )
+    return head + "".join(rows) if rows else ""
 
 
 def number(value: float | None, digits: int = 4) -> str:

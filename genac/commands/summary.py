@@ -18,6 +18,7 @@ def console(folder: Path) -> str:
         f"{percent(before)} -> {percent(after)}{points(summary.get('success_gain'))}   "
         f"pass@{after['k']} {after['pass_at_k']:.1%} "
         f"[{after['pass_at_k_low']:.1%}, {after['pass_at_k_high']:.1%}]",
+        *mistake_lines(before, after),
         *critic_lines(summary["critic"]),
         *([f"no critic panel: {reason}"] if (reason := summary.get("no_panel")) else []),
         "seconds: "
@@ -44,6 +45,16 @@ def before_it(stages: dict[str, Any]) -> str:
     """What the stages before joint training took; nothing where one did not record it."""
     spent = stages.get("total", {}).get("seconds")
     return "" if spent is None else f"; stages before {spent:.0f}"
+
+
+def mistake_lines(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """First mistakes before and after, of a task whose program names them."""
+    if "diagnosis" not in before or "diagnosis" not in after:
+        return []
+    first, last = (one["diagnosis"]["first_mistakes"] for one in (before, after))
+    changes = [f"{kind} {first.get(kind, 0)} -> {last.get(kind, 0)}" for kind in first | last]
+    count = after["diagnosis"]["responses"]
+    return [f"first mistakes of {count} responses: {', '.join(changes) or 'none'}"]
 
 
 def critic_lines(critic: dict[str, Any]) -> list[str]:

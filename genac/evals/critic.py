@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from genac.critics.base import Critic
 from genac.evals.ground_truth import Panel
+from genac.evals.verdicts import verdict_sums
 from genac.models.loading import parameter_count
 from genac.ops import stats
 from genac.types import Estimate
@@ -27,11 +29,17 @@ Sums = dict[str, list[list[float]]]  # statistic -> (numerator, denominator) per
 
 
 def evaluate_critic(critic: Critic, panel: Panel) -> dict[str, Any]:
-    """Errors are squared differences to the Monte-Carlo value; see docs/metrics.md for each key."""
+    """Errors are squared differences to the Monte-Carlo value; see docs/metrics.md for each key.
+
+    Verdicts are those of a critic that judges each state by itself: a running critic's rationale
+    is a note on the newest step.
+    """
     runtime, begin = critic.samples_with, time.perf_counter()
     before = runtime.processed_tokens if runtime else 0
     estimates = critic.estimate(panel.states, step=-1)
     seconds = (time.perf_counter() - begin) / len(estimates)
+    if critic.reads_whole_responses:
+        panel = replace(panel, verdicts=None)
     result = score_estimates(estimates, panel) | {"seconds_per_value": seconds}
     if runtime is not None:
         tokens = (runtime.processed_tokens - before) / len(estimates)
@@ -52,6 +60,9 @@ def score_estimates(estimates: Sequence[Estimate], panel: Panel) -> dict[str, An
     known_N = np.array([e.value is not None for e in estimates])
     predicted_N = np.array([np.nan if e.value is None else e.value for e in estimates])
     sums = problem_sums(predicted_N, panel)
+    if panel.verdicts is not None:
+        problems_N = np.array([s.rollout.problem.id for s in panel.states])
+        sums |= verdict_sums(estimates, panel.verdicts, truth_N, problems_N)
     result: dict[str, Any] = {
         "states": len(estimates),
         "problems": len(sums["mse"]),

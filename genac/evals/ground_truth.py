@@ -18,6 +18,7 @@ from genac.config.run import StatesConfig
 from genac.critics.base import unique_states
 from genac.critics.monte_carlo import MonteCarloValue, monte_carlo_values
 from genac.evals.policy import success
+from genac.evals.verdicts import Verdicts, program_verdicts
 from genac.rollout import World, collect, problems_at, response_text
 from genac.runs.store import atomic_write
 from genac.runtime import Runtime
@@ -40,6 +41,7 @@ class Panel:
     states: list[State]
     values: list[MonteCarloValue]
     problem_rate: list[float]  # success rate of the state's problem among its responses (hindsight)
+    verdicts: Verdicts | None = None  # None = the task's program gives none
 
     @property
     def noise(self) -> float:
@@ -103,7 +105,8 @@ def with_mixed_outcomes(actor: Runtime, world: World, expected: int) -> list[Gro
 def revalue(panel: Panel, actor: Runtime, world: World, continuations: int) -> Panel:
     """The same states under another actor's continuation (for example after training)."""
     values = monte_carlo_values(actor, world, panel.states, continuations, "revalue")
-    return known_only(panel.states, values, panel.problem_rate)
+    later = known_only(panel.states, values, panel.problem_rate)
+    return replace(later, verdicts=program_verdicts(later.states, world, actor))
 
 
 def known_only(states: list[State], values: list[MonteCarloValue], rates: list[float]) -> Panel:
@@ -170,7 +173,8 @@ def load_panel(file: Path, world: World, actor: Runtime) -> Panel:
     rollouts: dict[tuple[str, int], Rollout] = {}
     states = [_state(row, problems, rollouts, tokenizer) for row in rows]
     values = [MonteCarloValue(row["value"], row["count"]) for row in rows]
-    return Panel(states, values, [row["problem_rate"] for row in rows])
+    rates = [row["problem_rate"] for row in rows]
+    return Panel(states, values, rates, program_verdicts(states, world, actor))
 
 
 def vocabulary_hash(tokenizer: Any) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,10 @@ import numpy as np
 from genac.ops.stats import bootstrap_interval, pass_at_k
 from genac.rollout import World, collect, problems_at
 from genac.runtime import Runtime
+from genac.tasks.base import Diagnoses, Task
 from genac.types import Group
+
+UNNAMED = "no mistake named"  # in a response that is not right
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class PolicyScore:
     k: int
     problems: int
     by_problem: tuple[float, ...] = ()  # mean success on each, in order
+    diagnosis: Mapping[str, Any] | None = None  # see `diagnosed`; None = the task gives none
 
     def logged(self) -> dict[str, float]:
         """As metrics of a step."""
@@ -37,7 +42,8 @@ class PolicyScore:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        return vars(self) | {"by_problem": list(self.by_problem)}
+        values = vars(self) | {"by_problem": list(self.by_problem)}
+        return {key: value for key, value in values.items() if value is not None}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> PolicyScore:
@@ -73,7 +79,25 @@ def evaluate_policy(
         world, rollout=world.rollout.model_copy(update={"num_generations": num_samples})
     )
     groups = collect(actor, fixed, problems_at(world, "heldout", 0, count), "evaluate")
-    return policy_score(groups)
+    return replace(policy_score(groups), diagnosis=diagnosed(world.task, groups))
+
+
+def diagnosed(task: Task, groups: Sequence[Group]) -> dict[str, Any] | None:
+    """How many responses are right, the kinds of the others' first mistakes, most frequent first,
+    and how many of all calculations have a wrong result. None where the task does not diagnose.
+    """
+    if not isinstance(task, Diagnoses):
+        return None
+    rollouts = [r for group in groups for r in group]
+    results = [task.diagnose(r.problem, r.text) for r in rollouts]
+    failed = [d for r, d in zip(rollouts, results, strict=True) if r.reward != 1.0]
+    return {
+        "responses": len(rollouts),
+        "right": len(rollouts) - len(failed),
+        "first_mistakes": dict(Counter(d.mistake or UNNAMED for d in failed).most_common()),
+        "calculations": sum(d.calculations for d in results),
+        "wrong_calculations": sum(d.wrong_calculations for d in results),
+    }
 
 
 def success(reward: float | None) -> float:

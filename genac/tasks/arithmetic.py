@@ -21,7 +21,7 @@ import re
 from dataclasses import dataclass
 
 from genac.tasks.answers import whole_text
-from genac.tasks.base import OracleTrace, draw_in_split
+from genac.tasks.base import OracleTrace, draw_in_split, last_check
 from genac.tasks.final_answer import visible
 from genac.types import Problem
 
@@ -133,6 +133,10 @@ class ArithmeticTask:
         verdicts = [" no\n" if wrong else " ok\n"] * (lines - len(steps))
         kind = "" if wrong else f"{len(steps)} of {len(operations)}"
         return OracleTrace("".join([*steps, f"left{left}\n"]), score, (*steps, *verdicts), kind)
+
+    def verdict(self, reasoning: str) -> bool | None:
+        """Whether the newest value is wrong: a second error can undo the first."""
+        return last_check(reasoning)
 
     def lines_right(self, problem: Problem, partial: str) -> int | None:
         """How many lines of the solution stand, None where the newest value is wrong."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from genac.types import Problem
 
 SPLITS = ("train", "heldout")
 HELDOUT_ONE_IN = 4  # one problem text in four belongs to the held-out side, by its hash
+CHECK = re.compile(r"=\s*\d+\s*(ok|no)\b")  # the end of a checked step, in the tiny tasks
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Task(Protocol):
 
     A task may also have `start(problem, text)`, which returns what `verify` returns or an awaitable
     of it, and `is_async`, which says that it does: then a worker judges many responses at a time.
+    It may be a `ReadsVerdicts` and a `Diagnoses`.
     """
 
     name: str
@@ -72,6 +75,44 @@ class Task(Protocol):
     def alphabet(self) -> list[str]:
         """Every word the task's texts use, for the locally built tokenizer."""
         ...
+
+
+@runtime_checkable
+class ReadsVerdicts(Protocol):
+    """A task whose oracle's reasoning says whether a mistake stands in a partial response."""
+
+    def verdict(self, reasoning: str) -> bool | None:
+        """Whether a mistake stands, says a reasoning in the oracle's words; None where it does not
+        say. A critic that learned from the oracle writes such words too.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a task's program sees in a whole response."""
+
+    mistake: str  # kind of the first mistake that no later line mends; empty = none
+    calculations: int = 0
+    wrong_calculations: int = 0  # whose result is not what they calculate
+
+
+@runtime_checkable
+class Diagnoses(Protocol):
+    """A task whose program names the first mistake of a response."""
+
+    def diagnose(self, problem: Problem, response: str) -> Diagnosis:
+        """What is wrong in a response that has ended."""
+        ...
+
+
+def last_check(reasoning: str) -> bool | None:
+    """The verdict of checked steps such as "a+3=9=8 no": that of the last one. No step is wrong
+    where there is none yet, and all are left."""
+    checks = CHECK.findall(reasoning)
+    if checks:
+        return checks[-1] == "no"
+    return False if "left" in reasoning else None
 
 
 def normalised(text: str) -> str:

@@ -26,7 +26,7 @@ import re
 from dataclasses import dataclass
 
 from genac.tasks.answers import whole_text
-from genac.tasks.base import OracleTrace, draw_in_split
+from genac.tasks.base import OracleTrace, draw_in_split, last_check
 from genac.tasks.final_answer import visible
 from genac.types import Problem
 
@@ -172,6 +172,10 @@ class ModularTask:
         verdict = f"{ANSWER}{problem.answer} {'ok' if right else 'no'}"
         score = guess_score(0.0, success_rate) if right else 0
         return OracleTrace(" ".join([*own, verdict, *(["left"] if right else [])]), score)
+
+    def verdict(self, reasoning: str) -> bool | None:
+        """Whether a line is wrong, or the answer."""
+        return last_check(reasoning)
 
     def lines_right(self, problem: Problem, partial: str) -> int | None:
         """How many lines of the solution stand, None where the newest value is wrong."""

@@ -311,6 +311,8 @@ def test_critics_against_panels(
     for cells in table.values():
         assert list(cells) == [str(run.path), str(head.path)]
         assert all(0 <= cell["mse"] <= 1 and cell["problems"] == 3 for cell in cells.values())
+        assert 0 <= cells[str(run.path)]["verdict_accuracy"] <= 1
+        assert "verdict_accuracy" not in cells[str(head.path)]
     assert (run.path / "critics.md").read_text().count(str(head.path)) == 2
     assert (run.path / "critics-reliability.svg").read_text().startswith("<?xml")
     assert "at least 2 continuations" in refused(

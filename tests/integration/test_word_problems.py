@@ -48,6 +48,9 @@ def test_all_stages_and_the_shifts(
     values = word_problems(micro(), actor={"tiny": {"max_length": 512}})
     run = Run.open(train(resolve(values)))
     assert len(run.metrics("joint")) == 2
+    for moment in ("success_before", "success_after"):
+        result = run.summary()[moment]["diagnosis"]
+        assert result["right"] + sum(result["first_mistakes"].values()) == result["responses"] == 2
     (file,) = (f for f in Path(values["stages"]["folder"]).rglob("traces.jsonl")
                if "word_problems" in f.read_text())  # fmt: skip
     traces = read_traces(file)

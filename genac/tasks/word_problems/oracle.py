@@ -32,6 +32,9 @@ WRITING = re.compile(r"[\d.,$]*\s*$")  # a number that may still grow
 WRITTEN = re.compile(r"(?i:answer)\W{0,6}?(-?\d{1,9})\s*$")
 NUMBER = re.compile(r"-?\d{1,9}(?:\.\d{1,9})?")
 ONE_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+# Kinds of mistakes.
+SLIP, MISUSE, NEEDLESS = "slip of arithmetic", "misused number", "needless calculation"
+EARLY, ANSWER = "answer too early", "wrong answer"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Mistake:
 
     line: int
     text: str
+    kind: str
     meant: frozenset[int] = frozenset()
     step: int | None = None
 
@@ -56,6 +60,7 @@ class Judgement:
     answered: bool | None = None  # rightly; None = there is no answer yet
     repeats: int = 0
     calculations: int = 0
+    slips: int = 0  # calculations whose result is wrong
     read: int = 0  # complete lines
 
 
@@ -81,17 +86,19 @@ class Judge:
         """`named`: the steps that the line says it does, where it uses the words of the story."""
         marks = self._marks(equation.tree)
         slip = equation.value is None or abs(equation.value - equation.claimed) > Fraction(1, 100)
+        self.out.slips += slip
         todo = self.ways.left(self.known)
         if marks and not slip and self._does(equation.tree, marks, [k for k in named if k in todo]):
             self._accept(number, equation, marks, todo)
         elif self.out.mistake is None:
             step = self._meant(equation.tree, todo, named) if todo else None
             if slip and (marks or step is None or equation.value is None):
-                text = f"{self._event(marks, todo)}{checked(equation)}. Wrong."
+                text, kind = f"{self._event(marks, todo)}{checked(equation)}. Wrong.", SLIP
             else:
                 text = self._misuse(equation, todo, step)
+                kind = NEEDLESS if step is None else MISUSE
             meant = marks if slip else frozenset()
-            self.out.mistake = Mistake(number, f"Line {number}: {text}", meant, step)
+            self.out.mistake = Mistake(number, f"Line {number}: {text}", kind, meant, step)
 
     def _does(self, tree: Tree, marks: frozenset[int], named: list[int]) -> bool:
         """Whether a calculation does one of the named steps, or another one with its number."""
@@ -253,7 +260,8 @@ def judge(ways: Ways, answer: int, partial: str) -> Judgement:
         number, value = claim
         out.answered = value == str(answer)
         if not out.answered and (out.mistake is None or number < out.mistake.line):
-            out.mistake = Mistake(number, f"Line {number} {answer_text(out, one, value)}. Wrong.")
+            text = f"Line {number} {answer_text(out, one, value)}. Wrong."
+            out.mistake = Mistake(number, text, EARLY if out.left else ANSWER)
     return out
 
 

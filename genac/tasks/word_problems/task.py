@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import functools
 import random
+import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genac.tasks.answers import answer_key, whole_text
-from genac.tasks.base import SPLITS, OracleTrace, draw_in_split
+from genac.tasks.base import SPLITS, Diagnosis, OracleTrace, draw_in_split
 from genac.tasks.exact import guess_score
 from genac.tasks.files import vocabulary
 from genac.tasks.word_problems.grammars import GRAMMARS, add_idle
@@ -40,6 +41,9 @@ STEPS = 2, 6
 SMALLEST = 30  # of max_number: below it no story of six steps can be drawn
 DRAWS = 2000
 SAMPLED = 40  # problems per grammar and wording, for the words of the alphabet
+UNANSWERED = "no answer"  # the kind of mistake of a response without another one
+WRONG = re.compile(r"\bWrong[.:]")
+MENDED = re.compile(r"\bThat mends it|^The answer \S+ is right")
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,27 @@ class WordProblemTask:
         result = self.judge(problem, partial)
         guess = score(result, problem, success_rate)
         return OracleTrace(reasoning(result, problem.answer), guess, kind=kind(result, problem))
+
+    def verdict(self, reasoning: str) -> bool | None:
+        """A mistake stands unless a later line mends it, or the answer is right all the same. None
+        where the text ends before it names one or what is left.
+        """
+        stands: bool | None = None
+        for line in reasoning.splitlines():
+            if WRONG.search(line):
+                stands = True
+            elif MENDED.search(line) or (stands is None and line.startswith("Left:")):
+                stands = False
+        return stands
+
+    def diagnose(self, problem: Problem, response: str) -> Diagnosis:
+        """The first mistake and the wrong results of a response that has ended."""
+        result = self.judge(problem, f"{whole_text(problem, response)}\n")
+        if result.answered:
+            named = ""
+        else:
+            named = UNANSWERED if result.mistake is None else result.mistake.kind
+        return Diagnosis(named, result.calculations, result.slips)
 
     def alphabet(self) -> list[str]:
         """The words of many problems; letters, with which any other word can be written."""

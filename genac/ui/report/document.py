@@ -15,7 +15,7 @@ from genac.runs.numbers import number
 from genac.runs.store import atomic_write
 from genac.ui.examples import trajectories
 from genac.ui.html import clip, esc, note, page, section, table
-from genac.ui.report import critic, curves, results
+from genac.ui.report import critic, curves, mistakes, results
 from genac.ui.report.charts import grid
 from genac.ui.report.folder import EXAMPLES, Folder, load
 from genac.ui.report.groups import Group, differences, grouped
@@ -77,7 +77,7 @@ def _one(group: Group) -> list[Part]:
     )
     return [
         ("What happened", "summary", summary + _alarms([group])),
-        ("The critic", "critic", critic.page([group])),
+        ("The critic", "critic", mistakes.verdicts([group]) + critic.page([group])),
         ("The actor", "actor", _actor([group])),
         ("Success against cost", "budgets", curves.budgets([group])),
         ("Cost by role", "cost", _costs([group])),
@@ -93,7 +93,7 @@ def _several(groups: Sequence[Group]) -> list[Part]:
         ("Success against cost", "budgets", curves.budgets(groups)),
         ("Differences", "differences", _differences(groups)),
         ("Alarms", "alarms", _alarms(groups)),
-        ("The critic", "critic", critic.page(groups)),
+        ("The critic", "critic", mistakes.verdicts(groups) + critic.page(groups)),
         ("The actor", "actor", _actor(groups)),
         ("Cost by role", "cost", _costs(groups)),
         ("Examples", "examples", _examples(groups)),
@@ -152,7 +152,7 @@ def _actor(groups: Sequence[Group]) -> str:
         parts.append(curves.fold("Over joint training", drawn + text, groups))
     else:
         parts.append(note("Stage joint has logged no step yet."))
-    return "".join([*parts, curves.supervised(groups)])
+    return "".join([mistakes.first_mistakes(groups), *parts, curves.supervised(groups)])
 
 
 def _costs(groups: Sequence[Group]) -> str:
