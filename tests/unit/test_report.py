@@ -53,10 +53,9 @@ def test_a_full_run_has_every_section_small_and_self_contained(tmp_path):
         "Held-out success went from 31.0 % [27.0, 35.0] to 72.0 % [68.0, 76.0]",
         "a clear gain",
         "+41.0 points",
-        "[0.030, 0.050], clearly below the best trivial baseline, 0.090 "
-        "(problem&#x27;s success rate), by 0.049",
-        "0.830",
-        "above chance, 0.5",
+        "[0.030, 0.050]; 0.049 below the best trivial baseline, 0.090 "
+        "(problem&#x27;s success rate): clearly better",
+        "0.330 above chance, 0.5",
         "critic sampling",
         "train the critic longer before the actor",
         "so far right",
@@ -128,6 +127,9 @@ def test_a_run_that_is_being_written_says_how_far_it_is(tmp_path):
     page = write_report(run.path).read_text()
     assert "still being written: its last line is stage joint, step 5 of 200" in page
     assert "No final evaluation yet; held-out success at joint step 0: 50.0 %" in page
+    where, state = report([str(run.path)]).splitlines()
+    assert where.startswith(str(run.path / "report.html"))
+    assert state.startswith(f"{run.path}: This run is still being written: its last line is")
     old = json.dumps({"stage": "joint", "step": 4, "time": time.time() - 1e5, "reward": 0.5})
     (run.path / "metrics.jsonl").write_text(old + "\n")
     os.utime(run.path / "config.json", (1e9, 1e9))
@@ -138,7 +140,7 @@ def test_a_run_that_is_being_written_says_how_far_it_is(tmp_path):
 
 def test_a_folder_that_holds_nothing_of_a_run_is_refused_in_a_line(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds no run: none of config"):
+    with pytest.raises(ValueError, match=r"holds no run: none of config.*'genac ls FOLDER'"):
         write_report(tmp_path)
     (tmp_path / "config.json").write_text('{"architectures": ["Qwen3ForCausalLM"]}')
     with pytest.raises(ValueError, match=r"holds no run: its config\.json is no run's"):
@@ -327,12 +329,16 @@ def test_a_tile_says_whether_its_number_is_a_good_one(tmp_path):
         return headline(grouped([load(run.path)])[0])
 
     best = "the best trivial baseline, 0.200 (best constant)"
-    assert f"clearly below {best}, by 0.100" in remark("a", mse=0.1, mse_interval=[0.05, 0.15])
-    assert f"not clearly above {best}, by 0.050" in remark("b", mse=0.25, mse_interval=[0.1, 0.4])
-    assert f"clearly above {best}, by 0.100" in remark("c", mse=0.3, mse_interval=[0.25, 0.35])
-    assert f">below {best}, by 0.100" in remark("d", mse=0.1)
+    good = remark("a", mse=0.1, mse_interval=[0.05, 0.15])
+    assert f"[0.050, 0.150]; 0.100 below {best}: clearly better" in good
+    unclear = remark("b", mse=0.25, mse_interval=[0.1, 0.4])
+    assert f"0.050 above {best}: no clear difference" in unclear
+    assert "above the best trivial baseline, 0.200 (best constant): clearly worse" in remark(
+        "c", mse=0.3, mse_interval=[0.25, 0.35]
+    )
+    assert f">0.100 below {best}<" in remark("d", mse=0.1)
     auc = {"auc_within_problem": 0.7, "auc_within_problem_interval": [0.6, 0.8]}
-    assert "[0.600, 0.800], clearly above chance, 0.5" in remark("e", **auc)
+    assert "[0.600, 0.800]; 0.200 above chance, 0.5: clearly better" in remark("e", **auc)
 
 
 def test_what_rounds_to_zero_has_no_sign():

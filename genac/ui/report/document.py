@@ -26,9 +26,11 @@ LIBRARY = ("d3.min.js", "plot.umd.min.js")  # Observable Plot and d3, both ISC
 
 
 def report(paths: Sequence[str], out: str | None = None) -> str:
-    """The command: writes the page, returns where it is and how large."""
-    path = write_report(list(paths), out)
-    return f"{path} ({path.stat().st_size / 1e6:.1f} MB)"
+    """The command: writes the page, returns where it is, how large, and which run has not ended."""
+    folders = [load(path) for path in _runs_in(list(paths))]
+    path = _write(folders, out)
+    unfinished = [f"{one.run.path}: {one.progress}" for one in folders if one.progress]
+    return "\n".join([f"{path} ({path.stat().st_size / 1e6:.1f} MB)", *unfinished])
 
 
 def write_report(paths: Path | str | Sequence[Path | str], out: Path | str | None = None) -> Path:
@@ -37,9 +39,14 @@ def write_report(paths: Path | str | Sequence[Path | str], out: Path | str | Non
     share.
     """
     runs = _runs_in([paths] if isinstance(paths, Path | str) else list(paths))
-    target = Path(out) if out else Path(os.path.commonpath([p.resolve() for p in runs]))
-    atomic_write(target if out else target / "report.html", document([load(p) for p in runs]))
-    return target if out else target / "report.html"
+    return _write([load(path) for path in runs], out)
+
+
+def _write(folders: Sequence[Folder], out: Path | str | None) -> Path:
+    shared = os.path.commonpath([folder.run.path.resolve() for folder in folders])
+    target = Path(out) if out else Path(shared) / "report.html"
+    atomic_write(target, document(folders))
+    return target
 
 
 def _runs_in(paths: Sequence[Path | str]) -> list[Path]:

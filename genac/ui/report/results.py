@@ -136,26 +136,29 @@ def _critic_tiles(group: Group) -> list[tuple[str, str, str]]:
         remark = _interval(error)
         if best := best_baseline([part(folder.summary, "critic") for folder in group.folders]):
             name, value = best
-            gap, where = error["mean"] - value, _side(error, value)
-            remark += f"{where} the best trivial baseline, {value:.3f} ({name}), by {abs(gap):.3f}"
+            remark += _against(error, value, f"the best trivial baseline, {value:.3f} ({name})")
         cells.append(("critic's squared error, before joint training", error, remark))
     panels = [part(folder.summary, "critic") for folder in group.folders]
     if auc := pool([one for panel in panels if (one := measured(panel, "auc_within_problem"))]):
-        remark = f"{_interval(auc)}{_side(auc, 0.5)} chance, 0.5"
+        remark = _interval(auc) + _against(auc, 0.5, "chance, 0.5", "worse better")
         cells.append(("critic tells right from wrong within a problem (AUC)", auc, remark))
     return [(label, f"{value['mean']:.3f}", remark) for label, value, remark in cells]
 
 
 def _interval(value: Mapping[str, Any]) -> str:
-    return "" if value["low"] is None else f"[{value['low']:.3f}, {value['high']:.3f}], "
+    return "" if value["low"] is None else f"[{value['low']:.3f}, {value['high']:.3f}]; "
 
 
-def _side(value: Mapping[str, Any], limit: float) -> str:
-    """Where a number lies, and whether its interval says so too."""
-    side = "below" if value["mean"] < limit else "above"
+def _against(value: Mapping[str, Any], limit: float, name: str, words: str = "better worse") -> str:
+    """How far a number lies from a limit, and whether its interval says so too. `words`: what
+    below and above the limit are.
+    """
+    above = value["mean"] > limit
+    text = f"{abs(value['mean'] - limit):.3f} {'above' if above else 'below'} {name}"
     if value["low"] is None:
-        return side
-    return f"{'not ' * (value['low'] <= limit <= value['high'])}clearly {side}"
+        return text
+    unclear = value["low"] <= limit <= value["high"]
+    return f"{text}: {'no clear difference' if unclear else f'clearly {words.split()[above]}'}"
 
 
 def _cost_tiles(group: Group) -> list[tuple[str, str, str]]:
