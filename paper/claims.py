@@ -19,7 +19,7 @@ import numpy as np
 from genac.ops.stats import mean_interval
 
 LEVEL = 0.05
-HEAD = "| claim | paper | here | trainings | holds? |\n|---|---|---|---|---|\n"
+HEAD = "| claim | holds? | paper | here | trainings |\n|---|---|---|---|---|\n"
 NEVER_SEEN = ("downstream-fresh", "downstream-parts")  # runs on seeds that no choice had seen
 TRANSFER_AIM = 1.25  # of the error of a critic that was taught by the actor itself
 HARD = "high (9 steps, half multiplications)"
@@ -44,7 +44,7 @@ class Claim:
     trainings: str
     page: str
     evidence: Evidence | None = None  # None: a measurement without a side
-    answer: str = ""  # what the last column says of a claim without a test
+    answer: str = ""  # what "holds?" says of a claim without a test
 
 
 def claims_table(folder: Path) -> str:
@@ -64,7 +64,7 @@ def claims_table(folder: Path) -> str:
 def row_text(claim: Claim, verdict: str) -> str:
     pages = ", ".join(f"[{page}]({page}.md)" for page in claim.page.split())
     text = f"{claim.text} ({pages})"
-    cells = (text, claim.paper, claim.here, claim.trainings, claim.answer or verdict)
+    cells = (text, claim.answer or verdict, claim.paper, claim.here, claim.trainings)
     return f"| {' | '.join(cells)} |\n"
 
 

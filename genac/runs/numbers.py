@@ -19,6 +19,13 @@ def number(value: Any) -> str:
     return f"{value:,.0f}" if whole else f"{value:.4g}"
 
 
+def signed(value: Any) -> str:
+    """Two digits and the sign, which what rounds to zero has none of; "-" for what is no number."""
+    if not is_number(value):
+        return "-"
+    return f"{value:+.2f}" if abs(value) >= 0.005 else "0.00"
+
+
 def percent(value: Any) -> str:
     return f"{100 * value:.1f} %" if is_number(value) else "?"
 

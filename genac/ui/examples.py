@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from genac.runs.numbers import is_number, number
+from genac.runs.numbers import is_number, number, signed
 from genac.ui.html import clip, esc
 
 Row = Mapping[str, Any]
@@ -70,7 +70,7 @@ def _trajectory(rows: Sequence[Row], rollout: Row) -> str:
     head = (
         "<tr><th>value before</th><th>step</th><th>advantage</th><th>critic's reasoning</th></tr>"
     )
-    parts.append(f'<div class="wide"><table>{head}{steps}</table></div>')
+    parts.append(f'<div class="wide"><table class="stacked">{head}{steps}</table></div>')
     if len(rows) > MAX_STEPS:
         parts.append(f'<p class="muted">{len(rows) - MAX_STEPS} more states not shown</p>')
     return f'<div class="trajectory">{"".join(parts)}</div>'
@@ -81,16 +81,12 @@ def _step(row: Row) -> str:
     if text is None:
         text = f"tokens {row.get('start')} to {row.get('end')}"
     cells = (
-        _chip(row.get("value")),
-        f"<pre>{esc(clip(text, 800))}</pre>",
-        _signed(row.get("advantage")),
-        _reasoning(row.get("rationale") or ""),
+        f"<td>{_chip(row.get('value'))}</td>",
+        f'<td class="text"><pre>{esc(clip(text, 800))}</pre></td>',
+        f'<td data-name="advantage">{signed(row.get("advantage"))}</td>',
+        f'<td class="text">{_reasoning(row.get("rationale") or "")}</td>',
     )
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-
-
-def _signed(value: Any) -> str:
-    return f"{value:+.2f}" if is_number(value) else "-"
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 def _reasoning(text: str) -> str:

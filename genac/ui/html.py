@@ -21,6 +21,15 @@ body{margin:0 auto;max-width:1120px;padding:1.5rem;background:var(--bg);color:va
 font:15px/1.5 system-ui,sans-serif}
 h1{font-size:1.6rem;margin:.2rem 0}th{color:var(--muted);font-weight:500;font-size:.85rem}
 """
+# On a telephone a row of such a table is a line of its numbers with their names, then its texts.
+STACKED = """
+@media (max-width:700px){.stacked,.stacked tbody{display:block}.stacked th{display:none}
+.stacked tr{display:flex;flex-wrap:wrap;align-items:baseline;gap:.1rem .9rem;padding:.35rem 0;
+border-bottom:1px solid #8884}
+.stacked td{border:0!important;padding:.1rem .4rem!important;order:1}
+.stacked td[data-name]:before{content:attr(data-name) " ";color:var(--muted);font-size:.85rem}
+.stacked .text{flex:1 0 100%;order:2;min-width:0}}
+"""
 # Fetch nothing and run nothing, but for what stands in the page itself.
 POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; "

@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 
 from genac.runs.guard import printable
-from genac.runs.numbers import number
+from genac.runs.numbers import number, signed
 from genac.runs.trajectory import Step, Token, Trajectory
 from genac.ui.examples import colour
-from genac.ui.html import esc, page
+from genac.ui.html import CSS, STACKED, esc, page
 
 # Inline, so that the fragment looks the same in a notebook, where no style sheet of ours is.
 CELL = "padding:.3rem .6rem;text-align:left;vertical-align:top;border-bottom:1px solid #8884"
@@ -23,7 +23,7 @@ PRE = "margin:0;white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.45 ui-mo
 def document(one: Trajectory, tokens: bool = False) -> str:
     """A whole page, without scripts and without requests."""
     body = f"<h1>{esc(one.problem_id)}</h1>{fragment(one, tokens)}"
-    return page(f"{one.problem_id} {one.address}", body)
+    return page(f"{one.problem_id} {one.address}", body, style=CSS + STACKED)
 
 
 def fragment(one: Trajectory, tokens: bool = False) -> str:
@@ -38,7 +38,7 @@ def fragment(one: Trajectory, tokens: bool = False) -> str:
     notes = "".join(f"<p><b>Not shown</b>: {esc(problem)}</p>" for problem in one.problems)
     return (
         f"<p>{esc(headline(one))}</p>{notes}<pre style='{PRE}'>{esc(one.prompt or '')}</pre>"
-        f'<table style="border-collapse:collapse"><tr>{head}</tr>{rows}</table>'
+        f'<table class="stacked" style="border-collapse:collapse"><tr>{head}</tr>{rows}</table>'
     )
 
 
@@ -120,10 +120,6 @@ def markdown(one: Trajectory, tokens: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
-def signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.2f}"
-
-
 # What could begin markup within a line. Entities are read by every dialect, backslashes are not.
 # Of a URL one character is enough; so that numbers and fractions stay readable, a dot only before a
 # letter, a colon only before what is no space, a slash only before another.
@@ -182,9 +178,9 @@ def _row(one: Trajectory, step: Step, tokens: bool) -> str:
         reasoning += _folded("tokens", result)
     cells = (
         f'<td style="{CELL}{paint}">{"<b>" * known}{esc(shown(step))}{"</b>" * known}</td>',
-        f'<td style="{CELL}">{written}</td>',
-        f'<td style="{CELL}">{change}</td>',
-        f'<td style="{CELL}">{signed(step.advantage)}</td>',
-        f'<td style="{CELL}">{reasoning}</td>',
+        f'<td class="text" style="{CELL}">{written}</td>',
+        f'<td data-name="change" style="{CELL}">{change}</td>',
+        f'<td data-name="advantage" style="{CELL}">{signed(step.advantage)}</td>',
+        f'<td class="text" style="{CELL}">{reasoning}</td>',
     )
     return f"<tr>{''.join(cells)}</tr>"

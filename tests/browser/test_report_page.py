@@ -196,6 +196,13 @@ def test_nothing_is_wider_than_the_screen(one, visit, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_examples_have_room_on_a_telephone(one, visit):
+    page = visit(one)
+    page.set_viewport_size({"width": 390, "height": 800})
+    widths = "[...document.querySelectorAll('.trajectory td.text')].map((c) => c.offsetWidth)"
+    assert min(page.evaluate(widths)) > 250
+
+
 @needs_axe
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("which", ["one", "several"])

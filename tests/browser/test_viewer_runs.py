@@ -51,6 +51,24 @@ def test_a_run_is_picked_and_left_again(chromium, address):
         page.wait_for_selector("#runs a")
 
 
+def test_the_list_of_runs_fits_a_telephone(chromium, address):
+    with visiting(chromium, address, 390) as page:
+        page.wait_for_selector("#runs a")
+        right = (
+            "[...document.querySelectorAll('#runs td')].map((c) => c.getBoundingClientRect().right)"
+        )
+        assert max(page.evaluate(right)) <= 390
+
+
+def test_a_response_without_siblings_has_no_row_of_them(chromium, runs, tmp_path):
+    file = tmp_path / "alone.html"
+    assert main(["view", str(runs / "one"), "--export", str(file), "joint/10/0/1"]) == 0
+    with visiting(chromium, file.as_uri()) as page:
+        page.wait_for_selector("#steps")
+        assert not page.query_selector(".siblings")
+        assert "null" not in page.inner_text("#detail").split("\n")
+
+
 def test_two_runs_follow_each_other_to_the_same_problem(chromium, address):
     with visiting(chromium, address) as page:
         page.check("input[aria-label='mark one']")

@@ -10,8 +10,11 @@ import pytest
 from browsing import barriers, needs_axe, needs_chromium, serving, until, visiting
 from text_run import make
 
+from genac.runs.store import Run
+
 pytestmark = needs_chromium
 WRONG = "joint/10/0/1"
+PAPER = "getComputedStyle(document.body).backgroundColor"
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +175,11 @@ def test_the_tokens_that_a_key_opens_come_into_view(page):
 def test_a_problem_over_training(page):
     page.keyboard.press("h")
     page.wait_for_selector("#history")
-    assert "6 responses at 2 stored steps" in page.inner_text("#history")
+    text = page.inner_text("#history .sum")
+    assert text.startswith("Right: ") and "at joint step 0" in text and "at joint step 10" in text
+    assert "the critic's value of the problem went from" in text
+    heads = [head.inner_text() for head in page.query_selector_all("#history tr:first-child th")]
+    assert heads[1:3] == ["answered right", "value of the problem"]
     page.click("#history tr:last-child .try >> nth=0")
     page.wait_for_selector("#steps")
     assert "joint step 0, response 0" in page.inner_text(".head")
@@ -183,9 +190,40 @@ def test_empty_results_say_so_and_can_be_left(chromium, address, tmp_path):
         page.wait_for_selector("#detail :text('No response matches')")
         page.click("#rows button")
         page.wait_for_selector("#steps")
-    (tmp_path / "empty").mkdir()
+    Run.create(tmp_path / "empty", {"algorithm": "genac"}, {})
     with serving(tmp_path / "empty") as empty, visiting(chromium, empty) as page:
-        page.wait_for_selector("#detail :text('holds no stored responses')")
+        page.wait_for_selector("#detail :text('No response is stored yet')")
+
+
+def test_the_numbers_of_a_state_say_what_they_are(page):
+    names = [name.inner_text() for name in page.query_selector_all("#state .facts dt")]
+    assert names[:2] == ["value after the step", "change"]
+    assert "-" not in [one.inner_text() for one in page.query_selector_all("#state .facts dd")]
+    page.click("#fold-meaning summary")
+    assert page.is_visible("#fold-meaning :text('how far the value moves' i)")
+    page.keyboard.press("k")  # stays open from state to state
+    page.wait_for_selector("h2:has-text('Before step 3')")
+    assert page.is_visible("#fold-meaning dd >> nth=0")
+
+
+def test_paper_is_light_in_either_theme(chromium, address):
+    with visiting(chromium, address, theme="dark") as page:
+        page.wait_for_selector("#steps")
+        assert page.evaluate(PAPER) != "rgb(255, 255, 255)"
+        page.emulate_media(media="print")
+        assert page.evaluate(PAPER) == "rgb(255, 255, 255)"
+
+
+def test_an_exported_response_has_room_on_a_telephone(chromium, address, tmp_path):
+    with visiting(chromium, address) as page:
+        page.wait_for_selector("#steps")
+        with page.expect_download() as started:
+            page.click(".tools button:has-text('HTML')")
+        started.value.save_as(tmp_path / "one.html")
+    with visiting(chromium, (tmp_path / "one.html").as_uri(), 390) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        widths = "[...document.querySelectorAll('td.text')].map((c) => c.offsetWidth)"
+        assert min(page.evaluate(widths)) > 300
 
 
 def test_the_ends_of_the_scale_stand_out_in_both_themes(chromium, address):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from report_runs import SUMMARY, full_run
 
+from genac.runs.numbers import signed
 from genac.runs.store import Run
 from genac.ui.examples import SCALE, colour, ending, trajectories
 from genac.ui.figures import look
@@ -20,7 +21,7 @@ from genac.ui.report.curves import success as success_chart
 from genac.ui.report.document import report, write_report
 from genac.ui.report.folder import load
 from genac.ui.report.groups import at_equal, differences, grouped, over_budget, over_steps
-from genac.ui.report.results import cost, ranking, sentence, spent
+from genac.ui.report.results import cost, headline, ranking, sentence, spent
 
 HOSTILE = "</script><script>alert(1)</script></pre>\ud800\0"
 
@@ -52,7 +53,9 @@ def test_a_full_run_has_every_section_small_and_self_contained(tmp_path):
         "Held-out success went from 31.0 % [27.0, 35.0] to 72.0 % [68.0, 76.0]",
         "a clear gain",
         "+41.0 points",
-        "best trivial baseline 0.090",
+        "[0.030, 0.050]; 0.049 below the best trivial baseline, 0.090 "
+        "(problem&#x27;s success rate): clearly better",
+        "0.330 above chance, 0.5",
         "critic sampling",
         "train the critic longer before the actor",
         "so far right",
@@ -124,6 +127,9 @@ def test_a_run_that_is_being_written_says_how_far_it_is(tmp_path):
     page = write_report(run.path).read_text()
     assert "still being written: its last line is stage joint, step 5 of 200" in page
     assert "No final evaluation yet; held-out success at joint step 0: 50.0 %" in page
+    where, state = report([str(run.path)]).splitlines()
+    assert where.startswith(str(run.path / "report.html"))
+    assert state.startswith(f"{run.path}: This run is still being written: its last line is")
     old = json.dumps({"stage": "joint", "step": 4, "time": time.time() - 1e5, "reward": 0.5})
     (run.path / "metrics.jsonl").write_text(old + "\n")
     os.utime(run.path / "config.json", (1e9, 1e9))
@@ -134,7 +140,7 @@ def test_a_run_that_is_being_written_says_how_far_it_is(tmp_path):
 
 def test_a_folder_that_holds_nothing_of_a_run_is_refused_in_a_line(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds no run: none of config"):
+    with pytest.raises(ValueError, match=r"holds no run: none of config.*'genac ls FOLDER'"):
         write_report(tmp_path)
     (tmp_path / "config.json").write_text('{"architectures": ["Qwen3ForCausalLM"]}')
     with pytest.raises(ValueError, match=r"holds no run: its config\.json is no run's"):
@@ -296,6 +302,51 @@ def test_a_seed_without_an_evaluation_is_reported_and_lends_no_interval(tmp_path
     assert '"points":[[-1.0,0.2,0.2,0.2,1],[0.0,0.45,0.4,0.5,2]]' in lead
 
 
+def test_the_curve_of_success_ends_at_the_final_evaluation(tmp_path):
+    ends = {
+        "success_before": {"mean": 0.2, "low": 0.1, "high": 0.3},
+        "success_after": {"mean": 0.8, "low": 0.7, "high": 0.9},
+    }
+    run = Run.create(tmp_path / "run", {"rollout": {"num_prompts": 2, "num_generations": 3}}, {})
+    for step in range(4):
+        run.log("joint", step, {"cost/tokens": 10.0 * (step + 1)})
+    run.log("joint", 4, {"eval/success": 0.6, "cost/tokens": 50.0})
+    run.log("joint", 5, {"cost/tokens": 60.0})
+    run.write_summary(ends)
+    [group] = grouped([load(run.path)])
+    points = '"points":[[-1.0,0.2,0.1,0.3,1],[4,0.6,null,null,1],[5.0,0.8,0.7,0.9,1]]'
+    assert points in success_chart([group])
+    assert [p[:2] for p in over_budget(group, "samples")] == [(0.0, 0.2), (30, 0.6), (36, 0.8)]
+    assert at_equal(group.folders, "tokens") == (60.0, [0.8])
+
+
+def test_a_tile_says_whether_its_number_is_a_good_one(tmp_path):
+    """A critic's error means something next to what needs no critic."""
+
+    def remark(name, **critic):
+        run = Run.create(tmp_path / name, {}, {})
+        run.write_summary({"critic": {"mse_constant": 0.2, "mse_success_rate": 0.3, **critic}})
+        return headline(grouped([load(run.path)])[0])
+
+    best = "the best trivial baseline, 0.200 (best constant)"
+    good = remark("a", mse=0.1, mse_interval=[0.05, 0.15])
+    assert f"[0.050, 0.150]; 0.100 below {best}: clearly better" in good
+    unclear = remark("b", mse=0.25, mse_interval=[0.1, 0.4])
+    assert f"0.050 above {best}: no clear difference" in unclear
+    assert "above the best trivial baseline, 0.200 (best constant): clearly worse" in remark(
+        "c", mse=0.3, mse_interval=[0.25, 0.35]
+    )
+    assert f">0.100 below {best}<" in remark("d", mse=0.1)
+    auc = {"auc_within_problem": 0.7, "auc_within_problem_interval": [0.6, 0.8]}
+    assert "[0.600, 0.800]; 0.200 above chance, 0.5: clearly better" in remark("e", **auc)
+
+
+def test_what_rounds_to_zero_has_no_sign():
+    assert [signed(x) for x in (-0.004, 0.0, 0.004, -0.006, 0.25, None)] == [
+        *("0.00", "0.00", "0.00", "-0.01", "+0.25", "-")
+    ]
+
+
 def test_reasoning_is_shown_by_its_end():
     """Rationales about one response begin alike."""
     assert ending("Line 1: right.\n<answer>5</answer>") == "Line 1: right. 5"
@@ -414,7 +465,7 @@ def test_two_numbers_of_success_are_explained(tmp_path):
     summary["success_after"]["problems"] = 160
     run.write_summary(summary)
     page = write_report(run.path).read_text()
-    assert "Evaluations during training take 96 of the 160 problems" in page
+    assert "first and the last point are over 160 problems, those between over 96" in page
 
 
 def test_examples_never_hold_the_same_text_twice():

@@ -454,18 +454,24 @@ def test_the_terminal_shows_tokens_on_demand(run, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["nowhere"], "not a folder"),
-        ([], "required: run"),
+        ([], "for example: genac view runs"),
         (["--terminal", "RUN", "joint/1"], "STAGE/STEP/GROUP/MEMBER"),
         (["--terminal", "RUN", "--sort", "x"], "it can be"),
         (["RUN", "joint/1/0/0"], "is for --terminal"),
         (["RUN", "--tokens"], "is for --terminal"),
         (["--terminal", "RUN", "--tokens"], "give its address"),
         (["RUN", "--port", "x"], "invalid int"),
+        (["RUN", "--port", "70000"], "choose another --port"),
+        (["EMPTY"], "name a folder that 'genac train' wrote"),
+        (["MODEL"], "name a folder that 'genac train' wrote"),
     ],
 )
-def test_wrong_arguments_end_with_one_message(run, capsys, arguments, message):
-    given = [str(run.path) if a == "RUN" else a for a in arguments]
-    assert main(["view", *given]) == 2
+def test_wrong_arguments_end_with_one_message(run, capsys, arguments, message, tmp_path):
+    places = {"RUN": run.path, "EMPTY": tmp_path / "empty", "MODEL": tmp_path / "model"}
+    for name in ("empty", "model"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    assert main(["view", *(str(places.get(a, a)) for a in arguments)]) == 2
     assert message in capsys.readouterr().err
 
 

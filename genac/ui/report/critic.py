@@ -26,6 +26,7 @@ ERRORS = {
     "mse_rl": "after critic RL (stage 2)",
 }
 VERSIONS = {"sft": "after SFT", "rl": "after critic RL", "after_joint": "after joint training"}
+BASELINE_AFTER = "best baseline then"
 SCORES = range(11)
 FEWEST = 10  # states of a bin whose mean says something
 
@@ -44,6 +45,15 @@ def measured(critic: Mapping[str, Any], key: str = "mse") -> dict[str, Any] | No
     return {"mean": value, "low": None, "high": None}
 
 
+def best_baseline(panels: Sequence[Mapping[str, Any]]) -> tuple[str, float] | None:
+    """(name, error) of the trivial baseline with the smallest error, as a mean over panels."""
+    errors = {}
+    for key, name in TRIVIAL_BASELINES.items():
+        if known := [m for panel in panels if (m := mean(panel.get(key))) is not None]:
+            errors[name] = sum(known) / len(known)
+    return min(errors.items(), key=lambda one: one[1]) if errors else None
+
+
 def versions(folder: Folder) -> dict[str, Mapping[str, Any]]:
     """The panel's numbers of each version of the critic that was judged."""
     critic = part(folder.summary, "critic")
@@ -58,14 +68,17 @@ def errors(group: Group) -> dict[str, dict[str, Any]]:
     """Label -> error: trivial baselines first, then each version; over several seeds mean and
     range.
     """
-    row = {label: [] for label in (*ERRORS.values(), VERSIONS["after_joint"])}
+    row = {label: [] for label in (*ERRORS.values(), VERSIONS["after_joint"], BASELINE_AFTER)}
     for folder in group.folders:
         critic = part(folder.summary, "critic")
         stages = part(critic, "stages")
         for key, label in ERRORS.items():
             stage = part(stages, key.removeprefix("mse_"))
             row[label].append(measured(stage) or measured(critic, key))
-        row[VERSIONS["after_joint"]].append(measured(part(critic, "after_joint")))
+        after = part(critic, "after_joint")
+        row[VERSIONS["after_joint"]].append(measured(after))
+        if best := best_baseline([after]):
+            row[BASELINE_AFTER].append({"mean": best[1], "low": None, "high": None})
     pooled = {label: pool([v for v in values if v]) for label, values in row.items()}
     return {label: value for label, value in pooled.items() if value}
 
@@ -88,9 +101,9 @@ def error_chart(groups: Sequence[Group]) -> str:
             "Critic error against Monte-Carlo values",
             series,
             x="mean squared error",
-            says="On held-out states. Left of the trivial baselines is better than looking at no "
-            "response. The states after joint training are those of the trained actor: compare "
-            "that error with its own baselines.",
+            says="On held-out states. A critic left of both trivial baselines (the best constant, "
+            "the problem's success rate) is better than looking at no response. After joint "
+            "training the states are the trained actor's, with a baseline of their own.",
             band=curves.SEEDS if _several(groups) else curves.PROBLEMS,
         )
     )
@@ -98,8 +111,10 @@ def error_chart(groups: Sequence[Group]) -> str:
 
 def page(groups: Sequence[Group]) -> str:
     """Everything about the critic, joint training first."""
-    # the report of one configuration opens with the other two
-    others = [reliability(groups), error_chart(groups)] if len(groups) > 1 else []
+    if len(groups) > 1:
+        others = [reliability(groups), error_chart(groups)]
+    else:  # that report opens with these two
+        others = curves.chosen(groups, curves.OF_THE_CRITIC)
     parts = [grid([_scores(groups), *others])]
     for stage, title in (("joint", "joint training"), ("critic_rl", "critic RL (actor frozen)")):
         if not any(stage in group.stages for group in groups):
@@ -118,7 +133,10 @@ def reliability(groups: Sequence[Group]) -> str:
             for key, numbers in versions(folder).items():
                 result.setdefault(key, []).append(numbers.get("calibration"))
         pairs = [(VERSIONS[k], v, i) for i, k in enumerate(VERSIONS) if (v := result.get(k))]
-        says = "predicted against actual success, by tenths. On the dashed line: calibrated."
+        says = (
+            "predicted against actual success, by tenths. On the dashed line: calibrated. "
+            "Monte-Carlo value: the share of sampled continuations that end right."
+        )
     else:
         pairs = [
             (g.name, [part(f.summary, "critic").get("calibration") for f in g.folders], g.style)

@@ -9,7 +9,16 @@ from genac.runs.numbers import is_number, number
 from genac.ui.html import esc, note
 from genac.ui.report.charts import Chart, Series, figure, grid
 from genac.ui.report.folder import part, steps
-from genac.ui.report.groups import BUDGETS, Group, Point, over_budget, over_steps, pool
+from genac.ui.report.groups import (
+    BUDGETS,
+    Group,
+    Point,
+    last_step,
+    over_budget,
+    over_steps,
+    pool,
+    spent,
+)
 from genac.ui.report.groups import success as evaluated
 
 FRACTION = (0.0, 1.0)
@@ -97,7 +106,11 @@ ACTOR = (
         {"completions/mean_length": "mean", "completions/max_length": "longest"},
         "Tokens. A drift to the limit is a warning.",
     ),
-    Curve("Entropy", {"entropy": "entropy"}, "Nats per token. At 0 exploration has ended."),
+    Curve(
+        "Entropy",
+        {"entropy": "entropy"},
+        "Of the actor, in nats per token. At 0 exploration has ended.",
+    ),
     Curve("KL to the reference", {"kl": "KL"}, "Logged with actor.loss.beta above 0."),
     Curve(
         "Clip fraction",
@@ -113,6 +126,7 @@ ACTOR = (
     ),
 )
 LEADING = ("AUC within a problem", "Entropy")  # next to success, error and calibration
+OF_THE_CRITIC = ("Advantage gap", "Mean value and mean reward")  # next to its scores
 SUPERVISED = {
     "critic_sft": Curve("Critic SFT", {"loss": "loss"}, "Cross-entropy in nats per token."),
     "base": Curve("The base model", {"loss": "loss"}, "Cross-entropy in nats per token."),
@@ -130,9 +144,10 @@ def derived(group: Group, stage: str, key: str) -> list[Point]:
 
 def drawn(groups: Sequence[Group], stage: str, curves: Sequence[Curve]) -> tuple[str, list[str]]:
     """The charts of a stage whose metrics were logged, and the titles of the others. What never
-    changed is a line of text. The report of one configuration opens with those in LEADING.
+    changed is a line of text. Those that the report of one configuration draws unfolded are not
+    among them.
     """
-    opened = LEADING if stage == "joint" and len(groups) == 1 else ()
+    opened = (*LEADING, *OF_THE_CRITIC) if stage == "joint" and len(groups) == 1 else ()
     queries = [
         c for c in curves if c.title not in opened and (stage == "joint" or not c.joint_only)
     ]
@@ -149,10 +164,10 @@ def drawn(groups: Sequence[Group], stage: str, curves: Sequence[Curve]) -> tuple
     return grid(figures) + text, missing
 
 
-def leading(groups: Sequence[Group]) -> list[str]:
-    """The charts of joint training that a reader needs first, but for success."""
-    chosen = [curve for curve in (*CRITIC, *ACTOR) if curve.title in LEADING]
-    return [figure(_chart(groups, "joint", curve)) for curve in chosen]
+def chosen(groups: Sequence[Group], titles: Sequence[str]) -> list[str]:
+    """Some charts of joint training, for a place of their own."""
+    own = [curve for curve in (*CRITIC, *ACTOR) if curve.title in titles]
+    return [figure(_chart(groups, "joint", curve)) for curve in own]
 
 
 def _constant(chart: Chart) -> str | None:
@@ -233,11 +248,11 @@ def alarms(
 
 def success(groups: Sequence[Group]) -> str:
     """The chart that says what happened: held-out success over the steps of joint training, from
-    the evaluation before it, which stands at step -1.
+    the evaluation before it, which stands at step -1, to the final one at the last step.
     """
     one = len(groups) == 1
     series = [
-        Series("held-out success" if one else group.name, _with_start(group), group.style)
+        Series("held-out success" if one else group.name, _with_ends(group), group.style)
         for group in groups
     ]
     if one:
@@ -257,28 +272,36 @@ def success(groups: Sequence[Group]) -> str:
     )
 
 
-def _with_start(group: Group) -> list[Point]:
-    points = over_steps(group, "joint", "eval/success")
-    known = [one for folder in group.folders if (one := evaluated(folder, "before"))]
-    before = pool(known)
-    if not points or before is None:
-        return points
-    # one seed of several has an interval over problems, which the band is not
-    alone = len(known) == 1 < len(group.folders)
-    low, high = (before["mean"],) * 2 if alone else (before["low"], before["high"])
-    return [(-1.0, before["mean"], low, high, len(known)), *points]
+def _with_ends(group: Group) -> list[Point]:
+    """The evaluations during training between the two that the headline names."""
+    points = {point[0]: point for point in over_steps(group, "joint", "eval/success")}
+    last = [step for folder in group.folders if (step := last_step(folder)) is not None]
+    if not last:
+        return []
+    ended = [f for f in group.folders if last_step(f) == max(last) and evaluated(f, "after")]
+    ends = [(-1.0, "before", group.folders), (float(max(last)), "after", ended)]
+    for x, when, folders in ends:
+        known = [one for folder in folders if (one := evaluated(folder, when))]
+        held = points[x][4] if x in points else 0  # a mean over more seeds is not replaced
+        if (value := pool(known)) is None or len(known) < held:
+            continue
+        # one seed of several has an interval over problems, which the band is not
+        alone = len(known) == 1 < len(group.folders)
+        low, high = (value["mean"],) * 2 if alone else (value["low"], value["high"])
+        points[x] = (x, value["mean"], low, high, len(known))
+    return [points[x] for x in sorted(points)]
 
 
 def evaluated_on(groups: Sequence[Group]) -> str:
-    """Why the curve does not end at the number of the headline: both are of other problems."""
+    """Why the curve may jump at its end: the evaluations between are of fewer problems."""
     folder = groups[0].folders[0]
     during = part(folder.config, "evaluate").get("during")
     whole = part(folder.summary, "success_after").get("problems")
     if not (is_number(during) and is_number(whole)) or during >= whole:
         return ""
     return (
-        f"Evaluations during training take {during} of the {whole} problems that the first and the "
-        "last number are over. "
+        f"The first and the last point are over {whole} problems, those between over {during} of "
+        "them. "
     )
 
 
@@ -307,9 +330,9 @@ def budgets(groups: Sequence[Group]) -> str:
         folder.place
         for group in groups
         for folder in group.folders
-        if not steps(folder.lines("joint"), "eval/success")
+        if len(spent(folder, "samples")[0]) < 2
     ]
-    text = note(f"Without a curve, as no eval/success was logged: {', '.join(without)}.")
+    text = note(f"Without a curve, as no evaluation is known: {', '.join(without)}.")
     return grid(figures) + (text if without else "")
 
 

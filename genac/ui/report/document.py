@@ -14,7 +14,7 @@ from genac.runs.listing import list_runs
 from genac.runs.numbers import number
 from genac.runs.store import atomic_write
 from genac.ui.examples import trajectories
-from genac.ui.html import clip, esc, note, page, section, table
+from genac.ui.html import STACKED, clip, esc, note, page, section, table
 from genac.ui.report import critic, curves, mistakes, results
 from genac.ui.report.charts import grid
 from genac.ui.report.folder import EXAMPLES, Folder, load
@@ -26,9 +26,11 @@ LIBRARY = ("d3.min.js", "plot.umd.min.js")  # Observable Plot and d3, both ISC
 
 
 def report(paths: Sequence[str], out: str | None = None) -> str:
-    """The command: writes the page, returns where it is and how large."""
-    path = write_report(list(paths), out)
-    return f"{path} ({path.stat().st_size / 1e6:.1f} MB)"
+    """The command: writes the page, returns where it is, how large, and which run has not ended."""
+    folders = [load(path) for path in _runs_in(list(paths))]
+    path = _write(folders, out)
+    unfinished = [f"{one.run.path}: {one.progress}" for one in folders if one.progress]
+    return "\n".join([f"{path} ({path.stat().st_size / 1e6:.1f} MB)", *unfinished])
 
 
 def write_report(paths: Path | str | Sequence[Path | str], out: Path | str | None = None) -> Path:
@@ -37,9 +39,14 @@ def write_report(paths: Path | str | Sequence[Path | str], out: Path | str | Non
     share.
     """
     runs = _runs_in([paths] if isinstance(paths, Path | str) else list(paths))
-    target = Path(out) if out else Path(os.path.commonpath([p.resolve() for p in runs]))
-    atomic_write(target if out else target / "report.html", document([load(p) for p in runs]))
-    return target if out else target / "report.html"
+    return _write([load(path) for path in runs], out)
+
+
+def _write(folders: Sequence[Folder], out: Path | str | None) -> Path:
+    shared = os.path.commonpath([folder.run.path.resolve() for folder in folders])
+    target = Path(out) if out else Path(shared) / "report.html"
+    atomic_write(target, document(folders))
+    return target
 
 
 def _runs_in(paths: Sequence[Path | str]) -> list[Path]:
@@ -73,7 +80,7 @@ def _one(group: Group) -> list[Part]:
     summary = (
         f'<p class="verdict">{esc(results.sentence(group))}</p>{results.headline(group)}'
         f'<div class="lead">{curves.success([group])}{critic.error_chart([group])}</div>'
-        f"{grid([critic.reliability([group]), *curves.leading([group])])}"
+        f"{grid([critic.reliability([group]), *curves.chosen([group], curves.LEADING)])}"
     )
     return [
         ("What happened", "summary", summary + _alarms([group])),
@@ -112,18 +119,25 @@ def _header(groups: Sequence[Group]) -> str:
         "task": _label(config.get("task")),
         "actor": _model(config.get("actor")),
         "critic": _label(config.get("critic")),
-        "stages": ", ".join(
+        "steps of each stage": ", ".join(
             f"{stage} {len(group.folders[0].lines(stage))}" for stage in group.stages
         ),
         "seeds" if len(group.folders) > 1 else "seed": ", ".join(
             str(f.config["seed"]) for f in group.folders if f.config.get("seed") is not None
         ),
-        "config": environment.get("config_hash") if len(group.folders) == 1 else None,
-        "started": environment.get("started"),
+        "hash of the config": environment.get("config_hash") if len(group.folders) == 1 else None,
+        "started": _minute(environment.get("started")),
         "state": ", ".join(dict.fromkeys(f.status.state for f in group.folders)),
     }
     line = " · ".join(f"{esc(key)} <b>{esc(value)}</b>" for key, value in facts.items() if value)
     return f"<h1>{esc(group.title)}</h1><p>{line}</p>"
+
+
+def _minute(time: Any) -> str | None:
+    """2026-11-29T14:39:19+00:00 as 2026-11-29 14:39 UTC."""
+    if not isinstance(time, str) or not time.endswith("+00:00"):
+        return time
+    return f"{time[:16].replace('T', ' ')} UTC"
 
 
 def _missing(folder: Folder, named: bool) -> str:
@@ -234,7 +248,7 @@ def _page(title: str, links: str, main: str) -> str:
     folder = resources.files("genac.ui.report") / "static"
     files = [*(VENDOR / name for name in LIBRARY), *(folder / name for name in SCRIPTS)]
     scripts = [file.read_text(encoding="utf-8") for file in files]
-    style = (folder / "report.css").read_text(encoding="utf-8")
+    style = (folder / "report.css").read_text(encoding="utf-8") + STACKED
     body = (
         f'<div class="bar-top"><nav aria-label="Sections">{links}</nav>'
         '<button type="button" id="theme" hidden>theme</button></div>'

@@ -18,6 +18,7 @@ from genac.runs.store import Run
 from genac.ui.html import clip
 
 FILES = ("config.json", "environment.json", "metrics.jsonl", "events.jsonl", "summary.json")
+REMEDY = "name a folder that 'genac train' wrote; 'genac ls FOLDER' lists those in a folder"
 OF_A_RUN = {"name", "algorithm", "task", "stages"}  # keys of a run's config
 VALUES = ("group", "member", "value")
 EXAMPLES = (
@@ -52,6 +53,11 @@ class Folder:
     def alarms(self) -> list[dict[str, Any]]:
         return [event for event in self.events if event.get("kind") == "alarm"]
 
+    @property
+    def progress(self) -> str:
+        """What a reader must know of a run that has not ended."""
+        return _progress(self.status)
+
     def lines(self, stage: str) -> list[dict[str, Any]]:
         return [line for line in self.metrics if line.get("stage") == stage]
 
@@ -77,7 +83,7 @@ def load(path: Path | str) -> Folder:
     if not run.path.is_dir():
         raise ValueError(f"{path} is not a folder: name a folder that a run wrote")
     if not any((run.path / name).exists() for name in FILES):
-        raise ValueError(f"{path} holds no run: none of {', '.join(FILES)} is in it")
+        raise ValueError(f"{path} holds no run: none of {', '.join(FILES)} is in it; {REMEDY}")
     folder = Folder(run, status(run))
     for name, read in (
         ("config", run.config),
@@ -93,14 +99,14 @@ def load(path: Path | str) -> Folder:
         folder.missing.append(f"{name} {reason}.")
     others = any((run.path / name).exists() for name in FILES if name != "config.json")
     if not others and folder.config and not OF_A_RUN & folder.config.keys():
-        raise ValueError(f"{path} holds no run: its config.json is no run's (a model's, perhaps)")
-    progress = _progress(folder.status)
+        text = f"{path} holds no run: its config.json is no run's (a model's, perhaps); {REMEDY}"
+        raise ValueError(text)
+    progress = folder.progress
     folder.missing = ([progress] if progress else []) + folder.missing
     return folder
 
 
 def _progress(result: Status) -> str:
-    """What a reader must know of a run that has not ended."""
     if result.state not in ("running", "interrupted"):
         return ""
     if result.step is None:

@@ -132,14 +132,20 @@ def over_budget(group: Group, budget: str) -> list[Point]:
 
 def spent(folder: Folder, budget: str) -> tuple[Steps, Steps]:
     """(success, budget used) at each evaluation of joint training. The evaluation before it, which
-    costs nothing of the budget, is step -1.
+    costs nothing of the budget, is step -1; the final one is of the last step.
     """
     lines = folder.lines("joint")
-    success, used = steps(lines, "eval/success"), BUDGETS[budget](folder, lines)
-    before = mean(folder.summary.get("success_before"))
-    if before is not None:
-        success, used = {-1: before, **success}, {-1: 0.0, **used}
-    return {step: y for step, y in success.items() if step in used}, used
+    values, used = steps(lines, "eval/success"), BUDGETS[budget](folder, lines)
+    ends = {-1: success(folder, "before"), last_step(folder): success(folder, "after")}
+    values |= {x: one["mean"] for x, one in ends.items() if x is not None and one}
+    used = {-1: 0.0, **used}
+    return {step: y for step, y in sorted(values.items()) if step in used}, used
+
+
+def last_step(folder: Folder) -> int | None:
+    """The last step of joint training, whose actor the final evaluation is of."""
+    numbers = [x["step"] for x in folder.lines("joint") if is_number(x.get("step"))]
+    return int(max(numbers)) if numbers else None
 
 
 def _samples(folder: Folder, lines: list[dict[str, Any]]) -> Steps:
@@ -147,7 +153,7 @@ def _samples(folder: Folder, lines: list[dict[str, Any]]) -> Steps:
     each = [rollout.get("num_prompts"), rollout.get("num_generations")]
     if not (is_number(each[0]) and is_number(each[1])):
         return {}
-    return {x: (x + 1) * each[0] * each[1] for x in steps(lines, "eval/success")}
+    return {x: (x + 1) * each[0] * each[1] for x in steps(lines, "step")}
 
 
 BUDGETS: dict[str, Callable[[Folder, list[dict[str, Any]]], Steps]] = {

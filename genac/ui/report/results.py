@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from genac.runs.numbers import is_number, mean, number, percent, seconds
+from genac.runs.numbers import is_number, number, percent, seconds
 from genac.ui.html import esc, note, table, tiles
-from genac.ui.report.critic import TRIVIAL_BASELINES, measured
+from genac.ui.report.critic import best_baseline, measured
 from genac.ui.report.folder import Folder, part
 from genac.ui.report.groups import BUDGETS, Group, at_equal, of_group, over_steps, pool, success
 
@@ -89,8 +89,17 @@ def _gain(folder: Folder) -> Mapping[str, Any] | None:
 
 def _paired_verdict(gain: Mapping[str, Any]) -> str:
     mean, low, high = (100 * gain[key] for key in ("mean", "low", "high"))
-    word = "a clear gain" if low > 0 else "a clear loss" if high < 0 else "no clear change"
-    return f"{word}, {mean:+.1f} points [{low:+.1f}, {high:+.1f}] on the same problems."
+    return f"{_word(gain)}, {mean:+.1f} points [{low:+.1f}, {high:+.1f}] on the same problems."
+
+
+def _word(gain: Mapping[str, Any]) -> str:
+    return (
+        "a clear gain"
+        if gain["low"] > 0
+        else "a clear loss"
+        if gain["high"] < 0
+        else "no clear change"
+    )
 
 
 def _verdict(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
@@ -107,35 +116,49 @@ def headline(group: Group) -> str:
     cells = []
     if before or after:
         gain = f"{100 * (after['mean'] - before['mean']):+.1f} points" if before and after else ""
+        if gain and len(group.folders) == 1 and (paired := _gain(group.folders[0])):
+            gain = f"{gain}, {_word(paired)}"
         shown = [percent(one["mean"]) if one else "?" for one in (before, after)]
         cells.append(("held-out success", " → ".join(shown), gain))
-    if error := critic_error(group):
-        trivial_baselines = [
-            m
-            for f in group.folders
-            for k in TRIVIAL_BASELINES
-            if (m := mean(part(f.summary, "critic").get(k)))
-        ]
-        known = [] if error["low"] is None else [f"[{error['low']:.3f}, {error['high']:.3f}]"]
-        best = ", ".join(
-            [
-                *known,
-                *(
-                    [f"best trivial baseline {min(trivial_baselines):.3f}"]
-                    if trivial_baselines
-                    else []
-                ),
-            ]
-        )
-        cells.append(
-            ("critic's squared error, before joint training", f"{error['mean']:.3f}", best)
-        )
+    cells += _critic_tiles(group)
     cells += _cost_tiles(group)
     fired = [alarm for folder in group.folders for alarm in folder.alarms]
     cells.append(
         ("alarms", str(len(fired)), ", ".join(dict.fromkeys(str(a.get("alarm")) for a in fired)))
     )
     return tiles(cells)
+
+
+def _critic_tiles(group: Group) -> list[tuple[str, str, str]]:
+    """What the critic that joint training starts from is worth, each number with its verdict."""
+    cells = []
+    if error := critic_error(group):
+        remark = _interval(error)
+        if best := best_baseline([part(folder.summary, "critic") for folder in group.folders]):
+            name, value = best
+            remark += _against(error, value, f"the best trivial baseline, {value:.3f} ({name})")
+        cells.append(("critic's squared error, before joint training", error, remark))
+    panels = [part(folder.summary, "critic") for folder in group.folders]
+    if auc := pool([one for panel in panels if (one := measured(panel, "auc_within_problem"))]):
+        remark = _interval(auc) + _against(auc, 0.5, "chance, 0.5", "worse better")
+        cells.append(("critic tells right from wrong within a problem (AUC)", auc, remark))
+    return [(label, f"{value['mean']:.3f}", remark) for label, value, remark in cells]
+
+
+def _interval(value: Mapping[str, Any]) -> str:
+    return "" if value["low"] is None else f"[{value['low']:.3f}, {value['high']:.3f}]; "
+
+
+def _against(value: Mapping[str, Any], limit: float, name: str, words: str = "better worse") -> str:
+    """How far a number lies from a limit, and whether its interval says so too. `words`: what
+    below and above the limit are.
+    """
+    above = value["mean"] > limit
+    text = f"{abs(value['mean'] - limit):.3f} {'above' if above else 'below'} {name}"
+    if value["low"] is None:
+        return text
+    unclear = value["low"] <= limit <= value["high"]
+    return f"{text}: {'no clear difference' if unclear else f'clearly {words.split()[above]}'}"
 
 
 def _cost_tiles(group: Group) -> list[tuple[str, str, str]]:

@@ -27,6 +27,8 @@ def view(arguments: Sequence[str]) -> None:
     args = _options().parse_intermixed_args(list(arguments))  # addresses may follow an option
     if absent := [name for name in NEEDED if find_spec(name) is None]:
         raise ValueError(f"the viewer needs {', '.join(absent)}: pip install 'genac[ui]'")
+    if args.run is None:
+        raise ValueError("name a run, or a folder that holds runs, for example: genac view runs")
     if not Path(args.run).is_dir():
         raise ValueError(f"{args.run} is not a folder: name a folder that a run wrote")
     if args.terminal:
@@ -62,11 +64,16 @@ def _serve(args: argparse.Namespace) -> None:
         raise ValueError(text)
     if args.tokens:
         raise ValueError("--tokens is for --terminal; in a browser unfold the tokens, or press e")
-    from genac.ui.viewer.library import is_library, make_library
+    from genac.ui.viewer.library import holds_run, is_library, make_library
     from genac.ui.viewer.server import make_app, serve
 
     folder = Path(args.run)
     several = is_library(folder)
+    if not several and not holds_run(folder):
+        raise ValueError(
+            f"{folder} holds no run, and no folder below it does: name a folder that 'genac train' "
+            "wrote; 'genac ls FOLDER' lists those in a folder"
+        )
     app = make_library(folder, args.host) if several else make_app(Run(folder), args.host)
     serve(app, folder, args.host, args.port, not args.no_browser)
 
@@ -97,7 +104,7 @@ def ls(folder: str) -> None:
 
 def _options() -> Parser:
     parser = Parser(prog="genac view")
-    parser.add_argument("run", help="folder that a run wrote, or one that holds runs")
+    parser.add_argument("run", nargs="?", help="folder that a run wrote, or one that holds runs")
     parser.add_argument(
         "address", nargs="*", help="with --terminal or --export: STAGE/STEP/GROUP/MEMBER"
     )

@@ -19,12 +19,17 @@ from genac.ui.viewer.page import STATIC
 from genac.ui.viewer.server import StrictJSON, guarded, make_app
 
 OPEN = 6  # runs whose index is kept; another one closes the one that was used longest ago
-OF_A_RUN = ("config.json", "rollouts", "estimates", "metrics.jsonl")
+OF_A_RUN = ("environment.json", "rollouts", "estimates", "metrics.jsonl")
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder holds anything of a run: a model has a config.json too."""
+    return any((folder / name).exists() for name in OF_A_RUN)
 
 
 def is_library(folder: Path) -> bool:
     """Whether a folder is no run itself and holds some."""
-    own = any((folder / name).exists() for name in OF_A_RUN)
+    own = holds_run(folder) or (folder / "config.json").exists()
     return not own and bool(list_runs(folder))
 
 

@@ -7,6 +7,7 @@ import re
 import socket
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -166,10 +167,11 @@ def serve(app: FastAPI, what: Path, host: str, port: int, browser: bool) -> None
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # in use or forbidden; no port at all
+        reason = getattr(error, "strerror", None) or error
         raise ValueError(
-            f"cannot listen on {in_url(host)}:{port} ({error.strerror or error}): choose another "
-            "--port, or --port 0 for any free one"
+            f"cannot listen on {in_url(host)}:{port} ({reason}): choose another --port, or "
+            "--port 0 for any free one"
         ) from error
     address = f"http://{in_url(host)}:{listening.getsockname()[1]}/"
     listening.listen(128)  # a browser that is faster than the server waits
@@ -179,4 +181,5 @@ def serve(app: FastAPI, what: Path, host: str, port: int, browser: bool) -> None
     if browser:
         webbrowser.open(address)
     config = uvicorn.Config(app, log_level="warning", access_log=False)
-    uvicorn.Server(config).run(sockets=[listening])
+    with suppress(KeyboardInterrupt):  # which is how it ends
+        uvicorn.Server(config).run(sockets=[listening])

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from genac.runs.guard import printable, short_name
 from genac.runs.listing import Status, status
-from genac.runs.numbers import number
+from genac.runs.numbers import number, signed
 from genac.runs.store import Run
 from genac.runs.trajectory import Step, Token, Trajectory, parse_address
 from genac.ui.examples import colour
@@ -21,7 +21,6 @@ from genac.ui.transcript import (
     nats,
     recorded,
     shown,
-    signed,
     visible,
 )
 from genac.ui.viewer.filters import Filters

@@ -7,7 +7,8 @@ import { rationales } from "./state.js";
 const WIDTH = 1200; // what link previews show
 const HEIGHT = 630;
 const EDGE = 40;
-const ROW = { chip: 66, left: EDGE + 76, width: 540, line: 24, gap: 7, lines: [5, 4, 3, 2, 1] };
+const ROW = { chip: 66, left: EDGE + 76, width: 540, gap: 7, lines: [5, 4, 3, 2, 1] };
+const SIZES = [{ size: 24, line: 34 }, { size: 20, line: 29 }, { size: 17, line: 24 }]; // the largest that all steps fit in
 const CURVE = { left: 682, width: 96 };
 const WORDS = { left: 812, width: WIDTH - 812 - EDGE };
 const BOTTOM = HEIGHT - 56;
@@ -78,21 +79,21 @@ function header(pen, one, look) {
 // --- the steps ------------------------------------------------------------------------------------
 
 function steps(pen, one, selected, look, top) {
-  pen.font = font(17);
-  const { rows, first, last } = shown(pen, one, selected, BOTTOM - top);
+  const { rows, first, last, size, line } = shown(pen, one, selected, BOTTOM - top);
   const points = [];
   let y = top;
   if (first > 0) y = elsewhere(pen, look, y, `${count(first)} before`);
   rows.slice(first, last).forEach((lines, i) => {
     const step = one.steps[first + i];
-    const height = ROW.line * lines.length + 12;
+    const height = line * lines.length + 12;
     box(pen, ROW.left, y, ROW.width, height, step.value === null ? look.named("--card") : look.tint(step.value));
     if (step.value !== null) {
       box(pen, EDGE, y, ROW.chip, height, look.of(step.value));
-      write(pen, plain(step.value), EDGE + ROW.chip / 2, y + height / 2 + 7, look.ink(step.value), font(19, 700), "center");
+      write(pen, plain(step.value), EDGE + ROW.chip / 2, y + height / 2 + 7, look.ink(step.value), font(Math.min(22, size + 2), 700), "center");
       points.push([CURVE.left + step.value * CURVE.width, y + height / 2, step.value]);
     }
-    lines.forEach((line, n) => write(pen, line, ROW.left + 12, y + 24 + ROW.line * n, look.named("--ink"), font(17)));
+    const base = y + 6 + (line + 0.7 * size) / 2;
+    lines.forEach((text, n) => write(pen, text, ROW.left + 12, base + line * n, look.named("--ink"), font(size)));
     if (first + i === one.worst) edge(pen, look, y, height);
     y += height + ROW.gap;
   });
@@ -117,12 +118,16 @@ function edge(pen, look, y, height) {
 
 // All steps if they fit in a few lines each, else those around the fall or the selected state.
 function shown(pen, one, selected, room) {
-  const height = (lines) => ROW.line * lines.length + 12 + ROW.gap;
-  const total = (rows) => rows.reduce((sum, lines) => sum + height(lines), 0);
   let rows = [];
-  for (const most of ROW.lines) {
+  let kind = SIZES[0];
+  const height = (lines) => kind.line * lines.length + 12 + ROW.gap;
+  const total = (rows) => rows.reduce((sum, lines) => sum + height(lines), 0);
+  const tries = [...SIZES.map((one) => [one, ROW.lines[0]]), ...ROW.lines.slice(1).map((most) => [SIZES.at(-1), most])];
+  for (const [chosen, most] of tries) {
+    kind = chosen;
+    pen.font = font(kind.size);
     rows = one.steps.map((step, i) => wrapped(pen, bare(step.text) || "\u23ce", ROW.width - 24, i === one.worst ? most + 2 : most));
-    if (total(rows) <= room) return { rows, first: 0, last: rows.length };
+    if (total(rows) <= room) return { rows, first: 0, last: rows.length, ...kind };
     if (most === 2 && rows.length > 8) break; // one line says too little
   }
   let first = Math.max(0, one.worst ?? one.steps.indexOf(selected));
@@ -137,7 +142,7 @@ function shown(pen, one, selected, room) {
     if (ahead) first -= 1;
     more = behind || ahead;
   }
-  return { rows, first, last };
+  return { rows, first, last, ...kind };
 }
 
 function curve(pen, points, look, top, bottom) {
@@ -204,7 +209,7 @@ function critic(pen, one, selected, look, top) {
 }
 
 const DOUBT = /\b(wrong\w*|mistake\w*|error\w*|incorrect\w*|should|cannot|can't|isn't|not|never|instead|in place of|but|however|fail\w*|slip\w*|false|miss\w*|forg[eo]t\w*|only)\b/i;
-const VERDICT = 16; // characters
+const VERDICT = /^.{0,15}$|^(?:right|wrong|correct|incorrect|yes|no)\b/is;
 const terms = (text) => new Set(text.toLowerCase().match(/\d+(?:\.\d+)?|[a-z]{4,}/g) ?? []);
 
 // The sentence that doubts and speaks of the step most, and what follows it, of the texts that hold one.
@@ -219,8 +224,8 @@ export function nearest(texts, step) {
   });
   if (!rated.length) return "";
   const best = rated.reduce((top, one) => (one.rank > top.rank ? one : top));
-  // A verdict of few words, such as "Wrong.", says nothing without the sentence that it is about.
-  const from = Math.max(0, best.at - (best.all[best.at].length < VERDICT ? 1 : 0));
+  // A verdict, such as "Wrong." or "Wrong: it adds 12.", says nothing without the sentence that it is about.
+  const from = Math.max(0, best.at - (VERDICT.test(best.all[best.at]) ? 1 : 0));
   let words = (from ? "\u2026 " : "") + best.all.slice(from, best.at + 1).join(" ");
   for (const next of best.all.slice(best.at + 1)) {
     if (words.length + next.length > QUOTE.most) break;

@@ -9,16 +9,30 @@ export function drawHistory(rows, one) {
     const key = `${row.stage} step ${row.step}`;
     steps.set(key, [...(steps.get(key) || []), row]);
   }
-  const text = steps.size > 1
-    ? `${rows.length} responses at ${steps.size} stored steps, the newest first. A bar holds the values in order; select one to open it.`
-    : "This run holds the problem at one step only: endless generators do not repeat problems.";
-  const head = el("tr", {}, ...["", "right", "first value", "responses"].map((name) => el("th", { scope: "col", text: name })));
+  const names = [...steps.keys()];
+  const head = el("tr", {}, ...HEADS.map((name) => el("th", { scope: "col", text: name })));
   const lines = [...steps].map(([name, some]) => el("tr", {}, el("th", { scope: "row", text: name }),
-    el("td", { text: share(some) }), el("td", {}, chip(mean(some.map((row) => row.first)))),
+    el("td", { text: share(some) }), el("td", {}, chip(firstValue(some))),
     el("td", { class: "tries" }, ...some.map((row) => attempt(row, one)))));
   return el("section", { "aria-label": "Over training", id: "history" },
-    el("p", { class: "muted", text }), el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Responses by step" }, el("table", { class: "history" }, head, ...lines)));
+    el("h3", { text: "The same problem over training" }),
+    el("p", { class: "sum", text: names.length > 1 ? trend(steps, names) : ONCE }),
+    el("p", { class: "muted", text: HOW }), el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Responses by step" }, el("table", { class: "history" }, head, ...lines)));
 }
+
+const HEADS = ["training step", "answered right", "value of the problem", "responses, values in order"];
+const HOW = "Value of the problem: the success that the critic expects before the first step, as a mean over the responses. Each bar is a response, from its first value to its last: orange 0, blue 1. Select one to open it.";
+const ONCE = "No other stored step holds this problem: its task draws new problems as it goes, or too few steps are stored.";
+
+// What became of the problem, in a sentence: from its oldest stored step to its newest.
+function trend(steps, names) {
+  const [newest, oldest] = [names[0], names.at(-1)];
+  const [from, to] = [oldest, newest].map((name) => firstValue(steps.get(name)));
+  const value = from === null || to === null ? "" : `; the critic's value of the problem went from ${from.toFixed(2)} to ${to.toFixed(2)}`;
+  return `Right: ${share(steps.get(oldest))} responses at ${oldest}, ${share(steps.get(newest))} at ${newest}${value}.`;
+}
+
+const firstValue = (rows) => mean(rows.map((row) => row.first));
 
 function share(rows) {
   const scored = rows.filter((row) => row.reward !== null);

@@ -103,6 +103,8 @@ function show(page) {
 
 export const addressOf = (one) => `${one.stage}/${one.step}/${one.group}/${one.member}`;
 
+const FACTS = "drop: the largest fall of the value between two states. gap: the largest distance of a value from the mean reward of the group's responses through its state.";
+
 function row(one) {
   const facts = [`step ${one.step}`, `response ${one.member}`];
   if (one.fall >= FALL) facts.push(`drop ${one.fall.toFixed(2)}`);
@@ -114,7 +116,7 @@ function row(one) {
         el("span", { class: "name", text: one.prompt ? inWords(one.prompt) : one.problem_id || "(no id)" }),
         outcome(one.reward, one.finish)),
       one.values.length ? valueStrip(one.values) : null,
-      el("span", { class: "small", text: facts.join(" \u00b7 ") })));
+      el("span", { class: "small", title: FACTS, text: facts.join(" \u00b7 ") })));
 }
 
 // Marks the response that is open, and gives every row the link that keeps today's filters.

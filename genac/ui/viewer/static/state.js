@@ -14,7 +14,7 @@ export function panel(one, step) {
   return el("div", {},
     el("h2", { text: `Before step ${number}` }),
     el("p", {}, big(step), " ", el("span", { class: "muted", text: heading(step) })),
-    facts(step),
+    facts(step, number === one.steps.length),
     el("h3", { text: "The critic's reasoning" }),
     reasons(step),
     el("h3", { text: "Probability of each score" }),
@@ -56,19 +56,22 @@ function heading(step) {
   return `expected success, says critic version ${step.critic_version ?? "?"}`;
 }
 
-function facts(step) {
-  const seen = step.observed === null
-    ? "-" : `${plain(step.observed)} (${step.observed_count} resp.)`;
-  const pairs = [
-    ["value after", plain(step.after)],
-    ["change", signed(step.change)],
-    ["advantage", signed(step.advantage)],
-    ["spread of score", plain(step.spread)],
-    ["observed here", seen],
-    ["value \u2212 observed", step.observed === null || step.value === null ? "-" : signed(step.value - step.observed)],
+// Numbers about the state and the step behind it; those that there are, and what they mean to unfold.
+function facts(step, last) {
+  const rows = [
+    [last ? "reward at the end" : "value after the step", plain(step.after), "The value before the next step; after the last step the reward."],
+    ["change", signed(step.change), "How far the value moves across the step. A fall: the critic saw a mistake in it."],
+    ["advantage", signed(step.advantage), "The credit that the actor's tokens of the step are trained with."],
+    ["spread of score", plain(step.spread), "Standard deviation of the probabilities of the scores below. 0: the critic is sure."],
   ];
-  return el("dl", { class: "facts" },
-    ...pairs.map(([name, text]) => el("div", {}, el("dt", { text: name }), el("dd", { text }))));
+  if (step.observed !== null) {
+    rows.push([`reward of ${step.observed_count} responses`, plain(step.observed), "Mean reward of the group's responses that go through this state."]);
+    if (step.value !== null) rows.push(["value \u2212 that reward", signed(step.value - step.observed), "Above 0 the critic expects more than what happened."]);
+  }
+  const meaning = rows.map(([name, , says]) => el("div", {}, el("dt", { text: name }), el("dd", { text: says })));
+  return el("div", {},
+    el("dl", { class: "facts" }, ...rows.map(([name, text, says]) => el("div", { title: says }, el("dt", { text: name }), el("dd", { text })))),
+    fold("meaning", "What these numbers mean", el("dl", { class: "meaning" }, ...meaning)));
 }
 
 // --- its words ------------------------------------------------------------------------------------

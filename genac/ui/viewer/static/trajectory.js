@@ -56,7 +56,8 @@ async function viewOf(view, one, at) {
 
 function draw(one, view, body) {
   const main = byId("detail");
-  main.replaceChildren(head(one, view), problem(one), siblings(one), body || steps(one));
+  const parts = [head(one, view), problem(one), siblings(one), body || steps(one)];
+  main.replaceChildren(...parts.filter(Boolean)); // a null would be written out
   main.scrollTop = 0;
   if (!body) select();
 }
