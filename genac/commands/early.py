@@ -59,7 +59,7 @@ def require_task(cfg: RunConfig) -> None:
         sections["stages.base.options"] = stages.base.options
     for section, options in sections.items():
         options_of(task, options, section)
-        if task.name != "file" or task.path is None:
+        if task.name != "file":
             make_task(task, cfg.seed, **options)
     for name in (task.path, task.options.get("heldout")):
         if isinstance(name, str):

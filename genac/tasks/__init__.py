@@ -38,10 +38,13 @@ def options_of(
     cfg: TaskConfig, options: Mapping[str, Any], section: str = "task.options"
 ) -> dict[str, Any]:
     """Options for the configured task, as `section` holds them, with their types. Raises ValueError
-    for an unknown task, an option that it has not got, and a value of another type.
+    for an unknown task, one without its file, an option that it has not got, and a value of another
+    type.
     """
     if cfg.name not in TASKS:
         raise ValueError(f"task.name is {cfg.name!r}; use one of {sorted(TASKS)}")
+    if cfg.name == "file" and cfg.path is None:
+        raise ValueError("task.name is 'file' but task.path is not set; give the data file")
     return checked(cfg.name, TASKS[cfg.name], options, section)
 
 
@@ -52,8 +55,6 @@ def make_task(cfg: TaskConfig, seed: int, **overrides: Any) -> Task:
     """
     settings = {"seed": seed, **options_of(cfg, {**cfg.options, **overrides})}
     if cfg.name == "file":
-        if cfg.path is None:
-            raise ValueError("task.name is 'file' but task.path is not set; give the data file")
         settings |= {"path": cfg.path, "reward": cfg.reward}
     elif cfg.reward is not None or cfg.path is not None:
         raise ValueError(

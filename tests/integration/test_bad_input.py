@@ -107,7 +107,7 @@ print(code, "torch" in sys.modules)
     [
         ("--task.name gym", "task.options.min_steps is no option of task 'gym'; it has config, "),
         ("--task.name exact", "multiplication_rate is no option of task 'exact'; it has max_steps"),
-        ("--task.name file", "task.options.min_steps is no option of task 'file'"),
+        ("--task.name file --task.path x.jsonl", "min_steps is no option of task 'file'; it has"),
         (
             "--task.options.min_steps many",
             "task.options.min_steps: Input should be a valid integer",

@@ -58,7 +58,7 @@ def test_slips_are_refused_without_torch(tmp_path: Path):
         ("train", "arithmetic", "rollout.num_promts=4"): "did you mean --rollout.num_prompts",
         ("train", "own-data", "--task.path", "none.jsonl"): "'none.jsonl' does not exist",
         ("train", "arithmetic", "--task.name", "file"): "task.path is not set",
-        ("train", "arithmetic", "--task.options", "{steps: 3}"): "keyword argument 'steps'",
+        ("train", "arithmetic", "--task.options", "{steps: 3}"): "task.options.steps is no option",
         ("eval", "benchmark"): "did you mean eval benchmarks?",
         ("eval", "critic"): "required: RUN",
         ("eval", "critic", str(tmp_path)): "holds no run",
