@@ -67,7 +67,9 @@ def test_a_short_verdict_is_quoted_with_the_sentence_it_is_about(
     text = "Line 1: 7 * 2 is 14. Right.\nLine 2: 27 + 27, nothing is left. Wrong.\n"
     with visiting(chromium, address) as page:
         quoted = page.evaluate(code, [text, "The sum is 4."])
-        other = page.evaluate(code, ["Line 3: 8 + 12 is 10.\nWrong: it adds 12.\n", "The sum is 4."])
+        other = page.evaluate(
+            code, ["Line 3: 8 + 12 is 10.\nWrong: it adds 12.\n", "The sum is 4."]
+        )
     assert quoted == "\u2026 Line 2: 27 + 27, nothing is left. Wrong."
     assert other == "Line 3: 8 + 12 is 10. Wrong: it adds 12."
 
