@@ -185,6 +185,14 @@ def test_a_problem_over_training(page):
     assert "joint step 0, response 0" in page.inner_text(".head")
 
 
+def test_a_problem_over_training_waits_until_every_step_is_read(chromium, tmp_path):
+    run, view = make(tmp_path / "run", (0, 2, 4, 10)), f"#at={WRONG}&view=history"
+    with serving(run.path) as address, visiting(chromium, address + view) as page:
+        page.wait_for_selector("#history")
+        assert len(page.query_selector_all("#history tr")) == 5  # and the names
+        assert "at joint step 0," in page.inner_text("#history .sum")
+
+
 def test_empty_results_say_so_and_can_be_left(chromium, address, tmp_path):
     with visiting(chromium, f"{address}#q=nowhere") as page:
         page.wait_for_selector("#detail :text('No response matches')")
@@ -200,7 +208,7 @@ def test_the_numbers_of_a_state_say_what_they_are(page):
     assert names[:2] == ["value after the step", "change"]
     assert "-" not in [one.inner_text() for one in page.query_selector_all("#state .facts dd")]
     page.click("#fold-meaning summary")
-    assert page.is_visible("#fold-meaning :text('how far the value moves' i)")
+    assert page.is_visible("#fold-meaning dd:has-text('How far the value moves')")
     page.keyboard.press("k")  # stays open from state to state
     page.wait_for_selector("h2:has-text('Before step 3')")
     assert page.is_visible("#fold-meaning dd >> nth=0")

@@ -27,11 +27,12 @@ async function follow() {
   followed = at;
   try {
     const one = await get("left", `trajectory/${place(at)}`);
+    for (let run = await get("right", "run"); run.indexed.done < run.indexed.total;) run = await get("right", "run");
     const rows = await get("right", `history?problem=${encodeURIComponent(one.problem_id)}`);
     if (at !== followed) return;
     const row = nearest(rows, one);
     if (row === null) {
-      byId("run-facts").textContent = `${names.right} holds no response to ${one.problem_id} (yet).`;
+      byId("run-facts").textContent = `${names.right} stores no response to ${one.problem_id}, so it stays where it is: open another problem on the left.`;
       followed = "";
       return;
     }

@@ -50,8 +50,14 @@ export async function open() {
 
 async function viewOf(view, one, at) {
   if (view === "tree") return drawTree(await ask(`tree/${place(at.split("/").slice(0, 3).join("/"))}`), one);
-  if (view === "history") return drawHistory(await ask(`history?problem=${encodeURIComponent(one.problem_id)}`), one);
-  return null;
+  if (view !== "history") return null;
+  await allRead();
+  return drawHistory(await ask(`history?problem=${encodeURIComponent(one.problem_id)}`), one);
+}
+
+// A step that is not read yet would be missing from a problem's history; every question reads on.
+async function allRead() {
+  for (let run = await ask("run"); run.indexed.done < run.indexed.total;) run = await ask("run");
 }
 
 function draw(one, view, body) {
