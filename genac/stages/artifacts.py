@@ -97,6 +97,9 @@ def import_metrics(run: Run, stage_folder: Path) -> None:
 
 def as_text(rows: list[dict[str, Any]]) -> list[str]:
     """Rows as they compare: not a number equals itself, and a stage that was deleted and made again
-    differs in its times alone.
+    differs in its times and its costs alone.
     """
-    return [json.dumps(plain({**row, "time": None})) for row in rows]
+    return [
+        json.dumps(plain({k: v for k, v in row.items() if k != "time" and k[:5] != "cost/"}))
+        for row in rows
+    ]

@@ -137,6 +137,16 @@ def test_a_stages_metrics_are_copied_again_where_the_copy_is_not_the_same(stage,
     assert (run.path / "metrics.jsonl").read_text() == text
 
 
+def test_a_stage_that_was_made_again_in_other_time_leaves_the_runs_lines(tmp_path):
+    """Checkpoints of the run have recorded them."""
+    run = Run.create(tmp_path / "run", {"name": "a"}, {})
+    for seconds in (1.5, 2.5):
+        stage = Run.create(tmp_path / f"base-{seconds}", {}, {})
+        stage.log("base", 0, {"loss": 0.5, "cost/seconds": seconds, "cost/tokens": 7.0})
+        import_metrics(run, stage.path)
+    assert [line["cost/seconds"] for line in run.metrics("base")] == [1.5]
+
+
 @pytest.mark.parametrize(
     "line",
     [
