@@ -24,7 +24,7 @@ from notebooks import printed
 from genac.config.algorithms import merge
 from genac.runs.store import Run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SMALL = merge(MICRO, {"output_dir": "runs/small", "stages": {"folder": "runs/stages"}})
