@@ -1,4 +1,5 @@
-"""What the site needs besides the pages: links that leave docs/, and pages that may be missing."""
+"""What the site needs besides the pages: links that leave docs/, pages that may be missing, and a
+name for the theme's search, which screen readers would else announce without one."""
 
 from __future__ import annotations
 
@@ -37,3 +38,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return match[0] if inside else match[1]
 
     return OUTSIDE.sub(text_or_link, markdown)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    return output.replace('role="dialog"', 'role="dialog" aria-label="Search"', 1)

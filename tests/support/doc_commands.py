@@ -1,28 +1,45 @@
-"""The commands in a page's fenced blocks, and what is wrong with them."""
+"""The commands in a page's fenced blocks, what is wrong with them, and which test runs each.
+
+`tests/docs_commands.yaml` holds the latter.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+import yaml
 
 from genac.cli import EVALUATIONS, VERBS
 from genac.config.recipes import from_command_line
 
 ROOT = Path(__file__).parents[2]
-ELSEWHERE = "<!-- run elsewhere -->"  # before a block that needs what is not here
-FENCE = re.compile(r"^( *<!--.*-->\n)? *```(\w*)\n(.*?)^ *```$", flags=re.S | re.M)
-KNOWN = ("genac", "python", "make", "pip")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+MAP = ROOT / "tests" / "docs_commands.yaml"
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", flags=re.S | re.M)
+PROGRAMS = (
+    "genac python3? make pip3? uv pipx conda inspect transformers vllm ray sbatch srun kubectl "
+    "docker podman torchrun accelerate mpirun curl wget git ssh scp npm npx hf bash sh apt-get"
+)
+PROGRAM = re.compile(rf"([A-Z_]+=\S* )*(\S*/)?({'|'.join(PROGRAMS.split())})(?= |$)")
+OTHERS = "a checkout of "  # begins what a command of another project needs
 CONFIG_VERBS = ("train", "synthesize", "sft", "pretrain-critic", "doctor")
 
 
 @dataclass(frozen=True)
 class Command:
     text: str
+
+    @property
+    def bare(self) -> str:
+        """On one line, without its comment."""
+        return " ".join(re.sub(r"\s#.*", "", self.text).split())
 
     @property
     def words(self) -> list[str]:
@@ -36,14 +53,68 @@ class Command:
 
 def commands(page: str) -> list[Command]:
     result = []
-    for mark, language, block in FENCE.findall(page):
-        if language not in ("", "bash", "sh", "console") or mark.strip() == ELSEWHERE:
-            continue
-        for line in block.replace("\\\n", " ").splitlines():
-            command = Command(line.strip().removeprefix("$ "))
-            if re.match(r"([A-Z_]+=\S* )*(\S*/)?(genac|python|make|pip)\b", command.text):
-                result.append(command)
+    for language, block in FENCE.findall(page):
+        if language in ("", "bash", "sh", "console"):
+            lines = block.replace("\\\n", " ").splitlines()
+            typed = (line.strip().removeprefix("$ ") for line in lines)
+            result += [Command(line) for line in typed if PROGRAM.match(line)]
     return result
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Begins of commands -> the test that runs them, or what they need that is not here."""
+
+    run_by: dict[str, str]
+    elsewhere: dict[str, str]
+
+    @classmethod
+    def read(cls, file: Path = MAP) -> Coverage:
+        whole = yaml.safe_load(file.read_text())
+        parts = []
+        for name in ("run_by", "elsewhere"):
+            rows = [(begin, why) for why, begins in whole[name].items() for begin in begins]
+            parts.append(dict(rows))
+            if len(parts[-1]) < len(rows):
+                raise ValueError(f"{file.name} names a command twice under {name}")
+        return cls(*parts)
+
+    def begin(self, command: Command) -> str | None:
+        """The longest entry that the command begins with."""
+        entries = [*self.run_by, *self.elsewhere]
+        fits = [e for e in entries if f"{command.bare} ".startswith(f"{e} ")]
+        return max(fits, key=len, default=None)
+
+    def faults(self, all_commands: Iterable[Command], tests: frozenset[str]) -> Iterator[str]:
+        begins = {command.bare: self.begin(command) for command in all_commands}
+        for text in (text for text, begin in begins.items() if begin is None):
+            yield f"no test is named that runs it, and nothing that it needs: {text}"
+        for entry in {*self.run_by, *self.elsewhere} - set(begins.values()):
+            yield f"no page holds such a command: {entry}"
+        for entry in self.run_by.keys() & self.elsewhere.keys():
+            yield f"both run by a test and not: {entry}"
+        for test in set(self.run_by.values()) - tests:
+            yield f"there is no such test: {test}"
+
+    def of_test(self, test: str) -> list[Command]:
+        """The commands of all pages that this test runs, each once."""
+        own = {c.bare: c for page in PAGES for c in commands(page.read_text())}
+        return [c for c in own.values() if self.run_by.get(self.begin(c) or "") == test]
+
+    def of_others(self, command: Command) -> bool:
+        """It belongs to another project, whose files and extras are not ours to check."""
+        return self.elsewhere.get(self.begin(command) or "", "").startswith(OTHERS)
+
+
+def all_tests(folder: Path) -> frozenset[str]:
+    """path::name of every test function, without importing one."""
+    return frozenset(
+        f"{file.relative_to(folder.parent)}::{node.name}"
+        for file in sorted(folder.rglob("test_*.py"))
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+    )
 
 
 def complaints(command: Command) -> Iterator[str]:
