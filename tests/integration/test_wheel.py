@@ -36,8 +36,9 @@ import pathlib, sys, sysconfig
 import duckdb, ipykernel, matplotlib, pandas, uvicorn
 import genac.stages.pipeline, genac.ui.report.document, genac.ui.viewer.server
 library, own = sysconfig.get_path("stdlib"), pathlib.Path(sys.prefix).resolve()
+# torch.ops and its like say a relative name of a file that is none.
 files = [pathlib.Path(m.__file__).resolve() for m in [*sys.modules.values()]
-         if getattr(m, "__file__", None)]
+         if (getattr(m, "__file__", None) or "").startswith("/")]
 print(len(files), genac.__file__)
 for file in files:
     standard = file.is_relative_to(library) and "site-packages" not in file.parts
