@@ -50,10 +50,12 @@ def main() -> None:
         args.rows, args.new, args.samples = 16, 8, 4
     import torch
 
+    from genac.hardware import keep_freed_memory
     from genac.models.loading import load_model
     from genac.stages.local_models import local_model
 
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     model = load_model(local_model(args.model, "runs/stages"))
     dtypes = dict(zip(NAMES, (torch.float32, torch.bfloat16), strict=True))
     limits = {name: roofline(args.device, dtype=dtype) for name, dtype in dtypes.items()}

@@ -30,7 +30,7 @@ from genac.distributed.pool import PATIENCE, STARTED, Place
 from genac.engines.base import Completion, Request
 from genac.engines.decoder import Decoder
 from genac.engines.local import LocalEngine
-from genac.hardware import Hardware
+from genac.hardware import Hardware, keep_freed_memory
 from genac.learner import Totals
 from genac.models.loading import (
     context_length,
@@ -82,6 +82,8 @@ class Worker:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         torch.set_num_threads(place.threads or max(1, cores // place.sharing))
         cuda = place.device == "cuda"
+        if not cuda:
+            keep_freed_memory()
         device = torch.device("cuda", 0) if cuda else torch.device("cpu")  # Ray hides the others
         if interface := interface_of(place.address):  # whatever the machine's name resolves to
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)

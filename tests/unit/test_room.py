@@ -120,13 +120,19 @@ def recipe(tmp_path: Path):
     """recipe(lengths, ...) -> config of a run on rows of these lengths and a model of context
     64."""
 
-    def make(lengths: list[int], options: dict[str, Any] | None = None, **critic: Any):
+    def make(
+        lengths: list[int],
+        options: dict[str, Any] | None = None,
+        algorithm: str = "genac",
+        **critic: Any,
+    ):
         path = write(tmp_path / "rows.jsonl", lengths)
         save_tiny(tmp_path / "model", FileTask(path).alphabet(), max_length=64, **SHAPE)
         model = {"model_name_or_path": str(tmp_path / "model")}
         return resolve(
             {
                 "output_dir": str(tmp_path / "run"),
+                "algorithm": algorithm,
                 "task": {"name": "file", "path": path, "options": options or {}},
                 "actor": model,
                 "critic": {"generative": {"prompt": "compact", "max_new_tokens": 8}, **critic},
@@ -176,8 +182,8 @@ def test_long_rows_are_left_out_and_counted_where_configured(recipe):
 
 def test_a_value_head_of_a_shorter_context_leaves_out_what_it_cannot_read(recipe, tmp_path):
     path = str(tmp_path / "critic")
-    own = {"kind": "discriminative", "model_name_or_path": path}
-    cfg = recipe([10, 20, 38, 30, 25], {"overlong": "skip"}, **own)
+    options = {"overlong": "skip"}
+    cfg = recipe([10, 20, 38, 30, 25], options, algorithm="ppo", model_name_or_path=path)
     save_tiny(path, FileTask(cfg.task.path).alphabet(), max_length=50, **SHAPE)
     setup = Setup.of(cfg)
     require_fitting(setup)
