@@ -35,7 +35,7 @@ def critic_of_checkpoint(name: str | Path) -> Path | None:
     if not (place / "manifest.json").exists():
         if (run_of(place) / DONE).exists() and (run_of(place) / "model").is_dir():
             raise ValueError(
-                f"{place} is no checkpoint: a finished stage keeps its model alone; name "
+                f"{place} is no checkpoint: a finished stage keeps only its model; name "
                 f"{run_of(place) / 'model'}"
             )
         finished = ", ".join(p.name for p in checkpoint.complete(place.parent)) or "none"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from inspect import signature
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -22,8 +23,8 @@ def checked(
 
     `section`: the key that holds the options, such as task.options.
     """
-    if not is_dataclass(build):
-        return dict(options)
+    if not is_dataclass(build):  # its types are not read, only the names
+        return named(name, build, options, section)
     hints = get_type_hints(build)
     known = [field.name for field in fields(build)]
     for key in options:
@@ -34,6 +35,20 @@ def checked(
                 "A recipe's options are those of its own task: for another one leave them out"
             )
     return {key: typed(f"{section}.{key}", hints[key], value) for key, value in options.items()}
+
+
+def named(
+    name: str, build: Callable[..., Any], options: Mapping[str, Any], section: str
+) -> dict[str, Any]:
+    """The options as they are; ValueError for one that the task's constructor does not take."""
+    known = signature(build).parameters
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in known.values())
+    for key in options:
+        if key not in known and not takes_any:
+            raise ValueError(
+                f"{section}.{key} is no option of task {name!r}{near(key, known)}; remove it"
+            )
+    return dict(options)
 
 
 def typed(key: str, kind: Any, value: Any) -> Any:

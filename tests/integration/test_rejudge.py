@@ -151,7 +151,7 @@ def test_a_checkpoint_of_a_stage_is_a_critic_until_that_stage_is_done(
     assert rows(run, "judged/early") == rows(run, "judged/saved")
     finished = whole.parent / "checkpoints" / stage / place.name
     answer = genac("eval", "states", str(run.path), str(finished))
-    assert answer.code == 2 and f"keeps its model alone; name {whole}" in answer.err
+    assert answer.code == 2 and f"keeps only its model; name {whole}" in answer.err
 
 
 def interrupted(*_: object) -> None:
