@@ -58,6 +58,8 @@ def require_task(cfg: RunConfig) -> None:
     if cfg.actor.model_name_or_path is None:  # the base model is made
         sections["stages.base.options"] = stages.base.options
     for section, options in sections.items():
+        if not options and section != "task.options":
+            continue
         options_of(task, options, section)
         if task.name != "file":
             make_task(task, cfg.seed, **options)

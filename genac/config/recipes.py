@@ -72,9 +72,11 @@ def resolve(recipe: dict[str, Any], overrides: dict[str, Any] | None = None) -> 
 
 
 def recorded(folder: str | Path, values: Mapping[str, Any]) -> RunConfig:
-    """The config of a run's config.json; ValueError where another version of genac wrote it."""
+    """The config of a run's config.json; ValueError where another version of genac wrote it. What a
+    finished run called itself is no reason not to open it.
+    """
     try:
-        return RunConfig(**values)
+        return RunConfig.model_validate(dict(values), context={"recorded": True})
     except ValidationError as error:
         raise ValueError(
             f"the config of {folder} does not fit this version of genac, train it again:\n"

@@ -10,7 +10,7 @@ import re
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from genac.config.algorithms import algorithm_values, contradiction, merge
 from genac.config.base import Count, Fraction, Rate, Section, at_home
@@ -201,7 +201,9 @@ class RunConfig(Section):
         return merge(merge(_defaults(), algorithm_values(*names)), values)
 
     @model_validator(mode="after")
-    def _rightly_named(self) -> RunConfig:
+    def _rightly_named(self, info: ValidationInfo) -> RunConfig:
+        if info.context:  # of a run that is there
+            return self
         critic, credit = self.critic.kind, self.credit.estimator
         if reason := contradiction(self.algorithm, critic, credit):
             raise ValueError(reason)

@@ -76,10 +76,15 @@ def durable(path: Path, data: bytes | str) -> None:
 
 
 def sync(path: Path) -> None:
-    """What a file holds, or the names in a folder, survive a power cut from here on."""
+    """What a file holds, or the names in a folder, survive a power cut from here on; of a folder,
+    where its file system can do that.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 

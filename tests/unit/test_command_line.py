@@ -10,7 +10,7 @@ import yaml
 
 from genac.cli import main, own_paths
 from genac.config.algorithms import ALGORITHMS, PRESETS
-from genac.config.recipes import from_command_line, read_recipe, resolve, typed_text
+from genac.config.recipes import from_command_line, read_recipe, recorded, resolve, typed_text
 from genac.config.run import CreditConfig, RunConfig, TaskConfig
 from genac.models.loading import load_model, load_tokenizer
 from genac.models.tiny import save_tiny
@@ -199,6 +199,13 @@ def test_a_method_under_the_name_of_another_is_refused(algorithm, key, value, me
     for args in ({"algorithm": algorithm, key: value}, own):
         with pytest.raises(ValueError, match=start + message):
             Trainer(args=args)
+
+
+def test_a_run_that_is_there_opens_whatever_it_called_itself():
+    values = {"algorithm": "genac", "critic": {"kind": "discriminative"}}
+    assert recorded("runs/older", values).critic.kind == "discriminative"
+    with pytest.raises(ValueError, match=r"runs/older does not fit this version"):
+        recorded("runs/older", values | {"critic": {"kind": "none", "share_base": 3}})
 
 
 @pytest.mark.parametrize(
