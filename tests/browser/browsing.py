@@ -86,7 +86,7 @@ def barriers(page: Any) -> list[tuple[str, list[str]]]:
     page.wait_for_timeout(500)
     page.evaluate(AXE.read_text())
     # It would fetch style sheets again, which a page on a disk may not.
-    result = page.evaluate("axe.run({preload: false}).then((found) => found.violations)")
+    result = page.evaluate("axe.run({preload: false}).then((result) => result.violations)")
     return [
         (v["id"], [node["html"][:120] for node in v["nodes"]][:4])
         for v in result

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from transformers import AutoConfig, Qwen3Config
 from genac.config.algorithms import merge
 from genac.config.recipes import resolve
 from genac.stages.pipeline import train
+from genac.ui.report.groups import flatten
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -102,14 +103,6 @@ def arguments(command: Command) -> list[str]:
     return words
 
 
-def pairs(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from pairs(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
     file.write_text("\n".join(map(json.dumps, rows)))
 
@@ -156,7 +149,7 @@ def test_a_training_command_trains(
     words = arguments(command)[1:]
     set_there = {w.split("=")[0].removeprefix("--").replace("-", "_") for w in words}
     small = merge(MICRO, {"stages": {"folder": str(stages)}})
-    keys = [f"{k}={v}" for k, v in pairs(small) if k not in set_there]
+    keys = [f"{k}={v}" for k, v in flatten(small).items() if k not in set_there]
     answer = genac(*words, *keys)
     assert answer.code == 0 and "held-out success" in answer.out, answer
     assert list(Path("runs").rglob("done.json")), "the run is where the page says"

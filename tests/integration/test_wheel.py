@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -24,6 +24,7 @@ from notebooks import printed
 
 from genac.config.algorithms import merge
 from genac.runs.store import Run
+from genac.ui.report.groups import flatten
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -62,17 +63,11 @@ def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Fresh:
 @pytest.fixture(scope="module")
 def trained(fresh: Fresh) -> Run:
     """`genac train arithmetic`, made small, with its report."""
-    out = fresh.call("train", "arithmetic", *(f"{key}={value}" for key, value in pairs(SMALL)))
+    out = fresh.call(
+        "train", "arithmetic", *(f"{key}={value}" for key, value in flatten(SMALL).items())
+    )
     assert "held-out success" in out and "stages.joint.steps: 40 -> 3" in out
     return Run.open(fresh.place / "runs" / "small")
-
-
-def pairs(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from pairs(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def snippet(overrides: Mapping[str, Any]) -> str:
@@ -80,7 +75,7 @@ def snippet(overrides: Mapping[str, Any]) -> str:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
     last = '"output_dir": "runs/seed-1"}'
     changes = {
-        last: f"{last} | {dict(pairs(overrides))!r}",
+        last: f"{last} | {flatten(overrides)!r}",
         "step=10, group=3, member=2": "step=1, group=0, member=0",
     }
     for old, new in changes.items():
