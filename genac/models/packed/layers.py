@@ -28,6 +28,10 @@ from genac.native.library import LANES, library
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
+# Bytes of a model's layers up to which these passes are about as fast as torch's operations, or
+# faster. Beyond, torch's products are faster on every processor (bench/layers.py).
+LARGEST = 32 * 2**20
+
 Attention: Any = FusedAttention  # its passes are called by hand
 
 
@@ -229,15 +233,21 @@ def gain(norm: Any, offset: float) -> Tensor:
 
 
 def fusable(base: Any) -> bool:
-    """Whether the layers of a model are computed here: fp32 on CPU, outside autocast, with a
-    compiler at hand.
+    """Whether the layers of a model are computed here: fp32 on CPU, of at most LARGEST bytes,
+    outside autocast, with a compiler at hand.
     """
     return (
         all(p.dtype == torch.float32 and p.device.type == "cpu" for p in base.parameters())
         and not torch.is_autocast_enabled("cpu")
         and known(base)
+        and size_of(base.layers) <= LARGEST
         and library() is not None
     )
+
+
+def size_of(layers: Any) -> int:
+    """Bytes of the weights."""
+    return sum(p.numel() * p.element_size() for p in layers.parameters())
 
 
 def known(base: Any) -> bool:
