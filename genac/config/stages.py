@@ -179,6 +179,9 @@ class LoopStage(Section):
     """Stage 3: joint training."""
 
     steps: int = Field(default=100, ge=0, description="steps")
+    decay: bool = Field(
+        default=False, description="the learning rates fall linearly to a tenth over the steps"
+    )
     save_every: Count = Field(default=10, description="steps between checkpoints")
     eval_every: int = Field(
         default=10, ge=0, description="steps between held-out evaluations, 0 = only at the end"

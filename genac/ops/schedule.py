@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from genac.config.models import OptimizerConfig
+from genac.config.models import LossConfig, OptimizerConfig
+
+
+def optimizer_steps(loss: LossConfig, steps: int) -> int:
+    """How many optimiser steps that many steps of a stage take."""
+    return steps * loss.num_iterations * loss.num_minibatches
 
 
 def learning_rate(cfg: OptimizerConfig, steps: int, decay_steps: int | None) -> float:

@@ -16,6 +16,7 @@ from genac.critics import critic_class
 from genac.critics.base import rollouts_of
 from genac.critics.running_prompt import prompt_of
 from genac.evals.online import critic_metrics, rollout_metrics
+from genac.ops.schedule import optimizer_steps
 from genac.rollout import World, collect, problems_at
 from genac.runs.store import Run
 from genac.runtime import Runtime
@@ -97,7 +98,7 @@ def train(inputs: CriticRLInputs, run: Run) -> None:
     neutral = CreditConfig(gamma=cfg.credit.gamma, granularity=cfg.credit.granularity)
     actor = setup.actor(inputs.actor.path)
     optimizer = setup.critic_optimizer(stage.learning_rate)
-    decay = stage.steps if stage.decay else None
+    decay = optimizer_steps(cfg.critic.loss, stage.steps) if stage.decay else None
     critic = setup.critic(inputs.start.path, actor, optimizer, decay)
     assert critic.runtime is not None
     loop = Loop(

@@ -38,6 +38,7 @@ REPORT = "report.html"
 BEFORE = "before.json"
 AFTER_JOINT = "after_joint"  # of the critic's report
 STEPS = "stages.joint.steps"
+DECAY = "; with stages.joint.decay the learning rate of every step depends on the number of steps"
 SUMMARY = ("name", "algorithm", "config_hash", "success_before", "success_after", "critic")
 REMADE = (*(f"{role}/" for role in MODELS), "summary.json")  # from the newest checkpoint
 
@@ -81,15 +82,20 @@ def require_same(run: Run, cfg: RunConfig, digests: Mapping[str, str]) -> None:
         raise ValueError(
             f"{cfg.output_dir} holds a run of another config, says its config.json ({changed}); "
             "resume it with the same config and the same files, or choose another output_dir"
+            + (
+                DECAY
+                if cfg.stages.joint.decay and old.stages.joint.steps != cfg.stages.joint.steps
+                else ""
+            )
         )
 
 
 def differs_in_steps(
     old: RunConfig, before: Mapping[str, str], cfg: RunConfig, digests: Mapping[str, str]
 ) -> bool:
-    """Whether the number of joint steps is all that differs: no step depends on it."""
+    """Whether the number of joint steps is all that differs, and no step depends on it."""
     steps = cfg.stages.joint.steps
-    if old.stages.joint.steps == steps:
+    if old.stages.joint.steps == steps or cfg.stages.joint.decay:
         return False
     return config_hash(replaced(old, {STEPS: steps}), before) == config_hash(cfg, digests)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genac.config.models import LossConfig
 from genac.config.run import RunConfig
 from genac.critics import critic_class
 from genac.distributed.build import require_shared
@@ -23,6 +24,7 @@ from genac.evals.policy import PolicyScore, evaluate_policy
 from genac.hardware import with_engines
 from genac.hub.model_cards import write_cards
 from genac.hub.origins import hub_models
+from genac.ops.schedule import optimizer_steps
 from genac.runs.files import alone, read_json, sweep, write_json
 from genac.runs.progress import phase
 from genac.runs.store import Run, environment
@@ -126,13 +128,14 @@ def train_in(
         import_metrics(run, folder)
     # 2 where we start
     with phase(f"loading the actor, {ready.actor}"):
-        actor = setup.actor(ready.actor)
+        actor = setup.actor(ready.actor, decay_steps=decay_steps(cfg, cfg.actor.loss))
     panel, no_panel = fixed_panel(early, ready.actor, actor)
     before, report = measured_before(setup, early, run, start, ready, actor, panel)
     notify(callbacks, "on_evaluate", 0, before.logged())
     # 3 joint training
     with phase(f"loading the critic, {ready.critic}" if ready.critic else "preparing the critic"):
-        critic = setup.critic(ready.critic, actor)
+        decay = decay_steps(cfg, cfg.critic.loss)
+        critic = setup.critic(ready.critic, actor, decay_steps=decay)
     reference = setup.actor(ready.actor) if cfg.actor.loss.beta else None
     loop = joint.train(setup, run, actor, critic, reference, name, callbacks)
     # 4 where we arrived
@@ -168,6 +171,12 @@ def train_in(
             **bill(cfg.hardware, mark),
         }
     )
+
+
+def decay_steps(cfg: RunConfig, loss: LossConfig) -> int | None:
+    """Over how many optimiser steps a learning rate falls in joint training."""
+    joint = cfg.stages.joint
+    return optimizer_steps(loss, joint.steps) if joint.decay else None
 
 
 def measured_before(

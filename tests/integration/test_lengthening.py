@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from micro import Answer, Values, results, weights
 
+from genac import learner
+from genac.config.models import OptimizerConfig
 from genac.config.recipes import resolve
 from genac.hardware import with_engines
+from genac.ops.schedule import learning_rate
 from genac.runs.manifest import DONE, LENGTHENED, entry, read_done, suspects
 from genac.runs.store import Run
 from genac.stages import finish, joint, pipeline
@@ -228,3 +231,32 @@ def test_the_command_line_says_that_it_goes_on(
     assert answer.code == 0, answer.err
     assert "was configured for 2 joint steps; now it has 3" in answer.out
     assert pipeline.BEFORE not in {f.name for f in folder.iterdir()}
+
+
+def test_with_decay_another_number_of_steps_is_another_run(
+    micro: Micro,
+    recipe: Callable[..., str],
+    refused: Refused,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Both models' rates fall over the optimiser steps of joint training."""
+    rates: list[tuple[int, int | None]] = []
+
+    def recorded(cfg: OptimizerConfig, done: int, decay_steps: int | None) -> float:
+        rates.append((done, decay_steps))
+        return learning_rate(cfg, done, decay_steps)
+
+    def values(number: int) -> Values:
+        joint = {"steps": number, "decay": True, "eval_every": 0}
+        folder = {"output_dir": str(tmp_path / "run"), "evaluate": {"panel_problems": 0}}
+        return folder | {"stages": {"joint": joint}, "actor": {"loss": {"num_minibatches": 2}}}
+
+    monkeypatch.setattr(learner, "learning_rate", recorded)
+    run = Run.open(train(resolve(micro(**values(2)))))
+    joint = [r for r in rates if r[1] in (4, 2)]
+    assert (3, 4) in joint and (1, 2) in joint
+    before = weights(run)
+    message = refused("train", recipe(**values(3)))
+    assert "stages.joint.steps" in message and "stages.joint.decay" in message
+    assert weights(run) == before

@@ -358,6 +358,17 @@ def test_autocast_and_a_missing_compiler_leave_layers_to_transformers(monkeypatc
     assert not fusable(base)
 
 
+@needs_compiler
+def test_layers_of_large_models_are_left_to_torch(monkeypatch):
+    """Their products are faster there: bench/layers.py."""
+    base = model_of().base_model
+    size = sum(4 * p.numel() for p in base.layers.parameters())
+    monkeypatch.setattr(layers, "LARGEST", size)
+    assert fusable(base)
+    monkeypatch.setattr(layers, "LARGEST", size - 1)
+    assert not fusable(base)
+
+
 def test_models_left_to_transformers_learn_all_the_same(monkeypatch):
     samples = family_samples()
     result = learner_of(model_of())
