@@ -56,6 +56,8 @@ def test_the_critic_ranks_solutions_of_problems_that_it_never_met(
     taught = genac("sft", labels(solutions("train", 60)))
     assert taught.code == 0, taught.err
     folder = taught.out.split()[-1]
+    card = json.loads((Path(folder) / "critic.json").read_text())
+    assert card["success_rate"]["value"] == pytest.approx(0.5)  # which its prompts state
     heldout = written(tmp_path / "heldout.jsonl", solutions("heldout", 20))
     out = tmp_path / "out"
     judged = genac("eval", "solutions", folder, heldout, "--samples", "1", "--out", str(out))

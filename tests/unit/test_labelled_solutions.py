@@ -11,7 +11,7 @@ from fakes import CHAT, byte_tokenizer
 
 from genac.commands.doctor.report import examine
 from genac.commands.early import require_inputs
-from genac.config.recipes import resolve
+from genac.config.recipes import from_command_line, resolve
 from genac.config.run import RunConfig, StatesConfig
 from genac.critics.prompts import PromptBuilder, template
 from genac.stages.traces.files import Trace, problem_of
@@ -171,6 +171,15 @@ def test_solutions_beyond_the_context_of_the_actor_are_refused(tmp_path: Path):
 def test_keys_of_another_oracle_are_refused(stage: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         resolve({"stages": {"synthesize": stage}})
+
+
+def test_columns_and_the_actors_share_on_the_command_line():
+    typed = ["--stages.synthesize.oracle", "labels", "--stages.synthesize.path", "x.csv"]
+    typed += ["--stages.synthesize.columns.correct", "ok"]
+    stage = from_command_line(typed, "genac sft").stages.synthesize
+    assert stage.columns == {"correct": "ok"} and stage.responses == 0
+    own = from_command_line([*typed, "--stages.synthesize.own-responses"], "genac sft")
+    assert own.stages.synthesize.responses == stage.num_prompts * stage.num_generations
 
 
 def test_a_splitter_that_needs_probabilities_is_refused():
