@@ -66,6 +66,8 @@ def require_task(cfg: RunConfig) -> None:
     for name in (task.path, task.options.get("heldout")):
         if isinstance(name, str):
             require_source(name)
+    if stages.synthesize.path and cfg.critic.kind == "generative" and stages.sft.epochs:
+        require_source(stages.synthesize.path.partition("@")[0])
 
 
 def require_place(name: str, role: str, on_hub: bool = True) -> None:

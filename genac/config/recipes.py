@@ -31,6 +31,7 @@ OPTION_PATHS = (
     "task.options.",
     "stages.base.options.",
     "stages.synthesize.options.",
+    "stages.synthesize.columns.",
     "stages.critic_rl.options.",
     "actor.load.chat_template_kwargs.",
     "critic.load.chat_template_kwargs.",

@@ -235,6 +235,12 @@ class RunConfig(Section):
                 f"rollout.num_generations is {self.rollout.num_generations}: "
                 f"{self.credit.estimator} compares responses of one problem; use at least 2"
             )
+        if self.stages.synthesize.oracle == "labels" and self.states.splitter == "low_probability":
+            raise ValueError(
+                "states.splitter is 'low_probability', which needs the actor's probabilities, and "
+                "solutions of others (stages.synthesize.oracle labels) have none; set it to "
+                "newline or window"
+            )
         return self
 
     def _sharing(self) -> None:

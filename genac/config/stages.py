@@ -99,10 +99,20 @@ TRANSPORT_KEYS = tuple(name for name in EndpointConfig.model_fields if name not 
 class SynthesizeStage(Section):
     """Reasoning traces of an oracle on partial responses of the actor."""
 
-    oracle: Literal["task", "calibrated", "outcome", "endpoint", "monte_carlo"] = Field(
+    oracle: Literal["task", "calibrated", "outcome", "labels", "endpoint", "monte_carlo"] = Field(
         default="task",
-        description="programmatic oracle, the same calibrated on rollouts, the outcome mean, a "
-        "model behind an API, or Monte-Carlo scores with the critic's own reasoning",
+        description="programmatic oracle, the same calibrated on rollouts, the outcome mean, the "
+        "labels of solutions that others wrote, a model behind an API, or Monte-Carlo scores with "
+        "the critic's own reasoning",
+    )
+    path: str | None = Field(
+        default=None, description="labels: file (or NAME@SPLIT) of problems, solutions and labels"
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="labels: its columns with other names, correct: is_right"
+    )
+    own_responses: bool = Field(
+        default=False, description="labels: learn from the actor's own responses, too"
     )
     num_prompts: Count = Field(default=512, description="problems")
     num_generations: Count = Field(default=4, description="responses per problem")
@@ -137,6 +147,27 @@ class SynthesizeStage(Section):
     )
 
     @model_validator(mode="after")
+    def _labelled(self) -> SynthesizeStage:
+        if self.oracle == "labels" and not self.path:
+            raise ValueError(
+                "oracle is 'labels' but there is no file of labelled solutions; set "
+                "stages.synthesize.path (columns problem, solution, correct)"
+            )
+        given = [key for key in ORACLE_KEYS["labels"] if getattr(self, key)]
+        if self.oracle != "labels" and given:
+            raise ValueError(
+                f"{given[0]} is {getattr(self, given[0])!r} but oracle is {self.oracle!r}, which "
+                f"does not read it; set stages.synthesize.oracle to labels, or leave {given[0]} out"
+            )
+        return self
+
+    @property
+    def responses(self) -> int:
+        """Responses that the actor writes for the traces."""
+        own = self.oracle != "labels" or self.own_responses
+        return self.num_prompts * self.num_generations if own else 0
+
+    @model_validator(mode="after")
     def _continued(self) -> SynthesizeStage:
         if self.oracle == "monte_carlo" and not self.continuations:
             raise ValueError(
@@ -154,6 +185,7 @@ class SynthesizeStage(Section):
 
 
 ORACLE_KEYS = {
+    "labels": ("path", "columns", "own_responses"),
     "endpoint": ("endpoint", "num_requests", "continuations", "tolerance", "see_answer"),
     "monte_carlo": ("num_requests", "continuations", "tolerance", "bare_scores"),
 }

@@ -58,16 +58,34 @@ class Solution:
         """How much of the text, in characters, the first `count` segments are."""
         return len(self.prefix(count)) / len(self.prefix(len(self.segments)))
 
+    @property
+    def first_wrong(self) -> int | None:
+        """Index of the first wrong segment by the labels of steps; None = none is known."""
+        if self.first_error is not None:
+            return None if self.first_error == -1 else self.first_error
+        return next((i for i, label in enumerate(self.labels or ()) if label is False), None)
 
-def read_solutions(name: str, columns: Mapping[str, str] | None = None) -> list[Solution]:
+    @property
+    def ends_right(self) -> bool | None:
+        """`correct`; where the file does not say, whether no step is wrong. None = no label."""
+        if self.correct is not None:
+            return self.correct
+        labels = (self.first_error, *(self.labels or ()))
+        return self.first_wrong is None if any(x is not None for x in labels) else None
+
+
+def read_solutions(
+    name: str, columns: Mapping[str, str] | None = None, option: str = "--columns "
+) -> list[Solution]:
     """All solutions of a file ("FILE") or data set ("NAME@SPLIT"), at least one.
 
-    columns: names of the file's columns by our own (NAMES), where they are others. ValueError
-    naming file, row, column and value where something cannot be read.
+    columns: names of the file's columns by our own (NAMES), where they are others; `option` is what
+    a user writes before one. ValueError naming file, row, column and value where something cannot
+    be read.
     """
     place, _, split = name.partition("@")
     rows = sources.rows(place, split or None)
-    names = column_names(rows, name, columns or {})
+    names = column_names(rows, name, columns or {}, option)
     scale = ternary(rows, names)
     return [
         solution(row, number, f"row {number} of {name!r}", names, scale)
@@ -75,15 +93,17 @@ def read_solutions(name: str, columns: Mapping[str, str] | None = None) -> list[
     ]
 
 
-def column_names(rows: Sequence[Row], name: str, own: Mapping[str, str]) -> dict[str, str]:
+def column_names(
+    rows: Sequence[Row], name: str, own: Mapping[str, str], option: str
+) -> dict[str, str]:
     """Our name -> the file's, of the columns that it has; ValueError where too few are there."""
     if unknown := sorted(own.keys() - NAMES.keys()):
-        raise ValueError(f"--columns {unknown[0]}=...: use {', '.join(NAMES)}")
+        raise ValueError(f"{option}{unknown[0]}=...: use {', '.join(NAMES)}")
     held = list(dict.fromkeys(key for row in rows for key in row))
     for key, column in own.items():
         if column not in held:
             raise ValueError(
-                f"--columns {key}={column}: {name!r} has no column {column!r}, only {held}"
+                f"{option}{key}={column}: {name!r} has no column {column!r}, only {held}"
             )
     choices = {key: [own[key]] if key in own else NAMES[key] for key in NAMES}
     result = {
@@ -98,12 +118,12 @@ def column_names(rows: Sequence[Row], name: str, own: Mapping[str, str]) -> dict
         lacking = "no labels" if text else "no problems with solutions"
         raise ValueError(
             f"{name!r} has {lacking}: its columns are {held}; expected are {EXPECTED}. Name "
-            "columns that are called otherwise with --columns, as in --columns correct=is_right"
+            f"columns that are called otherwise, as in {option}correct=is_right"
         )
     if "steps" not in result and any(key in result for key in ("label", "labels")):
         raise ValueError(
             f"{name!r} has labels of steps but no column steps, only {held}; name it with "
-            "--columns steps=..."
+            f"{option}steps=..."
         )
     return result
 

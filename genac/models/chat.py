@@ -43,6 +43,11 @@ def encode_prompts(tokenizer: Any, problems: Sequence[Problem]) -> list[tuple[in
     return [with_prefix(start, tuple(row)) for row in rows]
 
 
+def encode_response(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Tokens of a text in the place of a response. What looks like a control token is text."""
+    return tuple(tokenizer.encode(utf8(text), add_special_tokens=False, split_special_tokens=True))
+
+
 def with_prefix(prefix: tuple[int, ...], ids: tuple[int, ...]) -> tuple[int, ...]:
     """The ids behind the prefix; a text that writes it itself does not get it twice."""
     return ids if ids[: len(prefix)] == prefix else prefix + ids

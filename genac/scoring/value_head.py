@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from genac.config.run import HardwareConfig
 from genac.hardware import Hardware
-from genac.models.chat import encode_prompt
+from genac.models.chat import encode_prompt, encode_response
 from genac.models.value_head import HEAD_FILE
 from genac.runs.manifest import require_saved
 from genac.runtime import ModelSpec, Runtime, build
@@ -26,7 +26,7 @@ from genac.scoring.generative import (
     local_folder,
     read_card,
 )
-from genac.types import Problem, utf8
+from genac.types import Problem
 
 
 class ValueHead:
@@ -87,10 +87,7 @@ class ValueHead:
         del success_rate
         tokenizer = self.runtime.tokenizer
         before = encode_prompt(tokenizer, Problem("", check_prompt(problem), ""))
-        written = tokenizer.encode(
-            utf8(partial), add_special_tokens=False, split_special_tokens=True
-        )
-        ids = (*before, *written)
+        ids = (*before, *encode_response(tokenizer, partial))
         if len(ids) > self.runtime.max_length:
             raise TooLong(
                 f"problem and partial response have {len(ids)} tokens, and the value head's "

@@ -91,8 +91,9 @@ def places(values: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
             listed = some.get("decontaminate")
             for index, name in enumerate(listed if isinstance(listed, list) else []):
                 yield (*place, "decontaminate", index), str(name)
-    if name := values.get("stages", {}).get("warmup", {}).get("path"):
-        yield ("stages", "warmup", "path"), name
+    for stage in ("warmup", "synthesize"):
+        if name := values.get("stages", {}).get(stage, {}).get("path"):
+            yield ("stages", stage, "path"), name
     for role in MODELS:
         if name := values.get(role, {}).get("model_name_or_path"):
             yield (role, "model_name_or_path"), name

@@ -102,6 +102,8 @@ def train(inputs: SFTInputs, run: Run) -> None:
         with loop.cost.clock("critic_training", model):
             metrics = model.learner.learn(fitting, seed=step)
         loop.after(step, metrics | {"dropped": len(samples) - len(fitting)})
+    # What whoever loads it states where nothing else is known: no critic learned without a rate.
+    critic.set_success_rate(sum(trace.success_rate for trace in traces) / len(traces))
     save_critic(critic, inputs.cfg, run.path / "model")
 
 

@@ -93,6 +93,9 @@ TABLE: Row = {
     "stages.synthesize.num_states": STATES,
     "stages.synthesize.vary_success_rate": TAUGHT,
     "stages.synthesize.options": STATES,
+    "stages.synthesize.path": NONE,
+    "stages.synthesize.columns": NONE,
+    "stages.synthesize.own_responses": NONE,
     "stages.synthesize.endpoint": NONE,
     "stages.synthesize.num_requests": NONE,
     "stages.synthesize.continuations": NONE,
@@ -134,6 +137,12 @@ ASKING: Row = {
 }
 BY_ORACLE: dict[str, Row] = {
     "task": {"critic.generative.form": TAUGHT},
+    "labels": {
+        "critic.generative.form": TAUGHT,
+        "stages.synthesize.path": TAUGHT,
+        "stages.synthesize.columns": TAUGHT,
+        "stages.synthesize.own_responses": TAUGHT,
+    },
     "endpoint": {
         **ASKING,
         "critic.generative.max_new_tokens": TAUGHT,
@@ -168,6 +177,10 @@ OTHER: dict[str, Any] = {
     "algorithm": "ppo",
     "critic.generative.prompt": "compact",
     "critic.kind": "discriminative",
+    "stages.synthesize.oracle": "outcome",
+    "stages.synthesize.path": "others.jsonl",
+    "stages.synthesize.columns": {"correct": "right"},
+    "stages.synthesize.own_responses": True,
 }
 GUESSES: dict[type, list[Any]] = {
     type(None): [1, 2.0, "x"],
@@ -240,7 +253,9 @@ def row_of(key: str, table: Row) -> set[str]:
 
 
 def config(oracle: str, **values: Any) -> RunConfig:
-    return RunConfig(**{"stages": {"synthesize": {"oracle": oracle, "continuations": 2}}, **values})
+    stage = {"oracle": oracle, "continuations": 2}
+    stage |= {"path": "solutions.jsonl"} if oracle == "labels" else {}
+    return RunConfig(**{"stages": {"synthesize": stage}, **values})
 
 
 @pytest.mark.parametrize("oracle", BY_ORACLE)

@@ -52,7 +52,7 @@ def actor_tokens(cfg: RunConfig, lengths: Lengths, joint: int, early: int) -> Ac
     traced = 0
     kind = critic_class(cfg.critic.kind)
     if kind.needs_traces and stages.sft.epochs:
-        traced = stages.synthesize.num_prompts * stages.synthesize.num_generations
+        traced = stages.synthesize.responses
     rows = joint + early + tested + traced
     account = Account(prefilled=rows * lengths.prompt, sampled=rows * new)
     if kind.continues_states:

@@ -18,6 +18,7 @@ from genac.critics import critic_class
 from genac.critics.prompts import size_text
 from genac.critics.scores import score_tokens
 from genac.models.loading import parameter_count
+from genac.stages.traces import labels
 from genac.stages.traces.endpoint import check as check_endpoint
 from genac.tasks import make_task, row_counts
 from genac.tasks.base import SPLITS, Task
@@ -41,6 +42,7 @@ def examine(cfg: RunConfig, gpu_gib: float | None = None) -> tuple[list[str], bo
         tokenizers(result, cfg, models)
         lengths = measure(cfg, models)
         contexts(result, cfg, models, lengths)
+        solutions(result, cfg, models["actor"])
         written = (f"{count:,} in {kind}" for kind, count in price.joint_step(cfg).items())
         result.add("ok", f"tokens: a joint step writes at most {', '.join(written)}")
         if cfg.hardware.backend == "tinker":
@@ -159,3 +161,21 @@ def contexts(
             remedy = "nothing fits: lower critic.generative.max_new_tokens, or set prompt compact"
         level = "warn" if room >= 0 else "FAIL"
         result.judge(room >= new, f"critic context: {text}", remedy, level)
+
+
+def solutions(result: Findings, cfg: RunConfig, actor: Candidate) -> None:
+    """Labelled solutions hold right ones and wrong ones, of problems that are not held out."""
+    stage = cfg.stages.synthesize
+    taught = critic_class(cfg.critic.kind).needs_traces and cfg.stages.sft.epochs > 0
+    if stage.oracle != "labels" or not taught:
+        return
+    with result.attempt("labelled solutions"):
+        some = labels.labelled(cfg, make_task(cfg.task, cfg.seed))
+        if actor.tokenizer is not None:
+            labels.require_fitting(cfg, some, actor.tokenizer, actor.limit)
+        right = sum(bool(solution.ends_right) for _, solution in some.pairs)
+        text = f"labels: {right} of {len(some.pairs)} solutions are right"
+        for count, why in ((some.left_out[name], labels.REASONS[name]) for name in some.left_out):
+            text += f"; {count} {why} and are left out" if count else ""
+        mixed = 0 < right < len(some.pairs) or stage.own_responses
+        result.judge(mixed, text, labels.constant(stage.own_responses), "warn")

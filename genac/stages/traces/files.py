@@ -81,6 +81,11 @@ def as_rows(kind: Callable[..., Item], rows: Sequence[dict[str, Any]], file: Pat
         ) from error
 
 
+def problem_row(problem: Problem) -> dict[str, Any]:
+    """A problem as traces and candidates hold it."""
+    return {"id": problem.id, "prompt": problem.prompt, "answer": problem.answer}
+
+
 def problem_of(stored: Mapping[str, Any]) -> Problem:
     """The problem of a trace or of a candidate."""
     return Problem(stored["id"], stored["prompt"], stored["answer"])

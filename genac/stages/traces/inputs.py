@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genac.config.run import RunConfig
+from genac.config.stages import ORACLE_KEYS
 from genac.critics.running_prompt import prompt_of
 from genac.critics.zero_shot import ORACLE, REFERENCE
 from genac.runs.store import stable_hash
@@ -44,6 +45,7 @@ PROGRAM = (
     CONDITIONED,
 )
 READS = {
+    "labels": (*PROGRAM, *(f"stages.synthesize.{name}" for name in ORACLE_KEYS["labels"])),
     "endpoint": (
         "seed",
         *synthesize("endpoint", "tolerance", "see_answer"),

@@ -19,7 +19,9 @@ from genac.evals.critic import fraction
 from genac.models.loading import parameter_count
 from genac.rollout import collect, problems_at, response_text
 from genac.runs.files import read_lines
+from genac.runs.progress import phase
 from genac.runs.store import Run, atomic_write
+from genac.runtime import Runtime
 from genac.stages.inputs import (
     ACTOR,
     ACTOR_DEFAULTS,
@@ -31,9 +33,10 @@ from genac.stages.inputs import (
     on_actor,
     stage_config,
 )
-from genac.stages.traces.files import as_rows, in_turn
+from genac.stages.setup import Setup
+from genac.stages.traces.files import as_rows, in_turn, problem_row
 from genac.states import split
-from genac.types import State
+from genac.types import Rollout, State
 
 
 @dataclass(frozen=True)
@@ -86,15 +89,10 @@ def candidates(inputs: CandidateInputs) -> list[Candidate]:
 
 def build(inputs: CandidateInputs, run: Run) -> None:
     """Roll out, choose states by outcome and position, value them by continuations if requested."""
-    setup = inputs.setup()
-    cfg = setup.cfg.stages.synthesize
-    group = {"num_generations": cfg.num_generations}
-    world = replace(setup.world, rollout=setup.world.rollout.model_copy(update=group))
+    setup, cost = inputs.setup(), Cost()
+    cfg, world = setup.cfg.stages.synthesize, setup.world
     actor = setup.actor(inputs.actor.path)
-    cost, problems = Cost(), problems_at(world, "train", 0, cfg.num_prompts)
-    with cost.clock("actor_sampling", actor):
-        groups = collect(actor, world, problems, "synthesize")
-    rollouts = [r for g in groups for r in g if r.reward is not None]
+    rollouts = own_rollouts(setup, actor, cost)
     if not rollouts:
         raise ValueError(
             "not one response of the actor could be scored, so there are no states to judge; "
@@ -118,15 +116,28 @@ def build(inputs: CandidateInputs, run: Run) -> None:
     size = setup.cfg.critic.generative.icc.actor_size or size_text(parameter_count(actor.model))
     rows = []
     for state, value in zip(chosen, values, strict=True):
-        problem, ids = state.rollout.problem, state.rollout.response_ids[: state.start]
-        shown = {"id": problem.id, "prompt": problem.prompt, "answer": problem.answer}
-        partial = response_text(actor.tokenizer, ids)
+        ids = state.rollout.response_ids[: state.start]
+        shown, partial = problem_row(state.rollout.problem), response_text(actor.tokenizer, ids)
         at = position(state)
         rows.append(Candidate(shown, partial, ids, at, rate, size, returns[state.key], value))
     text = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
     atomic_write(run.path / "candidates.jsonl", text)
     run.truncate_after("candidates", -1)
     run.log("candidates", 0, {"candidates": len(rows), "reward": rate} | cost.totals())
+
+
+def own_rollouts(setup: Setup, actor: Runtime, cost: Cost) -> list[Rollout]:
+    """The actor's scored responses to the problems of the stage; the others are left out."""
+    cfg = setup.cfg.stages.synthesize
+    group = {"num_generations": cfg.num_generations}
+    world = replace(setup.world, rollout=setup.world.rollout.model_copy(update=group))
+    problems = problems_at(world, "train", 0, cfg.num_prompts)
+    with (
+        phase(f"traces: {cfg.num_prompts} problems, {cfg.num_generations} responses each"),
+        cost.clock("actor_sampling", actor),
+    ):
+        groups = collect(actor, world, problems, "synthesize")
+    return [r for group in groups for r in group if r.reward is not None]
 
 
 def position(state: State) -> str:

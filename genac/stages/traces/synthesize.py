@@ -3,7 +3,8 @@
 The programmatic oracle knows the mathematics but not this actor; its scores are guesses that RL
 pretraining has to calibrate. `calibrated` replaces each guess by the mean return of the states that
 were judged alike; `outcome` (for tasks without an oracle) writes no reasoning and the rounded mean
-return. `endpoint` and `monte_carlo` are in genac.stages.traces.endpoint.
+return. `endpoint` and `monte_carlo` are in genac.stages.traces.endpoint, `labels` in
+genac.stages.traces.labels.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from genac.config.run import RunConfig
 from genac.critics import critic_class
 from genac.critics.base import pooled_returns, unique_states
 from genac.evals.cost import Cost
-from genac.rollout import World, collect, problems_at, response_text
-from genac.runs.progress import phase
+from genac.rollout import World, problems_at, response_text
 from genac.runs.store import Run, stable_hash
 from genac.runtime import Runtime
 from genac.stages.setup import Setup
-from genac.stages.traces import endpoint
-from genac.stages.traces.files import Trace, balanced, write_traces
+from genac.stages.traces import endpoint, labels
+from genac.stages.traces.files import Trace, balanced, problem_row, write_traces
 from genac.stages.traces.inputs import TraceInputs
+from genac.stages.traces.states import own_rollouts
 from genac.states import segment_starts, split
 from genac.types import Rollout, State
 
+BUILD = endpoint.BUILD | {"labels": labels.from_labels}
 FEWEST = 8  # states of a kind whose mean return says something
 
 
@@ -37,9 +39,11 @@ def running(cfg: RunConfig) -> bool:
 
 
 def check(setup: Setup) -> None:
-    """Refuses, before anything is computed, an oracle that a running critic cannot learn from."""
+    """Refuses, before anything is computed, an oracle that the critic cannot learn from."""
     cfg, stage = setup.cfg, setup.cfg.stages.synthesize
     taught = critic_class(cfg.critic.kind).needs_traces and cfg.stages.sft.epochs
+    if taught and stage.oracle == "labels":
+        labels.check(cfg, setup.world.task)
     if not (taught and running(cfg)) or stage.oracle == "outcome":
         return
     problem = "critic.generative.form is 'running', which learns from notes on single steps, but "
@@ -61,7 +65,7 @@ def check(setup: Setup) -> None:
 
 def traces_file(cfg: RunConfig, actor: Path) -> Path:
     """JSONL of traces; made unless it exists."""
-    build = endpoint.BUILD.get(cfg.stages.synthesize.oracle, synthesize)
+    build = BUILD.get(cfg.stages.synthesize.oracle, synthesize)
 
     def fill(inputs: TraceInputs, run: Run) -> None:
         run.truncate_after("synthesize", -1)  # an interrupted one starts again
@@ -79,24 +83,13 @@ def candidates_of(folder: Path) -> list[Path]:
 def synthesize(inputs: TraceInputs, run: Run) -> None:
     """Roll out, choose states, query the oracle, write everything down."""
     assert inputs.actor is not None
-    setup = inputs.setup()
-    cfg, world = setup.cfg.stages.synthesize, setup.world
-    world = replace(
-        world, rollout=world.rollout.model_copy(update={"num_generations": cfg.num_generations})
-    )
+    setup, cost = inputs.setup(), Cost()
     actor = setup.actor(inputs.actor.path)
-    problems = problems_at(world, "train", 0, cfg.num_prompts)
-    cost = Cost()
-    with (
-        phase(f"traces: {cfg.num_prompts} problems, {cfg.num_generations} responses each"),
-        cost.clock("actor_sampling", actor),
-    ):
-        groups = collect(actor, world, problems, "synthesize")
-    rollouts = [r for group in groups for r in group if r.reward is not None]
+    rollouts = own_rollouts(setup, actor, cost)
     rate = sum(r.reward or 0 for r in rollouts) / max(1, len(rollouts))
     make = running_traces if running(setup.cfg) else state_traces
-    traces = make(setup, world, actor, rollouts, rate)
-    chosen = balanced(traces, cfg.num_states, setup.cfg.seed)
+    traces = make(setup, setup.world, actor, rollouts, rate)
+    chosen = balanced(traces, setup.cfg.stages.synthesize.num_states, setup.cfg.seed)
     write_traces(run.path / "traces.jsonl", chosen)
     sizes = {"traces": len(chosen), "candidates": len(traces)}
     run.log("synthesize", 0, sizes | {"reward": rate} | cost.totals())
@@ -181,12 +174,8 @@ def trace(
         reasoning, score, kind = answer.reasoning, answer.score, answer.kind
         if running(setup.cfg):
             reasoning = "".join(answer.checks or ())
-    problem = {
-        "id": rollout.problem.id,
-        "prompt": rollout.problem.prompt,
-        "answer": rollout.problem.answer,
-    }
-    return Trace(problem, partial, ids, rate, reasoning, score, target, kind=kind)
+    row = problem_row(rollout.problem)
+    return Trace(row, partial, ids, rate, reasoning, score, target, kind=kind)
 
 
 def calibrated(traces: list[Trace]) -> list[Trace]:
