@@ -119,6 +119,15 @@ class SynthesizeStage(Section):
     num_states: Count = Field(
         default=6000, description="traces kept, balanced over error and position"
     )
+    demonstrations: int = Field(
+        default=0,
+        ge=0,
+        description="task, calibrated: the task's own demonstrations per problem, with wrong "
+        "results, that are judged beside the actor's responses",
+    )
+    fault_rate: float = Field(
+        default=1.0, ge=0, description="task, calibrated: how often their results are wrong"
+    )
     vary_success_rate: bool = Field(
         default=True, description="condition the oracle on rates in [0, 1], not the actor's own"
     )
@@ -153,12 +162,14 @@ class SynthesizeStage(Section):
                 "oracle is 'labels' but there is no file of labelled solutions; set "
                 "stages.synthesize.path (columns problem, solution, correct)"
             )
-        given = [key for key in ORACLE_KEYS["labels"] if getattr(self, key)]
-        if self.oracle != "labels" and given:
-            raise ValueError(
-                f"{given[0]} is {getattr(self, given[0])!r} but oracle is {self.oracle!r}, which "
-                f"does not read it; set stages.synthesize.oracle to labels, or leave {given[0]} out"
-            )
+        readers = dict.fromkeys(ORACLE_KEYS["labels"], "labels")
+        readers["demonstrations"] = "task or calibrated"
+        for key, reader in readers.items():
+            if getattr(self, key) and key not in ORACLE_KEYS.get(self.oracle, ()):
+                raise ValueError(
+                    f"{key} is {getattr(self, key)!r} but oracle is {self.oracle!r}, which does "
+                    f"not read it; set stages.synthesize.oracle to {reader}, or leave {key} out"
+                )
         return self
 
     @property
@@ -185,6 +196,8 @@ class SynthesizeStage(Section):
 
 
 ORACLE_KEYS = {
+    "task": ("demonstrations", "fault_rate"),
+    "calibrated": ("demonstrations", "fault_rate"),
     "labels": ("path", "columns", "own_responses"),
     "endpoint": ("endpoint", "num_requests", "continuations", "tolerance", "see_answer"),
     "monte_carlo": ("num_requests", "continuations", "tolerance", "bare_scores"),

@@ -45,7 +45,10 @@ PROGRAM = (
     CONDITIONED,
 )
 READS = {
-    "labels": (*PROGRAM, *(f"stages.synthesize.{name}" for name in ORACLE_KEYS["labels"])),
+    **{
+        oracle: (*PROGRAM, *(f"stages.synthesize.{name}" for name in ORACLE_KEYS[oracle]))
+        for oracle in ("task", "calibrated", "labels")
+    },
     "endpoint": (
         "seed",
         *synthesize("endpoint", "tolerance", "see_answer"),

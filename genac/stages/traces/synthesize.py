@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from genac.config.run import RunConfig
 from genac.critics import critic_class
 from genac.critics.base import pooled_returns, unique_states
 from genac.evals.cost import Cost
+from genac.models.chat import encode_response
 from genac.rollout import World, problems_at, response_text
 from genac.runs.store import Run, stable_hash
 from genac.runtime import Runtime
@@ -87,12 +91,38 @@ def synthesize(inputs: TraceInputs, run: Run) -> None:
     actor = setup.actor(inputs.actor.path)
     rollouts = own_rollouts(setup, actor, cost)
     rate = sum(r.reward or 0 for r in rollouts) / max(1, len(rollouts))
+    rollouts += demonstrations(setup, actor, rollouts)
     make = running_traces if running(setup.cfg) else state_traces
     traces = make(setup, setup.world, actor, rollouts, rate)
     chosen = balanced(traces, setup.cfg.stages.synthesize.num_states, setup.cfg.seed)
     write_traces(run.path / "traces.jsonl", chosen)
     sizes = {"traces": len(chosen), "candidates": len(traces)}
     run.log("synthesize", 0, sizes | {"reward": rate} | cost.totals())
+
+
+def demonstrations(setup: Setup, actor: Runtime, rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """The task's own, with wrong results, of the problems that the actor answered. They are judged
+    like its responses and not rewarded, so they take no part in calibration. An actor's wrong
+    results are too few to learn from that a result must be calculated, and not copied.
+    """
+    cfg, task = setup.cfg.stages.synthesize, setup.world.task
+    by_problem = {rollout.problem.id: rollout for rollout in rollouts}
+    made = []
+    for number in range(cfg.demonstrations):
+        for rollout in by_problem.values():
+            name = f"{setup.cfg.seed}/demonstration/{rollout.problem.id}/{number}"
+            text = task.demonstration(rollout.problem, random.Random(name), cfg.fault_rate)
+            ids = encode_response(actor.tokenizer, text)
+            made.append(
+                replace(
+                    rollout,
+                    text=text,
+                    response_ids=ids,
+                    logprobs=np.zeros(len(ids), np.float32),
+                    reward=None,
+                )
+            )
+    return made
 
 
 def state_traces(
