@@ -39,7 +39,7 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
     "stage2": ("critic grid tuning_seeds shifts", ""),
     "length": ("arms heads pairs shifts", ""),
     "frontier": ("sizes critics again continuations ours thoughtless by_size", ""),
-    "transfer": ("met unmet training critic", ""),
+    "transfer": ("met unmet training critic", "policy"),
     "downstream": (
         "methods against",
         "tuning_seeds bases columns ours rivals ppo_forms pairs",
