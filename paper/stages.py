@@ -113,8 +113,8 @@ def seed_curve(curve: Mapping[str, Any], index: int) -> dict[str, list[float]]:
 def note(measured: Mapping[str, Any]) -> str:
     return (
         "These runs did not record what their stages cost. So the stages alone were repeated "
-        f"later, by `{measured['command']}` at commit {measured['commit']} ({measured['machine']})."
-        " FLOPs are the same on any machine; seconds of another one are not, and are left out. The "
-        "intervals are those of the samples only: what the stages and a response cost counts as "
-        "known."
+        f"later, by `{measured['command']}` ({measured['machine']}) at commit "
+        f"{measured['commit']}: with its code, not with that of the runs. FLOPs are the same on "
+        "any machine; seconds of another one are not, and are left out. The intervals are those of "
+        "the samples only: what the stages and a response cost counts as known."
     )
