@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from paper.plan import run_experiment
 
 
 def main() -> int:
-    if len(sys.argv) != 2:
-        print("usage: python -m paper recipes/paper/NAME.yaml", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser("python -m paper", description=__doc__)
+    parser.add_argument("file", metavar="recipes/paper/NAME.yaml")
+    parser.add_argument(
+        "--stages",
+        action="store_true",
+        help="Run the stages before joint training alone, and add their cost to the page that is "
+        "there.",
+    )
+    arguments = parser.parse_args()
     try:
-        print(run_experiment(sys.argv[1]))
+        if arguments.stages:
+            from paper.stages import add_to_page  # imports torch, which takes seconds
+
+            print(add_to_page(arguments.file))
+        else:
+            print(run_experiment(arguments.file))
     except (ValueError, OSError) as error:
         print(f"paper: {error}", file=sys.stderr)
         return 2

@@ -11,6 +11,7 @@ method like the others here: nearly what a perfect critic would give.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -62,18 +63,38 @@ def run(plan: Plan) -> Findings:
 
 def run_config(plan: Plan, values: dict[str, Any], seed: int) -> dict[str, Any]:
     """A run's config: joint training is the seed's own, base and critic are one of `bases`."""
-    bases = plan.values.get("bases") or [seed]
-    stages = {"stages": {"seed": bases[seed % len(bases)]}}
+    stages = {"stages": {"seed": base_of(plan, seed)}}
     return placed(plan.config(values, stages, seed=seed), plan.folder)
+
+
+def base_of(plan: Plan, seed: int) -> int:
+    """The seed of the stages before joint training in the run of this seed."""
+    bases = plan.values.get("bases") or [seed]
+    return bases[seed % len(bases)]
+
+
+def grid_points(plan: Plan) -> dict[tuple[str, str], dict[str, Any]]:
+    """(method, name of the point) -> overrides, of the methods that have a grid of their own."""
+    return {
+        (method, name): values
+        for method, variant in plan.values["methods"].items()
+        if "like" not in variant
+        for name, values in expand({method: variant}).items()
+    }
+
+
+def at_points(plan: Plan, points: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Every method's overrides where those with a grid stand at these points."""
+    result = {}
+    for method, variant in plan.values["methods"].items():
+        over = {k: v for k, v in variant.items() if k not in ("like", "grid")}
+        result[method] = merge(points[variant.get("like", method)], over)
+    return result
 
 
 def tune(plan: Plan) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
     """Each method's overrides at its best grid point, and the whole grid's final success."""
-    jobs: dict[tuple[str, str], dict[str, Any]] = {}
-    for method, variant in plan.values["methods"].items():
-        if "like" not in variant:
-            for name, values in expand({method: variant}).items():
-                jobs[method, name] = values
+    jobs = grid_points(plan)
     seeds = plan.values.get("tuning_seeds", [])
     if not seeds and len(jobs) > len({method for method, _ in jobs}):
         raise ValueError("tuning_seeds is empty, so every method's grid must have one point")
@@ -87,12 +108,10 @@ def tune(plan: Plan) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
         key: float(np.mean([late_success(next(result)) for _ in seeds])) if seeds else 0.0
         for key in jobs
     }
-    best = {}
-    for method, variant in plan.values["methods"].items():
-        owner = variant.get("like", method)
-        top = max((k for k in grid if k[0] == owner), key=lambda k: grid[k])
-        over = {k: v for k, v in variant.items() if k not in ("like", "grid")}
-        best[method] = merge(jobs[top], over)
+    tops = {
+        owner: max((k for k in grid if k[0] == owner), key=grid.__getitem__) for owner, _ in jobs
+    }
+    best = at_points(plan, {owner: jobs[top] for owner, top in tops.items()})
     return best, {name: value for (_, name), value in grid.items()} if seeds else {}
 
 
@@ -200,7 +219,12 @@ def add_compute(table: dict[str, Any], against: str) -> None:
         }
 
 
-def add_stages(plan: Plan, table: dict[str, Any], results: dict[Any, Any]) -> None:
+def add_stages(
+    plan: Plan,
+    table: dict[str, Any],
+    results: dict[Any, Any],
+    kinds: Sequence[str] = COMPUTE,
+) -> None:
     """`compute_ratio` with the critic's own stages, counted whole and shared by SHARED runs: their
     mean over the runs, by the stages' own records, is spent ahead of the curve. Base model and
     warm-up are every method's. Rows whose runs did not all record it are left as they are.
@@ -208,14 +232,14 @@ def add_stages(plan: Plan, table: dict[str, Any], results: dict[Any, Any]) -> No
     marks = [results[plan.values["against"], seed]["curve"] for seed in plan.seeds]
     for method, row in table.items():
         runs = [results[method, seed] for seed in plan.seeds]
-        spent = {kind: [critic_stages(run, kind) for run in runs] for kind in COMPUTE}
+        spent = {kind: [critic_stages(run, kind) for run in runs] for kind in kinds}
         if any(None in column for column in spent.values()):
             continue
         curves = [run["curve"] for run in runs]
         row["critic_stages"] = {kind: mean_known(column) for kind, column in spent.items()}
         for name, parts in (("unamortised", 1), ("amortised", SHARED)):
             row[f"compute_ratio_{name}"] = {
-                kind: with_stages(row, kind, curves, marks, parts) for kind in COMPUTE
+                kind: with_stages(row, kind, curves, marks, parts) for kind in kinds
             }
 
 

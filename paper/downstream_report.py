@@ -13,6 +13,8 @@ from paper.plan import Findings, Plan
 from paper.runs import difference, show
 from paper.verdicts import above, below, shown, verdict
 
+UNITS = {"flops": "FLOPs", "seconds": "seconds"}
+
 
 def report(
     plan: Plan, table: dict[str, Any], grid: dict[str, float], settings: dict[str, Any]
@@ -117,11 +119,33 @@ def with_stages(row: dict[str, Any]) -> str:
     """The same with them, where the runs recorded it."""
     if "compute_ratio_unamortised" not in row:
         return ""
-    whole, shared = (row[f"compute_ratio_{name}"] for name in ("unamortised", "amortised"))
-    return (
-        f"; {part(whole['flops'])} and {part(whole['seconds'])} with them, "
-        f"{part(shared['flops'])} and {part(shared['seconds'])} with a quarter of them"
+    whole, shared = (
+        " and ".join(f"{part(r)} of its {UNITS[kind]}" for kind, r in row[key].items())
+        for key in ("compute_ratio_unamortised", "compute_ratio_amortised")
     )
+    return f"; {whole} with them, {shared} with a quarter of them"
+
+
+def stages_table(table: dict[str, Any], against: str) -> list[str]:
+    """Compute to the mark with the critic's own stages, of methods whose stages are known."""
+    keys = ("compute_ratio", "compute_ratio_unamortised", "compute_ratio_amortised")
+    rows = [
+        f"| {name} | {UNITS[kind]} | {' | '.join(part(row[key][kind]) for key in keys)} |"
+        for name, row in table.items()
+        for kind in row.get("critic_stages", ())
+    ]
+    if not rows:
+        return []
+    return [
+        "",
+        f"Compute to {against}'s final success as a part of {against}'s own: of joint training, "
+        "with the critic's own stages, and with a quarter of them, as if four runs used one "
+        "critic. The base model is every method's and is not counted.",
+        "",
+        "| method | of | joint training | with the critic's stages | with a quarter of them |",
+        "|---" * 5 + "|",
+        *rows,
+    ]
 
 
 def contrasts(
@@ -256,6 +280,7 @@ def text(
             + "; ".join(f"{n} {show(row['minus_against'])}" for n, row in table.items())
             + ".",
             *distances(plan, table, compared),
+            *stages_table(table, against),
         ]
     )
 

@@ -2,7 +2,8 @@
 
 A plan is YAML: `experiment` names the module, `recipe` the runs' recipe, `results` the files to
 write (NAME.json, NAME.md, NAME.svg), `folder` where jobs and runs are kept, `seeds`, `processes`,
-`overrides` for every run, and the experiment's own keys (see its module).
+`overrides` for every run, and the experiment's own keys (see its module). With --stages: see
+paper/stages.py.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
     "stage2": ("critic grid tuning_seeds shifts", ""),
     "length": ("arms heads pairs shifts", ""),
     "frontier": ("sizes critics again continuations ours thoughtless by_size", ""),
-    "transfer": ("met unmet training critic", ""),
+    "transfer": ("met unmet training critic", "policy"),
     "downstream": (
         "methods against",
         "tuning_seeds bases columns ours rivals ppo_forms pairs",
@@ -133,25 +134,33 @@ def run_experiment(file: str | Path) -> str:
     plan = read_plan(file)
     module = importlib.import_module(f"paper.{plan.values['experiment']}")
     findings: Findings = module.run(plan)
-    results = Path(plan.values["results"])
-    results.parent.mkdir(parents=True, exist_ok=True)
     record = {
         **findings.figures,
         "rows": findings.rows,
         "seeds": plan.seeds,
         "command": f"python -m paper {file}",
         "commit": ", ".join(sorted(plan.jobs.commits)),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "machine": machine(),
         "processes": plan.jobs.processes,
         **findings.extra,
         "plan": dict(plan.values),
     }
+    publish(findings, record, Path(plan.values["results"]))
+    return findings.text
+
+
+def machine() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} CPUs"
+
+
+def publish(findings: Findings, record: dict[str, Any], results: Path) -> None:
+    """Writes the record, its page and drawings, and the tables that are made of all records."""
+    results.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(results.with_suffix(".json"), json.dumps(record, indent=1, allow_nan=False))
     atomic_write(results.with_suffix(".md"), markdown(findings, record, results.name))
     for name, svg in findings.drawings.items():
         atomic_write(results.with_name(drawing_file(results.name, name)), svg)
     update_pages(results.parent, list(EXPERIMENTS))
-    return findings.text
 
 
 def drawing_file(name: str, drawing: str) -> str:

@@ -9,7 +9,8 @@ actors. `critic` are overrides for every critic, `training` for the GRPO runs.
 With ICC and without, the traces are the same. Their oracle knows a success rate, which only the
 prompt with ICC repeats; the default draws it for each state, so that without ICC the scores scatter
 by a rate that the critic cannot see. What ICC can be worth depends on how much the actors differ at
-equal prefixes: see `outlook`.
+equal prefixes: see `outlook`. `policy`, which may be left out, is what the critics are worth in
+joint training: see paper/transfer_policy.py.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from genac.evals.policy import evaluate_policy
 from genac.stages.panels import stored_panel
 from genac.stages.setup import Setup
 from genac.types import Sample, State
+from paper import transfer_policy
 from paper.critics import bring_up, judged, panel_made
 from paper.plan import Findings, Plan
 from paper.runs import joint_run, placed
@@ -58,6 +60,7 @@ class Actor:
 
 
 def run(plan: Plan) -> Findings:
+    transfer_policy.check(plan)
     met, unmet = actors(plan, "met"), actors(plan, "unmet")
     measured = plan.jobs.map(panel_made, [panel_item(a) for a in unmet])
     panels = {a.name: panel for a, panel in zip(unmet, measured, strict=True)}
@@ -67,7 +70,12 @@ def run(plan: Plan) -> Findings:
     table = judge(plan, unmet, panels, critics, float(np.mean(rates)))
     outlooks = plan.jobs.map(outlook, [outlook_item(owner, met) for owner in unmet])
     success_of = dict(zip([a.name for a in met], rates, strict=True))
-    return report(plan, table, success_of, panels, dict(zip(panels, outlooks, strict=True)))
+    findings = report(plan, table, success_of, panels, dict(zip(panels, outlooks, strict=True)))
+    if "policy" not in plan.values:
+        return findings
+    starts_from = {actor.name: actor.as_overrides for actor in unmet}
+    policy = transfer_policy.trained(plan, starts_from, critics)
+    return transfer_policy.with_policy(findings, policy, plan)
 
 
 # --- actors ---------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from paper.plan import EXPERIMENTS, expand, read_plan, run_experiment, wrapped
 from paper.transfer import actors, outlook
 
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"
+FROM = "model_name_or_path"
 PANEL = {"evaluate": {"panel_problems": 3, "panel_continuations": 3}}
 
 
@@ -214,14 +215,59 @@ def test_the_highest_bias_is_that_of_a_whole_window_of_known_steps():
     assert highest([None, 1.0], 3) is None
 
 
+POLICY: dict[str, Any] = {
+    "actors": ["other"], "seeds": [5, 6, 7], "overrides": {"evaluate": {"panel_problems": 0}},
+    "grpo": {}, "genac": {"credit": {"lam": 0.5}},
+}  # fmt: skip
+
+
+def check_policy(folder: Path, results: dict[str, Any]) -> None:
+    """The critics of the experiment go into joint training as they are, one after the other."""
+    forms = {"grpo", "taught by the actor itself", "taught by others, with ICC"}
+    assert set(results["transfer_samples_ratio_to_grpo"]["other"]) == forms
+    jobs = [json.loads(job.read_text()) for job in (folder / "kept" / "jobs").glob("*.json")]
+    runs = [job for job in jobs if job["arguments"].get("config", {}).get("seed") in (5, 6, 7)]
+    started = {
+        (job["arguments"]["config"]["seed"], job["arguments"]["config"]["critic"][FROM])
+        for job in runs
+    }
+    shared = [(job["arguments"]["configs"][0]["seed"], job["result"]["rl"])
+              for job in jobs if "conditioned" in job["arguments"]
+              and job["arguments"]["conditioned"]]  # fmt: skip
+    of_training = dict(shared)
+    assert {(5, of_training[0]), (6, of_training[1]), (7, of_training[0])} < started
+    assert len(runs) == 9 and len(started) == 9
+    assert all(job["result"]["stages_cost"] == {} for job in runs), "a stage was run again"
+    page = (folder / "results" / "transfer.md").read_text()
+    assert "| other | GenAC, critic taught by others, with ICC |" in page
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"actors": ["magic"]}, "policy.actors names 'magic'; unmet has other"),
+        ({"seeds": []}, "policy.seeds is empty"),
+        ({"temperature": 1}, "policy must have the keys .*; look at temperature"),
+    ],
+)
+def test_a_policy_that_cannot_be_trained_is_refused_before_the_critics(folder, change, error):
+    file = micro_plan(
+        folder, "transfer", met={}, unmet={"other": {"seed": 1}}, training={}, critic={},
+        policy=POLICY | change,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=error):
+        run_experiment(file)
+
+
 def test_transfer(folder):
     joint = {"stages": {"joint": {"steps": 1, "eval_every": 0}}}
     file = micro_plan(
         folder, "transfer", seeds=[0, 1], overrides=PANEL, training={}, critic={},
         met={"base": {"seed": 0}, "trained": {"seed": 0, **joint}},
-        unmet={"other": {"seed": 1, "rollout": {"temperature": 1.2}}},
+        unmet={"other": {"seed": 1, "rollout": {"temperature": 1.2}}}, policy=POLICY,
     )  # fmt: skip
     results = result(file)
+    check_policy(folder, results)
     ratio, gain = results["transfer_error_ratio"], results["transfer_icc_error_difference"]
     assert len(ratio["values"]) == 2 and ratio["low"] <= ratio["mean"] <= ratio["high"]
     assert set(results["met"]) == {"base", "trained"}
