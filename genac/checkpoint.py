@@ -24,7 +24,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from genac.runs.files import read_json, sync_below
+from genac.runs.files import read_json, sync, sync_below
 from genac.runs.manifest import digest, is_weights
 from genac.runtime import Runtime
 
@@ -43,6 +43,7 @@ def save(root: Path, step: int, runtimes: Mapping[str, Runtime], state: dict[str
         _write(temporary, step, runtimes, state)
         shutil.rmtree(final, ignore_errors=True)  # a step that is repeated after a resume
         os.rename(temporary, final)
+        sync(root)  # its name too, before older ones go
     except (ConnectionError, ChildProcessError, TimeoutError):
         # The writer failed, died or is silent, which is no matter of the disk.
         shutil.rmtree(temporary, ignore_errors=True)
@@ -62,7 +63,10 @@ def save(root: Path, step: int, runtimes: Mapping[str, Runtime], state: dict[str
 def drop(root: Path, keep: int = 0) -> None:
     """Deletes the checkpoints under `root` but for the newest `keep`, and what killed writers left.
 
-    Each loses its name first, so one that has it is whole, whenever the process is killed.
+    Each loses its name first, so one that has it is whole, whenever the process is killed. That
+    holds for one writer: where no lock keeps a second out (`runs.files.alone`), each deletes what
+    the other has synchronised and not yet renamed, and a name may stand for a folder with holes,
+    which `load` refuses.
     """
     kept = complete(root)[-keep:] if keep else []
     for old in named(root):

@@ -20,10 +20,11 @@ READER_LEFT = 141  # as shells report a program that SIGPIPE ended
 
 
 def train(arguments: Arguments) -> None:
-    from genac.commands.early import require_ready
     from genac.config.recipes import parse
 
     parsed = parse(arguments, "genac train")
+    from genac.commands.early import require_ready  # after --help, which needs no numpy
+
     require_ready(parsed.cfg)
     announce(parsed)
     # torch takes seconds to import, so it waits until the config is known to be right.
@@ -60,10 +61,11 @@ def finished_line(place: Path, steps: int) -> str:
 
 def stage(until: str) -> Callable[[Arguments], None]:
     def run(arguments: Arguments) -> None:
-        from genac.commands.early import require_inputs
         from genac.config.recipes import from_command_line
 
         cfg = from_command_line(arguments, f"genac {until}")
+        from genac.commands.early import require_inputs
+
         require_inputs(cfg)
         from genac.stages.pipeline import prepare_until
 
@@ -126,13 +128,14 @@ def score(arguments: Arguments) -> None:
 
 
 def serve(arguments: Arguments) -> None:
-    from genac.commands.early import require_place
     from genac.serving.options import parser, require_read_only
 
     options = parser()
     args, keys = options.parse_known_args(list(arguments))
     if not args.learn:
         require_read_only(options, args, keys)
+    from genac.commands.early import require_place
+
     require_place(args.critic, "critic")
     try:
         import fastapi  # noqa: F401

@@ -58,11 +58,15 @@ def claims_table(folder: Path) -> str:
             if error.args[0] not in PAGES:
                 raise
     verdicts = judge([claim.evidence for claim in claims])
-    return HEAD + "".join(map(row_text, claims, verdicts))
+    pages = dict.fromkeys(page for claim in claims for page in claim.page.split())
+    links = "".join(
+        f"[{page}]: {page}.md\n" for page in pages
+    )  # in the rows they take too much room
+    return f"{HEAD}{''.join(map(row_text, claims, verdicts))}\n{links}"
 
 
 def row_text(claim: Claim, verdict: str) -> str:
-    pages = ", ".join(f"[{page}]({page}.md)" for page in claim.page.split())
+    pages = ", ".join(f"[{page}]" for page in claim.page.split())
     text = f"{claim.text} ({pages})"
     cells = (text, claim.answer or verdict, claim.paper, claim.here, claim.trainings)
     return f"| {' | '.join(cells)} |\n"

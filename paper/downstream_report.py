@@ -266,7 +266,9 @@ def text(
         [
             introduction(plan, table),
             "",
-            *results_table(plan, table, settings),
+            *results_table(plan, table),
+            "",
+            *settings_table(table, settings),
             *columns_table(table),
             "",
             "The critic as its actor improves: mean (value - return), squared error against "
@@ -285,26 +287,45 @@ def text(
     )
 
 
-def results_table(plan: Plan, table: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+def results_table(plan: Plan, table: dict[str, Any]) -> list[str]:
     """One row per method, the best final success first."""
     against, columns = plan.values["against"], len(plan.values.get("columns", {}))
-    cells: dict[str, Callable[[dict[str, Any]], str]] = {
-        "final": lambda row: show(row["final"]),
-        "its worst seed": lambda row: f"{min(row['final']['values']):.2f}",
-        "mean over training": lambda row: show(row["mean_over_training"]),
-        **({f"{columns} columns": lambda row: show(row["column_mean"])} if columns else {}),
-        "equal tokens": lambda row: show(row["at_equal"]["tokens"]),
-        "equal seconds": lambda row: show(row["at_equal"]["seconds"]),
-        f"samples to {against}'s final, {against} = 1": lambda row: part(row["samples_ratio"]),
-        "responses before": lambda row: str(row["responses_before"]),
-        "tokens, s per step": lambda row: (
-            f"{row['per_step']['tokens']:,.0f}, {row['per_step']['seconds']:.2f}"
-        ),
+    return rows_of(
+        table,
+        {
+            "final": lambda row: show(row["final"]),
+            "its worst seed": lambda row: f"{min(row['final']['values']):.2f}",
+            "mean over training": lambda row: show(row["mean_over_training"]),
+            **({f"{columns} columns": lambda row: show(row["column_mean"])} if columns else {}),
+            "equal tokens": lambda row: show(row["at_equal"]["tokens"]),
+            "equal seconds": lambda row: show(row["at_equal"]["seconds"]),
+            f"samples to {against}'s final, {against} = 1": lambda row: part(row["samples_ratio"]),
+        },
+    )
+
+
+def settings_table(table: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """What each method was run with, and what it cost, in the same order."""
+    chosen = {
+        name: ", ".join(f"{key} {value:g}" for key, value in values.items())
+        for name, values in settings.items()
     }
-    lines = [f"| method | settings | {' | '.join(cells)} |", "|---" * (2 + len(cells)) + "|"]
+    return rows_of(
+        {name: row | {"settings": chosen[name]} for name, row in table.items()},
+        {
+            "settings": lambda row: row["settings"],
+            "responses before": lambda row: str(row["responses_before"]),
+            "tokens per step": lambda row: f"{row['per_step']['tokens']:,.0f}",
+            "seconds per step": lambda row: f"{row['per_step']['seconds']:.2f}",
+        },
+    )
+
+
+def rows_of(table: dict[str, Any], cells: dict[str, Callable[[dict[str, Any]], str]]) -> list[str]:
+    """A table with a row per method, the best final success first."""
+    lines = [f"| method | {' | '.join(cells)} |", "|---" * (1 + len(cells)) + "|"]
     for name, row in sorted(table.items(), key=lambda item: -item[1]["final"]["mean"]):
-        chosen = ", ".join(f"{key} {value:g}" for key, value in settings[name].items())
-        lines.append(f"| {name} | {chosen} | {' | '.join(f(row) for f in cells.values())} |")
+        lines.append(f"| {name} | {' | '.join(f(row) for f in cells.values())} |")
     return lines
 
 

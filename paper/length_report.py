@@ -168,12 +168,15 @@ def text(plan: Plan, figures: dict[str, Any], shifts: Sequence[str]) -> str:
             shifts,
         ),
         "Error by that of the best head of each panel "
-        f"({'; '.join(f'{s}: {head}' for s, head in best.items())}): pooled [95 % bootstrap "
-        "interval over problems, trainings fixed]; geometric mean [95 % t interval over trainings]."
-        " The aim is 0.5.",
-        grid("critic", ratio_cells(figures["mse_ratio_by_shift"]), shifts),
-        "Error of one critic by another's, in the same form:",
-        grid("critics", ratio_cells(figures["mse_ratio_of_pairs"]), shifts),
+        f"({'; '.join(f'{s}: {head}' for s, head in best.items())}). The aim is 0.5. Pooled [95 % "
+        "bootstrap interval over problems, trainings fixed]:",
+        grid("critic", pooled(figures["mse_ratio_by_shift"]), shifts),
+        "The same as geometric mean [95 % t interval over trainings]:",
+        grid("critic", by_training(figures["mse_ratio_by_shift"]), shifts),
+        "Error of one critic by another's, pooled:",
+        grid("critics", pooled(figures["mse_ratio_of_pairs"]), shifts),
+        "The same as geometric mean:",
+        grid("critics", by_training(figures["mse_ratio_of_pairs"]), shifts),
         "Share of SFT's error that RL removed, mean [95 % t interval over trainings]:",
         grid(
             "critic",
@@ -213,10 +216,13 @@ def grid(corner: str, cells: dict[str, dict[str, str]], shifts: Sequence[str]) -
     return "\n".join([*head, *body])
 
 
-def ratio_cells(ratios: dict[str, ByShift]) -> dict[str, dict[str, str]]:
+def pooled(ratios: dict[str, ByShift]) -> dict[str, dict[str, str]]:
+    return {name: {s: brackets(r) for s, r in row.items()} for name, row in ratios.items()}
+
+
+def by_training(ratios: dict[str, ByShift]) -> dict[str, dict[str, str]]:
     return {
-        name: {s: f"{brackets(r)}; {ratio(r['by_training'])}" for s, r in row.items()}
-        for name, row in ratios.items()
+        name: {s: ratio(r["by_training"]) for s, r in row.items()} for name, row in ratios.items()
     }
 
 

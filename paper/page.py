@@ -8,6 +8,7 @@ files.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from paper.headline import headline
 
 BEGIN, END = "<!-- table: written by python -m paper -->", "<!-- end of table -->"
 HEAD = "| claim | ours | verdict |\n|---|---|---|\n"
+LONGEST = 200  # characters of a table's row
+WIDTH = 100  # of a line of prose
 
 # Choices were made on the seeds of these pages, so their rows are no evidence.
 EXPLORATORY = ("downstream", "regime")
@@ -53,11 +56,33 @@ def table(folder: Path, order: Sequence[str]) -> str:
 
 
 def section(name: str, record: dict[str, Any]) -> str:
-    """The claims of one experiment, under the command that made them."""
+    """The claims of one experiment, under the command that made them. Figures that are too long
+    for a row, as those by shift, stand in a list below the table."""
     seeds = ", ".join(map(str, record["seeds"]))
     note = "exploratory: " if name in EXPLORATORY else ""
-    rows = [f"| {r['claim']} | {r['ours']} | {note}{r['verdict']} |\n" for r in record["rows"]]
+    rows, below = [], []
+    for r in record["rows"]:
+        row = f"| {r['claim']} | {r['ours']} | {note}{r['verdict']} |"
+        if len(row) > LONGEST:
+            below.append(r["ours"])
+            row = f"| {r['claim']} | see {len(below)} | {note}{r['verdict']} |"
+        rows.append(f"{row}\n")
     return (
         f"\n## {name}\n\n[Figures]({name}.md). Seeds {seeds}.\n`{record['command']}` "
-        f"({record['commit']}).\n\n{HEAD}{''.join(rows)}"
+        f"({record['commit']}).\n\n{HEAD}{''.join(rows)}{numbered(below)}"
     )
+
+
+def numbered(items: Sequence[str]) -> str:
+    """A list under a table; nothing without items."""
+    lines = [
+        textwrap.fill(
+            f"{number}. {item}",
+            WIDTH,
+            subsequent_indent="   ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for number, item in enumerate(items, 1)
+    ]
+    return "".join(f"{line}\n" for line in ["", *lines]) if lines else ""

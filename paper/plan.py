@@ -24,10 +24,9 @@ from genac.config.recipes import read_recipe, resolve
 from genac.config.run import RunConfig
 from genac.runs.store import atomic_write
 from paper.jobs import Jobs
-from paper.page import update_pages
+from paper.page import WIDTH, update_pages
 
 REQUIRED = ("experiment", "recipe", "results", "folder", "seeds")
-WIDTH = 100  # of a page's prose
 OPTIONAL = ("processes", "overrides")
 # The keys that each experiment needs, and those that its plan may leave out.
 EXPERIMENTS: dict[str, tuple[str, str]] = {

@@ -90,7 +90,10 @@ def text(table: dict[str, Any], plan: Plan) -> str:
             method: next(k for k, v in result["settings"][method].items() if v is chosen)
             for method, chosen in result["best"].items()
         }
-        cells = [f"{show(result['best'][m]['final'])} ({best[m]})" for m in ("grpo", "exact")]
+        cells = [
+            f"{show(result['best'][m]['final'])} ({best[m].removeprefix(f'{m},')})"
+            for m in ("grpo", "exact")
+        ]
         gains = [show(result["gain"][k]) for k in MEASURES]
         lines.append(f"| {name} | {result['start']:.2f} | {' | '.join([*cells, *gains])} |")
     return "\n".join(lines)

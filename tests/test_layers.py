@@ -1,7 +1,7 @@
 """Imports point one way: a module imports its own folder or a lower level, never up or sideways.
 
-The table is docs/design section 4 adapted to the modules that exist. A new module fails here until
-it has a line; cli.py is the top, so what its verbs import inside functions is always allowed.
+The table is that of AGENTS.md. A new module fails here until it has a line; cli.py is the top, so
+what its verbs import inside functions is always allowed.
 """
 
 from __future__ import annotations

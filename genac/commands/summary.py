@@ -66,6 +66,18 @@ def critic_lines(critic: dict[str, Any]) -> list[str]:
     auc = critic.get("auc_within_problem")
     return [
         "critic MSE against Monte-Carlo values: " + ", ".join(results),
+        *gain_lines(critic),
         f"critic AUC within problem {'-' if auc is None else f'{auc:.3f}'}, parse rate "
         f"{critic['parse_rate']:.1%}",
+    ]
+
+
+def gain_lines(critic: dict[str, Any]) -> list[str]:
+    """The paired difference to the best trivial baseline, which older runs lack."""
+    if "mse_gain" not in critic:
+        return []
+    low, high = critic["mse_gain_interval"]
+    return [
+        f"critic MSE below the best trivial baseline by {critic['mse_gain']:.4f} "
+        f"[{low:.4f}, {high:.4f}]"
     ]

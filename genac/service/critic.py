@@ -40,7 +40,7 @@ from genac.service.kept import (
 )
 from genac.service.replies import advantage_replies, assign, finite, value_replies
 from genac.states import marked, subset
-from genac.types import Estimate, State
+from genac.types import Estimate
 
 RATE = "success_rate.json"
 
@@ -175,13 +175,11 @@ class LearningCritic:
         return Values(responses=replies, version=self.version, metrics=metrics)
 
     def _advantages(self, request: Responses, valuation: Valuation) -> Advantages:
-        streams, measured = assign(valuation.batch, valuation.estimates, self.cfg.credit)
         batch, estimates = valuation.batch, valuation.estimates
-        return Advantages(
-            responses=advantage_replies(batch, estimates, streams, request.rationales),
-            version=self.version,
-            metrics=finite(critic_metrics(valuation.estimates) | measured),
-        )
+        streams, measured = assign(batch, estimates, self.cfg.credit)
+        replies = advantage_replies(batch, estimates, streams, request.rationales)
+        metrics = finite(critic_metrics(estimates) | measured)
+        return Advantages(responses=replies, version=self.version, metrics=metrics)
 
     # --- learning ------------------------------------------------------------------------------
 
@@ -251,10 +249,9 @@ class LearningCritic:
         assert request.responses is not None
         batch = self.reader.read(request.responses)
         require_outcomes(Valuation(batch, [], self.step), None)
+        states = self.reader.states(batch)
         # Stage 2: only the states that train are judged.
-        chosen: list[State] = subset(
-            self.reader.states(batch), self.max_states, f"{self.cfg.seed}/{self.step}"
-        )
+        chosen = subset(states, self.max_states, f"{self.cfg.seed}/{self.step}")
         return self.critic.estimate(chosen, self.step), self.step
 
     def _study(self, lesson: Lesson) -> dict[str, float]:

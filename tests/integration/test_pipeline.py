@@ -245,7 +245,10 @@ def summary_is_complete(summary: Values) -> None:
     gain = summary["success_gain"]
     change = summary["success_after"]["mean"] - summary["success_before"]["mean"]
     assert gain["mean"] == pytest.approx(change) and gain["low"] <= gain["mean"] <= gain["high"]
-    promised = "mse mse_constant mse_success_rate mse_sft auc_within_problem parse_rate"
+    promised = (
+        "mse mse_gain mse_gain_interval mse_constant mse_success_rate mse_sft auc_within_problem "
+        "parse_rate"
+    )
     assert set(promised.split()) <= set(summary["critic"])
     assert summary["critic"]["stages"].keys() == {"sft", "rl"}
     roles = {"actor_sampling", "critic_sampling", "actor_training", "critic_training"}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from paper.claims import CLAIMS, Evidence, claims_table, holm, judge, p_value
+from paper.downstream_report import results_table, settings_table
 from paper.headline import headline
-from paper.page import BEGIN, END, table
-from paper.plan import EXPERIMENTS, WIDTH, wrapped
+from paper.length_report import text as length_text
+from paper.page import BEGIN, END, LONGEST, WIDTH, section, table
+from paper.plan import EXPERIMENTS, wrapped
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -23,6 +26,42 @@ def between_marks(page: str) -> str:
 def test_both_pages_say_what_the_files_say():
     assert between_marks("README.md") == claims_table(RESULTS)
     assert between_marks("all-claims.md") == table(RESULTS, list(EXPERIMENTS))
+
+
+def test_no_row_of_a_results_page_is_too_long_to_read():
+    pages = sorted(RESULTS.glob("*.md"))
+    rows = [(p.name, x) for p in pages for x in p.read_text().split("\n") if x.startswith("|")]
+    assert len(rows) > 100 and not [(name, row) for name, row in rows if len(row) > LONGEST]
+
+
+def test_figures_too_long_for_a_row_stand_in_a_list_below_the_table():
+    figures = "; ".join(f"shift {i} -0.21 [-0.31, -0.11]" for i in range(9))
+    rows = [{"claim": "c", "ours": ours, "verdict": "agrees"} for ours in ("0.5", figures)]
+    record = {"rows": rows, "seeds": [0], "command": "x", "commit": "abc"}
+    text = section("one", record)
+    assert "| c | 0.5 | agrees |\n| c | see 1 | agrees |\n\n1. shift 0" in text
+    assert " ".join(text.split("\n1. ")[1].split()) == figures
+    assert max(map(len, text.split("\n1. ")[1].split("\n"))) <= WIDTH
+    assert "see" not in section("one", record | {"rows": rows[:1]})
+
+
+@pytest.mark.parametrize("name", [f"downstream{end}" for end in ("", "-fresh", "-long", "-parts")])
+def test_the_tables_of_a_downstream_page_say_what_its_file_says(name):
+    record = json.loads((RESULTS / f"{name}.json").read_text())
+    plan = SimpleNamespace(values=record["plan"], seeds=record["seeds"])
+    page = (RESULTS / f"{name}.md").read_text()
+    for rows in (
+        results_table(plan, record["methods"]),
+        settings_table(record["methods"], record["settings"]),
+    ):
+        assert "\n".join(rows) in page
+
+
+def test_the_page_on_lengths_says_what_its_file_says():
+    record = json.loads((RESULTS / "length.json").read_text())
+    plan = SimpleNamespace(values=record["plan"], seeds=record["seeds"])
+    page = wrapped(length_text(plan, record, list(record["constant"])))
+    assert page in (RESULTS / "length.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -65,10 +104,14 @@ def test_what_holds_alone_may_not_hold_among_many():
 
 def test_a_claim_without_its_file_has_no_row_and_no_figure(tmp_path):
     shutil.copy(RESULTS / "compute.json", tmp_path)
-    rows = claims_table(tmp_path).splitlines()
-    assert len(rows) == 3 and "2.1 times" in rows[-1]
+    rows, links = claims_table(tmp_path).split("\n\n")
+    assert len(rows.splitlines()) == 3 and "2.1 times" in rows and "([compute])" in rows
+    assert links == "[compute]: compute.md\n"
     assert headline(tmp_path) is None
-    assert len(claims_table(RESULTS).splitlines()) == 2 + len(CLAIMS)
+    rows, links = claims_table(RESULTS).split("\n\n")
+    assert len(rows.splitlines()) == 2 + len(CLAIMS)
+    files = [line.split(": ")[1] for line in links.splitlines()]
+    assert len(files) > 5 and all((RESULTS / file).is_file() for file in files)
 
 
 def test_a_file_that_lacks_a_figure_is_no_missing_file(tmp_path):

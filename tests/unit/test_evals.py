@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,31 @@ def test_trivial_baselines_by_hand(panel):
     result = trivial_baselines(panel)
     assert result["mse_constant"] == pytest.approx(0.05)
     assert result["mse_success_rate"] == pytest.approx((0.09 + 0.09 + 0.1225 + 0.0225) / 4)
+
+
+def test_the_gain_over_the_best_trivial_baseline_is_paired_by_problem(panel):
+    """Both baselines are best in hindsight; the better one, the constant with 0.05, counts."""
+    result = evaluate_critic(fixed(panel, [0.8, 0.2, 0.6, 0.4]), panel)
+    assert result["mse_gain"] == pytest.approx(0.05 - 0)
+    # drawn alone, the first problem has the variance 0.09 and the second 0.01
+    assert result["mse_gain_interval"] == pytest.approx((0.01, 0.09))
+    worse = evaluate_critic(fixed(panel, [0.2, 0.8, 0.6, 0.4]), panel)
+    assert worse["mse_gain"] == pytest.approx(0.05 - 0.18)
+    assert worse["mse_gain_interval"] == pytest.approx((0.09 - 0.36, 0.01))
+    rate = panel_of([0.5, 0.5, 0.25, 0.25], [1, 2, 1, 0], [1.0, 0.0, 1.0, 0.0])
+    assert evaluate_critic(fixed(rate, [0.5] * 4), rate)["mse_gain"] == pytest.approx(-0.0625 / 2)
+
+
+def test_the_difference_is_surer_than_two_intervals():
+    """An error that follows the baseline's from problem to problem hides in its own interval."""
+    values = [0.5 + sign * size for size in (0.05, 0.1, 0.3, 0.45) * 5 for sign in (1, -1)]
+    panel = panel_of(values, [1, 2] * 20, [1.0, 0.0] * 20)
+    panel = replace(panel, problem_rate=[0.5] * 40)
+    result = evaluate_critic(fixed(panel, [0.5 + 0.1 * (v - 0.5) for v in values]), panel)
+    constant = trivial_baselines(panel)["mse_constant"]
+    assert result["mse_interval"][0] < constant < result["mse_interval"][1]
+    assert result["mse_gain"] == pytest.approx(constant - result["mse"])
+    assert 0 < result["mse_gain_interval"][0] < result["mse_gain"]
 
 
 # --- panel ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from report_runs import SUMMARY, full_run
 
+from genac.commands.summary import critic_lines
 from genac.runs.numbers import signed
 from genac.runs.store import Run
 from genac.ui.examples import SCALE, colour, ending, trajectories
@@ -337,8 +338,31 @@ def test_a_tile_says_whether_its_number_is_a_good_one(tmp_path):
         "c", mse=0.3, mse_interval=[0.25, 0.35]
     )
     assert f">0.100 below {best}<" in remark("d", mse=0.1)
+    paired = remark(
+        "p", mse=0.15, mse_interval=[0.05, 0.25], mse_gain=0.05, mse_gain_interval=[0.01, 0.08]
+    )
+    assert f"0.050 below {best}: clearly better, [-0.080, -0.010] on the same problems" in paired
     auc = {"auc_within_problem": 0.7, "auc_within_problem_interval": [0.6, 0.8]}
     assert "[0.600, 0.800]; 0.200 above chance, 0.5: clearly better" in remark("e", **auc)
+
+
+def test_seeds_are_next_to_a_baseline_each(tmp_path):
+    for seed, (constant, gain) in enumerate(((0.2, 0.1), (0.4, -0.05))):
+        run = Run.create(tmp_path / str(seed), {"seed": seed, "algorithm": "genac"}, {})
+        own = {"mse": constant - gain, "mse_constant": constant, "mse_success_rate": 0.5}
+        run.write_summary({"critic": {**own, "mse_gain": gain, "mse_gain_interval": [0.0, 0.1]}})
+    [group] = grouped([load(tmp_path / "0"), load(tmp_path / "1")])
+    assert (
+        "0.025 below the best trivial baseline, 0.300 (best constant): no clear difference, "
+        "[-0.100, +0.050] over seeds, each against its own"
+    ) in headline(group)
+
+
+def test_what_a_run_prints_at_its_end_holds_the_difference_to_the_baselines():
+    older = {"mse_constant": 0.2, "mse_rl": 0.15, "parse_rate": 1.0}
+    lines = critic_lines({**older, "mse_gain": 0.05, "mse_gain_interval": [0.01, 0.08]})
+    assert lines[1] == "critic MSE below the best trivial baseline by 0.0500 [0.0100, 0.0800]"
+    assert [lines[0], lines[2]] == critic_lines(older)
 
 
 def test_what_rounds_to_zero_has_no_sign():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from genac.commands.early import require_gpu
 from genac.config.recipes import parse, take_value
 
 
@@ -19,6 +18,8 @@ def doctor(arguments: Sequence[str]) -> None:
         print("genac doctor alone examines this machine; --gpu GIB asks for a GPU elsewhere.")
     cfg = parse(args, "genac doctor").cfg if args or gpu else None
     if cfg and not gpu:
+        from genac.commands.early import require_gpu  # after --help, which needs no numpy
+
         require_gpu(cfg.hardware)
     if cfg is None:
         from genac.commands.doctor.machine import examine_machine

@@ -132,17 +132,32 @@ def headline(group: Group) -> str:
 def _critic_tiles(group: Group) -> list[tuple[str, str, str]]:
     """What the critic that joint training starts from is worth, each number with its verdict."""
     cells = []
-    if error := critic_error(group):
-        remark = _interval(error)
-        if best := best_baseline([part(folder.summary, "critic") for folder in group.folders]):
-            name, value = best
-            remark += _against(error, value, f"the best trivial baseline, {value:.3f} ({name})")
-        cells.append(("critic's squared error, before joint training", error, remark))
     panels = [part(folder.summary, "critic") for folder in group.folders]
+    if error := critic_error(group):
+        remark = _interval(error) + _next_to_baselines(error, panels)
+        cells.append(("critic's squared error, before joint training", error, remark))
     if auc := pool([one for panel in panels if (one := measured(panel, "auc_within_problem"))]):
         remark = _interval(auc) + _against(auc, 0.5, "chance, 0.5", "worse better")
         cells.append(("critic tells right from wrong within a problem (AUC)", auc, remark))
     return [(label, f"{value['mean']:.3f}", remark) for label, value, remark in cells]
+
+
+def _next_to_baselines(error: Mapping[str, Any], panels: Sequence[Mapping[str, Any]]) -> str:
+    """The verdict on the critic's error: by the paired difference where every run recorded one,
+    else, as of older runs, by the error's own interval.
+    """
+    best, judged = best_baseline(panels), [panel for panel in panels if measured(panel)]
+    if best is None:
+        return ""
+    name = f"the best trivial baseline, {best[1]:.3f} ({best[0]})"
+    gains = [one for panel in judged if (one := measured(panel, "mse_gain"))]
+    gain = pool(gains) if len(gains) == len(judged) else None
+    if gain is None or gain["low"] is None:
+        return _against(error, best[1], name)
+    low, high = -gain["high"], -gain["low"]
+    what = "on the same problems" if len(judged) == 1 else "over seeds, each against its own"
+    text = _against({"mean": -gain["mean"], "low": low, "high": high}, 0.0, name)
+    return f"{text}, [{low:+.3f}, {high:+.3f}] {what}"
 
 
 def _interval(value: Mapping[str, Any]) -> str:

@@ -8,9 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-from genac.runs.listing import list_runs
-from genac.runs.store import Run
-
 NEEDED = ("duckdb", "fastapi", "uvicorn")
 PORT = 8265
 
@@ -40,6 +37,7 @@ def view(arguments: Sequence[str]) -> None:
 
 
 def _print(args: argparse.Namespace) -> None:
+    from genac.runs.store import Run
     from genac.ui.viewer.terminal import show
 
     if len(args.address) > 1:
@@ -49,6 +47,7 @@ def _print(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    from genac.runs.store import Run
     from genac.ui.viewer.page import write_page
 
     target = Path(args.export)
@@ -64,6 +63,7 @@ def _serve(args: argparse.Namespace) -> None:
         raise ValueError(text)
     if args.tokens:
         raise ValueError("--tokens is for --terminal; in a browser unfold the tokens, or press e")
+    from genac.runs.store import Run
     from genac.ui.viewer.library import holds_run, is_library, make_library
     from genac.ui.viewer.server import make_app, serve
 
@@ -93,6 +93,8 @@ def _filters(args: argparse.Namespace, sort: str) -> Any:
 
 def ls(folder: str) -> None:
     """Prints the runs below a folder."""
+    from genac.runs.listing import list_runs
+
     result = list_runs(folder)
     if not result:
         print(f"{folder} holds no runs")
