@@ -336,6 +336,8 @@ def test_the_usual_oracles_keep_their_stage_folders(recipe: Recipe) -> None:
         "num_states",
         "vary_success_rate",
         "options",
+        "demonstrations",
+        "fault_rate",
     }
     with pytest.raises(ValueError, match="continuations is 0"):
         SynthesizeStage(oracle="monte_carlo")

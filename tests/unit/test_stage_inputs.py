@@ -93,6 +93,8 @@ TABLE: Row = {
     "stages.synthesize.num_states": STATES,
     "stages.synthesize.vary_success_rate": TAUGHT,
     "stages.synthesize.options": STATES,
+    "stages.synthesize.demonstrations": NONE,
+    "stages.synthesize.fault_rate": NONE,
     "stages.synthesize.path": NONE,
     "stages.synthesize.columns": NONE,
     "stages.synthesize.own_responses": NONE,
@@ -136,7 +138,11 @@ ASKING: Row = {
     "stages.synthesize.tolerance": TAUGHT,
 }
 BY_ORACLE: dict[str, Row] = {
-    "task": {"critic.generative.form": TAUGHT},
+    "task": {
+        "critic.generative.form": TAUGHT,
+        "stages.synthesize.demonstrations": TAUGHT,
+        "stages.synthesize.fault_rate": TAUGHT,
+    },
     "labels": {
         "critic.generative.form": TAUGHT,
         "stages.synthesize.path": TAUGHT,
@@ -178,6 +184,7 @@ OTHER: dict[str, Any] = {
     "critic.generative.prompt": "compact",
     "critic.kind": "discriminative",
     "stages.synthesize.oracle": "outcome",
+    "stages.synthesize.demonstrations": 2,
     "stages.synthesize.path": "others.jsonl",
     "stages.synthesize.columns": {"correct": "right"},
     "stages.synthesize.own_responses": True,

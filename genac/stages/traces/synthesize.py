@@ -91,7 +91,8 @@ def synthesize(inputs: TraceInputs, run: Run) -> None:
     actor = setup.actor(inputs.actor.path)
     rollouts = own_rollouts(setup, actor, cost)
     rate = sum(r.reward or 0 for r in rollouts) / max(1, len(rollouts))
-    rollouts += demonstrations(setup, actor, rollouts)
+    if setup.cfg.stages.synthesize.oracle in ("task", "calibrated"):
+        rollouts += demonstrations(setup, actor, rollouts)
     make = running_traces if running(setup.cfg) else state_traces
     traces = make(setup, setup.world, actor, rollouts, rate)
     chosen = balanced(traces, setup.cfg.stages.synthesize.num_states, setup.cfg.seed)
