@@ -8,7 +8,6 @@ and `genac` are overrides of each method, `overrides` those of both.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -50,7 +49,8 @@ def trained(
 ) -> dict[str, dict[str, Any]]:
     """actor -> method -> its summary. `actors`: the overrides that start a run from each."""
     policy = plan.values["policy"]
-    keys = list(itertools.product(policy["actors"], METHODS, policy["seeds"]))
+    actor_names, seeds = policy["actors"], policy["seeds"]
+    keys = [(name, method, seed) for name in actor_names for method in METHODS for seed in seeds]
     items = [
         {
             "config": run_config(
