@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ Micro = Callable[..., dict[str, Any]]
 
 def made(micro: Micro, **synthesize: Any) -> list[Trace]:
     stage = {"oracle": "calibrated", "num_states": 10_000} | synthesize
-    return read_traces(prepare_until(resolve(micro(stages={"synthesize": stage})), "synthesize"))
+    return read_traces(
+        Path(prepare_until(resolve(micro(stages={"synthesize": stage})), "synthesize"))
+    )
 
 
 def test_they_are_judged_and_take_no_part_in_calibration(micro: Micro) -> None:
