@@ -101,9 +101,8 @@ class SynthesizeStage(Section):
 
     oracle: Literal["task", "calibrated", "outcome", "labels", "endpoint", "monte_carlo"] = Field(
         default="task",
-        description="programmatic oracle, the same calibrated on rollouts, the outcome mean, the "
-        "labels of solutions that others wrote, a model behind an API, or Monte-Carlo scores with "
-        "the critic's own reasoning",
+        description="programmatic oracle, calibrated or not; mean outcome; labels of others' "
+        "solutions; a model behind an API; Monte-Carlo scores",
     )
     path: str | None = Field(
         default=None, description="labels: file (or NAME@SPLIT) of problems, solutions and labels"
@@ -123,7 +122,7 @@ class SynthesizeStage(Section):
         default=0,
         ge=0,
         description="task, calibrated: the task's own demonstrations per problem, with wrong "
-        "results, that are judged beside the actor's responses",
+        "results, that are judged like the actor's responses",
     )
     fault_rate: float = Field(
         default=1.0, ge=0, description="task, calibrated: how often their results are wrong"

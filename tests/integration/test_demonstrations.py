@@ -1,4 +1,4 @@
-"""Demonstrations with wrong results beside the actor's responses, for the critic to learn from."""
+"""A critic learns from demonstrations with wrong results, too."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ from genac.native.library import LANES, library
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
-# Bytes of a model's layers up to which these passes are about as fast as torch's operations, or
-# faster. Beyond, torch's products are faster on every processor (bench/layers.py).
+# Bytes of a model's layers. Beyond, torch's products were faster with AVX2 and with AVX-512; below,
+# with AVX-512 only (bench/layers.py).
 LARGEST = 32 * 2**20
 
 Attention: Any = FusedAttention  # its passes are called by hand

@@ -79,7 +79,7 @@ def require_fitting(cfg: RunConfig, some: Labelled, tokenizer: Any, context: int
 
 
 def from_labels(inputs: TraceInputs, run: Run) -> None:
-    """Reads the file, and lets the actor write responses beside it where that is configured."""
+    """Reads the file, and lets the actor write responses, too, where that is configured."""
     assert inputs.actor is not None
     setup, cost = inputs.setup(), Cost()
     cfg, stage = setup.cfg, setup.cfg.stages.synthesize
