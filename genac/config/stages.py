@@ -101,8 +101,8 @@ class SynthesizeStage(Section):
 
     oracle: Literal["task", "calibrated", "outcome", "labels", "endpoint", "monte_carlo"] = Field(
         default="task",
-        description="programmatic oracle, calibrated or not; mean outcome; labels of others' "
-        "solutions; a model behind an API; Monte-Carlo scores",
+        description="the task's program, calibrated or not; mean outcome; labels of "
+        "a file; a model; Monte-Carlo scores",
     )
     path: str | None = Field(
         default=None, description="labels: file (or NAME@SPLIT) of problems, solutions and labels"
