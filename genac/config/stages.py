@@ -101,8 +101,7 @@ class SynthesizeStage(Section):
 
     oracle: Literal["task", "calibrated", "outcome", "labels", "endpoint", "monte_carlo"] = Field(
         default="task",
-        description="the task's program, calibrated or not; mean outcome; labels of "
-        "a file; a model; Monte-Carlo scores",
+        description="whose judgement the critic learns (docs/oracle.md)",
     )
     path: str | None = Field(
         default=None, description="labels: file (or NAME@SPLIT) of problems, solutions and labels"
