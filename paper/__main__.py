@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from paper.plan import run_experiment
+from paper.plan import render, run_experiment
 
 
 def main() -> int:
@@ -17,12 +17,19 @@ def main() -> int:
         help="Run the stages before joint training alone, and add their cost to the page that is "
         "there.",
     )
+    parser.add_argument(
+        "--render",
+        action="store_true",
+        help="Measure nothing: write the page that is there anew from its JSON.",
+    )
     arguments = parser.parse_args()
     try:
         if arguments.stages:
             from paper.stages import add_to_page  # imports torch, which takes seconds
 
             print(add_to_page(arguments.file))
+        elif arguments.render:
+            print(render(arguments.file))
         else:
             print(run_experiment(arguments.file))
     except (ValueError, OSError) as error:

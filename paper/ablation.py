@@ -14,7 +14,7 @@ from paper.approximation_report import IN, pooled
 from paper.critics import mean
 from paper.figures import dots
 from paper.pairs import compare
-from paper.plan import Findings, Plan
+from paper.plan import Findings, Plan, Record
 from paper.runs import interval, show
 from paper.verdicts import above, below, brackets, shown, verdict
 
@@ -57,7 +57,13 @@ def report(plan: Plan, table: dict[str, list[dict[str, Any]]]) -> Findings:
         for name, row in result.items()
         if name != whole
     ]
-    text = [
+    drawn = {"MSE": {name: row["mse"] for name, row in result.items()}}
+    svg = dots("Squared error with one item taken away", drawn, "MSE")
+    return Findings({"ablation": result}, rows, {"": svg})
+
+
+def text(plan: Plan, record: Record) -> str:
+    lines = [
         f"Critics after SFT and critic RL, seeds {plan.seeds}: MSE as mean [95 % t interval over "
         "seeds]; difference to the whole preset with a [95 % bootstrap interval over problems].",
         "",
@@ -66,9 +72,7 @@ def report(plan: Plan, table: dict[str, list[dict[str, Any]]]) -> Findings:
         *(
             f"| {name} | {show(row['mse'], 4)} | {brackets(row['mse_minus_whole'], 4)} "
             f"| {shown(row['auc'])} | {row['parse_rate']:.3f} | {row['tokens_per_value']:.1f} |"
-            for name, row in result.items()
+            for name, row in record["ablation"].items()
         ),
     ]
-    drawn = {"MSE": {name: row["mse"] for name, row in result.items()}}
-    svg = dots("Squared error with one item taken away", drawn, "MSE")
-    return Findings({"ablation": result}, rows, "\n".join(text), {"": svg})
+    return "\n".join(lines)

@@ -9,10 +9,10 @@ import numpy as np
 
 from genac.evals.critic import POOLS
 from genac.ui.figures import reliability
-from paper.critics import plain
+from paper.critics import mean, plain
 from paper.figures import dots, lines
 from paper.pairs import compare
-from paper.plan import Findings, Plan
+from paper.plan import Findings, Plan, Record
 from paper.runs import interval, show
 from paper.verdicts import above, below, brackets, shown, verdict
 
@@ -41,7 +41,6 @@ def report(
     return Findings(
         figures,
         rows(figures, pools, Heads.of(plan, chosen, summary[best][IN]["mse"]["mean"], baseline)),
-        text(plan, summary, panels, figures, best, chosen),
         {
             "": drawing(summary, shifts, [gen, sft, best]),
             "pools": pool_drawing(pools),
@@ -215,16 +214,17 @@ def each(result: dict[str, Any], digits: int = 2) -> str:
     return "; ".join(f"{name} {brackets(row, digits)}" for name, row in result.items())
 
 
-def text(
-    plan: Plan, summary: Any, panels: Any, figures: dict[str, Any], best: str, chosen: Any
-) -> str:
-    shifts = list(figures["mse_ratio_by_shift"])
-    rates = {s: interval([p["rate"] for (_, x), p in panels.items() if x == s]) for s in shifts}
-    titles = [f"{s} (actor {rates[s]['mean']:.2f})" for s in shifts]
-    constant = [
-        interval([p["mse_constant"] for (_, x), p in panels.items() if x == s]) for s in shifts
+def text(plan: Plan, record: Record) -> str:
+    summary, chosen = record["critics"], record["tuning"]
+    shifts = list(record["mse_ratio_by_shift"])
+    panels = {
+        s: [p for name, p in record["panels"].items() if name.endswith(f" | {s}")] for s in shifts
+    }
+    titles = [f"{s} (actor {mean([p['rate'] for p in panels[s]]):.2f})" for s in shifts]
+    constant = [mean([p["mse_constant"] for p in panels[s]]) for s in shifts]
+    ceilings = [
+        optional(summary[chosen["best discriminative"]][s], "auc_ceiling", 2) for s in shifts
     ]
-    ceilings = [optional(summary[best][s], "auc_ceiling", 2) for s in shifts]
     return "\n".join(
         [
             f"Squared error against Monte-Carlo values, seeds {plan.seeds} (base model and critics "
@@ -232,7 +232,7 @@ def text(
             "over the seeds' panels, [95 % bootstrap interval over problems, trainings fixed].",
             "",
             *header("critic", titles),
-            "| best constant | " + " | ".join(f"{c['mean']:.4f}" for c in constant) + " |",
+            "| best constant | " + " | ".join(f"{c:.4f}" for c in constant) + " |",
             *by_critic(summary, shifts, "mse", 4),
             "",
             "AUC within a problem (ceiling: that of the Monte-Carlo values themselves, "
@@ -242,9 +242,9 @@ def text(
             *header("critic", shifts),
             *by_critic(summary, shifts, "auc_within_problem", 3),
             "",
-            comparison(figures, best),
+            comparison(record, chosen["best discriminative"]),
             "",
-            details(summary, figures),
+            details(summary, record),
             "",
             f"Settings tuned on seed {plan.values['tuning_seed']} (error in distribution): "
             + "; ".join(f"{s} {e:.4f}" for s, e in chosen["grid"].items())

@@ -15,7 +15,7 @@ from typing import Any
 
 from genac.runs.store import stable_hash
 from paper.figures import dots
-from paper.plan import Findings, Plan
+from paper.plan import Findings, Plan, Record
 from paper.verdicts import verdict
 
 BENCH = Path(__file__).parents[1] / "bench" / "step.py"
@@ -58,7 +58,7 @@ def report(result: dict[str, dict[str, Any]]) -> Findings:
         for kind in KINDS
     }
     svg = dots("Cost of an iteration, PPO = 1", drawn)
-    return Findings({"cost_relative_to_ppo": result}, verdicts(result), table(result), {"": svg})
+    return Findings({"cost_relative_to_ppo": result}, verdicts(result), {"": svg})
 
 
 def verdicts(result: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
@@ -87,7 +87,7 @@ def verdicts(result: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def table(result: dict[str, dict[str, Any]]) -> str:
+def text(plan: Plan, record: Record) -> str:
     lines = [
         "Cost of one iteration relative to PPO's; seconds as the median of the rounds' ratios "
         "[their range], tokens and FLOPs as counted where they are computed (2 N per token read or "
@@ -98,7 +98,7 @@ def table(result: dict[str, dict[str, Any]]) -> str:
         *(
             f"| {shape} | {method} | {row['tokens']['value']:.2f} | {row['flops']['value']:.2f} "
             f"| {in_brackets(row['seconds'])} |"
-            for shape, methods in result.items()
+            for shape, methods in record["cost_relative_to_ppo"].items()
             for method, row in methods.items()
         ),
     ]

@@ -20,9 +20,10 @@ import numpy as np
 from genac.config.algorithms import merge
 from genac.config.run import RunConfig
 from genac.critics import critic_class
-from paper.downstream_report import highest, mean_known, report
+from paper.downstream_report import report
 from paper.plan import Findings, Plan, expand
 from paper.runs import BUDGETS, COMPUTE, columns, difference, interval, joint_run, placed
+from paper.staleness import highest, mean_known
 
 COMMON = ("base", "warmup", "total")  # no stages of a critic
 SHARED = 4  # runs that one critic's stages are counted over, amortised

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from paper.figures import lines
-from paper.plan import Findings, Plan
+from paper.plan import Findings, Plan, Record
 from paper.runs import difference, show
+from paper.staleness import staleness, staleness_drawing
 from paper.verdicts import above, below, shown, verdict
 
 UNITS = {"flops": "FLOPs", "seconds": "seconds"}
@@ -20,20 +18,13 @@ def report(
     plan: Plan, table: dict[str, Any], grid: dict[str, float], settings: dict[str, Any]
 ) -> Findings:
     against, ours = plan.values["against"], plan.values.get("ours", "")
-    named = plan.values.get("rivals", {})
-    forms = sorted(plan.values.get("ppo_forms", []), key=lambda m: -table[m]["final"]["mean"])
-    compared = {f"PPO's best ({m})": table[m] for m in forms[:1]}
-    compared |= {name: table[method] for name, method in named.items()}
+    named, compared = plan.values.get("rivals", {}), rivals(plan, table)
     # Variants of a method are compared on our account: nobody else claims anything of them.
     methods = plan.values["methods"]
     own = {name for name, method in named.items() if "like" in methods[method]}
     gaps = {
         name: difference(table[ours]["final"]["values"], row["final"]["values"])
         for name, row in compared.items()
-    }
-    pairs = {
-        (one, other): difference(table[one]["final"]["values"], table[other]["final"]["values"])
-        for one, other in plan.values.get("pairs", [])
     }
     figures = {
         "rl_final_success": {m: row["final"] for m, row in table.items()},
@@ -50,14 +41,26 @@ def report(
         figures,
         [
             *(verdicts(table, ours, against, gaps, compared, own) if ours else []),
-            *contrasts(table, pairs),
+            *contrasts(table, pair_gaps(plan, table)),
         ],
-        "\n".join(
-            [text(plan, table, settings, compared), *(pair_line(*p, g) for p, g in pairs.items())]
-        ),
         {"": success_drawing(table, against), "staleness": staleness_drawing(table)},
         {"methods": table, "settings": settings, "tuning_grid": grid},
     )
+
+
+def rivals(plan: Plan, table: dict[str, Any]) -> dict[str, Any]:
+    """Whom GenAC is compared with: the best form of PPO, and those that the plan names."""
+    forms = sorted(plan.values.get("ppo_forms", []), key=lambda m: -table[m]["final"]["mean"])
+    best = {f"PPO's best ({m})": table[m] for m in forms[:1]}
+    return best | {name: table[method] for name, method in plan.values.get("rivals", {}).items()}
+
+
+def pair_gaps(plan: Plan, table: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """One variant's final success less another's, paired by seed."""
+    return {
+        (one, other): difference(table[one]["final"]["values"], table[other]["final"]["values"])
+        for one, other in plan.values.get("pairs", [])
+    }
 
 
 def verdicts(
@@ -148,6 +151,17 @@ def stages_table(table: dict[str, Any], against: str) -> list[str]:
     ]
 
 
+def stages_note(measured: Mapping[str, Any]) -> str:
+    """How the stages' cost came to a page whose runs did not record it."""
+    return (
+        "These runs did not record what their stages cost. So the stages alone were repeated "
+        f"later, by `{measured['command']}` ({measured['machine']}) at commit "
+        f"{measured['commit']}: with its code, not with that of the runs. FLOPs are the same on "
+        "any machine; seconds of another one are not, and are left out. The intervals are those of "
+        "the samples only: what the stages and a response cost counts as known."
+    )
+
+
 def contrasts(
     table: dict[str, Any], pairs: dict[tuple[str, str], dict[str, Any]]
 ) -> list[dict[str, str]]:
@@ -194,48 +208,6 @@ def success_drawing(table: dict[str, Any], against: str) -> str:
     return lines(title, series, "responses of the actor", "held-out success")
 
 
-def staleness_drawing(table: dict[str, Any]) -> str:
-    """The critic's bias (its value less the return) as its actor improves."""
-    series = {}
-    for method, row in table.items():
-        bias = smooth(row["critic"]["bias"])
-        if bias:
-            series[method] = [(float(i + 1), {"mean": b, "low": None}) for i, b in bias]
-    return lines("Value less return, five steps averaged", series, "step", "bias")
-
-
-def highest(values: Sequence[float | None], width: int) -> float | None:
-    """The largest mean over a window of `width` steps, one window after the other."""
-    return max((mean for _, mean in smooth(values, width)), default=None)
-
-
-def smooth(values: Sequence[float | None], width: int = 5) -> list[tuple[int, float]]:
-    """(last step, mean) of each full window of known values."""
-    known = [(i, v) for i, v in enumerate(values) if v is not None]
-    windows = [known[i : i + width] for i in range(0, len(known) - width + 1, width)]
-    return [(w[-1][0], float(np.mean([v for _, v in w]))) for w in windows]
-
-
-def staleness(table: dict[str, Any]) -> list[str]:
-    """Bias and error against returns by quarter of training."""
-    rows = []
-    for method, row in table.items():
-        bias, error = row["critic"]["bias"], row["critic"]["mse"]
-        if all(b is None for b in bias):
-            continue
-        cells = [
-            "-" if mean_known(b) is None else f"{mean_known(b):+.2f}, {mean_known(e):.2f}"
-            for b, e in zip(quarters(bias), quarters(error), strict=True)
-        ]
-        rows.append(f"| {method} | " + " | ".join(cells) + " |")
-    return rows
-
-
-def quarters(values: Sequence[float | None]) -> list[Sequence[float | None]]:
-    edges = np.linspace(0, len(values), 5).astype(int)
-    return [values[a:b] for a, b in itertools.pairwise(edges)]
-
-
 def introduction(plan: Plan, table: dict[str, Any]) -> str:
     """What was compared, and how settings were chosen."""
     ends = {name: row["curve"]["samples"][-1] for name, row in table.items()}
@@ -258,17 +230,16 @@ def introduction(plan: Plan, table: dict[str, Any]) -> str:
     )
 
 
-def text(
-    plan: Plan, table: dict[str, Any], settings: dict[str, Any], compared: dict[str, Any]
-) -> str:
-    against = plan.values["against"]
+def text(plan: Plan, record: Record) -> str:
+    table, against = record["methods"], plan.values["against"]
+    later = record.get("stages_measured")
     return "\n".join(
         [
             introduction(plan, table),
             "",
             *results_table(plan, table),
             "",
-            *settings_table(table, settings),
+            *settings_table(table, record["settings"]),
             *columns_table(table),
             "",
             "The critic as its actor improves: mean (value - return), squared error against "
@@ -281,8 +252,10 @@ def text(
             f"Final success less that of {against}, paired by seed: "
             + "; ".join(f"{n} {show(row['minus_against'])}" for n, row in table.items())
             + ".",
-            *distances(plan, table, compared),
+            *distances(plan, table, rivals(plan, table)),
             *stages_table(table, against),
+            *(pair_line(*pair, gap) for pair, gap in pair_gaps(plan, table).items()),
+            *(["", stages_note(later)] if later else []),
         ]
     )
 
@@ -361,8 +334,3 @@ def distances(plan: Plan, table: dict[str, Any], compared: dict[str, Any]) -> li
     ]
     head = f"| GenAC less this, paired by seed | {' | '.join(kinds.values())} |"
     return ["", head, "|---" * (1 + len(kinds)) + "|", *rows]
-
-
-def mean_known(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if known else None

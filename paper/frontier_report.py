@@ -12,7 +12,7 @@ from paper.approximation_report import pooled
 from paper.critics import mean
 from paper.figures import lines
 from paper.pairs import compare
-from paper.plan import Findings, Plan
+from paper.plan import Findings, Plan, Record
 from paper.runs import interval, over_trainings, show
 from paper.verdicts import above, below, brackets, shown, verdict
 
@@ -60,7 +60,6 @@ def report(
     return Findings(
         figures,
         rows(plan, figures),
-        text(plan, points, figures, baselines),
         drawings,
         {"baselines": baselines, "sums_by_problem": sums},
     )
@@ -161,10 +160,8 @@ def rows(plan: Plan, figures: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def text(
-    plan: Plan, points: Sequence[Mapping[str, Any]], figures: Mapping[str, Any], baselines: Any
-) -> str:
-    logs = figures["log_ratio_to_monte_carlo"]
+def text(plan: Plan, record: Record) -> str:
+    logs, baselines = record["log_ratio_to_monte_carlo"], record["baselines"]
     paragraphs = [
         f"Error in distribution and cost of a value, seeds {plan.seeds}: mean [95 % t interval "
         f"over seeds]. The best constant has {show(baselines['mse_constant'], 4)}. Every error "
@@ -177,7 +174,7 @@ def text(
             f"| {p['name']} | {p['tokens']:.1f} | {p['flops'] / 1e6:.0f} | "
             f"{1000 * p['seconds']:.2f} | {error_text(p)} | {shown(p['auc'])} | "
             f"{p['parse_rate']:.3f} |"
-            for p in points
+            for p in record["error_per_token"]
         ),
         "",
         "Logarithm of the error over Monte Carlo's at equal cost, [95 % t interval over seeds]. "
@@ -191,8 +188,8 @@ def text(
         ),
         "",
         "Each size less the one before (MSE, [95 % bootstrap interval over problems]): "
-        + "; ".join(f"{n} {brackets(s, 4)}" for n, s in figures["by_size_steps"].items())
-        + f". A score alone less reasoning: {brackets(figures['thought'], 4)}.",
+        + "; ".join(f"{n} {brackets(s, 4)}" for n, s in record["by_size_steps"].items())
+        + f". A score alone less reasoning: {brackets(record['thought'], 4)}.",
     ]
     return "\n".join(paragraphs)
 

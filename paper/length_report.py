@@ -17,7 +17,7 @@ from paper.approximation_report import IN
 from paper.claims import LEVEL, holm, p_value, ratio
 from paper.critics import mean
 from paper.pairs import compare
-from paper.plan import Findings, Plan
+from paper.plan import Findings, Plan, Record
 from paper.runs import interval, show
 from paper.verdicts import above, below, brackets, verdict
 
@@ -61,7 +61,7 @@ def report(plan: Plan, table: Table, panels: Panels, updates: dict[str, list[int
         },
         "sft_updates": updates,
     }
-    return Findings(figures, rows(plan, figures), text(plan, figures, shifts), {})
+    return Findings(figures, rows(plan, figures))
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -156,33 +156,33 @@ def p_of(ratios: ByShift, mark: float) -> float:
 # --- text -----------------------------------------------------------------------------------------
 
 
-def text(plan: Plan, figures: dict[str, Any], shifts: Sequence[str]) -> str:
-    points, best = figures["error_per_token"], figures["best_head"]
+def text(plan: Plan, record: Record) -> str:
+    points, best, shifts = record["error_per_token"], record["best_head"], [*record["constant"]]
     parts = [
         f"Squared error against Monte-Carlo values, seeds {plan.seeds}: mean [95 % t interval over "
         "trainings]. A row without (SFT) is after RL.",
         grid(
             "critic",
-            {"best constant": {s: f"{figures['constant'][s]:.4f}" for s in shifts}}
+            {"best constant": {s: f"{record['constant'][s]:.4f}" for s in shifts}}
             | {c: {s: show(points[c][s]["error"], 4) for s in shifts} for c in points},
             shifts,
         ),
         "Error by that of the best head of each panel "
         f"({'; '.join(f'{s}: {head}' for s, head in best.items())}). The aim is 0.5. Pooled [95 % "
         "bootstrap interval over problems, trainings fixed]:",
-        grid("critic", pooled(figures["mse_ratio_by_shift"]), shifts),
+        grid("critic", pooled(record["mse_ratio_by_shift"]), shifts),
         "The same as geometric mean [95 % t interval over trainings]:",
-        grid("critic", by_training(figures["mse_ratio_by_shift"]), shifts),
+        grid("critic", by_training(record["mse_ratio_by_shift"]), shifts),
         "Error of one critic by another's, pooled:",
-        grid("critics", pooled(figures["mse_ratio_of_pairs"]), shifts),
+        grid("critics", pooled(record["mse_ratio_of_pairs"]), shifts),
         "The same as geometric mean:",
-        grid("critics", by_training(figures["mse_ratio_of_pairs"]), shifts),
+        grid("critics", by_training(record["mse_ratio_of_pairs"]), shifts),
         "Share of SFT's error that RL removed, mean [95 % t interval over trainings]:",
         grid(
             "critic",
             {
                 arm: {s: show(g, 3) for s, g in gains.items()}
-                for arm, gains in figures["stage2_relative_gain"].items()
+                for arm, gains in record["stage2_relative_gain"].items()
             },
             shifts,
         ),
@@ -200,7 +200,7 @@ def text(plan: Plan, figures: dict[str, Any], shifts: Sequence[str]) -> str:
             shifts,
         ),
         "Updates of SFT by seed: "
-        + "; ".join(f"{arm} {counts}" for arm, counts in figures["sft_updates"].items())
+        + "; ".join(f"{arm} {counts}" for arm, counts in record["sft_updates"].items())
         + ".",
         "A generative critic knows the actor's success on each panel, a head does not. "
         "Every value is the mean of two rationales, or of two passes with notes, and their tokens "

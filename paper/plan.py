@@ -2,13 +2,14 @@
 
 A plan is YAML: `experiment` names the module, `recipe` the runs' recipe, `results` the files to
 write (NAME.json, NAME.md, NAME.svg), `folder` where jobs and runs are kept, `seeds`, `processes`,
-`overrides` for every run, and the experiment's own keys (see its module). With --stages: see
-paper/stages.py.
+`overrides` for every run, and the experiment's own keys (see its module). --render: see `render`.
+--stages: see paper/stages.py.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import itertools
 import json
 import os
@@ -50,6 +51,15 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
     ),
     "ablation": ("variants whole", ""),
 }
+# The drawings on an experiment's page; on every other there is one.
+DRAWINGS: dict[str, tuple[str, ...]] = {
+    "approximation": ("", "pools", "reliability"),
+    "downstream": ("", "staleness"),
+    "frontier": ("", "flops"),
+    "length": (),
+    "stage2": (),
+}
+Record = Mapping[str, Any]  # what the JSON of a page holds
 
 
 @dataclass(frozen=True)
@@ -79,12 +89,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Findings:
-    """An experiment's results: `figures` at the top level of its JSON, rows for the results page,
-    a paragraph, and drawings by name ("" for the main one)."""
+    """An experiment's results: `figures` and `extra` at the top level of its JSON, rows for the
+    results page, and drawings by name ("" for the main one)."""
 
     figures: dict[str, Any]
     rows: list[dict[str, str]]  # claim, ours, verdict
-    text: str
     drawings: dict[str, str] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -144,36 +153,69 @@ def run_experiment(file: str | Path) -> str:
         **findings.extra,
         "plan": dict(plan.values),
     }
-    publish(findings, record, Path(plan.values["results"]))
-    return findings.text
+    return publish(findings, record, Path(plan.values["results"]))
+
+
+def render(file: str | Path) -> str:
+    """Writes a plan's page, and the tables made of all pages, anew from the published JSON. Figures
+    and drawings stay as they are."""
+    results = Path(read_plan(file).values["results"])
+    source = results.with_suffix(".json")
+    if not source.exists():
+        raise ValueError(
+            f"--render reads {source}, which does not exist; python -m paper {file} measures it"
+        )
+    record = json.loads(source.read_text())
+    atomic_write(results.with_suffix(".md"), markdown(record, results.name))
+    update_pages(results.parent, list(EXPERIMENTS))
+    return paragraph(record)
 
 
 def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} CPUs"
 
 
-def publish(findings: Findings, record: dict[str, Any], results: Path) -> None:
-    """Writes the record, its page and drawings, and the tables that are made of all records."""
+def publish(findings: Findings, record: Record, results: Path) -> str:
+    """Writes the record, its page and drawings, and the tables that are made of all records.
+    Returns the page's paragraph."""
+    assert tuple(findings.drawings) == drawings_of(record), "see DRAWINGS"
     results.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(results.with_suffix(".json"), json.dumps(record, indent=1, allow_nan=False))
-    atomic_write(results.with_suffix(".md"), markdown(findings, record, results.name))
+    written = json.dumps(record, indent=1, allow_nan=False)
+    record = json.loads(written)  # the page is made of what can be read again
+    atomic_write(results.with_suffix(".json"), written)
+    atomic_write(results.with_suffix(".md"), markdown(record, results.name))
     for name, svg in findings.drawings.items():
         atomic_write(results.with_name(drawing_file(results.name, name)), svg)
     update_pages(results.parent, list(EXPERIMENTS))
+    return paragraph(record)
+
+
+def drawings_of(record: Record) -> tuple[str, ...]:
+    return DRAWINGS.get(record["plan"]["experiment"], ("",))
+
+
+def paragraph(record: Record) -> str:
+    """What a page says, made of its JSON by the experiment's `text(plan, record)`, which stands in
+    paper/NAME_report.py where there is one."""
+    values = record["plan"]
+    report = f"paper.{values['experiment']}_report"
+    module = report if importlib.util.find_spec(report) else f"paper.{values['experiment']}"
+    plan = Plan(values, {}, Jobs(Path(values["folder"]) / "jobs"))
+    return importlib.import_module(module).text(plan, record)
 
 
 def drawing_file(name: str, drawing: str) -> str:
     return f"{name}-{drawing}.svg" if drawing else f"{name}.svg"
 
 
-def markdown(findings: Findings, record: dict[str, Any], name: str) -> str:
-    """The paragraph under its command, with the drawing."""
-    files = [drawing_file(name, drawing) for drawing in findings.drawings]
+def markdown(record: Record, name: str) -> str:
+    """The paragraph under its command, with the drawings."""
+    files = [drawing_file(name, drawing) for drawing in drawings_of(record)]
     drawing = "".join(f"![{file}]({file})\n\n" for file in files)
     source = (
         f"`{record['command']}`, commit {record['commit']}; data in [{name}.json]({name}.json)."
     )
-    return wrapped(f"{source}\n\n{drawing}{findings.text.rstrip()}\n")
+    return wrapped(f"{source}\n\n{drawing}{paragraph(record).rstrip()}\n")
 
 
 def wrapped(page: str) -> str:

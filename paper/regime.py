@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from paper.figures import dots
-from paper.plan import Findings, Plan, expand
+from paper.plan import Findings, Plan, Record, expand
 from paper.runs import difference, interval, joint_run, placed, show
 
 MEASURES = {"final": "final success", "mean": "mean over training"}
@@ -34,7 +34,6 @@ def run(plan: Plan) -> Findings:
     return Findings(
         figures={"gain_of_exact_values": {k: v["gain"]["final"] for k, v in table.items()}},
         rows=[],
-        text=text(table, plan),
         drawings={
             "": dots(
                 "Final held-out success by regime",
@@ -76,7 +75,7 @@ def measures(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def text(table: dict[str, Any], plan: Plan) -> str:
+def text(plan: Plan, record: Record) -> str:
     lines = [
         f"Joint RL with exact values against GRPO, seeds {plan.seeds}, each at the best setting of "
         "its grid (all settings are in the JSON); mean [95 % t interval over seeds] of held-out "
@@ -85,9 +84,9 @@ def text(table: dict[str, Any], plan: Plan) -> str:
         "| regime | start | GRPO | exact values | gain (final) | gain (mean over training) |",
         "|---|---|---|---|---|---|",
     ]
-    for name, result in table.items():
+    for name, result in record["regimes"].items():
         best = {
-            method: next(k for k, v in result["settings"][method].items() if v is chosen)
+            method: next(k for k, v in result["settings"][method].items() if v == chosen)
             for method, chosen in result["best"].items()
         }
         cells = [

@@ -35,7 +35,7 @@ from genac.stages.sft import completion_ids
 from genac.tasks import make_task
 from genac.types import Problem, Rollout, Sample, State
 from paper.figures import lines
-from paper.plan import Findings, Plan
+from paper.plan import Findings, Plan, Record
 from paper.runs import interval, show
 from paper.verdicts import above, below, brackets, verdict
 
@@ -237,7 +237,6 @@ def report(
     return Findings(
         {"control_gap": {t: gaps[t] for t in controls}, "gap_by_task": gaps},
         rows,
-        text(plan, table, gaps, best),
         {"": svg},
         {"table": table, "learning_rates": {f"{t} | {c}": r for (t, c), r in best.items()}},
     )
@@ -284,14 +283,15 @@ def gap(plan: Plan, results: dict[Any, Any], task: str, head: str) -> dict[str, 
     return {"value": value, "low": low, "high": high, "by_training": each}
 
 
-def text(plan: Plan, table: Any, gaps: Any, best: Any) -> str:
+def text(plan: Plan, record: Record) -> str:
+    gaps, rates = record["gap_by_task"], record["learning_rates"]
     lengths = [str(n) for n in plan.values["lengths"]]
     parts = [
         f"Squared error against exact values, seeds {plan.seeds}, {plan.values['steps']} steps of "
         f"{plan.values['batch']} fresh states, width {plan.values['width']}; the generative critic "
         f"has depth {plan.values['depths'][0]}. [95 % t interval over seeds] in the last column."
     ]
-    for t, rows in table.items():
+    for t, rows in record["table"].items():
         parts += [
             "",
             f"**{t}**",
@@ -299,7 +299,7 @@ def text(plan: Plan, table: Any, gaps: Any, best: Any) -> str:
             "| critic | lr | " + " | ".join(f"{n} steps" for n in lengths) + " | all |",
             "|---" * (3 + len(lengths)) + "|",
             *(
-                f"| {c} | {best[t, c]:g} | "
+                f"| {c} | {rates[f'{t} | {c}']:g} | "
                 + " | ".join(f"{row[n]['mean']:.3f}" for n in lengths)
                 + f" | {show(row['all'])} |"
                 for c, row in rows.items()

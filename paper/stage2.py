@@ -15,7 +15,7 @@ from paper.approximation import actor_config, actors, made, trained_and_judged
 from paper.approximation_report import IN
 from paper.critics import bring_up, judged, mean
 from paper.pairs import compare
-from paper.plan import Findings, Plan, expand
+from paper.plan import Findings, Plan, Record, expand
 from paper.runs import interval, show
 from paper.verdicts import above, below, brackets, verdict
 
@@ -102,11 +102,11 @@ def report(
         }
         for shift in shifts
     ]
-    return Findings(figures, rows, summary(plan, figures), {})
+    return Findings(figures, rows)
 
 
-def summary(plan: Plan, figures: dict[str, Any]) -> str:
-    errors, gains = figures["errors"], figures["stage2_relative_gain_by_shift"]
+def text(plan: Plan, record: Record) -> str:
+    errors, gains = record["errors"], record["stage2_relative_gain_by_shift"]
     head = [
         f"Squared error after SFT and after RL, seeds {plan.seeds}: mean [95 % t interval over "
         "trainings]. The difference has a 95 % bootstrap interval over problems.",
@@ -116,9 +116,9 @@ def summary(plan: Plan, figures: dict[str, Any]) -> str:
     ]
     body = [
         f"| {shift} | {constant:.4f} | {show(errors['sft'][shift], 4)} | "
-        f"{show(errors['rl'][shift], 4)} | {brackets(figures['rl_minus_sft_by_shift'][shift], 4)} "
+        f"{show(errors['rl'][shift], 4)} | {brackets(record['rl_minus_sft_by_shift'][shift], 4)} "
         f"| {show(gains[shift])} |"
-        for shift, constant in figures["constant"].items()
+        for shift, constant in record["constant"].items()
     ]
     tail = [
         "",
@@ -128,7 +128,7 @@ def summary(plan: Plan, figures: dict[str, Any]) -> str:
         "|---|---|",
         *(
             f"| {name.removeprefix('genac,')} | {error:.4f} |"
-            for name, error in figures["tuning"].items()
+            for name, error in record["tuning"].items()
         ),
     ]
     return "\n".join([*head, *body, *tail])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +49,8 @@ def add_to_page(file: str | Path) -> str:
         "cost": {f"{method}, base {base}": cost for (method, base), cost in costs.items()},
     }
     findings = report(plan, table, record["tuning_grid"], record["settings"])
-    findings = replace(findings, text=f"{findings.text}\n\n{note(measured)}")
     new = {**findings.figures, "rows": findings.rows, **findings.extra}
-    publish(findings, {**record, **new, "stages_measured": measured}, page)
-    return findings.text
+    return publish(findings, {**record, **new, "stages_measured": measured}, page)
 
 
 def published(file: str | Path, plan: Plan, page: Path) -> dict[str, Any]:
@@ -108,13 +105,3 @@ def seed_curve(curve: Mapping[str, Any], index: int) -> dict[str, list[float]]:
     """The curve of one seed out of a page's."""
     values = [point["values"][index] for point in curve["success"]]
     return {"samples": curve["samples"], "success": values}
-
-
-def note(measured: Mapping[str, Any]) -> str:
-    return (
-        "These runs did not record what their stages cost. So the stages alone were repeated "
-        f"later, by `{measured['command']}` ({measured['machine']}) at commit "
-        f"{measured['commit']}: with its code, not with that of the runs. FLOPs are the same on "
-        "any machine; seconds of another one are not, and are left out. The intervals are those of "
-        "the samples only: what the stages and a response cost counts as known."
-    )

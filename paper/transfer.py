@@ -75,7 +75,7 @@ def run(plan: Plan) -> Findings:
         return findings
     starts_from = {actor.name: actor.as_overrides for actor in unmet}
     policy = transfer_policy.trained(plan, starts_from, critics)
-    return transfer_policy.with_policy(findings, policy, plan)
+    return transfer_policy.with_policy(findings, policy)
 
 
 # --- actors ---------------------------------------------------------------------------------------

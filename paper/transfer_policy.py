@@ -13,13 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 from paper.downstream import samples_ratio
-from paper.downstream_report import part
 from paper.plan import Findings, Plan
-from paper.runs import difference, interval, joint_run, placed, show
-from paper.transfer_report import OWN, WITH
+from paper.runs import difference, interval, joint_run, placed
+from paper.transfer_report import GRPO, OWN, WITH
 
 KEYS = ("actors", "seeds", "overrides", "grpo", "genac")
-GRPO = "grpo"
 METHODS = (GRPO, OWN, WITH)
 READY = {  # the critic has been taught, with ICC
     "critic": {"generative": {"icc": {"enabled": True}}},
@@ -101,31 +99,11 @@ def summary(runs: Sequence[dict[str, Any]], marks: Sequence[dict[str, Any]]) -> 
     }
 
 
-def with_policy(findings: Findings, table: dict[str, dict[str, Any]], plan: Plan) -> Findings:
+def with_policy(findings: Findings, table: dict[str, dict[str, Any]]) -> Findings:
     """The experiment's findings and these."""
     ratios = {a: {m: r["samples_ratio"] for m, r in rows.items()} for a, rows in table.items()}
     return replace(
         findings,
         figures=findings.figures | {"transfer_samples_ratio_to_grpo": ratios},
-        text=f"{findings.text}\n\n{text(table, plan)}",
         extra=findings.extra | {"policy": table},
     )
-
-
-def text(table: dict[str, dict[str, Any]], plan: Plan) -> str:
-    names = {GRPO: "GRPO", OWN: f"GenAC, critic {OWN}", WITH: f"GenAC, critic {WITH}"}
-    lines = [
-        f"Joint training of an actor, seeds {plan.values['policy']['seeds']}, with a critic that "
-        "is one of the trainings above. Samples until the mean success reaches GRPO's last one, as "
-        "a part of those that GRPO needs; those that taught the critic are not counted.",
-        "",
-        "| actor | method | final success | less GRPO's, paired by seed | samples, GRPO = 1 |",
-        "|---" * 5 + "|",
-    ]
-    for actor, rows in table.items():
-        lines += [
-            f"| {actor} | {names[method]} | {show(row['final'])} | {show(row['minus_grpo'])} "
-            f"| {part(row['samples_ratio'])} |"
-            for method, row in rows.items()
-        ]
-    return "\n".join(lines)

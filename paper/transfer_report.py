@@ -9,9 +9,10 @@ from typing import Any
 from paper.approximation_report import pooled
 from paper.claims import TRANSFER_AIM
 from paper.critics import mean
+from paper.downstream_report import part
 from paper.figures import dots
 from paper.pairs import compare
-from paper.plan import Findings, Plan
+from paper.plan import Findings, Plan, Record
 from paper.runs import interval, over_trainings, ratio_interval, show
 from paper.verdicts import above, below, brackets, shown, verdict
 
@@ -21,6 +22,7 @@ MEAN_RATE = "with ICC, but the others' mean rate in the prompt"
 LEARNT = (OWN, WITH, WITHOUT, MEAN_RATE)
 ORACLE, STRENGTH, EXACT = "oracle", "rate", "actor_likelihood"
 PREDICTORS = (ORACLE, STRENGTH, EXACT)
+GRPO = "grpo"  # whose success joint training with these critics has to reach
 NAMES = {
     ORACLE: "oracle, with the rate",
     STRENGTH: "the rate alone",
@@ -55,7 +57,6 @@ def report(
     return Findings(
         figures,
         verdicts(figures, table),
-        text(plan, forms, sft, met, panels, figures),
         {"": dots("Squared error on actors that the shared critic never met", drawn, "MSE")},
         {
             "critics": forms,
@@ -182,14 +183,13 @@ def verdicts(figures: Mapping[str, Any], table: Sequence[Judged]) -> list[dict[s
     ]
 
 
-def text(
-    plan: Plan, forms: Any, sft: Any, met: Mapping[str, float], panels: Any, figures: Any
-) -> str:
+def text(plan: Plan, record: Record) -> str:
+    forms, sft, panels = (record[key] for key in ("critics", "critics_after_sft", "panels"))
     names = list(panels)
     lines = [
         f"Critics judged on {len(names)} actors, trainings {plan.seeds}: squared error as mean [95 "
         "% t interval over trainings]. Taught by: "
-        + ", ".join(f"{n} (success {r:.2f})" for n, r in met.items())
+        + ", ".join(f"{n} (success {r:.2f})" for n, r in record["met"].items())
         + ".",
         "",
         "| critic | all actors | "
@@ -206,7 +206,8 @@ def text(
             for form, row in forms.items()
         ),
         "",
-        *conclusions(forms, names, figures),
+        *conclusions(forms, names, record),
+        *(policy_table(plan, record["policy"]) if "policy" in record else []),
     ]
     return "\n".join(lines)
 
@@ -257,3 +258,24 @@ def conclusions(forms: Any, names: list[str], figures: Any) -> list[str]:
         "",
         f"Bias: {biases}.",
     ]
+
+
+def policy_table(plan: Plan, table: dict[str, dict[str, Any]]) -> list[str]:
+    """What paper/transfer_policy.py measured."""
+    names = {GRPO: "GRPO", OWN: f"GenAC, critic {OWN}", WITH: f"GenAC, critic {WITH}"}
+    lines = [
+        "",
+        f"Joint training of an actor, seeds {plan.values['policy']['seeds']}, with a critic that "
+        "is one of the trainings above. Samples until the mean success reaches GRPO's last one, as "
+        "a part of those that GRPO needs; those that taught the critic are not counted.",
+        "",
+        "| actor | method | final success | less GRPO's, paired by seed | samples, GRPO = 1 |",
+        "|---" * 5 + "|",
+    ]
+    for actor, rows in table.items():
+        lines += [
+            f"| {actor} | {names[method]} | {show(row['final'])} | {show(row['minus_grpo'])} "
+            f"| {part(row['samples_ratio'])} |"
+            for method, row in rows.items()
+        ]
+    return lines

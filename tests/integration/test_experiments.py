@@ -12,9 +12,9 @@ from micro import MICRO
 
 from genac.config.algorithms import merge
 from paper.critics import value_regression
-from paper.downstream_report import highest
 from paper.page import BEGIN, END, replace_table, update_pages
 from paper.plan import EXPERIMENTS, expand, read_plan, run_experiment, wrapped
+from paper.staleness import highest
 from paper.transfer import actors, outlook
 
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"

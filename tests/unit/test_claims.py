@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+import yaml
 
+from paper.__main__ import main
 from paper.claims import CLAIMS, Evidence, claims_table, holm, judge, p_value
-from paper.downstream_report import results_table, settings_table
 from paper.headline import headline
-from paper.length_report import text as length_text
 from paper.page import BEGIN, END, LONGEST, WIDTH, section, table
-from paper.plan import EXPERIMENTS, wrapped
+from paper.plan import EXPERIMENTS, markdown, wrapped
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -45,23 +46,40 @@ def test_figures_too_long_for_a_row_stand_in_a_list_below_the_table():
     assert "see" not in section("one", record | {"rows": rows[:1]})
 
 
-@pytest.mark.parametrize("name", [f"downstream{end}" for end in ("", "-fresh", "-long", "-parts")])
-def test_the_tables_of_a_downstream_page_say_what_its_file_says(name):
-    record = json.loads((RESULTS / f"{name}.json").read_text())
-    plan = SimpleNamespace(values=record["plan"], seeds=record["seeds"])
-    page = (RESULTS / f"{name}.md").read_text()
-    for rows in (
-        results_table(plan, record["methods"]),
-        settings_table(record["methods"], record["settings"]),
-    ):
-        assert "\n".join(rows) in page
+def published() -> list[str]:
+    """The pages whose plan stands in their JSON."""
+    return [f.stem for f in sorted(RESULTS.glob("*.json")) if "plan" in json.loads(f.read_text())]
 
 
-def test_the_page_on_lengths_says_what_its_file_says():
-    record = json.loads((RESULTS / "length.json").read_text())
-    plan = SimpleNamespace(values=record["plan"], seeds=record["seeds"])
-    page = wrapped(length_text(plan, record, list(record["constant"])))
-    assert page in (RESULTS / "length.md").read_text()
+@pytest.mark.parametrize("name", published())
+def test_a_page_is_what_its_file_renders(name):
+    page = markdown(json.loads((RESULTS / f"{name}.json").read_text()), name)
+    assert page == (RESULTS / f"{name}.md").read_text()
+    drawings = re.findall(r"^!\[.*\]\((.*)\)$", page, re.MULTILINE)
+    assert all((RESULTS / drawing).is_file() for drawing in drawings)
+
+
+def test_every_other_page_is_prose_or_of_a_command_that_is_gone():
+    pages = {f.stem for f in RESULTS.glob("*.md")} - {*published()}
+    old = {"compare-arithmetic", "compare-thrift", "tune-arithmetic"}
+    assert pages == {"README", "all-claims", "notes"} | old
+    for name in old:
+        assert (RESULTS / f"{name}.md").read_text().startswith("Written by `genac compare`")
+
+
+def test_a_page_is_written_anew_from_its_file_alone(tmp_path, monkeypatch, capsys):
+    record = json.loads((RESULTS / "regime.json").read_text())
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(yaml.safe_dump(record["plan"] | {"results": str(tmp_path / "regime")}))
+    monkeypatch.chdir(RESULTS.parents[1])
+    monkeypatch.setattr(sys, "argv", ["paper", str(plan), "--render"])
+    assert main() == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'regime.json'}, which does not exist; python -m paper {plan}" in error
+    shutil.copy(RESULTS / "regime.json", tmp_path)
+    assert main() == 0 and "Joint RL with exact values" in capsys.readouterr().out
+    assert (tmp_path / "regime.md").read_text() == (RESULTS / "regime.md").read_text()
+    assert {f.name for f in tmp_path.iterdir()} == {"plan.yaml", "regime.json", "regime.md"}
 
 
 @pytest.mark.parametrize(
