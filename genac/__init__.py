@@ -46,8 +46,16 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return _version()
+    if name == "GenACTrainer":  # ImportError, for Python hides an AttributeError of "from genac"
+        raise ImportError(
+            "genac.Trainer has TRL's arguments and trains by this library's loop; TRL's own "
+            "trainer with a critic is genac.integrations.trl.GenACTrainer"
+        )
     if name not in _WHERE:
-        raise AttributeError(f"module 'genac' has no attribute {name!r}")
+        from difflib import get_close_matches
+
+        near = "".join(f"; did you mean {n}?" for n in get_close_matches(name, __all__, 1))
+        raise AttributeError(f"module 'genac' has no attribute {name!r}{near}")
     return getattr(importlib.import_module(_WHERE[name]), name)
 
 

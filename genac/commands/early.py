@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from genac.config.models import ActorConfig, CriticConfig
+from genac.config.recipes import explain, read_recipe
 from genac.config.run import HardwareConfig, RunConfig
+from genac.config.stages import EndpointConfig
+from genac.endpoint.address import checked_url, key_of, parse_endpoint
 from genac.reach import at_hand, is_hub_name, local_path_reason
 from genac.runs import trackers
+from genac.runs.manifest import is_finished
 from genac.tasks import make_task, options_of
+from genac.tasks.rewards import parts_of
 from genac.tasks.sources import require_source
 
 ENDPOINT = "openai:"  # begins the name of a critic behind an API
@@ -25,15 +35,14 @@ def require_ready(cfg: RunConfig) -> None:
 
 
 def require_inputs(cfg: RunConfig) -> None:
-    """ValueError for a GPU that this machine has not got, options that the task has not got, a data
-    file that does not exist, models out of reach or behind an API, and adapters without peft.
+    """ValueError for a GPU that this machine has not got, a library that is not installed, options
+    that the task has not got, a data file that does not exist, models out of reach or behind an
+    API, and an oracle behind an API without its key.
     """
     require_gpu(cfg.hardware)
+    require_extras(cfg)
     require_task(cfg)
-    critics = [("critic", cfg.critic)] if cfg.critic.kind in WITH_MODEL else []
-    for role, model in [("actor", cfg.actor), *critics]:
-        if model.lora.rank and cfg.hardware.backend != "tinker" and find_spec("peft") is None:
-            raise ValueError(f"{role}.lora.rank needs peft: pip install 'genac[lora]'")
+    for role, model in models_of(cfg):
         name, key = model.model_name_or_path, f"{role}.model_name_or_path"
         if name and name.startswith(ENDPOINT):
             raise ValueError(
@@ -42,6 +51,35 @@ def require_inputs(cfg: RunConfig) -> None:
             )
         if name:
             require_place(name, key)
+    require_key(cfg)
+
+
+def models_of(cfg: RunConfig) -> list[tuple[str, ActorConfig | CriticConfig]]:
+    critics = [("critic", cfg.critic)] if cfg.critic.kind in WITH_MODEL else []
+    return [("actor", cfg.actor), *critics]
+
+
+def require_extras(cfg: RunConfig) -> None:
+    """ValueError for a library that a key asks for and that is not installed."""
+    for key, module, extra in extras_of(cfg):
+        if find_spec(module) is None:
+            raise ValueError(f"{key} needs {module}: pip install 'genac[{extra}]'")
+
+
+def extras_of(cfg: RunConfig) -> Iterator[tuple[str, str, str]]:
+    """What asks for a library besides genac's own, the library, and the extra that brings it."""
+    hardware = cfg.hardware
+    if cfg.task.reward and "math" in parts_of(cfg.task.reward):
+        yield "the reward 'math'", "math_verify", "math"
+    if hardware.backend == "tinker":
+        yield "hardware.backend 'tinker'", "tinker", "tinker"
+    elif hardware.cluster or hardware.processes > 1:
+        yield "more than one process (hardware.processes, hardware.cluster)", "ray", "ray"
+    for role, model in models_of(cfg):
+        if model.lora.rank and hardware.backend != "tinker":
+            yield f"{role}.lora.rank", "peft", "lora"
+        if (model.model_name_or_path or "").endswith(".gguf"):
+            yield f"{role}.model_name_or_path, a GGUF file,", "gguf", "gguf"
 
 
 def require_task(cfg: RunConfig) -> None:
@@ -88,6 +126,44 @@ def require_place(name: str, role: str, on_hub: bool = True) -> None:
             more = f" ({reason})"
         raise ValueError(f"{role}: there is no {name!r} here; give {places}{more}")
     at_hand(name)
+
+
+def require_key(cfg: RunConfig) -> None:
+    """ValueError for an oracle behind an API whose address or key will not do, unless the run is
+    finished and asks nobody.
+    """
+    stages = cfg.stages
+    expected = cfg.critic.kind == "generative" and stages.sft.epochs
+    if not expected or stages.synthesize.oracle != "endpoint" or is_finished(Path(cfg.output_dir)):
+        return
+    try:
+        require_answering(stages.synthesize.endpoint)
+    except ValueError as error:
+        raise ValueError(f"stages.synthesize.endpoint: {error}") from None
+
+
+def require_answering(endpoint: EndpointConfig) -> None:
+    """ValueError for an address or a key that will not do; a dry run needs no key."""
+    checked_url(endpoint)
+    if not endpoint.dry_run:
+        key_of(endpoint)
+
+
+def endpoint_of(name: str, args: argparse.Namespace) -> EndpointConfig | None:
+    """The endpoint that openai:MODEL@URL or a YAML file names; None for any other name."""
+    dry = {"dry_run": args.dry_run}
+    if name.startswith(ENDPOINT):
+        result = parse_endpoint(name).model_copy(update=dry | {"api_key_env": args.api_key_env})
+    elif Path(name).suffix in (".yaml", ".yml"):
+        values = read_recipe(name)
+        try:
+            result = EndpointConfig(**{**values, **(dry if args.dry_run else {})})
+        except ValidationError as error:
+            raise ValueError(f"{name}: {explain(error)}") from None
+    else:
+        return None
+    require_answering(result)
+    return result
 
 
 def require_gpu(cfg: HardwareConfig) -> None:

@@ -16,18 +16,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from genac.commands import parsers
+from genac.commands.early import endpoint_of
 from genac.config.models import CriticConfig
-from genac.config.recipes import explain, read_recipe, recorded
+from genac.config.recipes import recorded
 from genac.config.run import RunConfig
 from genac.config.stages import EndpointConfig
 from genac.critics.base import Critic
 from genac.critics.prompts import size_text
 from genac.critics.saved import CARD, critic_card, critic_of_checkpoint
 from genac.critics.zero_shot import EndpointCritic, zero_shot_template
-from genac.endpoint.address import parse_endpoint
 from genac.endpoint.client import Endpoint, answers_file
 from genac.endpoint.replies import plan
 from genac.engines.vllm.sharing import shared_servers
@@ -106,21 +104,8 @@ def critic_folder(name: str) -> Path:
 
 
 def critic_source(name: str, args: argparse.Namespace) -> Path | EndpointConfig:
-    """Whom the user named: an endpoint, or the folder with critic.json. Addresses and keys are
-    checked here, before panels are built."""
-    dry = {"dry_run": args.dry_run}
-    if name.startswith("openai:"):
-        result = parse_endpoint(name).model_copy(update=dry | {"api_key_env": args.api_key_env})
-    elif Path(name).suffix in (".yaml", ".yml"):
-        values = read_recipe(name)
-        try:
-            result = EndpointConfig(**{**values, **(dry if args.dry_run else {})})
-        except ValidationError as error:
-            raise ValueError(f"{name}: {explain(error)}") from None
-    else:
-        return critic_folder(name)
-    Endpoint(result)
-    return result
+    """Whom the user named: an endpoint, or the folder with critic.json."""
+    return endpoint_of(name, args) or critic_folder(name)
 
 
 def dry_run(cfg: RunConfig, actor_path: Path, sources: Mapping[str, Path | EndpointConfig]) -> str:
@@ -220,32 +205,35 @@ def markdown(table: dict[str, dict[str, Cell]], run: str, cfg: RunConfig) -> str
     head = (
         f"Critics on panels of the actor of `{run}`: {cfg.evaluate.panel_continuations} "
         "continuations per state; [95 % bootstrap interval over problems]. A missing score counts "
-        "as an error of 1.\n\n"
-        "| panel | critic | states | parsed | MSE | less noise | constant | MAE | Pearson "
-        "| Spearman | AUC in problem (ceiling) | top-1 of "
+        "as an error of 1. Baselines look at no response: the best constant and the problem's "
+        "success rate, both in hindsight. The difference to the better one is paired by problem."
+        "\n\n| panel | critic | states | parsed | MSE | less noise | best baseline | MSE below it "
+        "| MAE | Pearson | Spearman | AUC in problem (ceiling) | top-1 of "
         + ", ".join(map(str, POOLS))
         + " (chance) | MSE by part | tokens, ms per value |\n"
-        + "|---" * 14
+        + "|---" * 15
         + "|\n"
     )
     rows = []
     for panel, cells in table.items():
         for name, c in cells.items():
             if "reason" in c:
-                rows.append(f"| {panel} | - | {c['reason']} |" + " |" * 11 + "\n")
+                rows.append(f"| {panel} | - | {c['reason']} |" + " |" * 12 + "\n")
                 continue
             pools = ", ".join(
                 f"{number(p['accuracy'], 2)} ({number(p['chance'], 2)})"
                 for p in c["top1_by_pool"].values()
             )
             parts = " ".join(number(v) for v in c["mse_by_fraction"].values())
+            baseline = min(c["mse_constant"], c["mse_success_rate"])
             cost = f"{number(c.get('tokens_per_value'), 1)}, {1000 * c['seconds_per_value']:.2f}"
             rows.append(
                 f"| {panel} | {name} | {c['states']} | {c['parse_rate']:.3f} "
-                f"| {spread(c, 'mse')} | {number(c['mse_corrected'])} | {c['mse_constant']:.4f} "
-                f"| {number(c.get('mae'))} | {number(c.get('pearson'), 3)} "
-                f"| {number(c.get('spearman'), 3)} | {spread(c, 'auc_within_problem', 3)} "
-                f"({number(c['auc_ceiling'], 3)}) | {pools} | {parts} | {cost} |\n"
+                f"| {spread(c, 'mse')} | {number(c['mse_corrected'])} | {baseline:.4f} "
+                f"| {spread(c, 'mse_gain')} | {number(c.get('mae'))} "
+                f"| {number(c.get('pearson'), 3)} | {number(c.get('spearman'), 3)} "
+                f"| {spread(c, 'auc_within_problem', 3)} ({number(c['auc_ceiling'], 3)}) "
+                f"| {pools} | {parts} | {cost} |\n"
             )
     return head + "".join(rows) + verdict_table(table)
 

@@ -203,10 +203,10 @@ def env() -> Parser:
 
 
 def require(args: argparse.Namespace) -> None:
-    """ValueError for a run that is none, and for a critic or model that is neither here nor within
-    reach, before the models' libraries are imported.
+    """ValueError for a run that is none, for a critic or model that is neither here nor within
+    reach, and for one behind an API without its key, before the models' libraries are imported.
     """
-    from genac.commands.early import require_place
+    from genac.commands.early import endpoint_of, require_place
     from genac.runs.store import Run
 
     for run in (getattr(args, "run", None), *(getattr(args, "runs", ()) or ())):
@@ -217,3 +217,6 @@ def require(args: argparse.Namespace) -> None:
             require_place(getattr(args, role), role, role in getattr(args, "on_hub", ()))
     for critic in getattr(args, "critics", ()):
         require_place(critic, "critic", on_hub=False)
+    if hasattr(args, "api_key_env"):
+        for critic in args.critics if hasattr(args, "critics") else [args.critic]:
+            endpoint_of(critic, args)

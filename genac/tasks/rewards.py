@@ -80,8 +80,13 @@ def weighted(spec: str, terms: Sequence[str]) -> Scorer:
 
 def needs_answer(spec: str) -> bool:
     """Whether a part of the reward compares with the reference answer."""
+    return any(part in COMPARING for part in parts_of(spec))
+
+
+def parts_of(spec: str) -> list[str]:
+    """The rewards that a spec names, without their weights."""
     matches = [(WEIGHTED.fullmatch(term), term) for term in spec.split(" + ")]
-    return any((match[2] if match else term) in COMPARING for match, term in matches)
+    return [match[2] if match else term for match, term in matches]
 
 
 def start(score: Scorer, problem: Problem, text: str) -> Any:

@@ -138,6 +138,25 @@ def test_adapters_without_their_library_are_refused_before_any_stage(
 
 
 @pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"task": {"reward": "0.9 * math + 0.1 * short"}}, r"reward 'math' needs .*genac\[math\]"),
+        ({"hardware": {"processes": 2}}, r"more than one process .* needs ray: .*genac\[ray\]"),
+        ({"hardware": {"cluster": "auto"}}, r"more than one process .*genac\[ray\]"),
+        ({"hardware": {"backend": "tinker"}}, r"'tinker' needs tinker: .*genac\[tinker\]"),
+        ({"actor": {"model_name_or_path": "a.gguf"}}, r"actor.model.* needs gguf.*genac\[gguf\]"),
+    ],
+    ids=str,
+)
+def test_a_library_that_a_key_asks_for_is_named_at_once(
+    values: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genac.commands.early.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=message):
+        require_inputs(resolve({"task": {"name": "file"}}, values))
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["train", "nowhere.yaml"], ["nowhere.yaml", "genac recipes"]),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from fakes import EchoTask, FixedCritic, ScriptedEngine, make_rollout, runtime_with, says
 
+from genac.commands.eval_critics import markdown
 from genac.config.models import OptimizerConfig
 from genac.config.run import RolloutConfig, StatesConfig
 from genac.critics.monte_carlo import MonteCarloValue
@@ -231,6 +233,22 @@ def test_the_gain_over_the_best_trivial_baseline_is_paired_by_problem(panel):
     assert worse["mse_gain_interval"] == pytest.approx((0.09 - 0.36, 0.01))
     rate = panel_of([0.5, 0.5, 0.25, 0.25], [1, 2, 1, 0], [1.0, 0.0, 1.0, 0.0])
     assert evaluate_critic(fixed(rate, [0.5] * 4), rate)["mse_gain"] == pytest.approx(-0.0625 / 2)
+
+
+def test_the_table_of_critics_has_the_gain_with_its_interval(panel):
+    good, worse = (
+        evaluate_critic(fixed(panel, values), panel) | trivial_baselines(panel)
+        for values in ([0.8, 0.2, 0.6, 0.4], [0.2, 0.8, 0.6, 0.4])
+    )
+    cfg = SimpleNamespace(evaluate=SimpleNamespace(panel_continuations=4))
+    table = {"none": {"good": good, "worse": worse}, "far": {"skipped": {"reason": "too easy"}}}
+    head, line, *rows = markdown(table, "run", cfg).split("\n\n")[1].splitlines()
+    assert len({row.count("|") for row in (head, line, *rows)}) == 1
+    names = [cell.strip() for cell in head.split("|")]
+    first, second, _ = ([cell.strip() for cell in row.split("|")] for row in rows)
+    baseline, gain = names.index("best baseline"), names.index("MSE below it")
+    assert first[baseline] == second[baseline] == "0.0500"
+    assert (first[gain], second[gain]) == ("0.0500 [0.0100, 0.0900]", "-0.1300 [-0.2700, 0.0100]")
 
 
 def test_the_difference_is_surer_than_two_intervals():

@@ -34,6 +34,11 @@ for line in json.loads(sys.argv[1]):
     heavy = sorted({"numpy", "torch", "transformers"} & set(sys.modules))
     print(json.dumps([line, code, heavy, out.getvalue()]))
 """
+API = "https://api.example.com/v1"
+ORACLE = (
+    *("--stages.synthesize.oracle", "endpoint", "--stages.synthesize.endpoint.model", "m"),
+    *("--stages.synthesize.endpoint.base_url", API),
+)
 HELP = [[verb, "--help"] for verb in VERBS] + [["eval", kind, "--help"] for kind in EVALUATIONS]
 
 
@@ -59,6 +64,9 @@ def test_slips_are_refused_without_torch(tmp_path: Path):
         ("train", "own-data", "--task.path", "none.jsonl"): "'none.jsonl' does not exist",
         ("train", "arithmetic", "--task.name", "file"): "task.path is not set",
         ("train", "arithmetic", "--task.options", "{steps: 3}"): "task.options.steps is no option",
+        ("train", "arithmetic", "--output_dir", str(tmp_path), *ORACLE): "has no api_key_env",
+        ("eval", "solutions", f"openai:m@{API}", "rows.jsonl"): f"endpoint {API} has no api_key",
+        ("eval", "solutions", "openai:m", "rows.jsonl"): "openai:MODEL@URL",
         ("eval", "benchmark"): "did you mean eval benchmarks?",
         ("eval", "critic"): "required: RUN",
         ("eval", "critic", str(tmp_path)): "holds no run",
@@ -167,6 +175,15 @@ def test_files_that_a_packaged_recipe_names_are_the_packages_outside_a_clone(tmp
 
 def test_the_public_names_are_listed():
     assert {"RunConfig", "Critic", "train", "__version__"} <= set(dir(genac))
+
+
+def test_a_public_name_that_is_none_names_what_was_meant():
+    with pytest.raises(AttributeError, match=r"'Trainr'; did you mean Trainer\?"):
+        _ = genac.Trainr
+    with pytest.raises(AttributeError, match=r"no attribute 'zzz'$"):
+        _ = genac.zzz
+    with pytest.raises(ImportError, match=r"genac\.Trainer has .* genac\.integrations\.trl\.GenAC"):
+        from genac import GenACTrainer  # noqa: F401
 
 
 def test_help_names_the_data_sets_that_are_usual():
