@@ -81,7 +81,7 @@ def section_text(part: Part) -> str:
         lines.append(part.kind.__doc__.strip().split("\n\n")[0].replace("\n    ", " ") + "\n")
     if len(part.places) > 1:
         places = ", ".join(f"`{place.rstrip('.')}`" for place in part.places)
-        lines.append(f"\n`*` is {places}.\n")
+        lines.append(f"\n{textwrap.fill(f'`*` is {places}.', 100)}\n")
         lines += [f"{text}\n" for text in other_defaults(part)]
     table = "".join(row for _, row in rows(part))
     return "".join(lines) + (f"\n{HEAD}{table}" if table else "")

@@ -61,6 +61,13 @@ def commands(page: str) -> list[Command]:
     return result
 
 
+def in_sentences(page: str) -> list[Command]:
+    """The commands between single backticks."""
+    text = re.sub(r"^ *```.*?^ *```", "", page, flags=re.S | re.M)
+    inner = re.findall(r"`((?:genac|make|python|pip install) [^`]+)`", text)
+    return [Command(" ".join(words.split())) for words in inner]
+
+
 @dataclass(frozen=True)
 class Coverage:
     """Begins of commands -> the test that runs them, or what they need that is not here."""

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from micro import results, weights
 
+from genac import checkpoint
 from genac.runs import store
 from genac.runs.listing import status
 from genac.runs.manifest import TABLES, read_done
@@ -51,6 +52,26 @@ def killed_after(write: int, patched: pytest.MonkeyPatch) -> Iterator[list[str]]
         patch.setattr(store, "append_line", counted(store.append_line, lambda to, _: str(to)))
         patch.setattr(Runtime, "save_model", counted(Runtime.save_model, lambda _, to: str(to)))
         yield done
+
+
+def syncs_and_drops(patched: pytest.MonkeyPatch, there: str = "") -> list[str]:
+    """From now on, in their order: what is synchronised with the disk, and "drop" where checkpoints
+    are deleted, in whose folder `there` must stand by then."""
+    order: list[str] = []
+    sync, drop = os.fsync, checkpoint.drop
+
+    def synced(descriptor: int) -> None:
+        order.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    def dropped(root: Path, keep: int = 0) -> None:
+        assert (root / there).is_dir()
+        order.append("drop")
+        drop(root, keep)
+
+    patched.setattr(os, "fsync", synced)
+    patched.setattr(checkpoint, "drop", dropped)
+    return order
 
 
 def holds(folder: Path) -> dict[str, Any]:

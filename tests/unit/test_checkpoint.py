@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import parameters_equal
+from killing import syncs_and_drops
 from safetensors import SafetensorError
 
 from genac import checkpoint
@@ -201,20 +202,7 @@ def test_a_folder_without_manifest_is_no_checkpoint(pair, tmp_path):
 
 
 def test_a_checkpoint_has_its_name_on_the_disk_before_older_ones_go(pair, tmp_path, monkeypatch):
-    order: list[str] = []
-    sync, drop = os.fsync, checkpoint.drop
-
-    def synced(descriptor: int) -> None:
-        order.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-        sync(descriptor)
-
-    def dropped(root: Path, keep: int = 0) -> None:
-        assert (root / "step-000001").is_dir()
-        order.append("drop")
-        drop(root, keep)
-
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(checkpoint, "drop", dropped)
+    order = syncs_and_drops(monkeypatch, "step-000001")
     checkpoint.save(tmp_path, 1, {"actor": pair()["actor"]}, STATE)
     hidden = str(tmp_path / ".step-000001.tmp")
     assert order[-3:] == [hidden, str(tmp_path), "drop"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from doc_commands import VERBS, Command, Coverage, commands, complaints
+from doc_commands import VERBS, Command, Coverage, commands, complaints, in_sentences
 
 from genac.commands.doctor.price import joint_step
 from genac.config.recipes import read_recipe, resolve
@@ -45,6 +45,14 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
         assert not anchor or anchor in anchors(file), f"{page.name}: {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_lines_of_prose_and_rows_of_tables_are_short_enough_to_read(page: Path) -> None:
+    """Listings and pictures are as long as what they show."""
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.S | re.M)
+    lines = [line for line in text.splitlines() if not line.startswith("![")]
+    assert not [line for line in lines if len(line) > (200 if line.startswith("|") else 120)]
+
+
 def test_what_follows_from_the_code_is_as_the_code_says() -> None:
     for path, text in reference.pages().items():
         assert path.read_text() == text, f"{path.name}: python tools/reference.py"
@@ -72,6 +80,16 @@ def test_every_command_of_a_page_can_be_typed(page: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(ROOT)
     coverage = Coverage.read()
     typed = [c for c in commands(page.read_text()) if not coverage.of_others(c)]
+    assert not [fault for command in typed for fault in complaints(command)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_commands_in_sentences_can_be_typed_too(
+    page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    gone = {"genac compare"}  # which pages of old results name as replaced
+    typed = [c for c in in_sentences(page.read_text()) if c.text not in gone]
     assert not [fault for command in typed for fault in complaints(command)]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import syncs_and_drops
 
 from genac import checkpoint
 from genac.runs.manifest import DONE, damaged, read_done
@@ -132,19 +133,7 @@ def test_all_is_on_the_disk_before_a_checkpoint_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The model, the mark and the mark's name, in the order in which a power cut may ask."""
-    order: list[str] = []
-    sync, drop = os.fsync, checkpoint.drop
-
-    def synced(descriptor: int) -> None:
-        order.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-        sync(descriptor)
-
-    def dropped(root: Path, keep: int = 0) -> None:
-        order.append("drop")
-        drop(root, keep)
-
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(checkpoint, "drop", dropped)
+    order = syncs_and_drops(monkeypatch)
     folder = build_once(tmp_path, "base", KEY, build)
     names = [name.replace(str(folder), "") for name in order]
     last = names[names.index("drop") - 2 :]
