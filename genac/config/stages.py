@@ -207,6 +207,13 @@ class SFTStage(Section):
 
     epochs: int = Field(default=2, ge=0, description="passes over the traces, 0 = skip")
     batch_size: Count = Field(default=32, description="traces per step")
+    exercises: int = Field(
+        default=0,
+        ge=0,
+        description="steps on the task's exercises before the traces: what its reasoning needs, "
+        "such as sums to check",
+    )
+    exercises_per_step: Count = Field(default=8, description="exercises of such a step")
     by_problem: bool = Field(
         default=False,
         description="a problem's traces stand together, so that a batch reads what they share once",

@@ -214,6 +214,7 @@ def prepare(setup: Setup) -> Prepared:
     require_fitting(setup)
     warmup.check(cfg)
     synthesize.check(setup)
+    sft.check(cfg, setup.world.task)
     ready = Prepared(*starting_actor(cfg))
     critic = critic_class(cfg.critic.kind)
     if not critic.learns:
@@ -268,6 +269,7 @@ def prepare_until(cfg: RunConfig, verb: str) -> Path | str:
     require_fitting(setup)
     warmup.check(cfg)
     synthesize.check(setup)
+    sft.check(cfg, setup.world.task)
     actor, _ = starting_actor(cfg)
     if dry:
         return endpoint.planned(cfg, actor)

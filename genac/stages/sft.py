@@ -1,4 +1,8 @@
-"""Stage 1: supervised fine-tuning of the critic on the oracle's traces."""
+"""Stage 1: supervised fine-tuning of the critic on the oracle's traces.
+
+Before them may stand exercises of the task: what its reasoning needs and traces teach too slowly,
+because most of what a critic reads is right and need only be repeated.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +27,7 @@ from genac.stages.inputs import (
     ACTOR_PATH,
     CRITIC_QUERY,
     HARDWARE,
+    TASK,
     Artifact,
     StageInputs,
     stage_config,
@@ -29,7 +35,10 @@ from genac.stages.inputs import (
 from genac.stages.loop import Loop
 from genac.stages.setup import save_critic
 from genac.stages.traces.files import Trace, problem_of, read_traces
-from genac.types import Sample
+from genac.stages.warmup import response_sample
+from genac.tasks import make_task
+from genac.tasks.base import Exercises, Task
+from genac.types import Problem, Sample
 
 CRITIC = tuple(f"critic.{name}" for name in ("kind", "loss", "lora", "load", "share_base"))
 
@@ -48,7 +57,8 @@ class SFTInputs(StageInputs):
     @classmethod
     def of(cls, cfg: RunConfig, traces: Path, start: Path, actor: Path) -> SFTInputs:
         """ValueError where a saved model is not as it was written."""
-        reads = ("seed", "stages.sft", *CRITIC, *CRITIC_QUERY, *ACTOR, *HARDWARE)
+        task = TASK if cfg.stages.sft.exercises else ("seed",)
+        reads = (*task, "stages.sft", *CRITIC, *CRITIC_QUERY, *ACTOR, *HARDWARE)
         return cls(
             # Nothing samples from the critic here.
             *stage_config(cfg, reads, {ACTOR_PATH: str(actor)}, (*ACTOR_DEFAULTS, "critic.engine")),
@@ -65,13 +75,13 @@ def sft_critic(cfg: RunConfig, traces: Path, start: Path, actor: Path) -> Path:
 
 
 def train(inputs: SFTInputs, run: Run) -> None:
-    """Shuffled epochs over the traces, or over their problems; cross-entropy on reasoning and
-    score.
+    """Exercises, then shuffled epochs over the traces, or over their problems; cross-entropy on
+    what is to be written.
     """
     seed, cfg, setup = inputs.cfg.seed, inputs.cfg.stages.sft, inputs.setup(with_world=False)
     traces = read_traces(inputs.traces.path)
     per_epoch = max(1, len(traces) // cfg.batch_size)
-    steps = cfg.epochs * per_epoch
+    steps = cfg.exercises + cfg.epochs * per_epoch
     # 1 the model to fine-tune, and the prompts that it will read later
     actor = setup.actor(inputs.actor.path)
     parts = setup.critic_inputs(inputs.start.path, actor, cfg.optimizer, steps)
@@ -87,15 +97,18 @@ def train(inputs: SFTInputs, run: Run) -> None:
         inputs.hash,
     )
     for step in loop:
-        # 2 a batch of traces
-        epoch, part = divmod(step, per_epoch)
-        order = epoch_order(traces, f"{seed}/sft/{epoch}", cfg.by_problem)
-        chosen = order[part * cfg.batch_size : (part + 1) * cfg.batch_size]
-        samples = [trace_sample(critic, traces[i]) for i in chosen]
+        # 2 a batch of exercises or traces
+        if step < cfg.exercises:
+            samples = exercises(inputs.cfg, model.tokenizer, step)
+        else:
+            epoch, part = divmod(step - cfg.exercises, per_epoch)
+            order = epoch_order(traces, f"{seed}/sft/{epoch}", cfg.by_problem)
+            chosen = order[part * cfg.batch_size : (part + 1) * cfg.batch_size]
+            samples = [trace_sample(critic, traces[i]) for i in chosen]
         fitting = [s for s in samples if len(s.ids) <= model.max_length]
         if not fitting:
             raise ValueError(
-                f"no trace of batch {step} fits the critic's context of {model.max_length} tokens "
+                f"no sample of batch {step} fits the critic's context of {model.max_length} tokens "
                 f"(the longest has {max(len(s.ids) for s in samples)}); use a longer-context critic"
             )
         # 3 learn
@@ -105,6 +118,28 @@ def train(inputs: SFTInputs, run: Run) -> None:
     # What whoever loads it states where nothing else is known: no critic learned without a rate.
     critic.set_success_rate(sum(trace.success_rate for trace in traces) / len(traces))
     save_critic(critic, inputs.cfg, run.path / "model")
+
+
+def check(cfg: RunConfig, task: Task) -> None:
+    """ValueError where exercises are asked of a task that has none, before any model is made."""
+    if cfg.stages.sft.exercises and not isinstance(task, Exercises):
+        raise ValueError(
+            f"stages.sft.exercises is {cfg.stages.sft.exercises}, but task {task.name!r} has no "
+            "exercises; set it to 0"
+        )
+
+
+def exercises(cfg: RunConfig, tokenizer: Any, step: int) -> list[Sample]:
+    """A batch of them, pure in (seed, step), as prompts and responses."""
+    task = make_task(cfg.task, cfg.seed)
+    assert isinstance(task, Exercises)
+    result = []
+    for number in range(cfg.stages.sft.exercises_per_step):
+        rng = random.Random(f"{cfg.seed}/exercise/{step}/{number}")
+        instruction, text = task.exercise(rng)
+        problem = Problem(id="", prompt=[{"role": "user", "content": instruction}], answer="")
+        result.append(response_sample(tokenizer, problem, text))
+    return result
 
 
 def epoch_order(traces: Sequence[Trace], seed: str, by_problem: bool) -> list[int]:
