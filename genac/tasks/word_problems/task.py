@@ -37,8 +37,9 @@ INSTRUCTION = (
 )
 # The faults of demonstrations: probability of a wrong result, by operator.
 FAULTS = {"+": 0.1, "-": 0.2, "*": 0.3, "/": 0.3}
+MOST_FAULTS = 0.5  # at any fault_rate: results that are mostly wrong teach to expect wrong ones
 EXERCISE = "Check each line."
-EXERCISED = 12  # calculations of an exercise
+EXERCISED = 6  # calculations of an exercise
 STEPS = 2, 6
 SMALLEST = 30  # of max_number: below it no story of six steps can be drawn
 DRAWS = 2000
@@ -139,7 +140,7 @@ class WordProblemTask:
         return answer_key(text) if answer is None else answer
 
     def demonstration(self, problem: Problem, rng: random.Random, fault_rate: float) -> str:
-        """A line per step. A wrong result is off by one or ten; later lines go on from it."""
+        """A line per step. A wrong result is off by one, ten or up to nine; later lines use it."""
         numbers, steps = parts(problem)
         results: dict[int, int] = {}
         lines = []
@@ -244,9 +245,9 @@ def parts(problem: Problem) -> tuple[list[Number], list[Step]]:
 def faulty(a: int, operator: str, b: int, rng: random.Random, fault_rate: float) -> int:
     """The result, or one that is off; after a wrong result a division is rounded down."""
     true = a // b if operator == "/" and b and a % b else result_of(a, operator, b)
-    if rng.random() >= FAULTS[operator] * fault_rate:
+    if rng.random() >= min(MOST_FAULTS, FAULTS[operator] * fault_rate):
         return true
-    return max(0, true + rng.choice((-10, -1, 1, 10)))
+    return wrong_result(true, rng)
 
 
 def wrong_result(true: int, rng: random.Random) -> int:
