@@ -14,7 +14,7 @@ from typing import Any
 
 from genac.config.models import LossConfig
 from genac.config.run import RunConfig
-from genac.critics import critic_class
+from genac.critics import critic_class, is_taught
 from genac.distributed.build import require_shared
 from genac.distributed.tinker.account import LEDGER, bill
 from genac.engines.vllm.sharing import shared_servers
@@ -220,7 +220,7 @@ def prepare(setup: Setup) -> Prepared:
     if not critic.learns:
         return ready
     ready.critic_start = ready.critic = critic_start(cfg, ready.actor)
-    if critic.needs_traces and cfg.stages.sft.epochs:
+    if is_taught(cfg):
         traces = synthesize.traces_file(cfg, ready.actor)
         ready.critic = ready.critic_sft = sft.sft_critic(
             cfg, traces, ready.critic_start, ready.actor

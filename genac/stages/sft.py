@@ -17,6 +17,7 @@ import numpy as np
 
 from genac.config.run import RunConfig
 from genac.config.stages import LoopStage
+from genac.critics import is_taught
 from genac.critics.generative import GenerativeCritic
 from genac.critics.prompts import Context
 from genac.critics.running_prompt import prompt_of
@@ -122,7 +123,7 @@ def train(inputs: SFTInputs, run: Run) -> None:
 
 def check(cfg: RunConfig, task: Task) -> None:
     """ValueError where exercises are asked of a task that has none, before any model is made."""
-    if cfg.stages.sft.exercises and not isinstance(task, Exercises):
+    if is_taught(cfg) and cfg.stages.sft.exercises and not isinstance(task, Exercises):
         raise ValueError(
             f"stages.sft.exercises is {cfg.stages.sft.exercises}, but task {task.name!r} has no "
             "exercises; set it to 0"

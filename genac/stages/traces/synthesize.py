@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from genac.config.run import RunConfig
-from genac.critics import critic_class
+from genac.critics import is_taught
 from genac.critics.base import pooled_returns, unique_states
 from genac.evals.cost import Cost
 from genac.models.chat import encode_response
@@ -46,7 +46,7 @@ def running(cfg: RunConfig) -> bool:
 def check(setup: Setup) -> None:
     """Refuses, before anything is computed, an oracle that the critic cannot learn from."""
     cfg, stage = setup.cfg, setup.cfg.stages.synthesize
-    taught = critic_class(cfg.critic.kind).needs_traces and cfg.stages.sft.epochs
+    taught = is_taught(cfg)
     if taught and stage.oracle == "labels":
         labels.check(cfg, setup.world.task)
     if not (taught and running(cfg)) or stage.oracle == "outcome":
