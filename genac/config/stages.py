@@ -120,8 +120,8 @@ class SynthesizeStage(Section):
     demonstrations: int = Field(
         default=0,
         ge=0,
-        description="task, calibrated: the task's own demonstrations per problem, with wrong "
-        "results, that are judged like the actor's responses",
+        description="task, calibrated: traces of the task's own demonstrations with wrong results, "
+        "beside num_states",
     )
     fault_rate: float = Field(
         default=1.0, ge=0, description="task, calibrated: how often their results are wrong"
@@ -207,6 +207,17 @@ class SFTStage(Section):
 
     epochs: int = Field(default=2, ge=0, description="passes over the traces, 0 = skip")
     batch_size: Count = Field(default=32, description="traces per step")
+    exercises: int = Field(
+        default=0,
+        ge=0,
+        description="exercises of the task beside the traces of every step: what its reasoning "
+        "needs, such as results to check",
+    )
+    whole_traces: bool = Field(
+        default=True,
+        description="train all of a trace; else only what no trace of an earlier state of the "
+        "same response has",
+    )
     by_problem: bool = Field(
         default=False,
         description="a problem's traces stand together, so that a batch reads what they share once",

@@ -6,6 +6,7 @@ Where states come from is in `genac/states.py`, what values are used for in `gen
 
 from __future__ import annotations
 
+from genac.config.run import RunConfig
 from genac.critics.actor_likelihood import ActorLikelihoodCritic
 from genac.critics.base import Critic, NoCritic
 from genac.critics.discriminative import DiscriminativeCritic
@@ -26,3 +27,8 @@ def critic_class(kind: str) -> type[Critic]:
     if kind not in CRITICS:
         raise ValueError(f"critic.kind is {kind!r}; use one of {sorted(CRITICS)}")
     return CRITICS[kind]
+
+
+def is_taught(cfg: RunConfig) -> bool:
+    """Whether the run has stage 1, in which a critic learns from traces."""
+    return critic_class(cfg.critic.kind).needs_traces and cfg.stages.sft.epochs > 0

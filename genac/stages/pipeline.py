@@ -14,7 +14,7 @@ from typing import Any
 
 from genac.config.models import LossConfig
 from genac.config.run import RunConfig
-from genac.critics import critic_class
+from genac.critics import critic_class, is_taught
 from genac.distributed.build import require_shared
 from genac.distributed.tinker.account import LEDGER, bill
 from genac.engines.vllm.sharing import shared_servers
@@ -214,12 +214,13 @@ def prepare(setup: Setup) -> Prepared:
     require_fitting(setup)
     warmup.check(cfg)
     synthesize.check(setup)
+    sft.check(cfg, setup.world.task)
     ready = Prepared(*starting_actor(cfg))
     critic = critic_class(cfg.critic.kind)
     if not critic.learns:
         return ready
     ready.critic_start = ready.critic = critic_start(cfg, ready.actor)
-    if critic.needs_traces and cfg.stages.sft.epochs:
+    if is_taught(cfg):
         traces = synthesize.traces_file(cfg, ready.actor)
         ready.critic = ready.critic_sft = sft.sft_critic(
             cfg, traces, ready.critic_start, ready.actor
@@ -268,6 +269,7 @@ def prepare_until(cfg: RunConfig, verb: str) -> Path | str:
     require_fitting(setup)
     warmup.check(cfg)
     synthesize.check(setup)
+    sft.check(cfg, setup.world.task)
     actor, _ = starting_actor(cfg)
     if dry:
         return endpoint.planned(cfg, actor)

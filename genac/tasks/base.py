@@ -40,7 +40,7 @@ class Task(Protocol):
 
     A task may also have `start(problem, text)`, which returns what `verify` returns or an awaitable
     of it, and `is_async`, which says that it does: then a worker judges many responses at a time.
-    It may be a `ReadsVerdicts` and a `Diagnoses`.
+    It may be a `ReadsVerdicts`, a `Diagnoses` and an `Exercises`.
     """
 
     name: str
@@ -85,6 +85,15 @@ class ReadsVerdicts(Protocol):
         """Whether a mistake stands, says a reasoning in the oracle's words; None where it does not
         say. A critic that learned from the oracle writes such words too.
         """
+        ...
+
+
+@runtime_checkable
+class Exercises(Protocol):
+    """A task with exercises for its critic: what the oracle's reasoning needs, without problems."""
+
+    def exercise(self, rng: random.Random) -> tuple[str, str]:
+        """An instruction, and what is to be written."""
         ...
 
 

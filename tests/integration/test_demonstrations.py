@@ -26,9 +26,9 @@ def test_they_are_judged_and_take_no_part_in_calibration(micro: Micro) -> None:
     plain = made(micro)
     own = {(t.problem["id"], t.partial) for t in plain}
     assert all(t.target is not None for t in plain)
-    mixed = made(micro, demonstrations=2, fault_rate=4.0)
+    mixed = made(micro, demonstrations=24, fault_rate=4.0)
     added = [t for t in mixed if t.target is None]
-    assert len(mixed) == len(plain) + len(added)
+    assert len(added) == 24 and len(mixed) == len(plain) + len(added)
     assert sum(" no" in t.reasoning for t in added) > len(added) / 4, "their results are wrong"
     assert not own & {(t.problem["id"], t.partial) for t in added}
     before = {(t.problem["id"], t.partial): t.score for t in plain}

@@ -14,7 +14,7 @@ from genac.commands.doctor.machine import device, threads, versions
 from genac.commands.doctor.placement import placed
 from genac.commands.doctor.services import environment
 from genac.config.run import RunConfig
-from genac.critics import critic_class
+from genac.critics import critic_class, is_taught
 from genac.critics.prompts import size_text
 from genac.critics.scores import score_tokens
 from genac.models.loading import parameter_count
@@ -92,7 +92,7 @@ def gold(result: Findings, cfg: RunConfig, task: Task) -> None:
 def oracle(result: Findings, cfg: RunConfig, task: Task) -> None:
     """Traces for the critic and checks for the base model need an oracle."""
     stages = cfg.stages
-    traces = critic_class(cfg.critic.kind).needs_traces and stages.sft.epochs > 0
+    traces = is_taught(cfg)
     traces = traces and stages.synthesize.oracle in ("task", "calibrated")
     with result.attempt("endpoint"):
         check_endpoint(cfg)
@@ -166,8 +166,7 @@ def contexts(
 def solutions(result: Findings, cfg: RunConfig, actor: Candidate) -> None:
     """Labelled solutions hold right ones and wrong ones, of problems that are not held out."""
     stage = cfg.stages.synthesize
-    taught = critic_class(cfg.critic.kind).needs_traces and cfg.stages.sft.epochs > 0
-    if stage.oracle != "labels" or not taught:
+    if stage.oracle != "labels" or not is_taught(cfg):
         return
     with result.attempt("labelled solutions"):
         some = labels.labelled(cfg, make_task(cfg.task, cfg.seed))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from genac.config.run import RunConfig
-from genac.critics import critic_class
+from genac.critics import is_taught
 from genac.critics.generative import GenerativeCritic
 from genac.critics.prompts import Context
 from genac.critics.scores import CLOSE, OPEN, SCORES, parse_score
@@ -46,8 +46,7 @@ REASONS = (
 def check(cfg: RunConfig) -> None:
     """Refuses, before anything is computed, an endpoint that could not answer."""
     stage = cfg.stages.synthesize
-    expected = critic_class(cfg.critic.kind).needs_traces and cfg.stages.sft.epochs
-    if stage.oracle != "endpoint" or not expected:
+    if stage.oracle != "endpoint" or not is_taught(cfg):
         return
     with_key(cfg)
     if stage.endpoint.dry_run:

@@ -9,6 +9,7 @@ genac.stages.traces.labels.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from genac.config.run import RunConfig
-from genac.critics import critic_class
+from genac.critics import is_taught
 from genac.critics.base import pooled_returns, unique_states
 from genac.evals.cost import Cost
 from genac.models.chat import encode_response
@@ -45,7 +46,7 @@ def running(cfg: RunConfig) -> bool:
 def check(setup: Setup) -> None:
     """Refuses, before anything is computed, an oracle that the critic cannot learn from."""
     cfg, stage = setup.cfg, setup.cfg.stages.synthesize
-    taught = critic_class(cfg.critic.kind).needs_traces and cfg.stages.sft.epochs
+    taught = is_taught(cfg)
     if taught and stage.oracle == "labels":
         labels.check(cfg, setup.world.task)
     if not (taught and running(cfg)) or stage.oracle == "outcome":
@@ -95,21 +96,35 @@ def synthesize(inputs: TraceInputs, run: Run) -> None:
         rollouts += demonstrations(setup, actor, rollouts)
     make = running_traces if running(setup.cfg) else state_traces
     traces = make(setup, setup.world, actor, rollouts, rate)
-    chosen = balanced(traces, setup.cfg.stages.synthesize.num_states, setup.cfg.seed)
+    chosen = chosen_of(traces, setup.cfg)
     write_traces(run.path / "traces.jsonl", chosen)
     sizes = {"traces": len(chosen), "candidates": len(traces)}
     run.log("synthesize", 0, sizes | {"reward": rate} | cost.totals())
 
 
+def chosen_of(traces: list[Trace], cfg: RunConfig) -> list[Trace]:
+    """Those of the actor's responses, and beside them those of demonstrations, each balanced."""
+    stage = cfg.stages.synthesize
+    if not stage.demonstrations:
+        return balanced(traces, stage.num_states, cfg.seed)
+    own = [trace for trace in traces if trace.target is not None]
+    made = [trace for trace in traces if trace.target is None]
+    return [
+        *balanced(own, stage.num_states, cfg.seed),
+        *balanced(made, stage.demonstrations, cfg.seed),
+    ]
+
+
 def demonstrations(setup: Setup, actor: Runtime, rollouts: Sequence[Rollout]) -> list[Rollout]:
-    """The task's own, with wrong results, of the problems that the actor answered. They are judged
-    like its responses and not rewarded, so they take no part in calibration. An actor's wrong
-    results are too few to learn from that a result must be calculated, and not copied.
+    """As many of the task's own, with wrong results, as traces are wanted of them; of the problems
+    that the actor answered. They are judged like its responses and not rewarded, so they take no
+    part in calibration. An actor's wrong results are too few to learn from that a result must be
+    calculated, and not copied.
     """
     cfg, task = setup.cfg.stages.synthesize, setup.world.task
     by_problem = {rollout.problem.id: rollout for rollout in rollouts}
     made = []
-    for number in range(cfg.demonstrations):
+    for number in range(math.ceil(cfg.demonstrations / max(1, len(by_problem)))):
         for rollout in by_problem.values():
             name = f"{setup.cfg.seed}/demonstration/{rollout.problem.id}/{number}"
             text = task.demonstration(rollout.problem, random.Random(name), cfg.fault_rate)

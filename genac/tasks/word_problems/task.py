@@ -37,6 +37,9 @@ INSTRUCTION = (
 )
 # The faults of demonstrations: probability of a wrong result, by operator.
 FAULTS = {"+": 0.1, "-": 0.2, "*": 0.3, "/": 0.3}
+MOST_FAULTS = 0.5  # at any fault_rate: results that are mostly wrong teach to expect wrong ones
+EXERCISE = "Check each line."
+EXERCISED = 6  # calculations of an exercise
 STEPS = 2, 6
 SMALLEST = 30  # of max_number: below it no story of six steps can be drawn
 DRAWS = 2000
@@ -137,7 +140,7 @@ class WordProblemTask:
         return answer_key(text) if answer is None else answer
 
     def demonstration(self, problem: Problem, rng: random.Random, fault_rate: float) -> str:
-        """A line per step. A wrong result is off by one or ten; later lines go on from it."""
+        """A line per step. A wrong result is off by one, ten or up to nine; later lines use it."""
         numbers, steps = parts(problem)
         results: dict[int, int] = {}
         lines = []
@@ -148,6 +151,34 @@ class WordProblemTask:
             results[k] = result
             lines.append(f"{event}: {a} {operator} {b} = {result}.")
         return "\n".join([*lines, f"Answer: {results[len(steps) - 1]}"])
+
+    def exercise(self, rng: random.Random) -> tuple[str, str]:
+        """Calculations to check in the oracle's words, half of them wrong. Their numbers are those
+        that a story may have. In traces results are mostly right, so that a critic learns sooner
+        to repeat them than to calculate; here repeating is no better than guessing.
+        """
+        lines, checks = [], []
+        for number in range(1, EXERCISED + 1):
+            a, operator, b, true = self._calculation(rng)
+            claim = true if rng.random() < 0.5 else wrong_result(true, rng)
+            lines.append(f"{a} {operator} {b} = {claim}.")
+            verdict = "Right" if claim == true else "Wrong"
+            checks.append(f"Line {number}: {a} {operator} {b} is {true}, says {claim}. {verdict}.")
+        return "\n".join([EXERCISE, "", *lines]), "\n".join(checks)
+
+    def _calculation(self, rng: random.Random) -> tuple[int, str, int, int]:
+        """Two numbers and what they give, each of 1 to `max_number`."""
+        operator = rng.choice(tuple(self.operators))
+        if operator in "+-":
+            whole = rng.randint(2, self.max_number)
+            part = rng.randint(1, whole - 1)
+            rest = whole - part
+        else:
+            part = rng.randint(1, self.max_number)
+            rest = rng.randint(1, self.max_number // part)
+            whole = part * rest
+        back = operator in "-/"
+        return (whole, operator, part, rest) if back else (part, operator, rest, whole)
 
     def judge(self, problem: Problem, partial: str) -> Judgement:
         """The oracle's findings in parts."""
@@ -200,7 +231,8 @@ def sampled_words(wording: str) -> frozenset[str]:
     problems = [task.problem(split, i) for split in SPLITS for i in range(SAMPLED * len(GRAMMARS))]
     solved = [task.demonstration(p, random.Random(0), 0.0) for p in problems]
     verdicts = [
-        "Line Right Wrong Left the answer is says but it adds subtracts multiplies divides by"
+        "Line Right Wrong Left the answer is says but it adds subtracts multiplies divides by",
+        EXERCISE,
     ]
     return frozenset(vocabulary([*(p.text for p in problems), *solved, *verdicts]))
 
@@ -213,9 +245,17 @@ def parts(problem: Problem) -> tuple[list[Number], list[Step]]:
 def faulty(a: int, operator: str, b: int, rng: random.Random, fault_rate: float) -> int:
     """The result, or one that is off; after a wrong result a division is rounded down."""
     true = a // b if operator == "/" and b and a % b else result_of(a, operator, b)
-    if rng.random() >= FAULTS[operator] * fault_rate:
+    if rng.random() >= min(MOST_FAULTS, FAULTS[operator] * fault_rate):
         return true
-    return max(0, true + rng.choice((-10, -1, 1, 10)))
+    return wrong_result(true, rng)
+
+
+def wrong_result(true: int, rng: random.Random) -> int:
+    """Off by one, by ten, or by anything below; never negative."""
+    claim = true
+    while claim == true or claim < 0:
+        claim = true + rng.choice((-10, -1, 1, 10, rng.randint(-9, 9)))
+    return claim
 
 
 def reasoning(result: Judgement, answer: str) -> str:
