@@ -105,10 +105,10 @@ def synthesize(inputs: TraceInputs, run: Run) -> None:
 def chosen_of(traces: list[Trace], cfg: RunConfig) -> list[Trace]:
     """Those of the actor's responses, and beside them those of demonstrations, each balanced."""
     stage = cfg.stages.synthesize
-    if not stage.demonstrations:
+    made = [trace for trace in traces if trace.target is None]
+    if not made:
         return balanced(traces, stage.num_states, cfg.seed)
     own = [trace for trace in traces if trace.target is not None]
-    made = [trace for trace in traces if trace.target is None]
     return [
         *balanced(own, stage.num_states, cfg.seed),
         *balanced(made, stage.demonstrations, cfg.seed),
