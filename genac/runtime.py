@@ -157,7 +157,7 @@ def build(spec: ModelSpec, hardware: Hardware, base: Runtime | None = None) -> R
     else:
         model, tokenizer = with_shared_base(spec, base)
     runtime = build_runtime(spec, model, tokenizer, hardware)
-    export = partial(export_weights, model, tokenizer, spec.lora)
+    export = partial(export_weights, model, tokenizer, spec.lora, runtime.bf16)
     return with_servers(runtime, spec, hardware, export, base)
 
 
@@ -221,14 +221,25 @@ def build_runtime(
     return Runtime(spec.role, model, tokenizer, learner, engine, limit, bf16=bf16)
 
 
-def export_weights(model: Any, tokenizer: Any, lora: LoraConfig, folder: Path) -> None:
+def export_weights(model: Any, tokenizer: Any, lora: LoraConfig, bf16: bool, folder: Path) -> None:
     """What a server loads: adapters in PEFT's layout where there are some, else all weights."""
     if not lora.rank:
-        return save_folder(model, tokenizer, folder)
+        whole = in_bf16(model.state_dict(keep_vars=True)) if bf16 else None
+        return save_folder(model, tokenizer, folder, whole)
     try:
         save_adapters(model, folder)
     except SafetensorError as error:
         raise OSError(errno.EIO, f"{folder} could not be written ({error})") from error
+
+
+def in_bf16(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as a server in bf16 rounds them when it reads them: half the bytes for the disk."""
+    kept: dict[int, Tensor] = {}  # tied weights stay one tensor
+    for value in state.values():
+        if id(value) not in kept:
+            half = torch.bfloat16 if value.is_floating_point() else value.dtype
+            kept[id(value)] = value.detach().to("cpu", half)
+    return {name: kept[id(value)] for name, value in state.items()}
 
 
 def shape_of(model: Any, tokenizer: Any) -> str:

@@ -15,7 +15,9 @@ from genac.config.models import ActorConfig, CriticConfig
 from genac.config.recipes import explain, read_recipe
 from genac.config.run import HardwareConfig, RunConfig
 from genac.config.stages import EndpointConfig
+from genac.distributed.cluster import require_answer
 from genac.endpoint.address import checked_url, key_of, parse_endpoint
+from genac.engines.vllm.checks import require_vllm
 from genac.reach import at_hand, is_hub_name, local_path_reason
 from genac.runs import trackers
 from genac.runs.manifest import is_finished
@@ -37,7 +39,7 @@ def require_ready(cfg: RunConfig) -> None:
 def require_inputs(cfg: RunConfig) -> None:
     """ValueError for a GPU that this machine has not got, a library that is not installed, options
     that the task has not got, a data file that does not exist, models out of reach or behind an
-    API, and an oracle behind an API without its key.
+    API, servers or a cluster that are not there, and an oracle behind an API without its key.
     """
     require_gpu(cfg.hardware)
     require_extras(cfg)
@@ -51,6 +53,7 @@ def require_inputs(cfg: RunConfig) -> None:
             )
         if name:
             require_place(name, key)
+    require_services(cfg)
     require_key(cfg)
 
 
@@ -80,6 +83,21 @@ def extras_of(cfg: RunConfig) -> Iterator[tuple[str, str, str]]:
             yield f"{role}.lora.rank", "peft", "lora"
         if (model.model_name_or_path or "").endswith(".gguf"):
             yield f"{role}.model_name_or_path, a GGUF file,", "gguf", "gguf"
+
+
+def require_services(cfg: RunConfig) -> None:
+    """ValueError for a Ray cluster that does not answer, and where vLLM is to sample and cannot."""
+    hardware = cfg.hardware
+    if hardware.backend == "tinker":  # looked at with its models
+        return
+    if hardware.cluster:
+        require_answer(hardware.cluster)
+    engines = {"actor": cfg.actor.engine}
+    if cfg.critic.kind == "generative":
+        engines["critic"] = cfg.critic.engine
+    roles = [role for role, engine in engines.items() if (engine or hardware.engine) == "vllm"]
+    if roles:
+        require_vllm(hardware.vllm, tuple(roles[: 1 if cfg.critic.share_base else None]))
 
 
 def require_task(cfg: RunConfig) -> None:

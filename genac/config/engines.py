@@ -10,6 +10,8 @@ from genac.config.base import Count, Rate, Section
 FIXED = (
     *("--served-model-name", "--host", "--port", "--dtype"),
     *("--logprobs-mode", "--max-logprobs", "--generation-config"),
+    *("--quantization", "-q", "--kv-cache-dtype"),  # within what the probe of bf16 tolerates
+    "--config",  # a file that may set any of these
 )
 
 
@@ -49,7 +51,7 @@ class VllmConfig(Section):
         for text in args:
             if text.partition("=")[0].replace("_", "-") in FIXED:
                 raise ValueError(
-                    f"{text!r} is set by the run itself, which depends on it; leave it out "
-                    "(hardware.precision decides the data type)"
+                    f"{text!r} changes what the run itself decides and depends on; leave it out "
+                    "(hardware.precision decides the data types)"
                 )
         return args

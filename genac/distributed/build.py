@@ -45,16 +45,16 @@ def build(spec: ModelSpec, hardware: Hardware, base: Runtime | None = None) -> R
     shared = base if isinstance(base, RemoteRuntime) else None
     handle = ModelHandle(shared.handle.pool if shared else pool_for(hardware, spec.role))
     facts = handle.all("build", spec, shared.handle.number if shared else None)
-    export = partial(export_remote, handle, spec.lora)
+    export = partial(export_remote, handle, spec.lora, facts["bf16"])
     return runtime.with_servers(remote(spec, handle, facts), spec, hardware, export, base)
 
 
-def export_remote(handle: ModelHandle, lora: LoraConfig, folder: Path) -> None:
+def export_remote(handle: ModelHandle, lora: LoraConfig, bf16: bool, folder: Path) -> None:
     """The workers gather what a server loads; see genac.runtime.export_weights."""
     if lora.rank:
         handle.all("save_adapters", folder.absolute())
     else:
-        handle.all("save_model", folder.absolute())
+        handle.all("save_model", folder.absolute(), bf16)
 
 
 def remote(spec: ModelSpec, handle: ModelHandle, facts: dict[str, Any]) -> RemoteRuntime:

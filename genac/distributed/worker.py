@@ -43,7 +43,14 @@ from genac.models.lora import save_adapters
 from genac.models.sharding import fill, root_of, shard, whole_state
 from genac.models.value_head import ValueModel
 from genac.reach import at_hand
-from genac.runtime import ModelSpec, Runtime, build_runtime, load_with_head, with_shared_base
+from genac.runtime import (
+    ModelSpec,
+    Runtime,
+    build_runtime,
+    in_bf16,
+    load_with_head,
+    with_shared_base,
+)
 from genac.types import Sample
 
 SEEN = 15.0  # seconds in which a file that one machine wrote has to be seen on another
@@ -228,10 +235,11 @@ class Worker:
 
     # --- files -------------------------------------------------------------------------------
 
-    def save_model(self, number: int, folder: Path) -> None:
-        """The first worker writes; all gather."""
+    def save_model(self, number: int, folder: Path, bf16: bool = False) -> None:
+        """The first worker writes; all gather. bf16: for a server, see runtime.in_bf16."""
         runtime = self._models[number]
         state = whole_state(runtime.model)
+        state = in_bf16(state) if bf16 and state is not None else state
         if dist.get_rank() == 0:
             runtime.save_model(folder, state)
 

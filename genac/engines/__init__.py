@@ -10,10 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 from genac.engines.base import Engine, Rereading
-from genac.engines.local import LocalEngine
+
+
+def own_engine(*args: Any, **options: Any) -> Engine:
+    """The local engine. Servers are checked before torch, which it needs, is imported."""
+    from genac.engines.local import LocalEngine
+
+    return LocalEngine(*args, **options)
+
 
 # (model, context length, rows at a time, dtype, tokenizer=...) -> Engine
-ENGINES: dict[str, Callable[..., Engine]] = {"local": LocalEngine}
+ENGINES: dict[str, Callable[..., Engine]] = {"local": own_engine}
 SERVED = ("vllm",)
 
 

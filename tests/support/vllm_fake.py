@@ -86,6 +86,7 @@ class Fake:
     backend: Any = field(default_factory=Toy)
     fault: str = ""
     resets: bool = True  # whether /reset_prefix_cache does what it says
+    context: int | None = None  # tokens at which it ends a completion, in silence
 
     def __post_init__(self) -> None:
         self.lock = threading.RLock()
@@ -111,7 +112,8 @@ class Fake:
         return 200, None
 
     def v1_models(self, body: Values) -> tuple[int, Any]:
-        return 200, {"data": [{"id": name} for name in (self.name, *self.adapters)]}
+        context = {} if self.context is None else {"max_model_len": self.context}
+        return 200, {"data": [{"id": name, **context} for name in (self.name, *self.adapters)]}
 
     def is_paused(self, body: Values) -> tuple[int, Any]:
         return 200, {"is_paused": self.paused}
@@ -169,6 +171,9 @@ class Fake:
             if kind == "hang":
                 time.sleep(3600)
             os._exit(1)
+        if self.context is not None:
+            room = self.context - len(prompt)
+            body = {**body, "max_tokens": min(room, body["max_tokens"])}
         return 200, self.backend.complete(weights, body)
 
 

@@ -10,18 +10,22 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig
 
 from genac.commands.doctor.report import examine
+from genac.config.engines import VllmConfig
+from genac.config.models import OptimizerConfig
 from genac.config.run import HardwareConfig, RunConfig
 from genac.config.stages import LoopStage
+from genac.engines.vllm.engine import VllmEngine
 from genac.hardware import Hardware
 from genac.models import bf16
 from genac.models.bf16 import Speedup, cache_file, measured
 from genac.models.loading import on_meta
 from genac.runs.files import write_json
 from genac.runs.store import Run
-from genac.runtime import Runtime
+from genac.runtime import ModelSpec, Runtime, build
 from genac.stages.loop import Loop
 
 
@@ -145,3 +149,20 @@ def test_the_doctor_says_what_it_comes_to(
 def test_the_threshold_is_about_parameters(processor: Callable[..., None]):
     processor(decoding=2.0, training=2.0)
     assert bf16.uses_bf16(bf16.LARGE) and not bf16.uses_bf16(bf16.LARGE - 1)
+
+
+def test_servers_in_bf16_get_weights_of_half_the_bytes(tiny_folder: Path, tmp_path: Path):
+    files = []
+    for half in (False, True):
+        vllm = VllmConfig(urls=["http://127.0.0.1:9"])
+        where = Hardware(torch.device("cpu"), half, engine="vllm", vllm=vllm)
+        engine = build(ModelSpec("actor", str(tiny_folder), OptimizerConfig()), where).engine
+        assert isinstance(engine, VllmEngine)
+        folder = tmp_path / str(half)
+        folder.mkdir()
+        engine.source.export(folder)
+        files.append(folder / "model.safetensors")
+    full, rounded = map(load_file, files)
+    assert full.keys() == rounded.keys()
+    for name, weight in full.items():
+        torch.testing.assert_close(rounded[name], weight.bfloat16(), rtol=0, atol=0)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import Qwen3Config
 
-from genac.commands.doctor import engines, memory
+from genac.commands.doctor import engines, memory, placement
 from genac.commands.doctor.findings import Findings
 from genac.commands.doctor.lengths import Candidate, candidates, measure
 from genac.commands.doctor.report import examine
@@ -120,10 +120,26 @@ def test_blocks_that_the_cpu_build_does_not_know_fail() -> None:
     assert "--block-size" not in capacity(server(hardware=cpu), gpu=None)
 
 
-def test_of_servers_behind_addresses_only_the_need_is_reported() -> None:
-    line = capacity(server(kv_cache_gb=0.1), elsewhere=True)
+def test_of_servers_behind_addresses_the_need_and_the_command_are_reported() -> None:
+    result = Findings()
+    engines.capacity(result, [server(kv_cache_gb=0.1)], 80 * GIB, True)
+    line, command = result.lines
     assert line.startswith("ok   vllm: ") and "the cache has to hold 0" not in line
     assert "450 MiB at least" in line
+    start = "such a server is started by: VLLM_SERVER_DEV_MODE=1 VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 "
+    assert (
+        command.startswith(f"ok   vllm: {start}") and "vllm serve MODEL --served-model" in command
+    )
+    assert "--max-model-len 4096" in command and "--dtype bfloat16" in command
+
+
+def test_a_critics_server_may_start_from_the_critics_model() -> None:
+    cfg = RunConfig.model_validate({
+        "actor": {"model_name_or_path": "a/b"}, "critic": {"model_name_or_path": "c/d"},
+    })  # fmt: skip
+    assert [engines.model_of(cfg, role) for role in ("actor", "critic")] == ["a/b", "c/d"]
+    alone = cfg.model_copy(update={"critic": RunConfig().critic})
+    assert engines.model_of(alone, "critic") == "a/b"
 
 
 def on_gpu(learners: float, replicas: int = 1, **vllm: Any) -> str:
@@ -236,6 +252,16 @@ def test_servers_on_a_cpu_take_memory_besides_the_learners(recipe, python, monke
     monkeypatch.setattr(local, "free_ram", lambda: 3 * GIB)
     (line,) = lines(cfg, "2 of vLLM's servers")
     assert line.startswith("FAIL memory: ") and "lower hardware.vllm.kv_cache_gb" in line
+
+
+def test_weights_that_servers_read_take_room_on_the_disk(recipe) -> None:
+    cfg = recipe(critic={"lora": {"rank": 4}})
+    models = candidates(cfg)
+    needs = memory.demands(cfg, models, measure(cfg, models), bf16=True)
+    actor = next(d.parameters for d in needs if d.role == "actor")
+    # Two versions of the actor's; the critic's adapters are small.
+    assert placement.published(cfg, needs, ["actor", "critic"], 2) == 2 * 2 * actor > 0
+    assert placement.published(cfg, needs, [], 2) == 0
 
 
 def test_a_shared_base_has_one_server_and_engines_may_differ(recipe) -> None:

@@ -286,6 +286,32 @@ def test_what_vllm_would_answer_otherwise_is_refused_before_it_is_sent(start, ch
         own.generate([replace(requests(1)[0], **changes)])
 
 
+def test_a_server_whose_context_is_shorter_does_not_end_completions_in_silence(
+    fakes, start, monkeypatch
+):
+    fake, url = fakes(context=20)
+    fits, longer = Request(PROMPT, 9, seed=0), Request(PROMPT, 10, seed=0)
+    own = engine(Model(0.5), start, urls=[url])
+    require_answers(own, Model(0.5), [fits])
+    sent = len(fake.prompts)
+    with pytest.raises(ValueError, match=r"context of 20 .* with --max-model-len 21 or more"):
+        own.generate([fits, longer])
+    assert len(fake.prompts) == sent
+    silent = {"data": [{"id": "actor"}]}
+    monkeypatch.setattr(fake, "v1_models", lambda body: (200, silent))
+    with pytest.raises(ValueError, match=r"context of 20 .* with --max-model-len 21 or more"):
+        engine(Model(0.5), start, urls=[url]).generate([longer])
+
+
+def test_the_context_of_own_servers_is_what_their_arguments_say():
+    def launch(*args: str) -> Launch:
+        return Launch("actor", VllmConfig(args=list(args)), 64, 8, bf16=False, cuda=False)
+
+    assert launch().longest == 65 and launch("--max_model_len=40").longest == 40
+    with pytest.raises(ValueError, match="--max-model-len is 'auto'; write a plain number"):
+        require_vllm(VllmConfig(args=["--max-model-len", "auto"]), ("actor",))
+
+
 # --- adapters -------------------------------------------------------------------------------------
 
 
@@ -763,9 +789,12 @@ def test_addresses_are_looked_at_before_a_model_is_loaded(fakes, monkeypatch):
         VllmConfig(urls=["localhost:8000"])
 
 
-@pytest.mark.parametrize("argument", ["--port=8000", "--served_model_name", "--dtype"])
+@pytest.mark.parametrize(
+    "argument",
+    ["--port=8000", "--served_model_name", "--dtype", "--kv_cache_dtype=fp8", "-q", "--config"],
+)
 def test_arguments_that_a_run_depends_on_are_refused(argument):
-    with pytest.raises(ValueError, match="is set by the run itself"):
+    with pytest.raises(ValueError, match="changes what the run itself decides"):
         VllmConfig(args=["--max-num-seqs", "8", argument, "x"])
 
 

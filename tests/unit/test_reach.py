@@ -92,6 +92,48 @@ def answering(port: int, after: float = 0.0) -> Iterator[None]:
         thread.join()
 
 
+def refused(commands: list[list[str]], folder: Path) -> str:
+    """What commands print that all are refused before torch is imported, in one process."""
+    code = (
+        "import json, sys; from genac.cli import main\n"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    print(main(command), 'torch' in sys.modules)\n"
+    )
+    env = os.environ | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{free_port()}",
+        "HF_HOME": str(folder),
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(commands)],
+        env=env,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == ["2 False"] * len(commands), done.stderr
+    return done.stderr
+
+
+def test_servers_that_are_not_there_are_refused_without_torch(tmp_path: Path) -> None:
+    vllm = ["train", "arithmetic", "--hardware.engine", "vllm"]
+    nothing = f"127.0.0.1:{free_port()}"
+    workers = ["--hardware.device", "cpu", "--hardware.processes", "2"]
+    shown = refused(
+        [
+            vllm,
+            [*vllm, "--hardware.vllm.python", str(tmp_path / "python")],
+            [*vllm, "--hardware.vllm.urls", f'["http://{nothing}"]'],
+            ["train", "arithmetic", *workers, "--hardware.cluster", nothing],
+        ],
+        tmp_path,
+    )
+    for text in ("has no vLLM", "does not run as a Python interpreter", "which does not answer"):
+        assert text in shown
+    assert f"no Ray cluster answers at {nothing}" in shown
+    assert not (tmp_path / "runs").exists()
+
+
 def test_what_is_not_here_is_refused_soon_and_without_torch(tmp_path: Path) -> None:
     """All in one process, for the hub gets a request once a minute only."""
     commands = [
@@ -119,30 +161,13 @@ def test_what_is_not_here_is_refused_soon_and_without_torch(tmp_path: Path) -> N
     commands += paths
     if not has_driver():
         commands += [[*verb, "--hardware.device", "cuda"] for verb in (["train"], ["doctor"])]
-    code = (
-        "import json, sys; from genac.cli import main\n"
-        "for command in json.loads(sys.argv[1]):\n"
-        "    print(main(command), 'torch' in sys.modules)\n"
-    )
-    env = os.environ | {
-        "HF_ENDPOINT": f"http://127.0.0.1:{free_port()}",
-        "HF_HOME": str(tmp_path),
-        "PYTHONPATH": str(ROOT),
-    }
     started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(commands)],
-        env=env,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.splitlines() == ["2 False"] * len(commands), done.stderr
-    assert done.stderr.count("run 'hf download owner/name' while there is one") == 5
-    assert "actor: there is no 'runs/nowhere/actor' here" in done.stderr
+    shown = refused(commands, tmp_path)
+    assert shown.count("run 'hf download owner/name' while there is one") == 5
+    assert "actor: there is no 'runs/nowhere/actor' here" in shown
     for name in ("owner/set", "openai/gsm8k"):
-        assert f"run 'hf download --repo-type dataset {name}' while there is one" in done.stderr
-    assert done.stderr.count("'own' is a folder, so this is a path") == len(paths)
+        assert f"run 'hf download --repo-type dataset {name}' while there is one" in shown
+    assert shown.count("'own' is a folder, so this is a path") == len(paths)
     assert time.monotonic() - started < 120  # 12 s on a quiet machine
     assert not (tmp_path / "runs").exists()
 

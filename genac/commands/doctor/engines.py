@@ -51,6 +51,7 @@ class Served:
     devices: int  # over which a server is spread
     share: float  # of a GPU
     cache: int | None  # bytes that are set, None = vLLM takes what its share leaves
+    command: str  # that starts one by hand
 
     def blocks(self, tokens: int) -> int:
         return math.ceil(tokens / self.block)
@@ -124,7 +125,14 @@ def served(
         devices,
         option("--gpu-memory-utilization", SHARE),
         cache or None,
+        launch.by_hand(model_of(cfg, role)),
     )
+
+
+def model_of(cfg: RunConfig, role: str) -> str:
+    """What a server of a role may start from: any model of that shape, as it gets its weights."""
+    own = cfg.critic.model_name_or_path if role == "critic" else None
+    return own or cfg.actor.model_name_or_path or "MODEL"
 
 
 # --- findings -----------------------------------------------------------------------------------
@@ -147,6 +155,8 @@ def capacity(result: Findings, servers: Sequence[Served], gpu: int | None, elsew
         cache = s.cache if gpu is None else s.cache_within(gpu)
         if elsewhere or cache is None:
             result.add("ok", f"{text}; the cache has to hold {as_text(s.least)} at least")
+            if elsewhere:
+                result.add("ok", f"vllm: such a server is started by: {s.command}")
             continue
         size = as_text(max(0, cache))
         if gpu is None and s.block % CPU_BLOCK:

@@ -14,7 +14,7 @@ from genac.commands.doctor.engines import ROOMY
 from genac.commands.doctor.findings import Findings
 from genac.commands.doctor.lengths import Candidate, Lengths
 from genac.commands.doctor.memory import as_text
-from genac.commands.doctor.model_bytes import Spread
+from genac.commands.doctor.model_bytes import FLOAT, HALF, Spread
 from genac.config.run import RunConfig
 from genac.engines import local
 from genac.hardware import Hardware
@@ -30,13 +30,13 @@ def placed(
     gpu_gib: float | None,
 ) -> None:
     """Everything about memory and placement; gpu_gib: as in report.examine."""
-    served = served_roles(cfg, hardware)
+    served, bf16 = served_roles(cfg, hardware), hardware.computes_bf16(models["actor"].model)
     ask = partial(
         memory.demands,
         cfg,
         models,
         lengths,
-        bf16=hardware.computes_bf16(models["actor"].model),
+        bf16=bf16,
         served=served,
         separate=hardware.placement == "separate",
     )
@@ -60,7 +60,7 @@ def placed(
             free = memory_left_by_servers(result, servers, hardware, free)
     fits(result, cfg, needs, free, hardware, served, more_processes(hardware, free, ask))
     if gpu_gib is None:
-        disk(result, cfg, needs)
+        disk(result, cfg, needs, published(cfg, needs, served, HALF if bf16 else FLOAT))
 
 
 def spread(hardware: Hardware, processes: int | None = None) -> Spread:
@@ -199,9 +199,19 @@ def cheaper(
     return f"lower {', '.join(changed)}; no result changes"
 
 
-def disk(result: Findings, cfg: RunConfig, needs: Sequence[memory.Demand]) -> None:
-    """At most, checkpoints and models of the run folder and of the stages before it, per file
-    system."""
+def published(
+    cfg: RunConfig, needs: Sequence[memory.Demand], served: Collection[str], number: int
+) -> int:
+    """Bytes of the weights that servers read: a version, and the next one that is being written."""
+    whole = [d for d in needs if d.role in served and not getattr(cfg, d.role).lora.rank]
+    return sum(2 * number * d.parameters for d in whole)
+
+
+def disk(
+    result: Findings, cfg: RunConfig, needs: Sequence[memory.Demand], published: int = 0
+) -> None:
+    """At most, checkpoints and models of the run folder and of the stages before it, and what is
+    published to servers, per file system."""
     critics = [d for d in needs if d.role == "critic"]
     actors = needs[: 0 if cfg.actor.model_name_or_path else 1]
     actors = [*actors, *needs[: 1 if cfg.stages.warmup.steps else 0]]
@@ -210,7 +220,7 @@ def disk(result: Findings, cfg: RunConfig, needs: Sequence[memory.Demand]) -> No
     largest = max((memory.checkpoint_bytes([d]) for d in early), default=0)
     queries: dict[int, tuple[Path, int, int]] = {}
     for key, models, passing in (
-        (cfg.output_dir, needs, memory.checkpoint_bytes(needs)),
+        (cfg.output_dir, needs, memory.checkpoint_bytes(needs) + published),
         (cfg.stages.folder, early, largest),
     ):
         place = next(p for p in (Path(key).absolute(), *Path(key).absolute().parents) if p.exists())

@@ -12,11 +12,12 @@ from packaging.version import InvalidVersion, Version
 
 from genac.config.engines import VllmConfig
 from genac.engines.vllm.http import Client, NoAnswer
-from genac.engines.vllm.process import width_of
+from genac.engines.vllm.process import number_of, width_of
 
 # 0.32 is what the tests run; the routes that are used were read in 0.33 as well.
 OLDEST, BEYOND = Version("0.32"), Version("0.34")
-SECONDS = 10.0
+SECONDS = 10.0  # in which an address answers
+STARTING = 60.0  # and an interpreter, which may lie on a slow disk
 CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # its CPU attention's, in 0.32
 CODE = """
 import importlib.metadata as m, json, sys
@@ -30,6 +31,7 @@ def require_vllm(cfg: VllmConfig, roles: tuple[str, ...]) -> None:
     the models of these roles.
     """
     if not cfg.urls:
+        number_of(cfg.args, "--max-model-len", 1)  # it is a number
         return require_version(cfg.python or sys.executable, version_in(cfg.python))
     for role in roles:
         addresses(cfg, role)
@@ -43,7 +45,7 @@ def version_in(python: str | None) -> str | None:
     python = python or sys.executable
     try:
         result = subprocess.run(
-            [python, "-I", "-c", CODE], capture_output=True, text=True, timeout=SECONDS, check=True
+            [python, "-I", "-c", CODE], capture_output=True, text=True, timeout=STARTING, check=True
         )
         return json.loads(result.stdout)
     except (OSError, subprocess.SubprocessError, json.JSONDecodeError) as error:
@@ -98,10 +100,10 @@ def require_heads(size: int) -> None:
         )
 
 
-def addresses(cfg: VllmConfig, role: str) -> list[str]:
-    """The addresses that serve a role. ValueError where there is none."""
+def addresses(cfg: VllmConfig, role: str) -> dict[str, int | None]:
+    """The addresses that serve a role, with their contexts. ValueError where there is none."""
     served = {url: served_by(url) for url in cfg.urls}
-    result = [url for url, names in served.items() if role in names]
+    result = {url: names[role] for url, names in served.items() if role in names}
     if not result:
         text = ", ".join(f"{url} serves {sorted(names)}" for url, names in served.items())
         raise ValueError(
@@ -111,14 +113,15 @@ def addresses(cfg: VllmConfig, role: str) -> list[str]:
     return result
 
 
-def served_by(url: str) -> set[str]:
-    """The names that a server knows. ValueError where nothing answers, or what answers takes no new
-    weights.
+def served_by(url: str) -> dict[str, int | None]:
+    """The names that a server knows, with the longest sequence in tokens where it says that.
+    ValueError where nothing answers, or what answers takes no new weights.
     """
     client = Client(url, SECONDS)
     try:
         client.get("/is_paused")
-        return {row["id"] for row in client.get("/v1/models")["data"]}
+        rows = client.get("/v1/models")["data"]
+        return {row["id"]: row.get("max_model_len") for row in rows}
     except NoAnswer as error:
         raise ValueError(
             f"hardware.vllm.urls names {url}, which does not answer ({error}); start the server, "

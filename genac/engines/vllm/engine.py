@@ -9,7 +9,13 @@ from typing import Any
 
 from genac.engines.base import Completion, Request, probed, require_servable
 from genac.engines.vllm.http import Client
-from genac.engines.vllm.messages import body_of, completion_of, require_supported, tokens_of
+from genac.engines.vllm.messages import (
+    body_of,
+    completion_of,
+    require_room,
+    require_supported,
+    tokens_of,
+)
 from genac.engines.vllm.process import Launch
 from genac.engines.vllm.sharing import servers_for
 from genac.engines.vllm.weights import Source, probe_request, require_same_weights
@@ -63,6 +69,8 @@ class VllmEngine:
             self._export()
         if self.servers.ensure():
             self._proved = False
+        for request in requests:
+            require_room(request, self.servers.context)
         self._prompt = max((r.prompt_ids for r in requests), key=len)
         if not self._proved:
             self.prove()
@@ -78,7 +86,8 @@ class VllmEngine:
 
     def prove(self) -> None:
         """Compares a few log-probabilities of every server with the learner's."""
-        request = probe_request(self._prompt, self.source)
+        context = min(self.source.context, self.servers.context or self.source.context)
+        request = probe_request(self._prompt, context)
         for url, (completion, _) in self.servers.each(request, self._send).items():
             require_same_weights(self.source, request, completion, self._precision, url)
         self._proved = True

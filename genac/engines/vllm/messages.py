@@ -59,7 +59,9 @@ def body_of(request: Request, model: str, salt: str) -> dict[str, Any]:
 
 
 def completion_of(request: Request, reply: Mapping[str, Any]) -> Completion:
-    """The completion of a reply. NoAnswer where it is not one."""
+    """The completion of a reply. NoAnswer where it is not one, ValueError where the server cut it
+    at a context shorter than the model's.
+    """
     try:
         choice = reply["choices"][0]
         ids, reason = tuple(choice["token_ids"]), choice["finish_reason"]
@@ -69,6 +71,8 @@ def completion_of(request: Request, reply: Mapping[str, Any]) -> Completion:
         raise NoAnswer(f"a reply without {error}: {str(reply)[:300]}") from None
     if reason not in ("stop", "length") or not ids or len(logprobs) != len(ids):
         raise NoAnswer(f"a completion of {len(ids)} tokens ended by {reason!r}")
+    if reason == "length" and len(ids) < request.max_new_tokens:
+        require_room(request, len(request.prompt_ids) + len(ids))
     length = first_line(ids, request.line_ids)
     stopped = length is not None or reason == "stop"
     length = length or len(ids)
@@ -78,6 +82,20 @@ def completion_of(request: Request, reply: Mapping[str, Any]) -> Completion:
         "stop" if stopped else "length",
         token_probs(request.token_prob_ids, top[:length]),
     )
+
+
+def require_room(request: Request, context: int | None) -> None:
+    """ValueError where a server's context, None = unknown, is shorter than the request: vLLM would
+    end the completion there, in silence.
+    """
+    needed = len(request.prompt_ids) + request.max_new_tokens
+    if context is not None and needed > context:
+        raise ValueError(
+            f"vLLM's server has a context of {context} tokens, but a prompt of "
+            f"{len(request.prompt_ids)} + {request.max_new_tokens} new tokens = {needed}; start "
+            f"it with --max-model-len {needed} or more (a run's own servers take that from "
+            "hardware.vllm.args), or lower the completion limit"
+        )
 
 
 def token_probs(ids: Sequence[int], top: Sequence[Mapping[str, float] | None]) -> np.ndarray:

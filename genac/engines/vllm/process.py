@@ -49,6 +49,11 @@ class Launch:
     gpus: tuple[str, ...] = ()  # that this process sees; none = servers see what it sees
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that its servers take."""
+        return int(number_of(self.cfg.args, "--max-model-len", self.context + 1))
+
+    @property
     def python(self) -> str:
         return self.cfg.python or sys.executable
 

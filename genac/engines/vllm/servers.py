@@ -45,6 +45,7 @@ class Servers:
         self.version, self.label = 0, ""  # of the weights, and what servers call them
         self.published = 0  # times that weights or adapters were, by all engines on these servers
         self.adapters: dict[str, tuple[str, Path]] = {}  # by role: name and folder
+        self.context: int | None = None  # tokens of the longest sequence that all of them take
         self.clients: list[Client] = []
         self._processes: list[ServerProcess] = []
         self._finalizer = weakref.finalize(
@@ -71,12 +72,14 @@ class Servers:
             return not self.own and sum(self._on_all(self._refreshed)) > 0
         cfg = self.launch.cfg
         if self.own:
+            self.context = self.launch.longest
             logs = {i: self.logs / f"{self.launch.role}-{i}.log" for i in range(cfg.replicas)}
             self._processes += start(self.launch, self.model, logs, self.folders.root)
             self.clients += [process.client for process in self._processes]
         else:
             urls = addresses(cfg, self.launch.role)
             self.clients += [Client(url, cfg.request_seconds) for url in urls]
+            self.context = min(filter(None, urls.values()), default=None)
         try:
             self._on_all(lambda place: self._attempts(place, self._load_new))
         except BaseException:

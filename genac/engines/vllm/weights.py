@@ -105,10 +105,10 @@ def load_adapter(client: Client, name: str, folder: Path, old: str | None = None
     client.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
 
 
-def probe_request(prompt_ids: tuple[int, ...], source: Source) -> Request:
+def probe_request(prompt_ids: tuple[int, ...], context: int) -> Request:
     """A few tokens after a prompt, cut where that leaves no room for them."""
-    tokens = min(PROBE_TOKENS, source.context - 1)
-    room = source.context - tokens
+    tokens = min(PROBE_TOKENS, context - 1)
+    room = context - tokens
     return Request(prompt_ids[:room], tokens, seed=0, temperature=PROBE_TEMPERATURE)
 
 
