@@ -268,7 +268,7 @@ def optional(row: dict[str, Any], key: str, digits: int) -> str:
     return show(row[key], digits) if key in row else "-"
 
 
-def comparison(figures: dict[str, Any], best: str) -> str:
+def comparison(figures: Record, best: str) -> str:
     return (
         f"Generative (SFT + RL) to the best value head ({best}): MSE ratio "
         + each(figures["mse_ratio_by_shift"])
@@ -282,7 +282,7 @@ def comparison(figures: dict[str, Any], best: str) -> str:
     )
 
 
-def details(summary: Any, figures: dict[str, Any]) -> str:
+def details(summary: Any, figures: Record) -> str:
     """Ranking by pool size, error by part of the response."""
     return (
         "Top-1 ranking in distribution (value heads' accuracy, chance): "
