@@ -30,6 +30,8 @@ def address(run: Run) -> Iterator[str]:
 def page(chromium: Any, address: str) -> Iterator[Any]:
     with visiting(chromium, address, width=1400) as page:
         page.wait_for_selector("#steps")
+        # On a busy machine the list opens with the steps read so far.
+        until(page, "document.querySelectorAll('#rows .row').length === 12")
         yield page
 
 
