@@ -75,18 +75,18 @@ def chosen(setup: Any, actor: Any, args: Any) -> tuple[list[Line], float]:
         ids, problem = state.rollout.response_ids[: state.start], state.rollout.problem
         text = response_text(actor.tokenizer, ids)
         reasoning = setup.world.task.oracle(problem, text, None).reasoning
-        found = list(RESULT.finditer(reasoning))
-        if found:  # the last one: the others stand in earlier states
-            last = found[-1]
+        checks = list(RESULT.finditer(reasoning))
+        if checks:  # the last one: the others stand in earlier states
+            last = checks[-1]
             kind = KINDS[last[4]]
             kinds[kind].append((kind, problem, ids, reasoning[: last.start(2)], last[2]))
     shuffled = random.Random(args.seed)
-    lines = [line for some in kinds.values() for line in sample(some, args.lines, shuffled)]
+    lines = [
+        line
+        for some in kinds.values()
+        for line in shuffled.sample(some, min(args.lines, len(some)))
+    ]
     return lines, float(np.mean([rollout.reward or 0.0 for rollout in rollouts]))
-
-
-def sample(lines: Sequence[Line], count: int, rng: random.Random) -> list[Line]:
-    return rng.sample(list(lines), min(count, len(lines)))
 
 
 def written_rightly(
