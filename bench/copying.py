@@ -24,7 +24,7 @@ from common import parse, parser, table, write_json
 from genac.ops.stats import bootstrap_interval
 
 RECIPE = "recipes/smollm2-word-problems.yaml"
-FIRST = 100_000  # problem; a run's come before
+FIRST = 100_000  # a problem of the training split that no stage draws
 RESULT = re.compile(r"(-?\d+ [-+*/] -?\d+) is (-?\d+), says (-?\d+)\. (Right|Wrong\.|Wrong:)")
 KINDS = {"Right": "right", "Wrong.": "slip", "Wrong:": "wrong number"}
 Line = tuple[str, Any, tuple[int, ...], str, str]  # kind, problem, partial, before, result
@@ -81,11 +81,8 @@ def chosen(setup: Any, actor: Any, args: Any) -> tuple[list[Line], float]:
             kind = KINDS[last[4]]
             kinds[kind].append((kind, problem, ids, reasoning[: last.start(2)], last[2]))
     shuffled = random.Random(args.seed)
-    lines = [
-        line
-        for some in kinds.values()
-        for line in shuffled.sample(some, min(args.lines, len(some)))
-    ]
+    drawn = [shuffled.sample(some, min(args.lines, len(some))) for some in kinds.values()]
+    lines = [line for some in drawn for line in some]
     return lines, float(np.mean([rollout.reward or 0.0 for rollout in rollouts]))
 
 
