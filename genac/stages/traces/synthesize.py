@@ -118,7 +118,8 @@ def chosen_of(traces: list[Trace], cfg: RunConfig) -> list[Trace]:
 def demonstrations(setup: Setup, actor: Runtime, rollouts: Sequence[Rollout]) -> list[Rollout]:
     """At least as many of the task's own, with wrong results, as traces are kept of them; of the
     problems that the actor answered. They are judged like its responses and not rewarded, so they
-    take no part in calibration. An actor's wrong results are too few to learn from that a result must be
+    take no part in calibration. An actor's wrong results are too few to learn from that a
+    result must be
     calculated, and not copied.
     """
     cfg, task = setup.cfg.stages.synthesize, setup.world.task
